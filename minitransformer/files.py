@@ -1,0 +1,118 @@
+"""Files in and out: what is read stays inside its directory, what is written is whole or absent.
+
+Reading (:func:`checkpoint_file`, :func:`read_json`) refuses every path that leads out of the
+checkpoint, by name or by link. Writing (:func:`atomic_directory`) goes to a temporary directory
+first, is flushed to the disk, and is renamed into place last, so that a killed process leaves
+either the old files or the new ones.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+TEMPORARY_PREFIX = ".tmp-"
+_LARGEST_JSON = 512 * 2**20  # bytes; the largest real tokenizer.json files have about 30 MB
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used as it is; the message says which file and why."""
+
+
+def checkpoint_file(directory: str | Path, name: str) -> Path:
+    """The path of the file `name` of a checkpoint `directory`, after it was proved to lie in there.
+
+    Links are followed, because the hub's cache stores `snapshots/<revision>/<name>` as a link to
+    `blobs/<hash>`; that one way out of the directory is allowed, every other one is refused.
+
+    Raises:
+        CheckpointError: `name` is not a plain file name, the file is missing, or a link leads
+            out of the directory.
+    """
+    # PureWindowsPath takes both kinds of slashes and drive letters for what they are.
+    if not name or PureWindowsPath(name).name != name or name in (".", ".."):
+        raise CheckpointError(f"{name!r} is not a plain file name inside {directory}; refused")
+    home = Path(directory).resolve()
+    path = home / name
+    target = path.resolve()
+    if not target.is_file():
+        raise CheckpointError(f"{path} is missing or not a file")
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    if target.parent != home and target.parent != blobs:
+        raise CheckpointError(f"{path} is a link that leads out of its directory; refused")
+    return path
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        CheckpointError: the file is too large, is not UTF-8 JSON, or holds no object.
+    """
+    path = Path(path)
+    if path.stat().st_size > _LARGEST_JSON:
+        raise CheckpointError(f"{path} has over {_LARGEST_JSON} bytes: not a file of a checkpoint")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, not an object")
+    return content
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write `content` as indented JSON, keys in their order, with a final line break."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    Path(path).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_directory(target: str | Path) -> Iterator[Path]:
+    """Give a temporary directory to write into, and publish its files as `target` at the end.
+
+    A new `target` appears by one rename, whole. In a `target` that exists, each written file
+    replaces its namesake by one rename and the other files stay. After an exception `target` is
+    as it was. Everything is flushed to the disk before it gets its name.
+
+    Raises:
+        NotADirectoryError: `target` is a file.
+    """
+    target = Path(target)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} is a file; a directory is needed to save into")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            _flush(path)
+        _flush(temporary)
+        if target.exists():
+            for path in temporary.iterdir():
+                os.replace(path, target / path.name)
+            _flush(target)
+        else:
+            os.rename(temporary, target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(parent: str | Path) -> None:
+    """Delete the temporary directories that killed saves left in `parent`."""
+    for path in Path(parent).glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,104 @@
+"""config.json to config and back."""
+
+import warnings
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from minitransformer.files import CheckpointError
+from minitransformer.hf.bert import BERT
+from minitransformer.hf.family import Family
+from minitransformer.hf.roberta import ROBERTA
+from minitransformer.models.base import Model
+from minitransformer.models.config import Config
+from minitransformer.names import nearest, unexpected_name
+
+FAMILIES = {family.model_type: family for family in (BERT, ROBERTA)}
+
+# Fields that would change the function, with the one value that is built here.
+ONLY_VALUES: dict[str, Any] = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+# Fields that change nothing that these models compute.
+WITHOUT_EFFECT = {
+    "_name_or_path",
+    "_num_labels",
+    "architectures",
+    "attn_implementation",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "dtype",
+    "eos_token_id",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "id2label",
+    "label2id",
+    "model_type",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "sep_token_id",
+    "tokenizer_class",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "use_cache",
+}
+
+
+def family_of(content: dict[str, Any], path: Path) -> Family:
+    """The family that config.json names.
+
+    Raises:
+        CheckpointError: it names none, or one that is not built here.
+    """
+    model_type = content.get("model_type")
+    if model_type not in FAMILIES:
+        raise CheckpointError(f"{path}: {unexpected_name('model_type', str(model_type), FAMILIES)}")
+    return FAMILIES[model_type]
+
+
+def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Config:
+    """The config that the content of a config.json stands for.
+
+    Raises:
+        CheckpointError: a field has a value that is not built here, or is misspelled.
+    """
+    known = {field.name for field in fields(family.config_class)}
+    values = dict(family.absent_fields)
+    for name, value in content.items():
+        if name in known:
+            values[name] = value
+        elif name in ONLY_VALUES:
+            if value != ONLY_VALUES[name]:
+                raise CheckpointError(
+                    f"{path}: {name}={value!r} is not supported, only {ONLY_VALUES[name]!r} is"
+                )
+        elif name not in WITHOUT_EFFECT:
+            right = nearest(name, known)
+            if right is not None and right not in content:
+                raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
+            warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=2)
+    try:
+        return family.config_class(**values)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def config_to_hf(model: Model) -> dict[str, Any]:
+    """The content of the config.json that Hugging Face reads as this model."""
+    family = next(f for f in FAMILIES.values() if type(model) in f.models)
+    dtype = next(model.parameters()).dtype
+    return {
+        "architectures": [type(model).__name__],
+        "model_type": family.model_type,
+        "dtype": str(dtype).removeprefix("torch."),
+        **asdict(model.config),
+    }

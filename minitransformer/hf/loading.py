@@ -1,0 +1,177 @@
+"""Checkpoints in: config.json and safetensors to a model, every tensor accounted for."""
+
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from minitransformer.files import CheckpointError, checkpoint_file, read_json
+from minitransformer.hf.config import FAMILIES, config_from_hf, family_of
+from minitransformer.hf.family import Family
+from minitransformer.hf.names import Translation, number_of_layers, translate
+from minitransformer.hf.tensors import StoredTensor, list_tensors, read_tensors
+from minitransformer.hub import resolve_checkpoint
+from minitransformer.models.base import Model, initialize
+from minitransformer.names import unexpected_name
+
+CONFIG = "config.json"
+_PATTERNS = (CONFIG, "*.safetensors", "*.safetensors.index.json")
+_FLOATING = ("F64", "F32", "F16", "BF16")  # safetensors' words for what a weight may be
+
+SomeModel = TypeVar("SomeModel", bound=Model)
+
+
+def from_pretrained(
+    path: str | Path,
+    *,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Load a checkpoint as the class that its config.json names in `architectures`.
+
+    Args:
+        path: a directory with config.json and safetensors, or a name on the hub; without network
+            the hub's cache on this machine is used.
+        attention: the kernel, "sdpa" or "eager".
+        dtype: of the model, whatever the file's is.
+        device: to load onto.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is unsafe, damaged, or of a class that is
+            not built here. Nothing of the size that a file claims is allocated before its header
+            and config agree.
+    """
+    directory = resolve_checkpoint(path, _PATTERNS)
+    content = _read_config(directory)
+    family = family_of(content, directory / CONFIG)
+    models = {model.__name__: model for model in family.models}
+    name = _architecture(content)
+    if name not in models:
+        raise CheckpointError(
+            f"{directory / CONFIG}: {unexpected_name('architecture', name, models)}"
+        )
+    return _load(models[name], directory, content, family, attention, dtype, device)
+
+
+def load_model(
+    model_class: type[SomeModel],
+    path: str | Path,
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> SomeModel:
+    """Load a checkpoint as `model_class`; see :meth:`Model.from_pretrained`."""
+    directory = resolve_checkpoint(path, _PATTERNS)
+    content = _read_config(directory)
+    family = family_of(content, directory / CONFIG)
+    if model_class not in family.models:
+        fitting = next(f.model_type for f in FAMILIES.values() if model_class in f.models)
+        raise CheckpointError(
+            f"{directory / CONFIG}: model_type is {family.model_type!r}, but a "
+            f"{model_class.__name__} needs {fitting!r}"
+        )
+    return _load(model_class, directory, content, family, attention, dtype, device)
+
+
+def _load(
+    model_class: type[SomeModel],
+    directory: Path,
+    content: dict[str, Any],
+    family: Family,
+    attention: str,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> SomeModel:
+    """Compare the header with the config, and only then take memory and read."""
+    config = config_from_hf(content, family, directory / CONFIG)
+    stored = list_tensors(directory, _architecture(content))
+    layers = number_of_layers(stored)
+    if layers != config.num_hidden_layers:
+        raise CheckpointError(
+            f"{directory}: config.json says num_hidden_layers={config.num_hidden_layers}, "
+            f"but the tensors are those of {layers} layers"
+        )
+    with torch.device("meta"):  # shapes without memory
+        model = model_class(config, attention=attention)
+    try:
+        found = translate(stored, family, model)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    _check_shapes(stored, found, model, directory)
+    _report(found, model, directory, named=_architecture(content) == model_class.__name__)
+
+    model = model.to(dtype).to_empty(device=device)
+    for part in found.new:
+        initialize(model.get_submodule(part), config.initializer_range)
+    _copy(stored, found, model.state_dict(), directory)
+    return model.eval()
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    return read_json(checkpoint_file(directory, CONFIG))
+
+
+def _architecture(content: dict[str, Any]) -> str:
+    """The class that config.json names, or "AutoModel" where it names none."""
+    architectures = content.get("architectures")
+    return (
+        str(architectures[0]) if isinstance(architectures, list) and architectures else "AutoModel"
+    )
+
+
+def _check_shapes(
+    stored: dict[str, StoredTensor], found: Translation, model: Model, directory: Path
+) -> None:
+    wanted = model.state_dict()
+    for name, target in found.targets.items():
+        shape = tuple(wanted[target].shape)
+        if stored[name].shape != shape:
+            raise CheckpointError(
+                f"{directory}: {name} has shape {stored[name].shape}, config.json asks for {shape}"
+            )
+        if stored[name].dtype not in _FLOATING:
+            raise CheckpointError(
+                f"{directory}: {name} has dtype {stored[name].dtype}; one of {_FLOATING} is needed"
+            )
+
+
+def _report(found: Translation, model: Model, directory: Path, *, named: bool) -> None:
+    """Say what is drawn anew or left out; a model that is named by its checkpoint must be whole."""
+    if found.new and named:
+        raise CheckpointError(f"{directory}: nothing is stored of {', '.join(found.new)}")
+    if found.new:
+        warnings.warn(
+            f"{directory} has no {', '.join(found.new)}: drawn anew, to be trained", stacklevel=5
+        )
+    if found.unused:
+        warnings.warn(
+            f"{directory}: a {type(model).__name__} has no use for {', '.join(found.unused)}",
+            stacklevel=5,
+        )
+
+
+def _copy(
+    stored: dict[str, StoredTensor],
+    found: Translation,
+    parameters: dict[str, Tensor],
+    directory: Path,
+) -> None:
+    """Read every tensor into its place; one that comes under two names must be the same twice."""
+    filled: set[str] = set()
+    for tensor, values in read_tensors([stored[name] for name in found.targets]):
+        target = found.targets[tensor.name]
+        values = values.to(parameters[target])  # its dtype and device
+        if target in filled and not torch.equal(values, parameters[target]):
+            raise CheckpointError(
+                f"{directory}: {tensor.name} differs from the tensor that it is tied to; "
+                "untied weights are not supported"
+            )
+        parameters[target].copy_(values)
+        filled.add(target)

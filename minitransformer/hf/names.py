@@ -1,0 +1,105 @@
+"""Hugging Face's names of tensors to ours, and back, by the tables of the families."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from minitransformer.files import CheckpointError
+from minitransformer.hf.family import Family
+from minitransformer.models.base import Model
+
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")  # the number of a layer within a name
+# TensorFlow's names of a norm's weight and bias, which the first BERT checkpoints still carry.
+_OLD_ENDING = re.compile(r"LayerNorm\.(gamma|beta)$")
+_NEW_ENDING = {"gamma": "LayerNorm.weight", "beta": "LayerNorm.bias"}
+
+
+@dataclass
+class Translation:
+    """What a checkpoint's names stand for in a model.
+
+    Attributes:
+        targets: stored name to our name; the second name of a tied tensor has the first's.
+        unused: stored names of heads that this model does not have.
+        new: parts of the model, such as "lm_head", of which nothing is stored.
+    """
+
+    targets: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+
+def number_of_layers(names: Iterable[str]) -> int:
+    """How many layers a checkpoint's names speak of."""
+    return 1 + max((int(n) for name in names for n in _LAYER.findall(name)), default=-1)
+
+
+def translate(names: Iterable[str], family: Family, model: Model) -> Translation:
+    """Find the place in `model` of every stored tensor.
+
+    Raises:
+        CheckpointError: a name is unknown, or a tensor that only training gives is nowhere stored.
+    """
+    wanted = set(model.state_dict())
+    result = Translation()
+    unexpected = []
+    for name in names:
+        try:
+            target = _target(name, family, model)
+        except LookupError:
+            unexpected.append(name)
+            continue
+        if target in wanted:
+            result.targets[name] = target
+        elif target is not None:
+            result.unused.append(name)
+
+    missing = wanted - set(result.targets.values())
+    for part in _replaceable_parts(family, model):
+        whole = {name for name in wanted if name.startswith(f"{part}.")}
+        if whole and whole <= missing:  # all of a head is absent, not some of it
+            result.new.append(part)
+            missing -= whole
+    if unexpected or missing:
+        raise CheckpointError(
+            f"the tensors are not those of a {type(model).__name__}: "
+            f"missing {sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]}"
+        )
+    return result
+
+
+def stored_names(family: Family, model: Model) -> dict[str, str]:
+    """Our name to Hugging Face's, for every tensor that `model` has."""
+    layers = range(number_of_layers(model.state_dict()))
+    before = _backbone_prefix(model)
+    names = {ours: theirs for theirs, ours in family.heads.items() if ours is not None}
+    for theirs, ours in family.weights.items():
+        if ours is not None:
+            for layer in layers if "{}" in ours else [0]:
+                names[before + ours.format(layer)] = before + theirs.format(layer)
+    return {name: names[name] for name in model.state_dict()}
+
+
+def _target(name: str, family: Family, model: Model) -> str | None:
+    """Our name of a stored tensor; None drops it; LookupError says that nobody knows it."""
+    modern = _OLD_ENDING.sub(lambda match: _NEW_ENDING[match[1]], name)
+    if modern in family.heads:
+        return family.heads[modern]
+    if modern in family.tied:
+        tied = family.tied[modern]
+        # A backbone alone has the tied tensor under its own name, without the backbone's.
+        return tied if model.backbone_name else tied.removeprefix(f"{family.backbone_name}.")
+    if modern.startswith(family.other_heads):
+        return modern
+    inner = modern.removeprefix(f"{family.backbone_name}.")
+    target = family.weights[_LAYER.sub("{}", inner)]
+    return target and _backbone_prefix(model) + target.format(*_LAYER.findall(inner))
+
+
+def _backbone_prefix(model: Model) -> str:
+    return f"{model.backbone_name}." if model.backbone_name else ""
+
+
+def _replaceable_parts(family: Family, model: Model) -> list[str]:
+    heads = {ours.split(".")[0] for ours in family.heads.values() if ours is not None}
+    return [*sorted(heads), f"{_backbone_prefix(model)}pooler"]

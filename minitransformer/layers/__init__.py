@@ -1,0 +1,1 @@
+"""The maths of a transformer, one mechanism a file; needs torch alone."""

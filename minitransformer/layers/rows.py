@@ -1,0 +1,35 @@
+"""Choosing some tokens of each row, so that later work is done for them alone.
+
+B batch, T tokens, P chosen tokens of the row that has most, E hidden size.
+"""
+
+import torch
+from torch import Tensor
+
+
+def chosen_rows(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn a bool map of tokens into indices that a fixed-size gather can use.
+
+    Rows with fewer chosen tokens than P are filled up with tokens nobody asked for; `valid` tells
+    the two apart. P is at least 1, because attention kernels need a query.
+
+    Args:
+        chosen: (B, T) bool.
+
+    Returns:
+        index: (B, P) int64, the places of the chosen tokens in their order, then filling.
+        valid: (B, P) bool, True where `index` is a chosen token.
+
+    Example:
+        >>> chosen_rows(torch.tensor([[False, True, True], [False, False, True]]))[0]
+        tensor([[1, 2],
+                [2, 0]])
+    """
+    most = max(1, int(chosen.sum(dim=1).max()))
+    index = chosen.byte().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, P)
+    return index, chosen.gather(1, index)
+
+
+def take_rows(hidden: Tensor, index: Tensor) -> Tensor:
+    """(B, T, E) at the places (B, P) gives (B, P, E)."""
+    return torch.take_along_dim(hidden, index[..., None], dim=1)

@@ -1,0 +1,1 @@
+"""The families, one a file: how the layers are wired, and their configs."""

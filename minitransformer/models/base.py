@@ -1,0 +1,92 @@
+"""What every model has in common: strict calls, initial weights, loading and saving."""
+
+import inspect
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from minitransformer.layers.norm import LayerNorm
+from minitransformer.models.config import Config
+from minitransformer.names import unexpected_name
+
+
+class Model(nn.Module):
+    """Base of the models.
+
+    A model keeps its `config` and hands plain arguments to its layers. `attention`, the kernel, is
+    not part of the config: it changes how the numbers are computed, not what they are.
+
+    Args:
+        config: the sizes.
+        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+    """
+
+    config: Config
+    # The attribute under which a model with a task head keeps its backbone, such as "roberta";
+    # Hugging Face puts the same word before the names of the backbone's weights.
+    backbone_name: ClassVar[str | None] = None
+
+    def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
+        super().__init__()
+        self.config = config
+        self.attention = attention
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Run `forward`; a misspelled argument is an error that gives the nearest right name."""
+        known = [*inspect.signature(self.forward).parameters]
+        for name in named:
+            if name not in known:
+                raise TypeError(unexpected_name(f"{type(self).__name__} argument", name, known))
+        return super().__call__(*arguments, **named)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write config.json and model.safetensors in Hugging Face's layout, atomically.
+
+        Raises:
+            NotADirectoryError: `path` is a file.
+        """
+        # The one import against the stream: models/ can be read and used without hf/.
+        from minitransformer.hf.saving import save_pretrained
+
+        save_pretrained(self, path)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        attention: str = "sdpa",
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Load a checkpoint into this class, whatever class its config names.
+
+        A task head that the checkpoint lacks is drawn anew and named in a warning; so is one that
+        the checkpoint has and this class does not. See :func:`minitransformer.from_pretrained`.
+
+        Raises:
+            CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.
+        """
+        from minitransformer.hf.loading import load_model
+
+        return load_model(cls, path, attention=attention, dtype=dtype, device=device)
+
+
+def initialize(root: nn.Module, standard_deviation: float) -> None:
+    """Draw the weights of `root` as BERT does: N(0, standard_deviation), biases 0, norms 1 and 0.
+
+    The vector of the padding token is zero.
+    """
+    for module in root.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=standard_deviation)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
+        if isinstance(module, LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,293 @@
+"""BERT (Devlin et al. 2018), the encoder of "Attention Is All You Need" with learned positions.
+
+Matches `transformers.models.bert.modeling_bert`. RoBERTa and DistilBERT import from here.
+
+B batch, T tokens, P tokens wanted of the last layer, E hidden size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minitransformer.layers.activations import activation_named
+from minitransformer.layers.attention import MultiHeadAttention
+from minitransformer.layers.feedforward import FeedForward
+from minitransformer.layers.masks import padding_mask
+from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.positions import LearnedPositions
+from minitransformer.layers.rows import take_rows
+from minitransformer.models.base import Model, initialize
+from minitransformer.models.config import Config
+from minitransformer.models.inputs import check_attention_mask, check_ids, check_length
+from minitransformer.models.outputs import EncoderOutput, recording
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig(Config):
+    """The sizes of a BERT; the defaults are those of bert-base-uncased.
+
+    Raises:
+        TypeError: a field's name is unknown.
+        ValueError: a field's value has no meaning; the message names field and value.
+    """
+
+    vocab_size: int = 30_522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512  # rows of the position table
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        self._require_integers(
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "type_vocab_size",
+            "max_position_embeddings",
+            minimum=1,
+        )
+        self._require_integers("pad_token_id", minimum=0)
+        self._require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob")
+        self._require_positive("initializer_range", "layer_norm_eps")
+        activation_named(self.hidden_act)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        if self.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"pad_token_id={self.pad_token_id} lies outside vocab_size={self.vocab_size}"
+            )
+
+    @property
+    def max_sequence_length(self) -> int:
+        """How many tokens fit into one row."""
+        return self.max_position_embeddings
+
+
+class BertEmbeddings(nn.Module):
+    """What each token is, where it stands, and which of two texts it belongs to, added up.
+
+    Args:
+        vocab_size, hidden_size, type_vocab_size: rows and width of the tables.
+        positions: module that turns (B, T) bool, True at real tokens, into (B, T, E).
+        pad_token_id: the token whose vector gets no gradient from here.
+        eps: of the norm.
+        dropout: probability.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        type_vocab_size: int,
+        positions: nn.Module,
+        pad_token_id: int,
+        eps: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_token_id)
+        self.token_types = nn.Embedding(type_vocab_size, hidden_size)
+        self.positions = positions
+        self.norm = LayerNorm(hidden_size, eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None, present: Tensor) -> Tensor:
+        """(B, T) three times: ids, types (None: all 0), True at real tokens. Gives (B, T, E)."""
+        if token_type_ids is None:
+            token_types = self.token_types.weight[0]  # (E,)
+        else:
+            token_types = self.token_types(token_type_ids)  # (B, T, E)
+        embedded = self.words(input_ids) + token_types + self.positions(present)  # (B, T, E)
+        return self.dropout(self.norm(embedded))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward; each is added to its input and the sum is normed.
+
+    This is the post-norm order of the original paper (GPT-2 norms before, not after).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        activation: str,
+        dropout: float,
+        attention_dropout: float,
+        eps: float,
+        attention: str,
+    ) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(hidden_size, num_heads, attention_dropout, attention)
+        self.attention_norm = LayerNorm(hidden_size, eps)
+        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation)
+        self.feed_forward_norm = LayerNorm(hidden_size, eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+        """(B, T, E) to (B, T, E), or to (B, P, E) for the wanted tokens alone.
+
+        Args:
+            hidden: (B, T, E).
+            mask: (B, 1, 1, T) bool, True = attend, or None.
+            wanted: (B, P) int64, places of tokens. All others still serve as keys and values, so
+                the wanted ones come out exactly as they would among all.
+        """
+        tokens = hidden if wanted is None else take_rows(hidden, wanted)  # (B, P, E)
+        attended = self.attention(tokens, hidden, mask)  # (B, P, E)
+        tokens = self.attention_norm(tokens + self.dropout(attended))
+        return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+
+
+class Pooler(nn.Module):
+    """tanh(W x + b) of the first real token, [CLS]."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: Tensor, present: Tensor) -> Tensor:
+        """(B, T, E), and (B, T) True at real tokens, to (B, E).
+
+        Hugging Face takes place 0, which is padding where a row is padded on the left.
+        """
+        first = present.int().argmax(dim=1, keepdim=True)  # (B, 1)
+        return torch.tanh(self.dense(take_rows(hidden, first).squeeze(1)))
+
+
+class BertModel(Model):
+    """The encoder: embeddings, then layers, and a pooler that a task may want.
+
+    Args:
+        config: the sizes.
+        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        add_pooling_layer: False leaves out the pooler.
+    """
+
+    config: BertConfig
+
+    def __init__(
+        self, config: BertConfig, *, attention: str = "sdpa", add_pooling_layer: bool = True
+    ) -> None:
+        super().__init__(config, attention=attention)
+        self.embeddings = BertEmbeddings(
+            config.vocab_size,
+            config.hidden_size,
+            config.type_vocab_size,
+            self.build_positions(config),
+            config.pad_token_id,
+            config.layer_norm_eps,
+            config.hidden_dropout_prob,
+        )
+        self.layers = nn.ModuleList(
+            EncoderLayer(
+                config.hidden_size,
+                config.num_attention_heads,
+                config.intermediate_size,
+                config.hidden_act,
+                config.hidden_dropout_prob,
+                config.attention_probs_dropout_prob,
+                config.layer_norm_eps,
+                attention,
+            )
+            for _ in range(config.num_hidden_layers)
+        )
+        self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
+        initialize(self, config.initializer_range)
+
+    def build_positions(self, config: BertConfig) -> nn.Module:
+        """The position module of this family."""
+        return LearnedPositions(config.max_sequence_length, config.hidden_size)
+
+    def counted_tokens(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, T) bool: the tokens that are numbered, which are those attended to."""
+        if attention_mask is None:
+            return torch.ones_like(input_ids, dtype=torch.bool)
+        return attention_mask
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """Encode every token.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
+            token_type_ids: (B, T) int64, 0 for the first text and 1 for the second; 0 by default.
+            output_hidden_states: collect what enters the layers, and what leaves each of them.
+            output_attentions: collect each layer's attention map, under any kernel.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off; see :mod:`..models.inputs`.
+        """
+        with recording(
+            self.layers, hidden_states=output_hidden_states, attentions=output_attentions
+        ) as record:
+            hidden, present = self.encode(input_ids, attention_mask, token_type_ids)
+        return EncoderOutput(
+            last_hidden_state=hidden,
+            pooler_output=self.pooler(hidden, present) if self.pooler is not None else None,
+            hidden_states=tuple(record.hidden_states) if output_hidden_states else None,
+            attentions=tuple(record.attentions) if output_attentions else None,
+        )
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        wanted: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The checked inputs through embeddings and layers.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: as in `forward`.
+            wanted: (B, P) int64: the last layer computes these places alone.
+
+        Returns:
+            (B, T, E) or (B, P, E), and (B, T) bool, True at real tokens.
+        """
+        config = self.config
+        check_ids("input_ids", input_ids, size=config.vocab_size, size_name="vocab_size")
+        check_length(
+            input_ids.shape[1],
+            longest=config.max_sequence_length,
+            table_rows=config.max_position_embeddings,
+        )
+        if token_type_ids is not None:
+            check_ids(
+                "token_type_ids",
+                token_type_ids,
+                size=config.type_vocab_size,
+                size_name="type_vocab_size",
+            )
+        attention_mask = check_attention_mask(attention_mask, input_ids, config.pad_token_id)
+        mask = None if attention_mask is None else padding_mask(attention_mask)  # (B, 1, 1, T)
+
+        present = self.counted_tokens(input_ids, attention_mask)  # (B, T)
+        hidden = self.embeddings(input_ids, token_type_ids, present)  # (B, T, E)
+        *earlier, last = self.layers
+        for layer in earlier:
+            hidden = layer(hidden, mask)  # (B, T, E)
+        return last(hidden, mask, wanted), present  # (B, T, E) or (B, P, E)

@@ -1,0 +1,147 @@
+"""Checks of what goes into a model: one clear error instead of a crash, or of a wrong answer.
+
+B batch, T tokens, V vocabulary.
+
+The values of a tensor (is every id in the vocabulary?) can be looked at only where that is
+possible, so those checks are skipped while torch.compile traces. All of them together read a few
+thousand integers a call.
+"""
+
+import torch
+from torch import Tensor
+
+IGNORED_LABEL = -100  # a label that is no label: PyTorch's and Hugging Face's value
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_shape(name: str, ids: Tensor) -> None:
+    """Check that `ids` is a tensor of shape (B, T) with at least one token.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: its shape is another.
+    """
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"{name} is a {type(ids).__name__}; a tensor of shape (B, T) is needed")
+    if ids.dim() != 2:
+        fix = f"; pass {name}[None] for a batch of one" if ids.dim() == 1 else ""
+        raise ValueError(f"{name} has shape {tuple(ids.shape)}; (B, T) is needed{fix}")
+    if ids.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(ids.shape)}: there is no token in it")
+
+
+def check_ids(name: str, ids: Tensor, *, size: int, size_name: str) -> None:
+    """Check that `ids` is (B, T), integer, and within 0 <= id < size.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: its shape, dtype or values are off.
+    """
+    check_shape(name, ids)
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} has dtype {ids.dtype}; torch.int64 is needed")
+    if torch.compiler.is_compiling():
+        return
+    smallest, largest = (int(bound) for bound in ids.aminmax())
+    if smallest < 0 or largest >= size:
+        wrong = smallest if smallest < 0 else largest
+        raise ValueError(f"{name} holds {wrong}; the ids go from 0 to {size - 1} ({size_name})")
+
+
+def check_same_shape(name: str, tensor: Tensor, input_ids: Tensor) -> None:
+    """Check that `tensor` has a value for each token of `input_ids`, (B, T).
+
+    Raises:
+        TypeError: one of them is no tensor.
+        ValueError: the shapes differ.
+    """
+    check_shape("input_ids", input_ids)
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; a tensor of shape (B, T) is needed")
+    if tensor.shape != input_ids.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; "
+            f"the shape of input_ids is needed, {tuple(input_ids.shape)}"
+        )
+
+
+def check_length(length: int, *, longest: int, table_rows: int) -> None:
+    """Check that a row of `length` tokens fits a table of positions.
+
+    Args:
+        length: T.
+        longest: how many tokens fit, `config.max_sequence_length`.
+        table_rows: rows of the table, `config.max_position_embeddings`.
+
+    Raises:
+        ValueError: it does not; the message says how many do, and what to do.
+    """
+    if length > longest:
+        unused = f", {table_rows - longest} of which belong to no token" * (table_rows > longest)
+        raise ValueError(
+            f"input_ids has {length} tokens a row, but {longest} fit "
+            f"(max_position_embeddings={table_rows}{unused}); "
+            f"truncate: tokenizer(texts, truncation=True, max_length={longest})"
+        )
+
+
+def check_attention_mask(
+    attention_mask: Tensor | None, input_ids: Tensor, pad_token_id: int
+) -> Tensor | None:
+    """Check the mask and give it as bool, or as None where nothing is padded.
+
+    None lets the attention kernels run without a mask, which is faster.
+
+    Args:
+        attention_mask: (B, T), bool or an integer of 0 and 1, True or 1 at real tokens; or None
+            where no token is padding.
+        input_ids: (B, T).
+        pad_token_id: the id that must not occur where no mask is given.
+
+    Raises:
+        ValueError: its shape, dtype or values are off, or it is missing where there is padding.
+    """
+    compiling = torch.compiler.is_compiling()
+    if attention_mask is None:
+        if not compiling and bool((input_ids == pad_token_id).any()):
+            raise ValueError(
+                f"input_ids holds the padding id {pad_token_id} but there is no attention_mask, so "
+                f"padding would be attended to; pass attention_mask=(input_ids != {pad_token_id})"
+            )
+        return None
+    check_same_shape("attention_mask", attention_mask, input_ids)
+    if attention_mask.dtype == torch.bool:
+        mask = attention_mask
+    elif attention_mask.dtype in _INTEGERS:
+        mask = attention_mask != 0
+        if not compiling and not bool((attention_mask == mask).all()):
+            raise ValueError(
+                f"attention_mask holds {int(attention_mask[attention_mask != mask][0])}; "
+                "only 1 (a real token) and 0 (padding) have a meaning"
+            )
+    else:
+        raise ValueError(
+            f"attention_mask has dtype {attention_mask.dtype}; bool or an integer of 0 and 1 is "
+            "needed. Of an additive mask (0 and -inf) pass `mask == 0`"
+        )
+    return None if not compiling and bool(mask.all()) else mask
+
+
+def check_labels(labels: Tensor, input_ids: Tensor, num_classes: int) -> None:
+    """Check labels for every token: (B, T) int64, a class or -100 for none.
+
+    Raises:
+        ValueError: the shape, the dtype or a value is off.
+    """
+    check_same_shape("labels", labels, input_ids)
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels has dtype {labels.dtype}; torch.int64 is needed")
+    if torch.compiler.is_compiling():
+        return
+    wrong = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= num_classes))
+    if bool(wrong.any()):
+        raise ValueError(
+            f"labels holds {int(labels[wrong][0])}; a label goes from 0 to {num_classes - 1}, or "
+            f"is {IGNORED_LABEL} where there is none"
+        )

@@ -1,0 +1,267 @@
+"""Are two models the same function? Compare them module by module and name the first that differs.
+
+The pairs of modules come from the weight tables of :mod:`minitransformer.hf`: whatever has weights
+is compared by what it puts out, in the order in which it runs. Then come hidden states, attention
+maps, logits, loss, and the gradient of every parameter.
+
+B batch, T tokens.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minitransformer.hf.config import FAMILIES
+from minitransformer.hf.loading import from_pretrained
+from minitransformer.hf.names import stored_names
+from minitransformer.layers.positions import count_positions
+from minitransformer.models.base import Model
+from minitransformer.models.inputs import IGNORED_LABEL
+
+# dtype to the absolute and relative difference that rounding explains.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of tensors: "OK", "DIFF" (numbers), "SHAPE", or "MISSING" on one side."""
+
+    name: str
+    status: str
+    difference: float = 0.0  # the largest absolute one
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The comparisons in the order in which the model computes."""
+
+    rows: tuple[Comparison, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every pair is within the tolerance."""
+        return all(row.status == "OK" for row in self.rows)
+
+    @property
+    def first_difference(self) -> Comparison | None:
+        """The first pair that is not."""
+        return next((row for row in self.rows if row.status != "OK"), None)
+
+    def table(self) -> str:
+        """One line a pair, and a last one that says which differs first."""
+        width = max(len(row.name) for row in self.rows)
+        lines = [
+            f"{row.status:8}{row.name:{width}}  {row.difference:9.2e}  {row.shape or ''}"
+            for row in self.rows
+        ]
+        first = self.first_difference
+        return "\n".join([*lines, "all equal" if first is None else f"first differs: {first.name}"])
+
+
+def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
+    """Run both models on one batch, backward too if there are labels, and compare what they did.
+
+    Only real tokens count: what a model computes at padding is nobody's business.
+
+    Args:
+        ours: a model of this library, in evaluation mode.
+        theirs: its namesake of transformers, of the same dtype, with eager attention.
+        batch: `input_ids`, `attention_mask`, and maybe `token_type_ids` and `labels`, all (B, T).
+    """
+    our_modules, their_modules = _module_pairs(ours)
+    with _outputs_of(ours, our_modules) as our_outputs:
+        our_result = ours(**batch, output_hidden_states=True, output_attentions=True)
+    with _outputs_of(theirs, their_modules) as their_outputs:
+        their_result = theirs(
+            **_their_inputs(ours, batch), output_hidden_states=True, output_attentions=True
+        )
+    real = batch["attention_mask"].bool()
+    pairs = [
+        (name, output, their_outputs.get(their_modules[our_modules.index(name)]))
+        for name, output in our_outputs.items()
+    ]
+    pairs += _result_pairs(our_result, their_result)
+    rows = [_compare_tensors(name, a, b, real) for name, a, b in pairs]
+    if "labels" in batch:
+        rows += _compare_gradients(ours, theirs, our_result.loss, their_result.loss)
+    return Report(tuple(rows))
+
+
+def check_checkpoint(
+    path: str | Path, *, length: int = 32, say: Callable[[str], None] = print
+) -> bool:
+    """Load a checkpoint here and in transformers, and say whether they are the same function.
+
+    A difference in float32 is looked at again in float64: rounding shrinks with it, a bug stays.
+
+    Args:
+        path: a directory, or a name on the hub.
+        length: tokens a row of the random batch (less where fewer fit): one row full, one padded
+            on the left, one on the right.
+        say: gets the lines of the report.
+
+    Returns:
+        Whether they are the same, up to rounding.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ImportError: transformers is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("parity needs transformers: pip install transformers") from error
+
+    ours = from_pretrained(path, attention="eager")
+    their_class = getattr(transformers, type(ours).__name__)
+    theirs = their_class.from_pretrained(
+        path, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    batch = random_batch(ours, length)
+    for dtype in (torch.float32, torch.float64):
+        report = compare(ours.to(dtype), theirs.to(dtype), batch)
+        say(f"{type(ours).__name__}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
+        say(report.table())
+        if report.equal:
+            noise = " (the differences in float32 are rounding)" * (dtype == torch.float64)
+            say(f"the same function{noise}")
+            return True
+        ours.zero_grad()
+        theirs.zero_grad()
+    say("not the same function: the difference is still there in float64")
+    return False
+
+
+def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
+    """Three rows of random ids, one padded on the left and one on the right, with labels.
+
+    Every third real token is labelled, if the model takes labels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    length = min(length, getattr(config, "max_sequence_length", length))
+    ids = torch.randint(config.vocab_size - 1, (3, length), generator=generator)
+    ids += ids >= config.pad_token_id  # every id but the padding token's
+    real = torch.ones(3, length, dtype=torch.bool)
+    real[1, : length // 3] = False
+    real[2, length - length // 4 :] = False
+    ids[~real] = config.pad_token_id
+    batch = {"input_ids": ids, "attention_mask": real.long(), "token_type_ids": 0 * ids}
+    if hasattr(model, "loss"):
+        labels = ids.roll(1, dims=1)
+        labels[~real | (torch.arange(length) % 3 > 0)] = IGNORED_LABEL
+        batch["labels"] = labels
+    return batch
+
+
+def _their_inputs(ours: Model, batch: Batch) -> Batch:
+    """What the other side must be given to mean the same.
+
+    Hugging Face's BERT numbers places, not tokens, so padding on the left moves the text; told the
+    positions, it agrees. Its RoBERTa counts by itself.
+    """
+    if type(ours).__name__.startswith("Bert"):
+        return {
+            **batch,
+            "position_ids": count_positions(batch["attention_mask"].bool()).clamp(min=0),
+        }
+    return batch
+
+
+def _module_pairs(ours: Model) -> tuple[list[str], list[str]]:
+    """The names of the modules with weights, here and there, pair by pair."""
+    family = next(f for f in FAMILIES.values() if type(ours) in f.models)
+    pairs = {
+        our_name.rpartition(".")[0]: their_name.rpartition(".")[0]
+        for our_name, their_name in stored_names(family, ours).items()
+    }
+    # A head that keeps a bias of its own is no leaf; its output is the logits, compared anyway.
+    leaves = {name: there for name, there in pairs.items() if "." in name}
+    return list(leaves), list(leaves.values())
+
+
+@contextmanager
+def _outputs_of(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect what the named modules put out, in the order in which they run."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _arguments: Any, output: Tensor) -> None:
+            outputs[name] = output.detach()
+
+        return hook
+
+    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _result_pairs(ours: Any, theirs: Any) -> list[tuple[str, Tensor, Tensor | None]]:
+    """The fields of two outputs, tuples taken apart."""
+    pairs: list[tuple[str, Tensor, Tensor | None]] = []
+    for name in ("hidden_states", "attentions"):
+        their_tensors = getattr(theirs, name) or ()
+        for i, tensor in enumerate(getattr(ours, name)):
+            other = their_tensors[i] if i < len(their_tensors) else None
+            pairs.append((f"{name}[{i}]", tensor, other))
+    for name in ("last_hidden_state", "pooler_output", "logits", "loss"):
+        tensor = getattr(ours, name, None)
+        if tensor is not None:
+            pairs.append((name, tensor, getattr(theirs, name, None)))
+    return pairs
+
+
+def _compare_gradients(
+    ours: Model, theirs: nn.Module, our_loss: Tensor, their_loss: Tensor
+) -> list[Comparison]:
+    """The gradient of every parameter of the loss, by our names."""
+    our_loss.backward()
+    their_loss.backward()
+    family = next(f for f in FAMILIES.values() if type(ours) in f.models)
+    names = stored_names(family, ours)
+    their_parameters = dict(theirs.named_parameters())
+    return [
+        _compare_tensors(f"gradient of {name}", parameter.grad, their_parameters[names[name]].grad)
+        for name, parameter in ours.named_parameters()
+    ]
+
+
+def _compare_tensors(
+    name: str, ours: Tensor | None, theirs: Tensor | None, real: Tensor | None = None
+) -> Comparison:
+    if ours is None or theirs is None:
+        return Comparison(name, "OK" if ours is theirs else "MISSING")
+    if real is not None:
+        ours, theirs = _at_real_tokens(ours, real), _at_real_tokens(theirs, real)
+    shape = tuple(ours.shape)
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return Comparison(name, "SHAPE", shape=shape)
+    tolerance = TOLERANCE[ours.dtype]
+    close = torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)  # False for any NaN
+    difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0
+    return Comparison(name, "OK" if close else "DIFF", difference, shape)
+
+
+def _at_real_tokens(tensor: Tensor, real: Tensor) -> Tensor:
+    """Leave out padding: its places, its rows of an attention map, and what is pooled from it."""
+    tensor = tensor.detach()
+    if tensor.dim() == 4:  # (B, H, T, S): the queries are the third dimension
+        tensor = tensor.transpose(1, 2)  # (B, T, H, S)
+    if tensor.shape[:1] == (1,) and real.shape[0] > 1:
+        tensor = tensor.expand(real.shape[0], *tensor.shape[1:])
+    if tensor.shape[:2] == real.shape:
+        return tensor[real]
+    if tensor.dim() == 2:  # (B, E), pooled: Hugging Face pools place 0, be it padding or not
+        return tensor[real[:, 0]]
+    return tensor

@@ -1,0 +1,28 @@
+"""Packaging: what `pip install` needs to know."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VIZ = ["matplotlib>=3.8"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ]
+
+setup(
+    name="minitransformer",
+    version="0.1.0",
+    description="Transformers from scratch in plain PyTorch, equal to Hugging Face number by number",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["minitransformer", "minitransformer.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.10",
+        "tokenizers>=0.22",
+        "safetensors>=0.5",
+        "numpy>=1.26",
+        "tqdm>=4.66",
+    ],
+    extras_require={"viz": VIZ, "test": TEST, "dev": ["ruff>=0.9", "mypy>=1.13"]},
+    entry_points={"console_scripts": ["minitransformer=minitransformer.cli:main"]},
+)

@@ -1,0 +1,109 @@
+"""Training checkpoints: everything that a run needs to go on as if it had never stopped.
+
+A checkpoint is a directory `step-00000100` that appears whole, by one rename: the model as
+`from_pretrained` reads it, `optimizer.safetensors` with the optimizer's and the random generators'
+states, and `state.json` with the place in the run. No pickle.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minitransformer.files import atomic_directory, read_json, remove_unfinished, write_json
+from minitransformer.models.base import Model
+
+_NAME = re.compile(r"step-(\d{8,})")
+_RANDOM = "random state of "
+
+
+def save_checkpoint(
+    parent: Path,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    *,
+    step: int,
+    keep: int = 2,
+) -> Path:
+    """Write the checkpoint of `step`, then delete all but the last `keep`."""
+    from safetensors.torch import save_file
+
+    path = parent / f"step-{step:08d}"
+    if path.exists():
+        return path
+    with atomic_directory(path) as directory:
+        model.save_pretrained(directory)
+        save_file(_optimizer_tensors(model, optimizer) | _random_states(), directory / "optimizer.safetensors")
+        write_json(directory / "state.json", state)
+    for old in list_checkpoints(parent)[:-keep]:
+        # Renamed first: a directory that is deleted halfway must not look like a checkpoint.
+        doomed = old.with_name(f".tmp-{old.name}")
+        old.rename(doomed)
+        shutil.rmtree(doomed)
+    return path
+
+
+def list_checkpoints(parent: Path) -> list[Path]:
+    """The whole checkpoints in `parent`, the oldest first."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if _NAME.fullmatch(path.name))
+
+
+def load_checkpoint(
+    path: Path, model: Model, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Put model, optimizer and random generators back as they were; return the state.
+
+    Raises:
+        CheckpointError: a file of the checkpoint is damaged.
+    """
+    from safetensors.torch import load_file
+
+    remove_unfinished(path.parent)
+    state = read_json(path / "state.json")
+    model.load_state_dict(type(model).from_pretrained(path).state_dict())
+    tensors = load_file(path / "optimizer.safetensors")
+    names = _parameter_names(model, optimizer)
+    saved = optimizer.state_dict()
+    saved["state"] = {
+        index: {
+            key: tensors[f"{name}.{key}"]
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"{name}.{key}" in tensors
+        }
+        for index, name in enumerate(names)
+        if f"{name}.step" in tensors
+    }
+    optimizer.load_state_dict(saved)
+    torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
+    if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])
+    return state
+
+
+def _optimizer_tensors(model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    states = optimizer.state_dict()["state"]
+    return {
+        f"{name}.{key}": value
+        for index, name in enumerate(_parameter_names(model, optimizer))
+        for key, value in states.get(index, {}).items()
+    }
+
+
+def _parameter_names(model: Model, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of the parameters in the order in which the optimizer numbers them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _random_states() -> dict[str, Tensor]:
+    """Dropout draws from PyTorch's generators; data and masks depend on no state at all."""
+    states = {f"{_RANDOM}cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
+    return states
