@@ -37,7 +37,10 @@ def save_checkpoint(
         return path
     with atomic_directory(path) as directory:
         model.save_pretrained(directory)
-        save_file(_optimizer_tensors(model, optimizer) | _random_states(), directory / "optimizer.safetensors")
+        save_file(
+            _optimizer_tensors(model, optimizer) | _random_states(),
+            directory / "optimizer.safetensors",
+        )
         write_json(directory / "state.json", state)
     for old in list_checkpoints(parent)[:-keep]:
         # Renamed first: a directory that is deleted halfway must not look like a checkpoint.
@@ -54,9 +57,7 @@ def list_checkpoints(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if _NAME.fullmatch(path.name))
 
 
-def load_checkpoint(
-    path: Path, model: Model, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put model, optimizer and random generators back as they were; return the state.
 
     Raises:

@@ -6,23 +6,23 @@ epoch and number, which is what makes resuming exact: the place in the data is t
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minitransformer.models.base import Model
+from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.inputs import IGNORED_LABEL
 from train.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from train.metrics import MetricsFile
 from train.optimizer import build_optimizer, learning_rate_factor
+from train.signals import StopSignals
 
 Batch = dict[str, Tensor]
 Record = dict[str, Any]
@@ -96,7 +96,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def train(
-    model: Model,
+    model: TaskModel,
     data: Data,
     config: TrainingConfig,
     *,
@@ -149,7 +149,7 @@ def train(
     progress = _start_or_resume(config, checkpoints, model, optimizer, identity)
 
     def save() -> None:
-        progress.metrics_bytes = metrics.flush()
+        progress.metrics_bytes = metrics.size()
         state = asdict(replace(progress, stop_signal=None))
         save_checkpoint(
             checkpoints,
@@ -291,63 +291,7 @@ def _require_finite(step: int, loss: float, gradient_norm: float, model: Model) 
     )
     where = f"; the gradient of {culprit} is the first that is not finite" if culprit else ""
     raise NonFiniteError(
-        f"step {step + 1}: the loss is {loss}, the gradient's norm {gradient_norm}{where}. The step "
-        "was not taken and the last checkpoint is good; try a lower learning rate or a longer "
-        "warm-up"
+        f"step {step + 1}: the loss is {loss}, the gradient's norm {gradient_norm}{where}. "
+        "The step was not taken and the last checkpoint is good; try a lower learning rate or a "
+        "longer warm-up"
     )
-
-
-class MetricsFile:
-    """A file of one JSON record a line, cut back to where the resumed checkpoint was."""
-
-    def __init__(self, path: Path, keep_bytes: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab")  # noqa: SIM115 (closed by __exit__)
-        self._file.truncate(keep_bytes)
-
-    def write(self, record: Record) -> None:
-        """Append one record."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
-
-    def flush(self) -> int:
-        """Bytes written so far."""
-        return self._file.seek(0, 2)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._file.close()
-
-
-class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a request; the second one acts at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    @property
-    def requested(self) -> bool:
-        """Whether a signal came."""
-        return self.signal is not None
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Only the main thread may set handlers; elsewhere signals work as they did.
-            try:
-                self._previous[number] = signal.signal(number, self._note)
-            except ValueError:
-                break
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        for other, handler in self._previous.items():
-            signal.signal(other, handler)
-        tqdm.write(f"{signal.Signals(number).name}: finishing the step, then saving")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.models.config import Config
@@ -72,6 +72,14 @@ class Model(nn.Module):
         from minitransformer.hf.loading import load_model
 
         return load_model(cls, path, attention=attention, dtype=dtype, device=device)
+
+
+class TaskModel(Model):
+    """Base of the models with a task head: they can be trained."""
+
+    def summed_loss(self, *_arguments: Any, **_named: Any) -> tuple[Tensor, Tensor]:
+        """The sum of the losses of everything labelled in a batch, and how much that is."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
 
 def initialize(root: nn.Module, standard_deviation: float) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from minitransformer.layers.activations import activation_named
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.layers.rows import chosen_rows
-from minitransformer.models.base import Model
+from minitransformer.models.base import TaskModel
 from minitransformer.models.bert import BertConfig, BertModel
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
 from minitransformer.models.outputs import MaskedLMOutput
@@ -51,7 +51,7 @@ class MaskedLMHead(nn.Module):
         return F.linear(hidden, word_embeddings, self.bias)  # (..., V)
 
 
-class MaskedLM(Model):
+class MaskedLM(TaskModel):
     """Base of the models that guess masked words: a backbone and an `lm_head`."""
 
     config: BertConfig

@@ -1,0 +1,30 @@
+"""The argument parser of every command: whole names only, and a hint for a misspelled one."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from minitransformer.names import unexpected_name
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, where `--learing-rate` is an error that says `--learning-rate`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **settings,
+        )
+
+    def parse_args(  # type: ignore[override]
+        self, arguments: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        """Parse, or exit with status 2 and one line that says what is wrong."""
+        parsed, unknown = self.parse_known_args(arguments, namespace)
+        for word in unknown:
+            if word.startswith("-"):
+                known = [option for option in self._option_string_actions if option[:2] == "--"]
+                self.error(unexpected_name("option", word.split("=")[0], known))
+            self.error(f"unexpected {word!r}; quote a text that has spaces")
+        return parsed

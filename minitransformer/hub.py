@@ -1,0 +1,54 @@
+"""Where a checkpoint lies: a path on this machine, or a name on the Hugging Face hub.
+
+`huggingface_hub` does the download and keeps the cache. Without a network, or with
+`HF_HUB_OFFLINE=1`, only the cache is looked at.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from minitransformer.files import CheckpointError
+
+# "gpt2" or "openai-community/gpt2": one or two parts, none of which begins like a path does.
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def resolve_checkpoint(
+    path_or_name: str | Path, patterns: Sequence[str], revision: str | None = None
+) -> Path:
+    """The local path of a checkpoint: `path_or_name` if it exists, else in the hub's cache.
+
+    Only top-level files of the repository that match one of `patterns`, for instance
+    `["config.json", "*.safetensors"]`, are downloaded; files in the cache are not fetched again.
+    `revision` is a branch, tag or commit of the repository; it means nothing for a local path.
+
+    Raises:
+        CheckpointError: there is neither such a path nor a cached or downloadable repository.
+        ImportError: a hub name was given and `huggingface_hub` is not installed.
+    """
+    name, path = str(path_or_name), Path(path_or_name).expanduser()
+    if name and path.exists():  # an empty name would be the current directory
+        return path
+    if isinstance(path_or_name, Path) or not _HUB_NAME.fullmatch(name):
+        raise CheckpointError(f"{name!r} is not an existing path, nor of the form of a hub name")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(
+            f"{name!r} is not an existing path; for a hub name, pip install huggingface_hub"
+        ) from error
+    try:
+        # "*" of a pattern crosses slashes; the second pattern keeps copies in subfolders away.
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=list(patterns), ignore_patterns="*/*"
+        )
+    # The hub's errors have no common base: some are OSError, some ValueError, some neither.
+    except Exception as error:
+        at = f" at revision {revision!r}" if revision else ""
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{name!r}{at} is neither an existing path nor a cached or downloadable hub name "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    return Path(found)

@@ -1,0 +1,300 @@
+"""Vocabularies from files, and the arrangement that turns one into a tokenizer.
+
+A vocabulary says which pieces exist; an *arrangement* says what happens around it: how the text is
+normalized and split into words, which special tokens there are, and where they stand. Three are
+built here, after the Hugging Face module in brackets:
+
+========== ============================================= =====================================
+algorithm  arrangement                                   one text, two texts
+========== ============================================= =====================================
+bpe        RoBERTa, bytes (`tokenization_roberta`)       `<s> A </s>`, `<s> A </s></s> B </s>`
+wordpiece  BERT (`tokenization_bert`)                    `[CLS] A [SEP]`, `[CLS] A [SEP] B [SEP]`
+unigram    XLM-RoBERTa (`tokenization_xlm_roberta`)      as RoBERTa
+========== ============================================= =====================================
+
+A vocabulary from vocab.txt or from vocab.json and merges.txt is arranged here, and so is one that
+was just trained; tokenizer.json brings its own arrangement. Here *backend* means a
+`tokenizers.Tokenizer`.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from minitransformer.files import CheckpointError, checkpoint_file, read_json
+
+if TYPE_CHECKING:
+    import tokenizers
+
+# The special tokens of each arrangement, under the names that tokenizer_config.json uses.
+ROBERTA = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+BERT = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+_ARRANGEMENTS = (ROBERTA, BERT, GPT2, T5)  # in the order in which a vocabulary is held against them
+
+SPECIAL_TOKENS = tuple(ROBERTA)  # the seven roles
+
+# In the order of their ids, which start at 0.
+ROBERTA_ORDER = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+BERT_ORDER = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def library() -> ModuleType:
+    """The `tokenizers` library, imported when it is first needed."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError(
+            "a tokenizer needs the tokenizers library: pip install tokenizers"
+        ) from error
+    return tokenizers
+
+
+# ---- arrangements ----
+
+
+def byte_level(
+    vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], add_prefix_space: bool = False
+) -> "tokenizers.Tokenizer":
+    """A byte-level BPE backend: RoBERTa's if `<s>` and `</s>` are in `vocab`, else GPT-2's.
+
+    Every text is a sequence of the 256 bytes, so there is no unknown token. GPT-2 adds no special
+    tokens to a text, and its offsets keep the space before a word; RoBERTa's leave it out.
+    """
+    tk = library()
+    backend = tk.Tokenizer(tk.models.BPE(vocab=dict(vocab), merges=list(merges)))
+    backend.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    backend.decoder = tk.decoders.ByteLevel()
+    if "<s>" in vocab and "</s>" in vocab:
+        _add_special(backend, ROBERTA_ORDER)
+        backend.post_processor = tk.processors.RobertaProcessing(
+            ("</s>", vocab["</s>"]),
+            ("<s>", vocab["<s>"]),
+            trim_offsets=True,
+            add_prefix_space=add_prefix_space,
+        )
+    else:
+        _add_special(backend, ["<|endoftext|>"])
+        backend.post_processor = tk.processors.ByteLevel(trim_offsets=False)
+    return backend
+
+
+def wordpiece(
+    vocab: Mapping[str, int],
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    tokenize_chinese_chars: bool = True,
+    special_tokens: Mapping[str, str] = BERT,
+) -> "tokenizers.Tokenizer":
+    """BERT's WordPiece backend. `strip_accents=None` strips them where `lowercase` is true.
+
+    Raises:
+        ValueError: the unknown, classifier or separator token is not in `vocab`.
+    """
+    tk = library()
+    unk, cls, sep = (special_tokens[role] for role in ("unk_token", "cls_token", "sep_token"))
+    for token in (unk, cls, sep):
+        if token not in vocab:
+            raise ValueError(f"the WordPiece vocabulary lacks {token!r}, which every text needs")
+    backend = tk.Tokenizer(tk.models.WordPiece(dict(vocab), unk_token=unk))
+    backend.normalizer = tk.normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=tokenize_chinese_chars,
+        strip_accents=strip_accents,
+        lowercase=lowercase,
+    )
+    backend.pre_tokenizer = tk.pre_tokenizers.BertPreTokenizer()
+    backend.decoder = tk.decoders.WordPiece(prefix="##")
+    _add_special(backend, special_tokens.values())
+    backend.post_processor = tk.processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
+    )
+    return backend
+
+
+def unigram(pieces: Sequence[tuple[str, float]]) -> "tokenizers.Tokenizer":
+    """XLM-RoBERTa's Unigram backend over `pieces` with their log probabilities.
+
+    Runs of white space count as one space. Unlike XLM-RoBERTa, whose normalizer is a table inside
+    its SentencePiece file, texts are normalized by NFKC and SentencePiece's rules for controls.
+    """
+    tk = library()
+    backend = bare_unigram(tk.models.Unigram(list(pieces), ROBERTA_ORDER.index("<unk>")))
+    backend.decoder = tk.decoders.Metaspace()
+    _add_special(backend, ROBERTA_ORDER)
+    backend.post_processor = tk.processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(token, ROBERTA_ORDER.index(token)) for token in ("<s>", "</s>")],
+    )
+    return backend
+
+
+def bare_unigram(model: Any) -> "tokenizers.Tokenizer":
+    tk = library()
+    backend = tk.Tokenizer(model)
+    backend.normalizer = tk.normalizers.Sequence([tk.normalizers.Nmt(), tk.normalizers.NFKC()])
+    backend.pre_tokenizer = tk.pre_tokenizers.Sequence(
+        [tk.pre_tokenizers.WhitespaceSplit(), tk.pre_tokenizers.Metaspace()]
+    )
+    return backend
+
+
+def _add_special(backend: "tokenizers.Tokenizer", tokens: Iterable[str]) -> None:
+    """Mark those of `tokens` that the vocabulary has as special; no id is added or changed."""
+    tk = library()
+    for token in dict.fromkeys(tokens):
+        if backend.token_to_id(token) is not None:
+            # `<mask>` takes the space before it along: "va <mask>" has no token for that space.
+            added = tk.AddedToken(token, lstrip=token == "<mask>", normalized=False, special=True)
+            backend.add_special_tokens([added])
+
+
+# ---- files ----
+
+
+@contextmanager
+def library_errors(source: str) -> Iterator[None]:
+    """Turn every error of the library into a CheckpointError that names `source`.
+
+    A panic of its Rust code arrives as a `PanicException`, which is no `Exception`, and which no
+    module exports, so it is known by its name. Ctrl-C, exit and a missing library pass through.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{source} cannot be used: {error}") from error
+
+
+def optional_json(directory: Path, name: str) -> dict[str, Any]:
+    """The object in the file `name`, empty where there is no such file."""
+    if not (directory / name).exists():
+        return {}
+    return read_json(checkpoint_file(directory, name))
+
+
+def load_backend(directory: Path, name: str, config: dict[str, Any]) -> "tokenizers.Tokenizer":
+    if (directory / name).exists():
+        path = checkpoint_file(directory, name)
+        content = read_json(path)
+        # A stored padding to a length of 1e10 would abort the process when the first text comes.
+        content["padding"] = content["truncation"] = None
+        with library_errors(str(path)):
+            _check_charsmap(content.get("normalizer"))
+            return library().Tokenizer.from_str(json.dumps(content))
+    if (directory / "vocab.txt").exists():
+        return _load_wordpiece(checkpoint_file(directory, "vocab.txt"), config)
+    if (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
+        return _load_byte_level(directory, config)
+    raise CheckpointError(
+        f"{directory} holds no {name}, no vocab.txt, and no vocab.json with merges.txt. A "
+        "SentencePiece model is converted by transformers: "
+        "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
+    )
+
+
+def _check_charsmap(normalizer: Any) -> None:
+    """Refuse a table of characters that announces more bytes than it has.
+
+    The library takes the memory first and reads afterwards: a length of 8 GB ends the process.
+    """
+    if not isinstance(normalizer, dict):
+        return
+    for part in normalizer.get("normalizers") or ():
+        _check_charsmap(part)
+    if charsmap := normalizer.get("precompiled_charsmap"):
+        table = base64.b64decode(charsmap)
+        if int.from_bytes(table[:4], "little") > len(table) - 4:
+            raise ValueError("the precompiled_charsmap is shorter than it announces")
+
+
+def _load_wordpiece(path: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
+    # Not `splitlines`: some vocabularies have the line separator U+2028 as a token.
+    with library_errors(str(path)):
+        tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    bracketed = [token.startswith("[") and token.endswith("]") for token in tokens]
+    cased = any(t != t.lower() for t, special in zip(tokens, bracketed, strict=True) if not special)
+    named = {role: _content(config[role]) for role in BERT if role in config}
+    with library_errors(str(path)):
+        return wordpiece(
+            {token: index for index, token in enumerate(tokens)},
+            lowercase=config.get("do_lower_case", not cased),
+            strip_accents=config.get("strip_accents"),
+            tokenize_chinese_chars=config.get("tokenize_chinese_chars", True),
+            special_tokens=BERT | {role: token for role, token in named.items() if token},
+        )
+
+
+def _load_byte_level(directory: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
+    """Read vocab.json (token to id) and merges.txt (a pair a line, the most frequent first)."""
+    vocab = read_json(checkpoint_file(directory, "vocab.json"))
+    path = checkpoint_file(directory, "merges.txt")
+    with library_errors(str(path)):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines[lines[0].startswith("#version") :]  # the first line may be a comment
+        merges = [(left, right) for left, right in (line.split() for line in lines if line)]
+        return byte_level(vocab, merges, bool(config.get("add_prefix_space", False)))
+
+
+def special_tokens(
+    directory: Path, config: dict[str, Any], backend: "tokenizers.Tokenizer"
+) -> dict[str, str]:
+    """Role to token: as tokenizer_config.json says, else the legacy map, else as usual."""
+    present = {
+        token.content for token in backend.get_added_tokens_decoder().values() if token.special
+    }
+    usual: dict[str, str] = {}
+    for arrangement in _ARRANGEMENTS:
+        marks = {arrangement.get(role) for role in ("bos_token", "eos_token", "cls_token")} - {None}
+        if marks <= present:
+            usual = {role: token for role, token in arrangement.items() if token in present}
+            break
+    legacy = optional_json(directory, "special_tokens_map.json")
+    named = usual | {
+        role: _content(source[role])
+        for source in (legacy, config)
+        for role in SPECIAL_TOKENS
+        if role in source
+    }
+    return {role: token for role, token in named.items() if token is not None}
+
+
+def _content(token: Any) -> Any:
+    """A special token is stored as its text, or as an object with its text and its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def uses_token_types(
+    directory: Path, config: dict[str, Any], backend: "tokenizers.Tokenizer"
+) -> bool:
+    """BERT's two texts have types 0 and 1; DistilBERT has BERT's vocabulary but no types."""
+    if isinstance(names := config.get("model_input_names"), list):
+        return "token_type_ids" in names
+    family = str(config.get("tokenizer_class", "")).lower()
+    family += str(optional_json(directory, "config.json").get("model_type", ""))
+    return type(backend.model).__name__ == "WordPiece" and "distilbert" not in family

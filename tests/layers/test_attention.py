@@ -1,0 +1,125 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitransformer.layers.attention import (
+    EagerAttention,
+    MultiHeadAttention,
+    SdpaAttention,
+    attention_weights,
+)
+from minitransformer.layers.masks import causal_mask, padding_mask
+
+
+def test_weights_are_the_formula_term_by_term():
+    query, key = torch.randn(1, 2, 3, 5), torch.randn(1, 2, 4, 5)
+    mask = torch.tensor([[True, True, False, True]])
+    weights = attention_weights(query, key, mask)
+    for head in range(2):
+        for t in range(3):
+            exponentials = [
+                math.exp(float(query[0, head, t] @ key[0, head, s]) / math.sqrt(5)) if s != 2 else 0
+                for s in range(4)
+            ]
+            expected = torch.tensor([e / sum(exponentials) for e in exponentials])
+            torch.testing.assert_close(weights[0, head, t], expected)
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.booleans(), st.integers(0, 2**20)
+)
+def test_sdpa_equals_eager_in_values_and_gradients(batch, queries, keys, masked, seed):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(batch, 2, queries, 5), (batch, 2, keys, 5), (batch, 2, keys, 5)]
+    inputs = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    # Any mask, rows without a single key among them.
+    mask = torch.rand(batch, 1, queries, keys, generator=generator) < 0.6 if masked else None
+    results = []
+    for kernel in (EagerAttention(), SdpaAttention()):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        output = kernel(*leaves, mask)
+        output.sin().sum().backward()
+        results.append([output, *(leaf.grad for leaf in leaves)])
+    for eager, sdpa in zip(*results, strict=True):
+        assert eager.isfinite().all()
+        torch.testing.assert_close(sdpa, eager, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kernel", [EagerAttention(), SdpaAttention()])
+def test_a_row_without_keys_is_zero_and_has_a_finite_gradient(kernel, dtype):
+    query, key, value = (torch.randn(2, 1, 3, 4, dtype=dtype, requires_grad=True) for _ in range(3))
+    mask = torch.tensor([[True, True, False], [False, False, False]])[:, None, None]
+    output = kernel(query, key, value, mask)
+    output.float().sum().backward()
+    assert torch.equal(output[1], torch.zeros_like(output[1]))
+    assert output[0].abs().sum() > 0
+    for tensor in (query, key, value):
+        assert tensor.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_what_stands_at_padding_is_never_read(attention):
+    layer = MultiHeadAttention(8, 2, attention=attention)
+    hidden = torch.randn(1, 5, 8)
+    mask = padding_mask(torch.tensor([[True, True, True, False, False]]))
+    poisoned = hidden.clone()
+    poisoned[:, 3:] = 1e4
+    assert torch.equal(layer(hidden, mask=mask)[:, :3], layer(poisoned, mask=mask)[:, :3])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_future_token_changes_nothing_under_a_causal_mask(attention):
+    layer = MultiHeadAttention(8, 2, attention=attention)
+    hidden = torch.randn(2, 6, 8)
+    changed = hidden.clone()
+    changed[:, 4:] += 1
+    mask = causal_mask(6, 6)
+    before, after = layer(hidden, mask=mask), layer(changed, mask=mask)
+    torch.testing.assert_close(after[:, :4], before[:, :4], rtol=0, atol=1e-6)
+    assert (after[:, 4:] - before[:, 4:]).abs().max() > 1e-3
+
+
+def test_cross_attention_takes_keys_and_values_from_the_context():
+    layer = MultiHeadAttention(8, 2)
+    hidden, context = torch.randn(2, 3, 8), torch.randn(2, 7, 8)
+    output = layer(hidden, context)
+    assert output.shape == (2, 3, 8)
+    assert not torch.allclose(output, layer(hidden, context.flip(0)))
+    # Attention has no order: the context's tokens may stand anywhere.
+    torch.testing.assert_close(layer(hidden, context.flip(1)), output)
+
+
+def test_heads_equal_separate_attentions():
+    layer = MultiHeadAttention(8, 2, attention="eager")
+    hidden = torch.randn(1, 4, 8)
+    parts = []
+    for head in (slice(0, 4), slice(4, 8)):
+        query, key, value = (
+            (hidden @ linear.weight[head].T + linear.bias[head])[:, None]
+            for linear in (layer.query, layer.key, layer.value)
+        )
+        parts.append((attention_weights(query, key) @ value)[:, 0])
+    torch.testing.assert_close(layer(hidden), layer.output(torch.cat(parts, dim=-1)))
+
+
+def test_dropout_is_on_in_training_alone_and_keeps_the_mean():
+    kernel = EagerAttention(dropout=0.5)
+    query = key = torch.zeros(1, 1, 1, 400)  # every key gets the same weight
+    key, value = torch.zeros(1, 1, 2000, 400), torch.ones(1, 1, 2000, 1)
+    assert kernel.eval()(query, key, value, None).item() == pytest.approx(1.0, abs=1e-4)
+    assert kernel.train()(query, key, value, None).item() == pytest.approx(1.0, abs=0.1)
+    assert kernel(query, key, value, None) != kernel(query, key, value, None)
+    sdpa = SdpaAttention(dropout=0.5)
+    assert sdpa.eval()(query, key, value, None).item() == pytest.approx(1.0, abs=1e-4)
+    assert sdpa.train()(query, key, value, None) != sdpa(query, key, value, None)
+
+
+def test_bad_sizes_and_kernels_are_named():
+    with pytest.raises(ValueError, match="hidden_size=10 .* num_attention_heads=3"):
+        MultiHeadAttention(10, 3)
+    with pytest.raises(ValueError, match="attention='flash' .*eager.*sdpa"):
+        MultiHeadAttention(8, 2, attention="flash")

@@ -1,0 +1,254 @@
+"""The parity promise: the same function as transformers' namesake, down to every gradient.
+
+Every parameter is perturbed first; one row is padded on the left and one on the right.
+"""
+
+import math
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minitransformer import BertModel, RobertaForMaskedLM, RobertaModel
+from minitransformer.layers.positions import count_positions
+from minitransformer.models.base import Model
+from minitransformer.parity import compare, random_batch
+from tests.tiny import perturb
+
+transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "max_position_embeddings": 20,
+    "attn_implementation": "eager",
+}
+ROBERTA = transformers.RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5)
+BERT = transformers.BertConfig(**SIZES, type_vocab_size=3)
+PAIRS = {
+    "RobertaForMaskedLM": (RobertaForMaskedLM, ROBERTA),
+    "RobertaModel": (RobertaModel, ROBERTA),
+    "BertModel": (BertModel, BERT),
+}
+
+
+def pair(name: str, tmp_path, attention: str = "eager", dtype=torch.float32):
+    """Ours and theirs with the same perturbed parameters, by way of a checkpoint."""
+    our_class, their_config = PAIRS[name]
+    theirs = perturb(getattr(transformers, name)(their_config))
+    theirs.save_pretrained(tmp_path)
+    ours = our_class.from_pretrained(tmp_path, attention=attention)
+    return ours.to(dtype), theirs.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", list(PAIRS))
+def test_parity(name, attention, dtype, tmp_path):
+    ours, theirs = pair(name, tmp_path, attention, dtype)
+    batch = random_batch(ours, length=11)
+    report = compare(ours, theirs, batch)
+    assert report.equal, report.table()
+    names = {row.name for row in report.rows}
+    expected = {"hidden_states[3]", "attentions[2]"}
+    if name == "RobertaForMaskedLM":
+        expected |= {"logits", "loss"}
+        expected |= {f"gradient of {parameter}" for parameter, _ in ours.named_parameters()}
+    else:
+        expected |= {"last_hidden_state", "pooler_output"}
+    assert expected <= names
+
+
+def test_token_types_make_the_same_difference(tmp_path):
+    ours, theirs = pair("BertModel", tmp_path)
+    batch = random_batch(ours, length=11)
+    batch["token_type_ids"] = torch.arange(11).expand(3, 11) % 3
+    report = compare(ours, theirs, batch)
+    assert report.equal, report.table()
+
+
+def test_twenty_steps_of_adamw_give_the_same_losses(tmp_path):
+    ours, theirs = pair("RobertaForMaskedLM", tmp_path, "sdpa", torch.float64)
+    losses = []
+    for model in (ours, theirs):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        course = []
+        for step in range(20):
+            batch = random_batch(ours, length=11, seed=step % 2)
+            # Theirs from all logits, ours from the labelled rows alone.
+            loss = model.loss(**batch) if model is ours else model(**batch).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            course.append(loss.item())
+        losses.append(course)
+    assert losses[0][-1] < 0.5 * losses[0][0]  # it does learn something
+    assert losses[0] == pytest.approx(losses[1], abs=1e-10, rel=1e-10)
+
+
+@pytest.mark.parametrize("name", list(PAIRS))
+def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, recwarn, caplog):
+    ours, _ = pair(name, tmp_path / "theirs")
+    ours.save_pretrained(tmp_path / "ours")
+    their_class = getattr(transformers, name)
+    theirs, report = their_class.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not any(report.values()), report
+    assert not [w for w in recwarn if "minitransformer" in str(w.filename)]
+    assert not caplog.records
+    batch = random_batch(ours, length=11)
+    assert compare(ours, theirs.eval(), batch).equal
+    theirs.save_pretrained(tmp_path / "back")
+    again = type(ours).from_pretrained(tmp_path / "back")
+    assert again.config == ours.config
+    for name_, tensor in ours.state_dict().items():
+        assert torch.equal(again.state_dict()[name_], tensor), name_
+
+
+# Bugs that were really made by somebody, each put into our model, and the first module that must
+# be named. What no default initialisation would show is why parameters are perturbed.
+def swap_norms(model):
+    for layer in model.roberta.layers:
+        layer.attention_norm, layer.feed_forward_norm = (
+            layer.feed_forward_norm,
+            layer.attention_norm,
+        )
+
+
+def drop_biases(model):
+    for module in model.roberta.layers.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.bias.data.zero_()
+
+
+def swap_query_and_key_biases(model):
+    for layer in model.roberta.layers:
+        query, key = layer.attention.query, layer.attention.key
+        query.bias, key.bias = key.bias, query.bias
+
+
+def tanh_for_exact_gelu(model):
+    for layer in model.roberta.layers:
+        layer.feed_forward.activation = lambda x: F.gelu(x, approximate="tanh")
+
+
+def tanh_in_the_head(model):
+    model.lm_head.activation = lambda x: F.gelu(x, approximate="tanh")
+
+
+def wrong_eps(model):
+    for module in model.modules():
+        if hasattr(module, "eps"):
+            module.eps = 1e-12
+
+
+def no_scale(model):
+    for layer in model.roberta.layers:
+        layer.attention.kernel.register_forward_pre_hook(
+            lambda _kernel, arguments: (arguments[0] * math.sqrt(8), *arguments[1:])
+        )
+
+
+def positions_without_offset(model):
+    positions = model.roberta.embeddings.positions
+    positions.forward = lambda present: positions.table(count_positions(present).clamp(min=0))
+
+
+def positions_blind_to_padding(model):
+    model.roberta.counted_tokens = lambda input_ids, _mask: torch.ones_like(input_ids).bool()
+
+
+def untied_decoder(model):
+    copy = model.roberta.embeddings.words.weight.detach().clone()
+    forward = type(model.lm_head).forward
+    model.lm_head.forward = types.MethodType(
+        lambda head, x, _words: forward(head, x, copy), model.lm_head
+    )
+
+
+def no_token_types(model):
+    model.roberta.embeddings.token_types.weight.data.zero_()
+
+
+def attention_to_padding(model):
+    for layer in model.roberta.layers:
+        layer.attention.kernel.register_forward_pre_hook(
+            lambda _kernel, arguments: (*arguments[:3], None)
+        )
+
+
+def no_residual(model):
+    layer = model.roberta.layers[1]
+    layer.register_forward_pre_hook(lambda module, inputs: setattr(module, "seen", inputs[0]))
+    layer.attention_norm.register_forward_pre_hook(lambda _norm, inputs: (inputs[0] - layer.seen,))
+
+
+def decoder_without_bias(model):
+    model.lm_head.bias.data.zero_()
+
+
+@pytest.mark.parametrize(
+    ("bug", "first"),
+    [
+        (swap_norms, "roberta.layers.0.attention_norm"),
+        (drop_biases, "roberta.layers.0.attention.query"),
+        (swap_query_and_key_biases, "roberta.layers.0.attention.query"),
+        (tanh_for_exact_gelu, "roberta.layers.0.feed_forward.contract"),
+        (tanh_in_the_head, "lm_head.norm"),
+        (wrong_eps, "roberta.embeddings.norm"),
+        (no_scale, "roberta.layers.0.attention.output"),
+        (positions_without_offset, "roberta.embeddings.positions.table"),
+        (positions_blind_to_padding, "roberta.embeddings.positions.table"),
+        (untied_decoder, "gradient of roberta.embeddings.words.weight"),
+        (no_token_types, "roberta.embeddings.token_types"),
+        (attention_to_padding, "roberta.layers.0.attention.output"),
+        (no_residual, "roberta.layers.1.attention_norm"),
+        (decoder_without_bias, "logits"),
+    ],
+)
+def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
+    ours, theirs = pair("RobertaForMaskedLM", tmp_path)
+    batch = random_batch(ours, length=11)
+    assert compare(ours, theirs, batch).equal
+    ours.zero_grad()
+    theirs.zero_grad()
+    bug(ours)
+    report = compare(ours, theirs, batch)
+    assert report.first_difference is not None
+    assert report.first_difference.name.startswith(first), report.table()
+    assert f"first differs: {report.first_difference.name}" in report.table()
+
+
+def test_shapes_and_absent_modules_are_told_apart(tmp_path):
+    ours, theirs = pair("RobertaForMaskedLM", tmp_path)
+    narrow = torch.nn.Linear(32, 30)
+    narrow_decoder = torch.nn.Linear(30, 32)
+    theirs.roberta.encoder.layer[0].intermediate.dense = narrow
+    theirs.roberta.encoder.layer[0].output.dense = narrow_decoder
+    batch = {n: t for n, t in random_batch(ours, length=11).items() if n != "labels"}
+    statuses = {row.name: row.status for row in compare(ours, theirs, batch).rows}
+    assert statuses["roberta.layers.0.feed_forward.expand"] == "SHAPE"
+    assert statuses["roberta.layers.0.attention_norm"] == "OK"
+    assert statuses["roberta.layers.0.feed_forward.contract"] == "DIFF"
+    no_token_types = {n: t for n, t in batch.items() if n != "token_type_ids"}
+    statuses = {row.name: row.status for row in compare(ours, theirs, no_token_types).rows}
+    assert "roberta.embeddings.token_types" not in statuses  # ours does not look them up
+
+
+def test_a_padding_token_that_is_attended_to_counts_as_in_hugging_face(tmp_path):
+    ours, theirs = pair("RobertaForMaskedLM", tmp_path)
+    ids = torch.tensor([[5, 1, 7, 8]])
+    mask = torch.ones_like(ids)
+    torch.testing.assert_close(
+        ours(ids, attention_mask=mask).logits, theirs(ids, attention_mask=mask).logits,
+        rtol=1e-5, atol=1e-5,
+    )  # fmt: skip
+
+
+def test_every_family_is_a_model() -> None:
+    assert all(issubclass(ours, Model) for ours, _ in PAIRS.values())

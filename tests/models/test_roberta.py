@@ -1,0 +1,231 @@
+"""Promises of the encoder that need no reference: invariants, losses, what can be looked at."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from minitransformer import BertModel, RobertaForMaskedLM, RobertaModel
+from tests.tiny import batch_of, bert_config, perturb, roberta_config
+
+KERNELS = ["eager", "sdpa"]
+lengths = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+
+
+def roberta(attention: str = "sdpa", **changes: object) -> RobertaForMaskedLM:
+    torch.manual_seed(0)  # the same weights, whatever was drawn before
+    return perturb(RobertaForMaskedLM(roberta_config(**changes), attention=attention))
+
+
+def labels_for(batch: dict[str, torch.Tensor], share: float = 0.4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    chosen = torch.rand(batch["input_ids"].shape, generator=generator) < share
+    chosen &= batch["attention_mask"].bool()
+    return torch.where(chosen, batch["input_ids"].flip(1).clamp(4), -100)
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+@pytest.mark.parametrize(
+    ("model_class", "config", "pad"),
+    [(RobertaModel, roberta_config(), 1), (BertModel, bert_config(), 0)],
+)
+@given(lengths=lengths, left=st.booleans(), extra=st.integers(0, 3))
+def test_padding_on_either_side_changes_nothing(
+    model_class, config, pad, attention, lengths, left, extra
+):
+    model = perturb(model_class(config, attention=attention))
+    padded = batch_of([*lengths, max(lengths) + extra], left=left, pad=pad)
+    output = model(**padded)
+    for row in range(len(lengths)):
+        real = padded["attention_mask"][row].bool()
+        alone = model(padded["input_ids"][row][real][None])
+        torch.testing.assert_close(
+            output.last_hidden_state[row][real], alone.last_hidden_state[0], rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            output.pooler_output[row], alone.pooler_output[0], rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(attention):
+    model = roberta(attention)
+    batch = batch_of([5, 7])
+    with_dead_row = {
+        "input_ids": torch.cat([batch["input_ids"], torch.ones(1, 7, dtype=torch.int64)]),
+        "attention_mask": torch.cat(
+            [batch["attention_mask"], torch.zeros(1, 7, dtype=torch.int64)]
+        ),
+    }
+    output = model(**with_dead_row)
+    assert output.logits.isfinite().all()
+    torch.testing.assert_close(output.logits[:2], model(**batch).logits)
+    output.logits.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+@given(lengths=lengths, left=st.booleans(), share=st.sampled_from([0.0, 0.2, 1.0]))
+def test_the_loss_of_labelled_rows_is_the_loss_of_forward(attention, lengths, left, share):
+    model = roberta(attention).double()
+    batch = batch_of(lengths, left=left)
+    labels = labels_for(batch, share)
+    gradients = []
+    for loss in (model(**batch, labels=labels).loss, model.loss(**batch, labels=labels)):
+        model.zero_grad()
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
+    for full, short in zip(*gradients, strict=True):
+        torch.testing.assert_close(short, full, rtol=1e-10, atol=1e-10)
+
+
+def test_logits_at_are_the_rows_of_the_logits():
+    model = roberta()
+    batch = batch_of([9, 4, 6])
+    places = labels_for(batch) != -100
+    torch.testing.assert_close(
+        model.logits_at(places, **batch), model(**batch).logits[places], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_loss_over_nothing_is_zero_with_a_gradient_of_zeros():
+    batch = batch_of([5, 3])
+    nothing = torch.full_like(batch["input_ids"], -100)
+    for loss_of in (
+        lambda model: model(**batch, labels=nothing).loss,
+        lambda model: model.loss(**batch, labels=nothing),
+    ):
+        model = roberta()
+        loss = loss_of(model)
+        loss.backward()
+        assert loss.item() == 0.0
+        for parameter in model.parameters():
+            assert torch.equal(parameter.grad, torch.zeros_like(parameter))
+    assert model(**batch, labels=nothing).num_supervised_tokens == 0
+    assert model.summed_loss(**batch, labels=nothing)[1] == 0
+
+
+def test_the_number_of_supervised_tokens_is_returned():
+    batch = batch_of([5, 3])
+    labels = labels_for(batch)
+    count = int((labels != -100).sum())
+    assert count > 0
+    assert roberta()(**batch, labels=labels).num_supervised_tokens == count
+    assert roberta().summed_loss(**batch, labels=labels)[1] == count
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    model = roberta().double()
+    batch = batch_of([9, 2, 5, 7])
+    labels = labels_for(batch)
+    total, count = model.summed_loss(**batch, labels=labels)
+    (total / count).backward()
+    whole = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = {name: tensor[rows] for name, tensor in batch.items()}
+        (model.summed_loss(**part, labels=labels[rows])[0] / count).backward()
+    for before, parameter in zip(whole, model.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, before, rtol=1e-10, atol=1e-12)
+
+
+def test_the_decoder_is_the_word_embedding():
+    model = roberta()
+    with torch.no_grad():
+        before = model(torch.tensor([[5, 6]])).logits
+        model.roberta.embeddings.words.weight[50] += 1  # a word that is not in the text
+        after = model(torch.tensor([[5, 6]])).logits
+    changed = (after - before).abs().amax(dim=(0, 1)) > 1e-6
+    assert changed.nonzero().flatten().tolist() == [50]
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+def test_hidden_states_and_maps_are_there_under_every_kernel(attention):
+    model = roberta(attention)
+    batch = batch_of([9, 4])
+    output = model(**batch, output_hidden_states=True, output_attentions=True)
+    layers = model.config.num_hidden_layers
+    assert [h.shape for h in output.hidden_states] == [(2, 9, 32)] * (layers + 1)
+    assert [a.shape for a in output.attentions] == [(2, 4, 9, 9)] * layers
+    sums = output.attentions[0].sum(dim=-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    assert output.attentions[0][1, :, :, 4:].abs().max() == 0  # nobody looks at padding
+    plain = model(**batch)
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+    torch.testing.assert_close(plain.logits, output.logits)
+    # The hooks are gone, also after an error.
+    with pytest.raises(ValueError, match="vocab_size"):
+        model(batch["input_ids"] + 99, output_attentions=True)
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+def test_a_map_times_the_values_is_what_the_kernel_gives(attention):
+    model = roberta(attention)
+    batch = batch_of([9, 4])
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for layer in model.roberta.layers:
+        layer.attention.kernel.register_forward_hook(
+            lambda _kernel, arguments, output: seen.append((arguments[2], output))
+        )
+    maps = model(**batch, output_attentions=True).attentions
+    for weights, (value, output) in zip(maps, seen, strict=True):
+        torch.testing.assert_close(weights @ value, output, rtol=1e-5, atol=1e-5)
+
+
+def test_eager_and_sdpa_give_the_same_numbers():
+    eager, sdpa = roberta("eager").double(), roberta("sdpa").double()
+    batch = batch_of([9, 4], left=True)
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(
+        sdpa(**batch).logits[real], eager(**batch).logits[real], rtol=1e-10, atol=1e-10
+    )
+
+
+def test_initial_weights_are_berts():
+    model = RobertaForMaskedLM(
+        roberta_config(vocab_size=5000, hidden_size=64, initializer_range=0.05)
+    )
+    words = model.roberta.embeddings.words.weight
+    assert words.std().item() == pytest.approx(0.05, rel=0.02)
+    assert torch.equal(words[1], torch.zeros(64))
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            assert torch.equal(module.bias, torch.zeros_like(module.bias))
+            assert module.weight.std().item() == pytest.approx(0.05, rel=0.1)
+
+
+def test_dropout_changes_training_and_not_evaluation():
+    model = roberta(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+    batch = batch_of([9, 4])
+    assert torch.equal(model(**batch).logits, model(**batch).logits)
+    model.train()
+    assert not torch.equal(model(**batch).logits, model(**batch).logits)
+
+
+def test_compiled_loss_is_the_loss():
+    model = roberta()
+    batch = batch_of([9, 4])
+    labels = labels_for(batch)
+    compiled = torch.compile(model.summed_loss, backend="aot_eager")
+    total, count = compiled(**batch, labels=labels)
+    expected, number = model.summed_loss(**batch, labels=labels)
+    torch.testing.assert_close(total, expected)
+    assert count == number
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("attention", KERNELS)
+def test_cuda_gives_the_numbers_of_the_cpu(attention):
+    model = roberta(attention).double()
+    batch = batch_of([9, 4], left=True)
+    labels = labels_for(batch)
+    here = model(**batch, labels=labels)
+    there = model.cuda()(
+        **{name: tensor.cuda() for name, tensor in batch.items()}, labels=labels.cuda()
+    )
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(there.logits.cpu()[real], here.logits[real], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(there.loss.cpu(), here.loss, rtol=1e-9, atol=1e-9)

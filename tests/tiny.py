@@ -1,0 +1,52 @@
+"""Tiny models of odd, unequal sizes, so that no two dimensions can be mistaken for each other."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from minitransformer import BertConfig, RobertaConfig
+from minitransformer.parity import Batch
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "max_position_embeddings": 20,
+}
+
+
+def roberta_config(**changes: object) -> RobertaConfig:
+    return RobertaConfig(**{**SIZES, **changes})
+
+
+def bert_config(**changes: object) -> BertConfig:
+    return BertConfig(**{**SIZES, **changes})
+
+
+def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Move every parameter: zero biases and unit norms hide half of all bugs."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def batch_of(lengths: list[int], *, left: bool = False, pad: int = 1, seed: int = 0) -> Batch:
+    """Rows of random ids from 4 to 98, padded on one side to the longest."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(lengths)
+    ids = torch.full((len(lengths), longest), pad)
+    mask = torch.zeros(len(lengths), longest, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        where = slice(longest - length, None) if left else slice(0, length)
+        ids[row, where] = torch.randint(4, 99, (length,), generator=generator)
+        mask[row, where] = 1
+    return {"input_ids": ids, "attention_mask": mask}

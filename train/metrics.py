@@ -1,0 +1,74 @@
+"""What a run measured: one JSON record a line, and the curve drawn from it."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+
+class MetricsFile:
+    """A file of one JSON record a line, cut back to where the resumed checkpoint was."""
+
+    def __init__(self, path: Path, keep_bytes: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "ab")  # noqa: SIM115 (closed by __exit__)
+        self._file.truncate(keep_bytes)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._file.seek(0, 2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics file."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def draw_curve(metrics: Path, picture: Path) -> None:
+    """Draw training and held-out loss over the steps, to a PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the loss curve needs matplotlib: pip install matplotlib") from error
+
+    records = read_metrics(metrics)
+    steps = [r["step"] for r in records if "loss" in r]
+    losses = [r["loss"] for r in records if "loss" in r]
+    evaluated = [(r["step"], r["eval_loss"]) for r in records if "eval_loss" in r]
+    # Over some fifty steps the noise of single batches averages out and the course is seen.
+    window = max(1, min(50, len(losses) // 10))
+    smooth = [
+        sum(losses[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(losses))
+    ]
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
+    axes.plot(
+        steps, smooth, color="tab:blue", label=f"mean of {window} steps" if window > 1 else "loss"
+    )
+    if evaluated:
+        axes.plot(
+            *zip(*evaluated, strict=True), "o-", color="tab:orange", markersize=4, label="held-out"
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats a supervised token)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(picture)

@@ -1,0 +1,237 @@
+"""Train a RoBERTa from scratch on text files: `python -m train.mlm --text FILE... --output DIR`.
+
+The steps, each one call in :func:`main`: a tokenizer, rows of tokens, a model, the training loop,
+and at the end what the model has learnt beside two baselines that have learnt nothing of the kind.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minitransformer.arguments import Parser
+from minitransformer.files import write_json
+from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer.models.roberta import RobertaConfig, RobertaForMaskedLM
+from minitransformer.tokenization import Tokenizer
+from train.arguments import add_training_arguments, training_config
+from train.loop import Record, TrainingConfig, train
+from train.masking import MaskedBatches
+from train.metrics import draw_curve
+from train.text import Rows, read_lines, tokenize_rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit status, 128 + the signal's number if one stopped it."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return run(arguments)
+    except (ValueError, ArithmeticError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The job, top to bottom."""
+    config = training_config(arguments)
+    tokenizer = _tokenizer(arguments)
+    rows, held_out_rows = tokenize_rows(
+        tqdm(read_lines(arguments.text), desc="tokenizing", unit="line"),
+        tokenizer,
+        max_length=arguments.max_length,
+        pack=not arguments.one_line_a_row,
+        held_out_every=arguments.held_out_every,
+    )
+    if not len(held_out_rows):
+        raise ValueError(
+            f"the text has fewer than {arguments.held_out_every} lines, so none is held out; "
+            "give more text or a smaller --held-out-every"
+        )
+    settings: dict[str, Any] = {
+        "batch_size": arguments.batch_size,
+        "probability": arguments.mask_probability,
+        "whole_words": arguments.whole_words,
+        "seed": arguments.seed,
+    }
+    batches = MaskedBatches(rows, tokenizer, **settings)
+    held_out = MaskedBatches(held_out_rows, tokenizer, **settings, shuffle=False)
+
+    torch.manual_seed(arguments.seed)
+    model = RobertaForMaskedLM(_model_config(arguments, tokenizer))
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(
+        f"{len(rows):,} rows with {len(rows.ids):,} tokens to train on, {len(held_out_rows):,} held "
+        f"out; a vocabulary of {tokenizer.vocab_size:,}; a model of {num_parameters:,} parameters"
+    )
+    untrained = evaluate(model.to(config.device), held_out, config)
+
+    progress = train(
+        model,
+        batches,
+        config,
+        evaluate=lambda should_stop: evaluate(model, held_out, config, should_stop),
+        fingerprint={
+            **settings,
+            "model": model.config.__dict__,
+            "text": rows.checksum(),
+            "held_out": held_out_rows.checksum(),
+        },
+    )
+    _try_to_draw(config.output)
+    if progress.stop_signal is not None:
+        print(f"stopped after step {progress.step}; go on with the same command and --resume")
+        return 128 + progress.stop_signal
+
+    model.cpu().save_pretrained(config.output)
+    results = {
+        "this model": evaluate(model.to(config.device), held_out, config),
+        "unigram guess": unigram_baseline(rows, held_out),
+        "untrained model": untrained,
+    }
+    report = {"steps": progress.step, "parameters": num_parameters, "held_out": results}
+    write_json(config.output / "report.json", report)
+    _print_results(results, config.output)
+    return 0
+
+
+def evaluate(
+    model: RobertaForMaskedLM,
+    batches: MaskedBatches,
+    config: TrainingConfig,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Record | None:
+    """Guess the masked tokens of every batch.
+
+    Returns:
+        `loss` (nats a token), `perplexity`, `accuracy` (share of tokens whose first guess is
+        right) and `tokens`, how many were guessed; or None if `should_stop` said so.
+    """
+    model.eval()
+    total, correct, count = 0.0, 0, 0
+    device = next(model.parameters()).device
+    for index in tqdm(range(batches.num_batches), desc="evaluating", leave=False, unit="batch"):
+        if should_stop():
+            return None
+        batch = {name: tensor.to(device) for name, tensor in batches.batch(0, index).items()}
+        labels = batch.pop("labels")
+        places = labels != IGNORED_LABEL
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
+        ):
+            logits = model.logits_at(places, **batch).float()  # (N, V)
+        right = labels[places]  # (N,)
+        total += float(torch.nn.functional.cross_entropy(logits, right, reduction="sum"))
+        correct += int((logits.argmax(dim=-1) == right).sum())
+        count += len(right)
+    loss = total / max(1, count)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "accuracy": correct / max(1, count),
+        "tokens": count,
+    }
+
+
+def unigram_baseline(rows: Rows, batches: MaskedBatches) -> Record:
+    """What one gets who knows how often each token occurs, and looks at no sentence.
+
+    Always guesses the most frequent token; its probabilities are the counts, each plus one.
+    """
+    counts = np.bincount(rows.ids, minlength=batches.ordinary_ids.max() + 1)[batches.ordinary_ids]
+    log_probabilities = np.full(batches.ordinary_ids.max() + 1, -np.inf)
+    log_probabilities[batches.ordinary_ids] = np.log((counts + 1) / (counts + 1).sum())
+    labels = np.concatenate(
+        [batches.batch(0, index)["labels"].numpy().ravel() for index in range(batches.num_batches)]
+    )
+    labels = labels[labels != IGNORED_LABEL]
+    loss = float(-log_probabilities[labels].mean())
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "accuracy": float((labels == log_probabilities.argmax()).mean()),
+        "tokens": len(labels),
+    }
+
+
+def _tokenizer(arguments: argparse.Namespace) -> Tokenizer:
+    """The given one, the one that this run has trained before, or a new one."""
+    source = arguments.tokenizer
+    if source is None and arguments.resume and (arguments.output / "tokenizer.json").exists():
+        source = arguments.output
+    if source is not None:
+        tokenizer = Tokenizer.from_pretrained(source)
+    else:
+        tokenizer = Tokenizer.train(
+            arguments.text, vocab_size=arguments.vocab_size, algorithm=arguments.algorithm
+        )
+    tokenizer.model_max_length = arguments.max_length
+    tokenizer.save_pretrained(arguments.output)
+    return tokenizer
+
+
+def _model_config(arguments: argparse.Namespace, tokenizer: Tokenizer) -> RobertaConfig:
+    return RobertaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=arguments.hidden_size,
+        num_hidden_layers=arguments.num_hidden_layers,
+        num_attention_heads=arguments.num_attention_heads,
+        intermediate_size=arguments.intermediate_size or 4 * arguments.hidden_size,
+        hidden_dropout_prob=arguments.dropout,
+        attention_probs_dropout_prob=arguments.dropout,
+        max_position_embeddings=arguments.max_length + tokenizer.pad_token_id + 1,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )
+
+
+def _try_to_draw(output: Path) -> None:
+    try:
+        draw_curve(output / "metrics.jsonl", output / "loss.png")
+    except ImportError as error:
+        print(f"no picture: {error}")
+
+
+def _print_results(results: dict[str, Any], output: Path) -> None:
+    print(f"\nmasked tokens of lines that were held out  {'accuracy':>10}{'perplexity':>13}")
+    for name, figures in results.items():
+        print(f"{name:43}{figures['accuracy']:>10.1%}{figures['perplexity']:>13,.1f}")
+    print(f"\nthe model, its tokenizer, loss.png, metrics.jsonl, report.json: {output}")
+    print(f'try it: minitransformer fill-mask {output} "..." with <mask> in the text')
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m train.mlm", description="Train a RoBERTa from scratch.")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
+    parser.add_argument("--tokenizer", help="directory of one; trained on the text if not given")
+    parser.add_argument("--vocab-size", type=int, default=16_000, help="of a new tokenizer")
+    parser.add_argument(
+        "--algorithm", default="bpe", help="of a new tokenizer: bpe, wordpiece, unigram"
+    )
+    parser.add_argument("--max-length", type=int, default=128, help="tokens a row")
+    parser.add_argument("--one-line-a-row", action="store_true", help="instead of full rows")
+    parser.add_argument("--held-out-every", type=int, default=50, help="one of so many lines")
+    parser.add_argument("--mask-probability", type=float, default=0.15, help="of a token")
+    parser.add_argument("--whole-words", action="store_true", help="mask words, not tokens")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows")
+    parser.add_argument("--hidden-size", type=int, default=256, help="of the model")
+    parser.add_argument("--num-hidden-layers", type=int, default=4, help="of the model")
+    parser.add_argument("--num-attention-heads", type=int, default=4, help="of the model")
+    parser.add_argument(
+        "--intermediate-size", type=int, help="4 times the hidden size if not given"
+    )
+    parser.add_argument("--dropout", type=float, default=0.1, help="everywhere in the model")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order, masks, dropout")
+    add_training_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
