@@ -1,4 +1,4 @@
-"""What every test shares: one seed, one thread count, hypothesis without chance, CUDA by marker."""
+"""What every test shares: one seed, one thread, hypothesis without chance, CUDA by marker."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("repeatable")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny tensors gain nothing from more
 
 
 @pytest.fixture(autouse=True)

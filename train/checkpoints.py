@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.files import atomic_directory, read_json, remove_unfinished, write_json
+from minitransformer.files import atomic_directory, read_json, write_json
 from minitransformer.models.base import Model
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -65,7 +65,6 @@ def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) 
     """
     from safetensors.torch import load_file
 
-    remove_unfinished(path.parent)
     state = read_json(path / "state.json")
     model.load_state_dict(type(model).from_pretrained(path).state_dict())
     tensors = load_file(path / "optimizer.safetensors")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minitransformer.files import remove_unfinished
 from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.inputs import IGNORED_LABEL
 from train.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
@@ -199,8 +200,11 @@ def train(
                 part = total / max(1, num_supervised)
                 part.backward()
                 loss += part.detach()
-            gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            gradient_norm = torch.nn.utils.get_total_norm(
+                [p.grad for p in parameters if p.grad is not None]
+            )
             _require_finite(progress.step, float(loss), float(gradient_norm), model)
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, gradient_norm)
             rate = config.learning_rate * learning_rate_factor(
                 progress.step, total_steps, warmup_steps
             )
@@ -242,6 +246,7 @@ def _start_or_resume(
     identity: Record,
 ) -> Progress:
     """A fresh start in an unused directory, or the last checkpoint of the same run."""
+    remove_unfinished(checkpoints)
     existing = list_checkpoints(checkpoints)
     if not config.resume:
         if existing:

@@ -52,6 +52,11 @@ def from_pretrained(
     family = family_of(content, directory / CONFIG)
     models = {model.__name__: model for model in family.models}
     name = _architecture(content)
+    if name is None:
+        raise CheckpointError(
+            f"{directory / CONFIG} names no architecture; say which class it is: "
+            + " or ".join(f"{model}.from_pretrained(...)" for model in models)
+        )
     if name not in models:
         raise CheckpointError(
             f"{directory / CONFIG}: {unexpected_name('architecture', name, models)}"
@@ -91,7 +96,7 @@ def _load(
 ) -> SomeModel:
     """Compare the header with the config, and only then take memory and read."""
     config = config_from_hf(content, family, directory / CONFIG)
-    stored = list_tensors(directory, _architecture(content))
+    stored = list_tensors(directory, _architecture(content) or model_class.__name__)
     layers = number_of_layers(stored)
     if layers != config.num_hidden_layers:
         raise CheckpointError(
@@ -118,12 +123,10 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json(checkpoint_file(directory, CONFIG))
 
 
-def _architecture(content: dict[str, Any]) -> str:
-    """The class that config.json names, or "AutoModel" where it names none."""
+def _architecture(content: dict[str, Any]) -> str | None:
+    """The class that config.json names, if it names one."""
     architectures = content.get("architectures")
-    return (
-        str(architectures[0]) if isinstance(architectures, list) and architectures else "AutoModel"
-    )
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
 
 
 def _check_shapes(
