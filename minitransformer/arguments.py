@@ -24,7 +24,12 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(arguments, namespace)
         for word in unknown:
             if word.startswith("-"):
-                known = [option for option in self._option_string_actions if option[:2] == "--"]
-                self.error(unexpected_name("option", word.split("=")[0], known))
+                self.error(unexpected_name("option", word.split("=")[0], self._options()))
             self.error(f"unexpected {word!r}; quote a text that has spaces")
         return parsed
+
+    def _options(self) -> list[str]:
+        """The options of this parser and of its verbs."""
+        verbs = [a for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        parsers = [self, *(parser for verb in verbs for parser in verb.choices.values())]
+        return sorted({o for p in parsers for o in p._option_string_actions if o[:2] == "--"})

@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = RobertaForMaskedLM(_model_config(arguments, tokenizer))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
-        f"{len(rows):,} rows with {len(rows.ids):,} tokens to train on, {len(held_out_rows):,} rows "
-        f"held out; {tokenizer.vocab_size:,} tokens known; {num_parameters:,} parameters"
+        f"{len(rows):,} rows with {len(rows.ids):,} tokens to train on, {len(held_out_rows):,} "
+        f"held out; a vocabulary of {tokenizer.vocab_size:,}; {num_parameters:,} parameters"
     )
     untrained = evaluate(model.to(config.device), held_out, config)
 

@@ -1,0 +1,180 @@
+"""What holds of the whole house: imports, files, names, lint-like promises."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minitransformer.files import (
+    CheckpointError,
+    atomic_directory,
+    checkpoint_file,
+    read_json,
+    remove_unfinished,
+)
+from minitransformer.names import nearest, unexpected_name
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minitransformer"
+# Who may import whom: a room may use those before it.
+ORDER = [
+    ("files", "names", "layers"),
+    ("models", "hub"),
+    ("hf", "tokenizer_loading", "tokenizer_training", "batch_encoding", "tokenization"),
+    ("tasks", "parity"),
+    ("arguments", "cli"),
+    ("train",),
+]
+# models/base.py calls hf/ when a user saves or loads, and not before.
+ALLOWED = {("minitransformer.models.base", "minitransformer.hf")}
+
+
+def level(module: str) -> int | None:
+    room = module.removeprefix("minitransformer.").split(".")[0]
+    return next((number for number, rooms in enumerate(ORDER) if room in rooms), None)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_point_one_way():
+    seen = 0
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "train").glob("*.py")]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        own = level(module)
+        if path.name == "__init__.py":
+            continue
+        assert own is not None, f"{module} has no place in ORDER"
+        for other in imports(path):
+            there = level(other)
+            allowed = any(module == a and other.startswith(b) for a, b in ALLOWED)
+            if there is not None and not allowed:
+                seen += 1
+                assert there <= own, f"{module} imports {other}"
+    assert seen > 50
+
+
+# The package's __init__ imports every room; this looks at one room in a fresh interpreter.
+BARE = """
+import sys, types
+package = types.ModuleType("minitransformer")
+package.__path__ = ["minitransformer"]
+sys.modules["minitransformer"] = package
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "module", "absent"),
+    [
+        ("", "minitransformer", "transformers matplotlib tokenizers safetensors huggingface_hub"),
+        ("", "train.mlm", "transformers matplotlib"),
+        (BARE, "minitransformer.layers.attention", "minitransformer.models minitransformer.hf"),
+        (BARE, "minitransformer.models.roberta", "minitransformer.hf minitransformer.tasks"),
+        (BARE, "minitransformer.hf.loading", "minitransformer.tasks minitransformer.parity train"),
+    ],
+)
+def test_what_an_import_does_not_bring(before, module, absent):
+    code = f"{before}\nimport {module}, json, sys; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    loaded = json.loads(result.stdout)
+    assert module in loaded
+    assert not set(absent.split()) & set(loaded)
+
+
+def test_files_keep_their_size():
+    for path in PACKAGE.rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").count("\n")
+        limit = {"layers": 200, "models": 300}.get(path.parent.name, 500)
+        assert lines <= limit, f"{path} has {lines} lines"
+
+
+def test_nothing_but_the_hub_reads_pickles():
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "train").glob("*.py")]:
+        source = path.read_text(encoding="utf-8")
+        assert not re.search(
+            r"torch\.load\(|torch\.save\(|import pickle|pickle\.(load|dump)", source
+        ), path
+
+
+def test_the_nearest_name():
+    assert nearest("hiden_size", ["hidden_size", "vocab_size"]) == "hidden_size"
+    assert nearest("quite_another", ["hidden_size"]) is None
+    assert "did you mean 'hidden_size'" in unexpected_name("field", "hiden_size", ["hidden_size"])
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "new") as directory:
+        (directory / "a").write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with atomic_directory(tmp_path / "new") as directory:
+        (directory / "a").write_text("1")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "a").read_text() == "1"
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "new") as directory:
+        (directory / "a").write_text("2")
+        raise RuntimeError
+    assert (tmp_path / "new" / "a").read_text() == "1"
+
+
+def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))
+    )
+    monkeypatch.setattr(os, "rename", lambda a, b: (calls.append("rename"), rename(a, b)))
+    with atomic_directory(tmp_path / "new") as directory:
+        (directory / "a").write_text("1")
+    assert [Path(call).name[:5] for call in calls] == ["a", ".tmp-", "renam", tmp_path.name[:5]]
+
+
+def test_what_a_kill_left_is_removed(tmp_path):
+    (tmp_path / ".tmp-model-1234").mkdir()
+    (tmp_path / "model").mkdir()
+    remove_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "..\\a", "C:\\a", "b/a", "", ".", ".."])
+def test_only_plain_names_are_opened(name, tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "a").write_text("")
+    with pytest.raises(CheckpointError, match="not a plain file name"):
+        checkpoint_file(tmp_path, name)
+
+
+def test_json_that_is_too_deep(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="a.json is not valid JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_every_link_of_the_documents_leads_somewhere():
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert len(documents) >= 4
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_module_named_in_the_documents_exists():
+    rooms = "minitransformer|train|tests|layers|models|hf|tasks"
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text(encoding="utf-8")
+        for name in re.findall(rf"`((?:{rooms})/[\w/.]+\.py)`", text):
+            assert (ROOT / name).exists() or (PACKAGE / name).exists(), f"{document.name}: {name}"

@@ -1,0 +1,272 @@
+"""The job, as a user runs it, on a little text; and the demo that is made of it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minitransformer import RobertaForMaskedLM, Tokenizer, from_pretrained, pipeline
+from tests.train import tiny_job
+from tests.train.test_loop import ROOT
+from train import demo, mlm
+from train.italian import sentences, write_corpus
+from train.loop import TrainingConfig
+from train.masking import MaskedBatches
+from train.metrics import draw_curve, read_metrics
+
+SMALL = [
+    "--vocab-size",
+    "400",
+    "--max-length",
+    "24",
+    "--hidden-size",
+    "16",
+    "--num-hidden-layers",
+    "1",
+]
+SMALL += ["--num-attention-heads", "2", "--held-out-every", "10", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "italian.txt"
+    write_corpus(path, 300, seed=0)
+    return path
+
+
+def run(text: Path, output: Path, *more: str) -> int:
+    return mlm.main(["--text", str(text), "--output", str(output), *SMALL, *more])
+
+
+def weights(path: Path) -> str:
+    return tiny_job.digest(from_pretrained(path))
+
+
+def test_the_job_leaves_a_model_a_curve_and_a_report(text, tmp_path, capsys):
+    assert (
+        run(text, tmp_path, "--epochs", "2", "--evaluate-every", "10", "--learning-rate", "1e-2")
+        == 0
+    )
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    held_out = report["held_out"]
+    assert held_out.keys() == {"this model", "unigram guess", "untrained model"}
+    for name, figures in held_out.items():
+        line = next(line for line in out.splitlines() if line.startswith(name))
+        assert f"{figures['accuracy']:.1%}" in line
+        assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
+    assert held_out["this model"]["loss"] < held_out["untrained model"]["loss"]
+    assert held_out["untrained model"]["loss"] == pytest.approx(math.log(400), rel=0.05)
+    picture = (tmp_path / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert records[-1]["eval_loss"] == pytest.approx(held_out["this model"]["loss"])
+
+    answers = pipeline("fill-mask", tmp_path)("oggi la ragazza è <mask>.")
+    assert len(answers) == 5
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert tokenizer.model_max_length == 24 == from_pretrained(tmp_path).config.max_sequence_length
+
+
+def test_transformers_takes_the_result(text, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+    assert run(text, tmp_path, "--max-steps", "2") == 0
+    theirs = transformers.pipeline("fill-mask", str(tmp_path))("la <mask> legge")
+    ours = pipeline("fill-mask", tmp_path)("la <mask> legge")
+    assert [a["token"] for a in theirs] == [a["token"] for a in ours]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--one-line-a-row", "--whole-words", "--mask-probability", "0.3", "--accumulate", "2"],
+        ["--algorithm", "wordpiece", "--bf16"],
+        [
+            "--algorithm",
+            "unigram",
+            "--patience",
+            "1",
+            "--evaluate-every",
+            "1",
+            "--learning-rate",
+            "9",
+        ],
+    ],
+)
+def test_the_flags(flags, text, tmp_path):
+    assert run(text, tmp_path, "--max-steps", "4", *flags) == 0
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_given_tokenizer_is_used(text, tmp_path):
+    tokenizer = Tokenizer.train(text, vocab_size=350, show_progress=False)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert (
+        run(text, tmp_path / "run", "--max-steps", "1", "--tokenizer", str(tmp_path / "tokenizer"))
+        == 0
+    )
+    assert from_pretrained(tmp_path / "run").config.vocab_size == 350
+
+
+def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
+    """A process of its own, interrupted as a terminal does it."""
+    command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, "--max-steps", "60"]
+    settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
+    settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], **settings)
+    assert whole.returncode == 0, whole.stderr
+
+    command += ["--output", str(tmp_path / "stopped")]
+    process = subprocess.Popen(command, **settings)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") > 5:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "go on with the same command and --resume" in out
+
+    resumed = subprocess.run([*command, "--resume"], **settings)
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--text", "nowhere.txt"], "nowhere.txt"),
+        (["--device", "cuda"], "no CUDA device"),
+        (["--batch-size", "0"], "batch_size=0"),
+        (["--hidden-size", "15"], "hidden_size=15"),
+        (["--held-out-every", "1000"], "smaller --held-out-every"),
+        (["--algorithm", "bpee"], "bpee"),
+        (["--learning-rate", "nan"], "learning_rate=nan"),
+    ],
+)
+def test_a_mistake_is_one_line(more, message, text, tmp_path, capsys):
+    if "cuda" in more and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert run(text, tmp_path, *more) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_a_misspelled_option_gets_the_right_name(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(text, tmp_path, "--learing-rate", "1")
+    assert "did you mean '--learning-rate'" in capsys.readouterr().err
+
+
+def test_the_unigram_baseline_by_hand():
+    rows = tiny_job.rows()
+    data = MaskedBatches(rows, tiny_job.TOKENIZER, batch_size=4, shuffle=False)
+    figures = mlm.unigram_baseline(rows, data)
+    labels = np.concatenate(
+        [data.batch(0, i)["labels"].numpy().ravel() for i in range(data.num_batches)]
+    )
+    labels = [int(label) for label in labels if label != -100]
+    ordinary = [int(token) for token in rows.ids if token >= 5]
+    probability = {t: (ordinary.count(t) + 1) / (len(ordinary) + 94) for t in range(5, 99)}
+    assert figures["loss"] == pytest.approx(
+        -sum(math.log(probability[t]) for t in labels) / len(labels)
+    )
+    best = max(probability, key=lambda token: probability[token])
+    assert figures["accuracy"] == pytest.approx(labels.count(best) / len(labels))
+    assert figures["tokens"] == len(labels)
+
+
+@torch.no_grad()
+def test_evaluation_is_the_mean_over_all_tokens(tmp_path):
+    model = tiny_job.model().eval()
+    data = MaskedBatches(
+        tiny_job.rows(), tiny_job.TOKENIZER, batch_size=4, probability=0.3, shuffle=False
+    )
+    figures = mlm.evaluate(model, data, TrainingConfig(output=tmp_path))
+    outputs = [
+        (model(**data.batch(0, i)), data.batch(0, i)["labels"]) for i in range(data.num_batches)
+    ]
+    total = sum(output.loss * output.num_supervised_tokens for output, _ in outputs)
+    count = sum(output.num_supervised_tokens for output, _ in outputs)
+    right = sum(int((output.logits.argmax(-1) == labels).sum()) for output, labels in outputs)
+    assert figures["loss"] == pytest.approx(float(total / count), rel=1e-5)
+    assert figures["accuracy"] == pytest.approx(right / int(count))
+    assert mlm.evaluate(model, data, TrainingConfig(output=tmp_path), lambda: True) is None
+
+
+def test_the_curve_without_matplotlib_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+
+
+def test_agreement_is_measured_by_the_forms_of_the_word(tmp_path):
+    """A model that knows one thing, that avesse is likely, is right where avesse is right."""
+    write_corpus(tmp_path / "text.txt", 3000, seed=0)
+    tokenizer = Tokenizer.train(tmp_path / "text.txt", vocab_size=4000, show_progress=False)
+    asked = list(sentences(60, seed=1, held_out=True))
+
+    class OnlyAvesse(RobertaForMaskedLM):
+        def __init__(self):
+            pass
+
+        def logits_at(self, places, **_batch):
+            logits = torch.zeros(int(places.sum()), tokenizer.vocab_size)
+            logits[:, demo._ids(tokenizer, "avesse")] = 1
+            return logits
+
+    results = demo.measure_agreement(OnlyAvesse(), tokenizer, asked, demo.word_counts(["avesse"]))
+    questions = [
+        (s.text[a.start : a.end], a)
+        for s in asked
+        for a in s.agreements
+        if all(len(demo._ids(tokenizer, form)) == 1 for form in a.forms)
+    ]
+    assert len(questions) > 60
+    assert results["all"]["questions"] == len(questions)
+    kind = "auxiliary (conditional period)"
+    with_avesse = [word for word, a in questions if a.kind == kind and "avesse" in a.forms]
+    wanted = with_avesse.count("avesse") + sum(
+        word == a.forms[0] for word, a in questions if a.kind == kind and "avesse" not in a.forms
+    )
+    asked_of_kind = [a for _, a in questions if a.kind == kind]
+    assert results[kind]["model"] == pytest.approx(wanted / len(asked_of_kind))
+    assert results[kind]["unigram"] == results[kind]["model"]
+
+
+def test_the_demo_runs_and_runs_again(tmp_path, capsys):
+    """Few lines and steps: that it works; `make demo` shows how well."""
+    arguments = [
+        "--output",
+        str(tmp_path),
+        "--lines",
+        "4000",
+        "--max-steps",
+        "3",
+        "--questions",
+        "20",
+    ]
+    assert demo.main(arguments) == 0
+    first = capsys.readouterr().out
+    for expected in (
+        "ciao, come <mask>?",
+        "unigram guess",
+        "auxiliary (conditional period)",
+        "fill-mask",
+    ):
+        assert expected in first
+    before = weights(tmp_path)
+    assert demo.main(arguments) == 0  # nothing is left to train; the answers are shown again
+    assert weights(tmp_path) == before
