@@ -19,6 +19,7 @@ from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 from train import mlm
 from train.italian import Sentence, sentences, unigram_guess, word_counts, write_corpus
+from train.metrics import new_figure, try_to_draw
 
 JOB = {
     "--vocab-size": 4000,
@@ -83,9 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     assert isinstance(model, MaskedLM)
     counts = word_counts(text.read_text(encoding="utf-8").splitlines())
     asked = list(sentences(arguments.questions, seed=1, held_out=True))
-    print_agreement(measure_agreement(model, tokenizer, asked, counts))
+    results = measure_agreement(model, tokenizer, asked, counts)
+    print_agreement(results)
+    try_to_draw(draw_agreement, results, output / "agreement.png")
     print(
-        f"\nThe model is in {output}, its loss curve in {output / 'loss.png'}. Next:\n"
+        f"\nThe model is in {output}; look at loss.png and agreement.png there. Next:\n"
         f'  .venv/bin/minitransformer fill-mask {output} "oggi Marco <mask> stanco."\n'
         f"  .venv/bin/python -m train.mlm --text YOUR_TEXT.txt --output runs/mine"
     )
@@ -135,7 +138,7 @@ def measure_agreement(
     return {
         kind: {name: count / result["questions"] for name, count in result.items()}
         | {"questions": result["questions"]}
-        for kind, result in sorted(results.items(), key=lambda item: item[0] == "all")
+        for kind, result in sorted(results.items(), key=lambda item: (item[0] == "all", item[0]))
     }
 
 
@@ -148,6 +151,32 @@ def print_agreement(results: dict[str, dict[str, Any]]) -> None:
             f"{kind:32}{result['questions']:>10,}{result['choices']:>7.1f}"
             f"{result['unigram']:>15.1%}{result['model']:>12.1%}"
         )
+
+
+def draw_agreement(results: dict[str, dict[str, Any]], picture: Path) -> None:
+    """Draw the table as bars, to a PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure = new_figure(height=3.8)
+    axes = figure.add_subplot()
+    kinds = list(results)[::-1]
+    for offset, name, label, color in (
+        (0.2, "model", "this model", "tab:blue"),
+        (-0.2, "unigram", "the most frequent form", "lightgray"),
+    ):
+        shares = [100 * results[kind][name] for kind in kinds]
+        places = [place + offset for place in range(len(kinds))]
+        bars = axes.barh(places, shares, height=0.38, label=label, color=color)
+        axes.bar_label(bars, fmt="%.1f%%", padding=3)
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_xlim(0, 112)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.set_xlabel("right form ranked first, in combinations never seen (%)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.14), ncols=2, frameon=False)
+    figure.savefig(picture)
 
 
 def _ids(tokenizer: Tokenizer, form: str) -> list[int]:

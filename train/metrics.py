@@ -1,8 +1,12 @@
 """What a run measured: one JSON record a line, and the curve drawn from it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class MetricsFile:
@@ -35,8 +39,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def draw_curve(metrics: Path, picture: Path) -> None:
-    """Draw training and held-out loss over the steps, to a PNG.
+def new_figure(height: float = 4.5) -> "Figure":
+    """An empty figure, eight inches wide.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -44,8 +48,24 @@ def draw_curve(metrics: Path, picture: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("the loss curve needs matplotlib: pip install matplotlib") from error
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
+    return Figure(figsize=(8, height), dpi=120, layout="constrained")
 
+
+def try_to_draw(draw: Callable[..., None], *arguments: Any) -> None:
+    """Draw, or say why there is no picture: a long run must not end in an error for want of one."""
+    try:
+        draw(*arguments)
+    except ImportError as error:
+        print(f"no picture: {error}")
+
+
+def draw_curve(metrics: Path, picture: Path) -> None:
+    """Draw training and held-out loss over the steps, to a PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     records = read_metrics(metrics)
     steps = [r["step"] for r in records if "loss" in r]
     losses = [r["loss"] for r in records if "loss" in r]
@@ -56,7 +76,7 @@ def draw_curve(metrics: Path, picture: Path) -> None:
         sum(losses[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(losses))
     ]
 
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = new_figure()
     axes = figure.add_subplot()
     axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
     axes.plot(

@@ -23,7 +23,7 @@ from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments, training_config
 from train.loop import Record, TrainingConfig, train
 from train.masking import MaskedBatches
-from train.metrics import draw_curve
+from train.metrics import draw_curve, try_to_draw
 from train.text import Rows, read_lines, tokenize_rows
 
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             "held_out": held_out_rows.checksum(),
         },
     )
-    _try_to_draw(config.output)
+    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
     if progress.stop_signal is not None:
         print(f"stopped after step {progress.step}; go on with the same command and --resume")
         return 128 + progress.stop_signal
@@ -190,13 +190,6 @@ def _model_config(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Robert
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
     )
-
-
-def _try_to_draw(output: Path) -> None:
-    try:
-        draw_curve(output / "metrics.jsonl", output / "loss.png")
-    except ImportError as error:
-        print(f"no picture: {error}")
 
 
 def _print_results(results: dict[str, Any], output: Path) -> None:

@@ -206,8 +206,13 @@ def test_evaluation_is_the_mean_over_all_tokens(tmp_path):
     assert mlm.evaluate(model, data, TrainingConfig(output=tmp_path), lambda: True) is None
 
 
-def test_the_curve_without_matplotlib_is_one_sentence(tmp_path, monkeypatch):
+def test_without_matplotlib_there_is_a_sentence_and_the_job_is_done(
+    text, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run(text, tmp_path, "--max-steps", "2") == 0
+    assert "no picture: pictures need matplotlib: pip install matplotlib" in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors").exists()
     with pytest.raises(ImportError, match="pip install matplotlib"):
         draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
 
@@ -267,6 +272,7 @@ def test_the_demo_runs_and_runs_again(tmp_path, capsys):
         "fill-mask",
     ):
         assert expected in first
+    assert (tmp_path / "agreement.png").read_bytes().startswith(b"\x89PNG")
     before = weights(tmp_path)
     assert demo.main(arguments) == 0  # nothing is left to train; the answers are shown again
     assert weights(tmp_path) == before
