@@ -178,3 +178,22 @@ def test_every_module_named_in_the_documents_exists():
         text = document.read_text(encoding="utf-8")
         for name in re.findall(rf"`((?:{rooms})/[\w/.]+\.py)`", text):
             assert (ROOT / name).exists() or (PACKAGE / name).exists(), f"{document.name}: {name}"
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    code = example[1].replace("path-or-hub-name", "path")
+    # The same lines on a model that is made in a moment.
+    for size, tiny in (
+        ("768", "24"),
+        ("30_522", "400"),
+        ("num_hidden_layers=6", "num_hidden_layers=1"),
+    ):
+        assert size in code
+        code = code.replace(size, tiny)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "italian.txt").write_text("ciao, come va? tutto bene, e tu come va?\n" * 9)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["count"] == 1
+    assert len(names["pipeline"]("fill-mask", "path")("ciao, <mask>")) == 5
