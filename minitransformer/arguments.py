@@ -4,7 +4,25 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from minitransformer.names import unexpected_name
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, as argparse's `type`."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least 1")
+    return int(text)
+
+
+def device(text: str) -> str:
+    """A device that is there, as argparse's `type`."""
+    if text.split(":")[0] not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} is unknown; choose cpu or cuda")
+    if text != "cpu" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f"{text!r}: PyTorch sees no CUDA device here; use cpu")
+    return text
 
 
 class Parser(argparse.ArgumentParser):

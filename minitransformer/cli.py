@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from minitransformer.arguments import Parser
+from minitransformer.arguments import Parser, device, positive
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,15 +15,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     fill_mask = verbs.add_parser("fill-mask", help="rank the words for each <mask> of a text")
     fill_mask.add_argument("path", help="directory of a checkpoint, or a name on the hub")
     fill_mask.add_argument("texts", nargs="+", metavar="text", help="with at least one <mask>")
-    fill_mask.add_argument("--top-k", type=int, default=5, help="answers for each mask")
-    fill_mask.add_argument("--device", default="cpu", help="cpu or cuda")
+    fill_mask.add_argument("--top-k", type=positive, default=5, help="answers for each mask")
+    fill_mask.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     fill_mask.add_argument("--json", action="store_true", help="print JSON")
 
     parity = verbs.add_parser(
         "parity", help="compare a checkpoint's model here and in transformers"
     )
     parity.add_argument("path", help="directory of a checkpoint, or a name on the hub")
-    parity.add_argument("--length", type=int, default=32, help="tokens a row of the random batch")
+    parity.add_argument("--length", type=positive, default=32, help="tokens a row of the batch")
+    parity.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
 
     arguments = parser.parse_args(argv)
     try:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fill_mask(
                 arguments.path, arguments.texts, arguments.top_k, arguments.device, arguments.json
             )
-        return _parity(arguments.path, arguments.length)
+        return _parity(arguments.path, arguments.length, arguments.device)
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -56,10 +57,10 @@ def _fill_mask(path: str, texts: list[str], top_k: int, device: str, as_json: bo
     return 0
 
 
-def _parity(path: str, length: int) -> int:
+def _parity(path: str, length: int, device: str) -> int:
     from minitransformer.parity import check_checkpoint
 
-    return 0 if check_checkpoint(path, length=length) else 1
+    return 0 if check_checkpoint(path, length=length, device=device) else 1
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} has over {_LARGEST_JSON} bytes: not a file of a checkpoint")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # wrong UTF-8, wrong JSON, absurd numbers
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, not an object")
@@ -72,12 +72,18 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def atomic_directory(target: str | Path) -> Iterator[Path]:
+def atomic_directory(target: str | Path, *, last: str | None = None) -> Iterator[Path]:
     """Give a temporary directory to write into, and publish its files as `target` at the end.
 
     A new `target` appears by one rename, whole. In a `target` that exists, each written file
     replaces its namesake by one rename and the other files stay. After an exception `target` is
     as it was. Everything is flushed to the disk before it gets its name.
+
+    Args:
+        target: the directory.
+        last: the written file without which the others mean nothing. Where it changes, the old
+            one is taken away before the others are replaced and the new one comes last, so that a
+            process killed in between leaves a directory that is refused, never a mixture.
 
     Raises:
         NotADirectoryError: `target` is a file.
@@ -86,7 +92,9 @@ def atomic_directory(target: str | Path) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file; a directory is needed to save into")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
+    # Inside a target that exists, which may be a file system of its own.
+    home = target if target.exists() else target.parent
+    temporary = home / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
     try:
         yield temporary
@@ -94,8 +102,11 @@ def atomic_directory(target: str | Path) -> Iterator[Path]:
             _flush(path)
         _flush(temporary)
         if target.exists():
-            for path in temporary.iterdir():
-                os.replace(path, target / path.name)
+            names = sorted((path.name for path in temporary.iterdir()), key=lambda n: n == last)
+            if last is not None and _differ(temporary / last, target / last):
+                (target / last).unlink(missing_ok=True)
+            for name in names:
+                os.replace(temporary / name, target / name)
             _flush(target)
         else:
             os.rename(temporary, target)
@@ -108,6 +119,10 @@ def remove_unfinished(parent: str | Path) -> None:
     """Delete the temporary directories that killed saves left in `parent`."""
     for path in Path(parent).glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _differ(new: Path, old: Path) -> bool:
+    return not old.exists() or new.read_bytes() != old.read_bytes()
 
 
 def _flush(path: Path) -> None:

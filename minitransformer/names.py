@@ -1,13 +1,19 @@
 """Wrong names in error messages: say what was meant, not only what was wrong."""
 
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def nearest(name: str, choices: Iterable[str]) -> str | None:
+def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The one of `choices` that looks most like `name`, or None where none comes near."""
     by_lower = {choice.lower(): choice for choice in choices}
-    matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None
 
 
@@ -21,3 +27,17 @@ def unexpected_name(kind: str, name: str, choices: Iterable[str]) -> str:
     guess = nearest(name, choices)
     hint = f"did you mean {guess!r}? The" if guess else "the"
     return f"unknown {kind} {name!r}; {hint} choices are: {', '.join(choices)}"
+
+
+def strict_names(method: Callable[P, R]) -> Callable[P, R]:
+    """Make a method say the nearest right name when an argument is misspelled."""
+    known = [name for name in inspect.signature(method).parameters if name != "self"]
+
+    @functools.wraps(method)
+    def checked(*arguments: P.args, **named: P.kwargs) -> R:
+        for name in named:
+            if name not in known:
+                raise TypeError(unexpected_name(f"{method.__name__}() argument", name, known))
+        return method(*arguments, **named)
+
+    return checked

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitransformer.hf.config import FAMILIES
+from minitransformer.hf.config import family_of_model
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.hf.names import stored_names
 from minitransformer.layers.positions import count_positions
@@ -76,18 +76,16 @@ def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
         theirs: its namesake of transformers, of the same dtype, with eager attention.
         batch: `input_ids`, `attention_mask`, and maybe `token_type_ids` and `labels`, all (B, T).
     """
-    our_modules, their_modules = _module_pairs(ours)
-    with _outputs_of(ours, our_modules) as our_outputs:
+    modules = _module_pairs(ours)
+    with _outputs_of(ours, list(modules)) as our_outputs:
         our_result = ours(**batch, output_hidden_states=True, output_attentions=True)
-    with _outputs_of(theirs, their_modules) as their_outputs:
+    with _outputs_of(theirs, list(modules.values())) as their_outputs:
         their_result = theirs(
             **_their_inputs(ours, batch), output_hidden_states=True, output_attentions=True
         )
     real = batch["attention_mask"].bool()
-    pairs = [
-        (name, output, their_outputs.get(their_modules[our_modules.index(name)]))
-        for name, output in our_outputs.items()
-    ]
+    order = [*our_outputs, *(name for name in modules if name not in our_outputs)]
+    pairs = [(name, our_outputs.get(name), their_outputs.get(modules[name])) for name in order]
     pairs += _result_pairs(our_result, their_result)
     rows = [_compare_tensors(name, a, b, real) for name, a, b in pairs]
     if "labels" in batch:
@@ -96,7 +94,11 @@ def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
 
 
 def check_checkpoint(
-    path: str | Path, *, length: int = 32, say: Callable[[str], None] = print
+    path: str | Path,
+    *,
+    length: int = 32,
+    device: str | torch.device = "cpu",
+    say: Callable[[str], None] = print,
 ) -> bool:
     """Load a checkpoint here and in transformers, and say whether they are the same function.
 
@@ -106,6 +108,7 @@ def check_checkpoint(
         path: a directory, or a name on the hub.
         length: tokens a row of the random batch (less where fewer fit): one row full, one padded
             on the left, one on the right.
+        device: to run both on.
         say: gets the lines of the report.
 
     Returns:
@@ -125,17 +128,15 @@ def check_checkpoint(
     theirs = their_class.from_pretrained(
         path, attn_implementation="eager", dtype=torch.float32
     ).eval()
-    batch = random_batch(ours, length)
+    batch = {name: tensor.to(device) for name, tensor in random_batch(ours, length).items()}
     for dtype in (torch.float32, torch.float64):
-        report = compare(ours.to(dtype), theirs.to(dtype), batch)
+        report = compare(ours.to(device, dtype), theirs.to(device, dtype), batch)
         say(f"{type(ours).__name__}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
         say(report.table())
         if report.equal:
             noise = " (the differences in float32 are rounding)" * (dtype == torch.float64)
             say(f"the same function{noise}")
             return True
-        ours.zero_grad()
-        theirs.zero_grad()
     say("not the same function: the difference is still there in float64")
     return False
 
@@ -176,16 +177,14 @@ def _their_inputs(ours: Model, batch: Batch) -> Batch:
     return batch
 
 
-def _module_pairs(ours: Model) -> tuple[list[str], list[str]]:
-    """The names of the modules with weights, here and there, pair by pair."""
-    family = next(f for f in FAMILIES.values() if type(ours) in f.models)
+def _module_pairs(ours: Model) -> dict[str, str]:
+    """The modules with weights, our name to theirs."""
     pairs = {
         our_name.rpartition(".")[0]: their_name.rpartition(".")[0]
-        for our_name, their_name in stored_names(family, ours).items()
+        for our_name, their_name in stored_names(family_of_model(ours), ours).items()
     }
     # A head that keeps a bias of its own is no leaf; its output is the logits, compared anyway.
-    leaves = {name: there for name, there in pairs.items() if "." in name}
-    return list(leaves), list(leaves.values())
+    return {name: there for name, there in pairs.items() if "." in name}
 
 
 @contextmanager
@@ -207,9 +206,9 @@ def _outputs_of(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor
             hook.remove()
 
 
-def _result_pairs(ours: Any, theirs: Any) -> list[tuple[str, Tensor, Tensor | None]]:
+def _result_pairs(ours: Any, theirs: Any) -> list[tuple[str, Tensor | None, Tensor | None]]:
     """The fields of two outputs, tuples taken apart."""
-    pairs: list[tuple[str, Tensor, Tensor | None]] = []
+    pairs: list[tuple[str, Tensor | None, Tensor | None]] = []
     for name in ("hidden_states", "attentions"):
         their_tensors = getattr(theirs, name) or ()
         for i, tensor in enumerate(getattr(ours, name)):
@@ -226,14 +225,18 @@ def _compare_gradients(
     ours: Model, theirs: nn.Module, our_loss: Tensor, their_loss: Tensor
 ) -> list[Comparison]:
     """The gradient of every parameter of the loss, by our names."""
-    our_loss.backward()
-    their_loss.backward()
-    family = next(f for f in FAMILIES.values() if type(ours) in f.models)
-    names = stored_names(family, ours)
+    names = stored_names(family_of_model(ours), ours)
+    our_parameters = dict(ours.named_parameters())
     their_parameters = dict(theirs.named_parameters())
+    our_gradients = torch.autograd.grad(our_loss, [*our_parameters.values()], allow_unused=True)
+    their_gradients = torch.autograd.grad(
+        their_loss, [their_parameters[names[name]] for name in our_parameters], allow_unused=True
+    )
     return [
-        _compare_tensors(f"gradient of {name}", parameter.grad, their_parameters[names[name]].grad)
-        for name, parameter in ours.named_parameters()
+        _compare_tensors(f"gradient of {name}", our_gradient, their_gradient)
+        for name, our_gradient, their_gradient in zip(
+            our_parameters, our_gradients, their_gradients, strict=True
+        )
     ]
 
 
@@ -256,12 +259,10 @@ def _compare_tensors(
 def _at_real_tokens(tensor: Tensor, real: Tensor) -> Tensor:
     """Leave out padding: its places, its rows of an attention map, and what is pooled from it."""
     tensor = tensor.detach()
+    if tensor.dim() == 2:  # (B, E), pooled: Hugging Face pools place 0, be it padding or not
+        return tensor[real[:, 0]] if len(tensor) == len(real) else tensor
+    if tensor.dim() < 2:  # a loss
+        return tensor
     if tensor.dim() == 4:  # (B, H, T, S): the queries are the third dimension
         tensor = tensor.transpose(1, 2)  # (B, T, H, S)
-    if tensor.shape[:1] == (1,) and real.shape[0] > 1:
-        tensor = tensor.expand(real.shape[0], *tensor.shape[1:])
-    if tensor.shape[:2] == real.shape:
-        return tensor[real]
-    if tensor.dim() == 2:  # (B, E), pooled: Hugging Face pools place 0, be it padding or not
-        return tensor[real[:, 0]]
-    return tensor
+    return tensor.expand(len(real), *tensor.shape[1:])[real]  # positions may come as (1, T, E)

@@ -141,6 +141,11 @@ def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     with atomic_directory(tmp_path / "new") as directory:
         (directory / "a").write_text("1")
     assert [Path(call).name[:5] for call in calls] == ["a", ".tmp-", "renam", tmp_path.name[:5]]
+    calls.clear()
+    with atomic_directory(tmp_path / "new") as directory:
+        (directory / "a").write_text("2")
+        assert directory.parent == tmp_path / "new"  # which may be a file system of its own
+    assert [Path(call).name[:5] for call in calls] == ["a", ".tmp-", "new", tmp_path.name[:5]]
 
 
 def test_what_a_kill_left_is_removed(tmp_path):
@@ -156,6 +161,13 @@ def test_only_plain_names_are_opened(name, tmp_path):
     (tmp_path / "b" / "a").write_text("")
     with pytest.raises(CheckpointError, match="not a plain file name"):
         checkpoint_file(tmp_path, name)
+
+
+def test_json_that_is_too_large(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    monkeypatch.setattr("minitransformer.files._LARGEST_JSON", 7)
+    with pytest.raises(CheckpointError, match="a.json has over 7 bytes"):
+        read_json(tmp_path / "a.json")
 
 
 def test_json_that_is_too_deep(tmp_path):

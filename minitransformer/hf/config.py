@@ -33,15 +33,25 @@ WITHOUT_EFFECT = {
     "bos_token_id",
     "chunk_size_feed_forward",
     "classifier_dropout",
+    "cls_token_id",
+    "directionality",
     "dtype",
     "eos_token_id",
+    "eos_token_ids",
     "finetuning_task",
     "gradient_checkpointing",
     "id2label",
     "label2id",
+    "mask_token_id",
     "model_type",
+    "num_labels",
     "output_attentions",
     "output_hidden_states",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
     "problem_type",
     "return_dict",
     "sep_token_id",
@@ -49,6 +59,7 @@ WITHOUT_EFFECT = {
     "torch_dtype",
     "torchscript",
     "transformers_version",
+    "unk_token_id",
     "use_cache",
 }
 
@@ -60,9 +71,26 @@ def family_of(content: dict[str, Any], path: Path) -> Family:
         CheckpointError: it names none, or one that is not built here.
     """
     model_type = content.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(f"{path}: {unexpected_name('model_type', str(model_type), FAMILIES)}")
     return FAMILIES[model_type]
+
+
+def family_of_model(model: Model | type[Model]) -> Family:
+    """The family that a model, or its class, is of.
+
+    Raises:
+        TypeError: it is of none, such as a subclass that no checkpoint knows.
+    """
+    model_class = model if isinstance(model, type) else type(model)
+    for family in FAMILIES.values():
+        if model_class in family.models:
+            return family
+    known = [known.__name__ for family in FAMILIES.values() for known in family.models]
+    raise TypeError(
+        f"{model_class.__name__} has no form in Hugging Face's layout; these have: "
+        + ", ".join(known)
+    )
 
 
 def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Config:
@@ -82,7 +110,7 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
                     f"{path}: {name}={value!r} is not supported, only {ONLY_VALUES[name]!r} is"
                 )
         elif name not in WITHOUT_EFFECT:
-            right = nearest(name, known)
+            right = nearest(name, known, cutoff=0.8)
             if right is not None and right not in content:
                 raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
             warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=2)
@@ -94,11 +122,10 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
 
 def config_to_hf(model: Model) -> dict[str, Any]:
     """The content of the config.json that Hugging Face reads as this model."""
-    family = next(f for f in FAMILIES.values() if type(model) in f.models)
     dtype = next(model.parameters()).dtype
     return {
         "architectures": [type(model).__name__],
-        "model_type": family.model_type,
+        "model_type": family_of_model(model).model_type,
         "dtype": str(dtype).removeprefix("torch."),
         **asdict(model.config),
     }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
-from minitransformer.hf.config import FAMILIES, config_from_hf, family_of
+from minitransformer.hf.config import config_from_hf, family_of, family_of_model
 from minitransformer.hf.family import Family
 from minitransformer.hf.names import Translation, number_of_layers, translate
 from minitransformer.hf.tensors import StoredTensor, list_tensors, read_tensors
@@ -77,10 +77,9 @@ def load_model(
     content = _read_config(directory)
     family = family_of(content, directory / CONFIG)
     if model_class not in family.models:
-        fitting = next(f.model_type for f in FAMILIES.values() if model_class in f.models)
         raise CheckpointError(
             f"{directory / CONFIG}: model_type is {family.model_type!r}, but a "
-            f"{model_class.__name__} needs {fitting!r}"
+            f"{model_class.__name__} needs {family_of_model(model_class).model_type!r}"
         )
     return _load(model_class, directory, content, family, attention, dtype, device)
 
@@ -96,8 +95,8 @@ def _load(
 ) -> SomeModel:
     """Compare the header with the config, and only then take memory and read."""
     config = config_from_hf(content, family, directory / CONFIG)
-    stored = list_tensors(directory, _architecture(content) or model_class.__name__)
-    layers = number_of_layers(stored)
+    stored = list_tensors(directory, model_class.__name__)
+    layers = number_of_layers(stored, family)
     if layers != config.num_hidden_layers:
         raise CheckpointError(
             f"{directory}: config.json says num_hidden_layers={config.num_hidden_layers}, "

@@ -8,7 +8,8 @@ from minitransformer.files import CheckpointError
 from minitransformer.hf.family import Family
 from minitransformer.models.base import Model
 
-_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")  # the number of a layer within a name
+# The number of a layer within a name, without leading zeros; no model has a million layers.
+_LAYER = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
 # TensorFlow's names of a norm's weight and bias, which the first BERT checkpoints still carry.
 _OLD_ENDING = re.compile(r"LayerNorm\.(gamma|beta)$")
 _NEW_ENDING = {"gamma": "LayerNorm.weight", "beta": "LayerNorm.bias"}
@@ -29,9 +30,17 @@ class Translation:
     new: list[str] = field(default_factory=list)
 
 
-def number_of_layers(names: Iterable[str]) -> int:
-    """How many layers a checkpoint's names speak of."""
-    return 1 + max((int(n) for name in names for n in _LAYER.findall(name)), default=-1)
+def number_of_layers(names: Iterable[str], family: Family) -> int:
+    """How many layers a checkpoint stores.
+
+    Only layers that are there count, so the number is never more than that of the tensors.
+    """
+    found = set()
+    for name in names:
+        inner = _modern(name).removeprefix(f"{family.backbone_name}.")
+        if _LAYER.search(inner) and _LAYER.sub("{}", inner) in family.weights:
+            found.update(_LAYER.findall(inner))
+    return len(found)
 
 
 def translate(names: Iterable[str], family: Family, model: Model) -> Translation:
@@ -42,6 +51,7 @@ def translate(names: Iterable[str], family: Family, model: Model) -> Translation
     """
     wanted = set(model.state_dict())
     result = Translation()
+    parts = _replaceable_parts(family, model)
     unexpected = []
     for name in names:
         try:
@@ -51,11 +61,15 @@ def translate(names: Iterable[str], family: Family, model: Model) -> Translation
             continue
         if target in wanted:
             result.targets[name] = target
-        elif target is not None:
+        elif target is None:
+            continue
+        elif target.startswith((*family.other_heads, *(f"{part}." for part in parts))):
             result.unused.append(name)
+        else:
+            unexpected.append(name)
 
     missing = wanted - set(result.targets.values())
-    for part in _replaceable_parts(family, model):
+    for part in parts:
         whole = {name for name in wanted if name.startswith(f"{part}.")}
         if whole and whole <= missing:  # all of a head is absent, not some of it
             result.new.append(part)
@@ -70,7 +84,7 @@ def translate(names: Iterable[str], family: Family, model: Model) -> Translation
 
 def stored_names(family: Family, model: Model) -> dict[str, str]:
     """Our name to Hugging Face's, for every tensor that `model` has."""
-    layers = range(number_of_layers(model.state_dict()))
+    layers = range(model.config.num_hidden_layers)
     before = _backbone_prefix(model)
     names = {ours: theirs for theirs, ours in family.heads.items() if ours is not None}
     for theirs, ours in family.weights.items():
@@ -82,7 +96,7 @@ def stored_names(family: Family, model: Model) -> dict[str, str]:
 
 def _target(name: str, family: Family, model: Model) -> str | None:
     """Our name of a stored tensor; None drops it; LookupError says that nobody knows it."""
-    modern = _OLD_ENDING.sub(lambda match: _NEW_ENDING[match[1]], name)
+    modern = _modern(name)
     if modern in family.heads:
         return family.heads[modern]
     if modern in family.tied:
@@ -94,6 +108,10 @@ def _target(name: str, family: Family, model: Model) -> str | None:
     inner = modern.removeprefix(f"{family.backbone_name}.")
     target = family.weights[_LAYER.sub("{}", inner)]
     return target and _backbone_prefix(model) + target.format(*_LAYER.findall(inner))
+
+
+def _modern(name: str) -> str:
+    return _OLD_ENDING.sub(lambda match: _NEW_ENDING[match[1]], name)
 
 
 def _backbone_prefix(model: Model) -> str:

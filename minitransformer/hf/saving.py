@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from minitransformer.files import atomic_directory, write_json
-from minitransformer.hf.config import config_to_hf, family_of
+from minitransformer.hf.config import config_to_hf, family_of_model
 from minitransformer.hf.names import stored_names
 from minitransformer.hf.tensors import WEIGHTS
 from minitransformer.models.base import Model
@@ -19,10 +19,8 @@ def save_pretrained(model: Model, path: str | Path) -> None:
     except ImportError as error:
         raise ImportError("checkpoints need safetensors: pip install safetensors") from error
 
-    content = config_to_hf(model)
-    family = family_of(content, Path(path))
-    names = stored_names(family, model)
+    names = stored_names(family_of_model(model), model)
     tensors = {names[name]: value.contiguous() for name, value in model.state_dict().items()}
-    with atomic_directory(path) as directory:
-        write_json(directory / "config.json", content)
+    with atomic_directory(path, last="config.json") as directory:
+        write_json(directory / "config.json", config_to_hf(model))
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})

@@ -3,6 +3,7 @@
 Names, shapes and dtypes come from the files' headers; no tensor is read until it is asked for.
 """
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
 
     Args:
         directory: of the checkpoint.
-        architecture: the class that its config.json names, for the advice about a pickle.
+        architecture: the class to be loaded, for the advice about a pickle.
 
     Raises:
         CheckpointError: there are no weights, or only pickled ones; a shard leads out of the
@@ -42,14 +43,15 @@ def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
     if (directory / INDEX).exists():
         return _list_shards(directory)
     pickles = [path.name for pattern in _PICKLES for path in sorted(directory.glob(pattern))]
-    if pickles:
-        raise CheckpointError(
-            f"{directory} holds only {', '.join(pickles)}: a pickle, which can run code when it is "
-            'read, and is refused. If you trust it, convert it: python -c "import transformers; '
-            f"transformers.{architecture}.from_pretrained({str(directory)!r})"
-            f'.save_pretrained({str(directory)!r})"'
-        )
-    raise CheckpointError(f"{directory} holds no {WEIGHTS} and no {INDEX}")
+    program = (
+        f"import transformers; transformers.{architecture}.from_pretrained({str(directory)!r})"
+        f".save_pretrained({str(directory)!r})"
+    )
+    raise CheckpointError(
+        f"{directory} holds no {WEIGHTS} and no {INDEX}{', only ' * bool(pickles)}"
+        f"{', '.join(pickles)}. Pickled weights are refused, because reading them can run code; if "
+        f"you trust them, convert them: python -c {shlex.quote(program)}"
+    )
 
 
 def _list_shards(directory: Path) -> dict[str, StoredTensor]:

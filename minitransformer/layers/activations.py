@@ -42,6 +42,6 @@ def activation_named(name: str) -> Callable[[Tensor], Tensor]:
     Raises:
         ValueError: the name is unknown; the message lists the known ones.
     """
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ValueError(f"hidden_act={name!r} is unknown; choose one of {sorted(ACTIVATIONS)}")
     return ACTIVATIONS[name]

@@ -1,6 +1,5 @@
 """What every model has in common: strict calls, initial weights, loading and saving."""
 
-import inspect
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.models.config import Config
-from minitransformer.names import unexpected_name
 
 
 class Model(nn.Module):
@@ -21,25 +19,26 @@ class Model(nn.Module):
     Args:
         config: the sizes.
         attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+
+    Raises:
+        TypeError: the config is that of another family.
     """
 
     config: Config
+    config_class: ClassVar[type[Config]]
     # The attribute under which a model with a task head keeps its backbone, such as "roberta";
     # Hugging Face puts the same word before the names of the backbone's weights.
     backbone_name: ClassVar[str | None] = None
 
     def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
         super().__init__()
+        if type(config) is not self.config_class:
+            raise TypeError(
+                f"{type(self).__name__} needs a {self.config_class.__name__}, "
+                f"not a {type(config).__name__}"
+            )
         self.config = config
         self.attention = attention
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Run `forward`; a misspelled argument is an error that gives the nearest right name."""
-        known = [*inspect.signature(self.forward).parameters]
-        for name in named:
-            if name not in known:
-                raise TypeError(unexpected_name(f"{type(self).__name__} argument", name, known))
-        return super().__call__(*arguments, **named)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config.json and model.safetensors in Hugging Face's layout, atomically.

@@ -21,6 +21,7 @@ from minitransformer.models.base import Model, initialize
 from minitransformer.models.config import Config
 from minitransformer.models.inputs import check_attention_mask, check_ids, check_length
 from minitransformer.models.outputs import EncoderOutput, recording
+from minitransformer.names import strict_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,7 @@ class BertModel(Model):
     """
 
     config: BertConfig
+    config_class = BertConfig
 
     def __init__(
         self, config: BertConfig, *, attention: str = "sdpa", add_pooling_layer: bool = True
@@ -220,6 +222,7 @@ class BertModel(Model):
             return torch.ones_like(input_ids, dtype=torch.bool)
         return attention_mask
 
+    @strict_names
     def forward(
         self,
         input_ids: Tensor,

@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from minitransformer.names import unexpected_name
 
+_LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -33,8 +35,10 @@ class Config:
     def _require_integers(self, *names: str, minimum: int) -> None:
         for name in names:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-                raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}")
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"{name}={value!r} must be an integer")
+            if not minimum <= value <= _LARGEST:
+                raise ValueError(f"{name}={value!r} must lie between {minimum} and {_LARGEST}")
 
     def _require_probabilities(self, *names: str) -> None:
         for name in names:
@@ -50,4 +54,8 @@ class Config:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= _LARGEST  # which NaN is not, nor an integer that is no float
+    )

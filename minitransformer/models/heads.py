@@ -14,6 +14,7 @@ from minitransformer.models.base import TaskModel
 from minitransformer.models.bert import BertConfig, BertModel
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
 from minitransformer.models.outputs import MaskedLMOutput
+from minitransformer.names import strict_names
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,6 +27,8 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
         logits: (..., V).
         labels: (...) int64, -100 where there is no label.
     """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()  # a sum over thousands of tokens does not fit the half formats
     total = F.cross_entropy(
         logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
     )
@@ -57,6 +60,7 @@ class MaskedLM(TaskModel):
     config: BertConfig
     lm_head: MaskedLMHead
 
+    @strict_names
     def forward(
         self,
         input_ids: Tensor,
@@ -80,6 +84,8 @@ class MaskedLM(TaskModel):
         Raises:
             ValueError: an input's shape, dtype or values are off.
         """
+        if labels is not None:
+            check_labels(labels, input_ids, self.config.vocab_size)
         encoded = self.backbone(
             input_ids,
             attention_mask,
@@ -92,7 +98,6 @@ class MaskedLM(TaskModel):
         )  # (B, T, V)
         loss = count = None
         if labels is not None:
-            check_labels(labels, input_ids, self.config.vocab_size)
             total, count = summed_cross_entropy(logits, labels)
             loss = total / count.clamp(min=1)
         return MaskedLMOutput(
@@ -103,6 +108,7 @@ class MaskedLM(TaskModel):
             attentions=encoded.attentions,
         )
 
+    @strict_names
     def logits_at(
         self,
         places: Tensor,
@@ -123,10 +129,13 @@ class MaskedLM(TaskModel):
             (N, V), in the order of `places.nonzero()`.
         """
         check_same_shape("places", places, input_ids)
+        if places.dtype != torch.bool:
+            raise ValueError(f"places has dtype {places.dtype}; torch.bool is needed")
         index, valid = chosen_rows(places)  # (B, P) twice
         hidden, _ = self.backbone.encode(input_ids, attention_mask, token_type_ids, index)
         return self.lm_head(hidden[valid], self.backbone.embeddings.words.weight)  # (N, V)
 
+    @strict_names
     def summed_loss(
         self,
         input_ids: Tensor,
@@ -144,6 +153,7 @@ class MaskedLM(TaskModel):
         logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
         return summed_cross_entropy(logits, labels[places])
 
+    @strict_names
     def loss(
         self,
         input_ids: Tensor,

@@ -35,6 +35,9 @@ class RobertaConfig(BertConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("bos_token_id", "eos_token_id"):
+            if getattr(self, name) is not None:
+                self._require_integers(name, minimum=0)
         if self.max_sequence_length < 1:
             raise ValueError(
                 f"max_position_embeddings={self.max_position_embeddings} leaves no row for a token:"
@@ -51,6 +54,7 @@ class RobertaModel(BertModel):
     """BERT's encoder with RoBERTa's positions."""
 
     config: RobertaConfig
+    config_class = RobertaConfig
 
     def build_positions(self, config: BertConfig) -> nn.Module:
         """The position module of this family."""
@@ -77,6 +81,7 @@ class RobertaForMaskedLM(MaskedLM):
 
     backbone_name = "roberta"
     config: RobertaConfig
+    config_class = RobertaConfig
 
     def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)

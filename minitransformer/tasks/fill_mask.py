@@ -47,15 +47,19 @@ class FillMask:
         return cls(model, Tokenizer.from_pretrained(path))  # type: ignore[arg-type]
 
     def __call__(
-        self, texts: str | Sequence[str], *, top_k: int = 5, targets: Sequence[str] | None = None
+        self,
+        texts: str | Sequence[str],
+        *,
+        top_k: int = 5,
+        targets: str | Sequence[str] | None = None,
     ) -> list[Any]:
         """Fill every mask of every text.
 
         Args:
             texts: one text or several, each with at least one mask.
             top_k: how many words for each mask.
-            targets: rank these words alone, each of which must be one token; a word that follows
-                a space is written with it, " va", where the tokenizer tells the two apart.
+            targets: rank this word, or these, alone; each must be one token. A word that follows a
+                space is written with it, " va", where the tokenizer tells the two apart.
 
         Returns:
             For one text with one mask: a list of dicts with `score` (a probability), `token` (its
@@ -65,9 +69,9 @@ class FillMask:
         Raises:
             ValueError: a text has no mask or is too long, or a target is not one token.
         """
-        if top_k < 1:
-            raise ValueError(f"top_k={top_k} must be at least 1")
-        allowed = None if targets is None else [self._target_id(word) for word in targets]
+        if not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k={top_k!r} must be an integer of at least 1")
+        allowed = None if targets is None else self._target_ids(targets)
         single = isinstance(texts, str)
         every_text = [texts] if isinstance(texts, str) else list(texts)
         answers: list[Any] = []
@@ -83,9 +87,10 @@ class FillMask:
         for text, count in zip(texts, masked.sum(dim=1).tolist(), strict=True):
             if not count:
                 raise ValueError(f"there is no {self.tokenizer.mask_token} in {text!r}")
-        scores = self.model.logits_at(masked, **batch).float().softmax(dim=-1)  # (N, V)
+        scores = self.model.logits_at(masked, **batch).float().softmax(dim=-1).cpu()  # (N, V)
+        batch, masked = batch.to("cpu"), masked.cpu()
         candidates = torch.tensor(range(scores.shape[1]) if allowed is None else allowed)
-        scores = scores[:, candidates.to(scores.device)]
+        scores = scores[:, candidates]
         best = scores.topk(min(top_k, len(candidates)), dim=-1)
         answers: list[Any] = [[] for _ in texts]
         for (row, place), values, chosen in zip(
@@ -110,8 +115,14 @@ class FillMask:
                 )
         return [answer[0] if len(answer) == 1 else answer for answer in answers]
 
-    def _target_id(self, word: str) -> int:
-        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise ValueError(f"the target {word!r} is {len(ids)} tokens, not one")
-        return ids[0]
+    def _target_ids(self, targets: str | Sequence[str]) -> list[int]:
+        words = [targets] if isinstance(targets, str) else list(targets)
+        if not words:
+            raise ValueError("targets is empty; leave it out to rank every word")
+        found = []
+        for word in dict.fromkeys(words):
+            ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+            if len(ids) != 1:
+                raise ValueError(f"the target {word!r} is {len(ids)} tokens, not one")
+            found += ids
+        return found

@@ -283,10 +283,33 @@ DAMAGE = {
     "NaN": (config(layer_norm_eps=float("nan")), "layer_norm_eps=nan"),
     "unknown activation": (config(hidden_act="os.system"), "hidden_act='os.system'"),
     "huge vocabulary": (
-        config(vocab_size=10**10),
-        r"has shape \(99,\), config.json asks for \(10000000000,\)",
+        config(vocab_size=10**9),
+        rX,
     ),
     "many layers": (config(num_hidden_layers=10**6), "num_hidden_layers=1000000, .* 3 layers"),
+    "a layer far away": (
+        lambda d: (
+            add("roberta.encoder.layer.2999.x", torch.zeros(1))(d),
+            edit_config(d, num_hidden_layers=3000),
+        ),
+        "num_hidden_layers=3000, .* 3 layers",
+    ),
+    "a layer beyond numbers": (
+        add(f"roberta.encoder.layer.{'9' * 5000}.output.dense.bias", torch.zeros(1)),
+        "unexpected .*roberta.encoder.layer.999",
+    ),
+    "a layer with a zero before": (
+        add("roberta.encoder.layer.01.output.dense.bias", torch.zeros(1)),
+        "unexpected .*layer.01",
+    ),
+    "model type a list": (config(model_type=["roberta"]), "unknown model_type"),
+    "activation a list": (config(hidden_act=["gelu"]), "hidden_act="),
+    "number of 5000 digits": (
+        lambda d: (d / "config.json").write_text('{"vocab_size": ' + "9" * 5000 + "}"),
+        "config.json is not valid JSON",
+    ),
+    "size beyond all": (config(vocab_size=10**30), "vocab_size=1000"),
+    "sizes that overflow": (config(intermediate_size=2**31 - 1), "has shape"),
     "fewer layers": (config(num_hidden_layers=2), "num_hidden_layers=2, .* 3 layers"),
     "wider": (config(hidden_size=64), "has shape"),
     "more positions": (config(max_position_embeddings=30), "position_embeddings.weight has shape"),
@@ -314,7 +337,7 @@ DAMAGE = {
     ),
     "pickle": (
         pickle_instead,
-        "pytorch_model.bin: a pickle.*convert it: python -c .*RobertaForMaskedLM",
+        "only pytorch_model.bin. Pickled .*convert them: python -c .*RobertaForMaskedLM",
     ),
     "weights by a link": (link_weights_out, "model.safetensors is a link that leads out"),
     "config by a link": (link_config_out, "config.json is a link that leads out"),
@@ -338,7 +361,7 @@ def test_damage_is_one_clear_error(damage, saved):
 
 
 def test_nothing_of_a_claimed_size_is_allocated(saved, monkeypatch):
-    edit_config(saved, vocab_size=10**10)
+    edit_config(saved, vocab_size=10**9)
     monkeypatch.setattr(
         torch.nn.Module, "to_empty", lambda *_a, **_k: pytest.fail("memory was taken")
     )
@@ -389,6 +412,48 @@ def test_a_save_that_fails_leaves_the_old_files(saved, monkeypatch):
         model.save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_a_kill_between_two_files_leaves_no_mixture(saved, monkeypatch):
+    model = RobertaForMaskedLM(roberta_config(layer_norm_eps=1e-3))
+    replace, done = os.replace, []
+
+    def replace_once(source, target):
+        if done:
+            raise KeyboardInterrupt
+        done.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_once)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(saved)
+    assert done == ["model.safetensors"]
+    with pytest.raises(CheckpointError, match="config.json is missing"):
+        from_pretrained(saved)
+
+
+def test_a_shell_command_in_a_config_is_not_passed_on(saved):
+    edit_config(saved, architectures=["RobertaModel; import os; os.system('id') #"])
+    pickle_instead(saved)
+    with pytest.raises(CheckpointError) as error:
+        RobertaForMaskedLM.from_pretrained(saved)
+    assert "os.system" not in str(error.value)
+
+
+def test_a_head_with_numbers_is_no_layer(tmp_path):
+    perturb(BertModel(bert_config())).save_pretrained(tmp_path)
+    add("classifier.12.weight", torch.zeros(2))(tmp_path)
+    with pytest.warns(UserWarning, match="no use for classifier.12.weight"):
+        BertModel.from_pretrained(tmp_path)
+
+
+def test_a_class_that_no_checkpoint_knows_is_named(tmp_path):
+    class Mine(RobertaForMaskedLM):
+        pass
+
+    with pytest.raises(TypeError, match="Mine has no form in .*RobertaForMaskedLM"):
+        Mine(roberta_config()).save_pretrained(tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_saving_onto_a_file_is_refused(tmp_path):

@@ -113,6 +113,10 @@ def test_dropout_is_on_in_training_alone_and_keeps_the_mean():
     assert kernel.eval()(query, key, value, None).item() == pytest.approx(1.0, abs=1e-4)
     assert kernel.train()(query, key, value, None).item() == pytest.approx(1.0, abs=0.1)
     assert kernel(query, key, value, None) != kernel(query, key, value, None)
+    # The sum of 2000 weights of 1/2000, each doubled or dropped, has this deviation.
+    for trained in (kernel, SdpaAttention(dropout=0.5).train()):
+        sums = trained(query.expand(1, 1, 500, 400), key, value, None)
+        assert sums.std().item() == pytest.approx(1 / 2000**0.5, rel=0.15)
     sdpa = SdpaAttention(dropout=0.5)
     assert sdpa.eval()(query, key, value, None).item() == pytest.approx(1.0, abs=1e-4)
     assert sdpa.train()(query, key, value, None) != sdpa(query, key, value, None)

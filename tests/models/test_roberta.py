@@ -1,5 +1,7 @@
 """Promises of the encoder that need no reference: invariants, losses, what can be looked at."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from minitransformer import BertModel, RobertaForMaskedLM, RobertaModel
+from minitransformer.models.heads import summed_cross_entropy
 from tests.tiny import batch_of, bert_config, perturb, roberta_config
 
 KERNELS = ["eager", "sdpa"]
@@ -128,6 +131,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
         (model.summed_loss(**part, labels=labels[rows])[0] / count).backward()
     for before, parameter in zip(whole, model.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, before, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_sum_of_many_losses_fits_a_half_precision_model(dtype):
+    logits = torch.zeros(30_000, 99, dtype=dtype)
+    total, count = summed_cross_entropy(logits, torch.full((30_000,), 7))
+    assert total.item() == pytest.approx(30_000 * math.log(99), rel=1e-3)
+    assert count == 30_000
 
 
 def test_the_decoder_is_the_word_embedding():

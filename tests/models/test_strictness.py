@@ -42,6 +42,11 @@ def test_a_config_cannot_be_changed_behind_the_model():
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0"),
         ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob=-0.1"),
         ({"pad_token_id": 99}, "pad_token_id=99 .*vocab_size=99"),
+        ({"layer_norm_eps": 10**400}, "layer_norm_eps=1000"),
+        ({"vocab_size": 10**30}, "vocab_size=1000"),
+        ({"bos_token_id": "x"}, "bos_token_id='x'"),
+        ({"eos_token_id": -7}, "eos_token_id=-7"),
+        ({"hidden_act": ["gelu"]}, "hidden_act="),
         ({"max_position_embeddings": 2}, "max_position_embeddings=2 .* first 2"),
     ],
 )
@@ -143,6 +148,38 @@ def test_token_types_beyond_the_table():
     )
     ones = bert(ids, token_type_ids=zeros + 1).last_hidden_state
     assert not torch.allclose(ones, bert(ids).last_hidden_state)
+
+
+def test_places_are_bool(model):
+    batch = batch_of([4, 2])
+    with pytest.raises(ValueError, match="places has dtype torch.int64"):
+        model.logits_at(batch["attention_mask"], **batch)
+
+
+@pytest.mark.parametrize("method", ["forward", "loss", "summed_loss", "logits_at"])
+def test_every_method_hints_at_the_right_argument(model, method):
+    with pytest.raises(TypeError, match=f"{method}.*did you mean 'attention_mask'"):
+        getattr(model, method)(torch.tensor([[5, 6]]), atention_mask=None)
+
+
+def test_the_config_of_another_family_is_refused():
+    with pytest.raises(TypeError, match="needs a RobertaConfig, not a BertConfig"):
+        RobertaForMaskedLM(bert_config())
+    with pytest.raises(TypeError, match="BertModel needs a BertConfig"):
+        BertModel(roberta_config())
+
+
+def test_a_mask_of_ones_costs_no_mask(model):
+    seen = []
+    hook = model.roberta.layers[0].register_forward_pre_hook(
+        lambda _layer, arguments: seen.append(arguments[1])
+    )
+    batch = batch_of([4, 4])
+    model(**batch)
+    model(**batch_of([4, 2]))
+    hook.remove()
+    assert seen[0] is None
+    assert seen[1].shape == (2, 1, 1, 4)
 
 
 def test_an_unknown_kernel_is_named():

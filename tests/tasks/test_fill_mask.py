@@ -77,6 +77,7 @@ def test_targets_are_ranked_among_themselves(path):
         [" la", " un", " il"], key=lambda w: -every[w]
     )
     assert ranked[0]["score"] == pytest.approx(every[ranked[0]["token_str"]])
+    assert fill("la <mask> legge", targets=" la") == fill("la <mask> legge", targets=[" la", " la"])
     with pytest.raises(ValueError, match="' elefante' is [0-9]+ tokens, not one"):
         fill("la <mask> legge", targets=[" elefante"])
 
@@ -89,8 +90,11 @@ def test_what_cannot_be_filled_is_named(path):
         fill("")
     with pytest.raises(ValueError, match="tokens a row, but 38 fit"):
         fill("ciao " * 60 + "<mask>")
-    with pytest.raises(ValueError, match="top_k=0"):
-        fill("<mask>", top_k=0)
+    for top_k in (0, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"top_k={top_k!r}"):
+            fill("<mask>", top_k=top_k)
+    with pytest.raises(ValueError, match="targets is empty"):
+        fill("<mask>", targets=[])
     assert fill([]) == []
 
 
@@ -130,6 +134,8 @@ def test_the_command_fails_with_one_line(path, capsys):
         (["fill-mask", str(path), "<mask>", "--topk", "3"], "did you mean '--top-k'"),
         (["fil-mask", str(path)], "fill-mask"),
         ([], "VERB"),
+        (["parity", str(path), "--length", "-3"], "'-3' must be an integer of at least 1"),
+        (["fill-mask", str(path), "<mask>", "--device", "gpu"], "'gpu' is unknown"),
     ]:
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
