@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Each sets itself up; they need Python 3.11 and make.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint clean
@@ -18,7 +18,7 @@ lint: .venv/dev
 clean:
 	rm -rf .venv runs build *.egg-info
 
-# torch first and by its pin: a range could bring a build with gigabytes of another device's code.
+# torch first, by its pin, so that nothing that needs it can choose another version.
 .venv/torch: constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) torch setuptools wheel

@@ -13,41 +13,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.files import atomic_directory, read_json, write_json
+from minitransformer.files import CheckpointError, atomic_directory, read_json, write_json
 from minitransformer.models.base import Model
+from train.config import TrainingConfig
 
 _NAME = re.compile(r"step-(\d{8,})")
 _RANDOM = "random state of "
+_ADAM_STATES = ("step", "exp_avg", "exp_avg_sq")
+_ADVICE = "delete this checkpoint to go on from the one before"
 
 
 def save_checkpoint(
-    parent: Path,
+    config: TrainingConfig,
     model: Model,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     *,
     step: int,
-    keep: int = 2,
-) -> Path:
-    """Write the checkpoint of `step`, then delete all but the last `keep`."""
+) -> None:
+    """Write the checkpoint of `step`, unless it is there, and delete those that are too old."""
     from safetensors.torch import save_file
 
+    parent = config.output / "checkpoints"
     path = parent / f"step-{step:08d}"
     if path.exists():
-        return path
+        return
     with atomic_directory(path) as directory:
         model.save_pretrained(directory)
         save_file(
-            _optimizer_tensors(model, optimizer) | _random_states(),
+            _optimizer_tensors(model, optimizer) | _random_states(next(model.parameters()).device),
             directory / "optimizer.safetensors",
         )
         write_json(directory / "state.json", state)
-    for old in list_checkpoints(parent)[:-keep]:
+    for old in list_checkpoints(parent)[: -config.keep_checkpoints]:
         # Renamed first: a directory that is deleted halfway must not look like a checkpoint.
         doomed = old.with_name(f".tmp-{old.name}")
         old.rename(doomed)
         shutil.rmtree(doomed)
-    return path
 
 
 def list_checkpoints(parent: Path) -> list[Path]:
@@ -57,33 +59,44 @@ def list_checkpoints(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if _NAME.fullmatch(path.name))
 
 
-def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put model, optimizer and random generators back as they were; return the state.
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: `progress`, and the `run` that it belongs to.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    state = read_json(path / "state.json")
+    if not all(isinstance(state.get(name), dict) for name in ("progress", "run")):
+        raise CheckpointError(f"{path / 'state.json'} lacks progress or run; {_ADVICE}")
+    return state
+
+
+def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:
+    """Put model, optimizer and random generators back as they were.
 
     Raises:
         CheckpointError: a file of the checkpoint is damaged.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state = read_json(path / "state.json")
     model.load_state_dict(type(model).from_pretrained(path).state_dict())
-    tensors = load_file(path / "optimizer.safetensors")
     names = _parameter_names(model, optimizer)
     saved = optimizer.state_dict()
-    saved["state"] = {
-        index: {
-            key: tensors[f"{name}.{key}"]
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"{name}.{key}" in tensors
+    try:
+        tensors = load_file(path / "optimizer.safetensors")
+        saved["state"] = {
+            index: {key: tensors[f"{name}.{key}"] for key in _ADAM_STATES}
+            for index, name in enumerate(names)
+            if f"{name}.step" in tensors
         }
-        for index, name in enumerate(names)
-        if f"{name}.step" in tensors
-    }
+        torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
+    except (SafetensorError, OSError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); {_ADVICE}") from error
     optimizer.load_state_dict(saved)
-    torch.set_rng_state(tensors[f"{_RANDOM}cpu"])
-    if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
-        torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])
-    return state
+    device = next(model.parameters()).device
+    if device.type == "cuda" and f"{_RANDOM}cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"], device)
 
 
 def _optimizer_tensors(model: Model, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -101,9 +114,9 @@ def _parameter_names(model: Model, optimizer: torch.optim.Optimizer) -> list[str
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
-def _random_states() -> dict[str, Tensor]:
+def _random_states(device: torch.device) -> dict[str, Tensor]:
     """Dropout draws from PyTorch's generators; data and masks depend on no state at all."""
     states = {f"{_RANDOM}cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        states[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(device)
     return states

@@ -4,6 +4,7 @@
 the job is :func:`train.mlm.main`, the same that a user runs on text of their own.
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,12 +13,13 @@ from typing import Any
 
 import torch
 
-from minitransformer.arguments import Parser
+from minitransformer.arguments import Parser, device, positive
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.models.heads import MaskedLM
 from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 from train import mlm
+from train.arguments import run_job
 from train.italian import Sentence, sentences, unigram_guess, word_counts, write_corpus
 from train.metrics import new_figure, try_to_draw
 
@@ -47,12 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the text, train, show what was learnt; go on where an earlier demo was stopped."""
     parser = Parser(prog="python -m train.demo", description="Train a small RoBERTa on Italian.")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="directory")
-    parser.add_argument("--lines", type=int, default=60_000, help="sentences to train on")
-    parser.add_argument("--max-steps", type=int, default=3600, help="training steps")
-    parser.add_argument("--questions", type=int, default=2000, help="held-out sentences to ask")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--lines", type=positive, default=60_000, help="sentences to train on")
+    parser.add_argument("--max-steps", type=positive, default=3600, help="training steps")
+    parser.add_argument(
+        "--questions", type=positive, default=2000, help="held-out sentences to ask"
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     arguments = parser.parse_args(argv)
+    return run_job(lambda: run(arguments))
 
+
+def run(arguments: argparse.Namespace) -> int:
+    """The demo, top to bottom."""
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     text = output / "italian.txt"
@@ -70,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--resume",
         "--one-line-a-row",
     ]
-    status = mlm.main(job)
+    status = mlm.main(job, again="the same command")
     if status:
         return status
 

@@ -6,6 +6,8 @@ epoch and number, which is what makes resuming exact: the place in the data is t
 
 import json
 import math
+import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,7 +22,8 @@ from tqdm import tqdm
 from minitransformer.files import remove_unfinished
 from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.inputs import IGNORED_LABEL
-from train.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from train.checkpoints import list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from train.config import TrainingConfig
 from train.metrics import MetricsFile
 from train.optimizer import build_optimizer, learning_rate_factor
 from train.signals import StopSignals
@@ -40,42 +43,6 @@ class Data(Protocol):
         """The arguments of the model's loss, `labels` among them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How to train; what is not said here is said by model and data."""
-
-    output: Path
-    epochs: int = 1
-    max_steps: int | None = None  # ends the run early, or lets it go through the data again
-    accumulate: int = 1  # batches whose gradients make one step
-    learning_rate: float = 5e-4
-    warmup: float = 0.06  # share of the steps
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    evaluate_every: int = 500  # steps
-    save_every: int = 500  # steps
-    keep_checkpoints: int = 2
-    patience: int | None = None  # evaluations without a better loss before the run is ended
-    device: str = "cpu"
-    bf16: bool = False
-    compile: bool = False
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        counts = ["epochs", "accumulate", "evaluate_every", "save_every", "keep_checkpoints"]
-        counts += [name for name in ("max_steps", "patience") if getattr(self, name) is not None]
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup={self.warmup} is a share of the steps, from 0 to 1")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay} must not be negative")
-
-
 # What may differ between a run and its resumption without changing a single weight.
 _FREE_TO_CHANGE = {"output", "resume", "save_every", "keep_checkpoints"}
 
@@ -86,7 +53,7 @@ class Progress:
 
     step: int = 0
     evaluated_step: int = -1
-    best_loss: float = math.inf
+    best_loss: float | None = None
     stale_evaluations: int = 0  # evaluations since the best one
     metrics_bytes: int = 0  # how much of metrics.jsonl belongs to the checkpoint
     stop_signal: int | None = None  # of a run that was stopped; None in every checkpoint
@@ -109,8 +76,9 @@ def train(
 
     The gradient of a step is that of the mean loss over all supervised tokens of its batches,
     however they are spread over them. After SIGINT or SIGTERM the step is finished, a checkpoint
-    is written and the function returns; with `config.resume` the next run goes on from there, and
-    ends with the same weights, bit for bit, as one that never stopped.
+    is written and the function returns; with `config.resume` the next run goes on from there. On
+    the CPU, with the same number of threads, it ends with the same weights, bit for bit, as one
+    that never stopped; on CUDA as far as its kernels are deterministic.
 
     Args:
         model: has `summed_loss(**batch)`, giving the sum of the losses and their number.
@@ -127,39 +95,29 @@ def train(
 
     Raises:
         NonFiniteError: the loss or a gradient is not finite. The last checkpoint is good.
-        ValueError: there is nothing to resume, or a run that would be overwritten, or the run to
-            be resumed was another.
+        CheckpointError: the checkpoint to go on from is damaged.
+        ValueError: a run would be overwritten, or the run to be resumed was another.
     """
     device = torch.device(config.device)
     model.to(device).train()
-    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = build_optimizer(model, config.learning_rate, config.weight_decay)
     summed_loss = torch.compile(model.summed_loss) if config.compile else model.summed_loss
 
     steps_per_epoch = math.ceil(data.num_batches / config.accumulate)
     total_steps = config.max_steps or config.epochs * steps_per_epoch
     warmup_steps = round(config.warmup * total_steps)
-
-    checkpoints = config.output / "checkpoints"
-    identity = json.loads(
-        json.dumps(
-            {k: v for k, v in asdict(config).items() if k not in _FREE_TO_CHANGE}
-            | (fingerprint or {})
-        )
-    )
-    progress = _start_or_resume(config, checkpoints, model, optimizer, identity)
+    run = _identity(config, fingerprint)
+    progress = _start_or_resume(config, model, optimizer, run)
 
     def save() -> None:
         progress.metrics_bytes = metrics.size()
-        state = asdict(replace(progress, stop_signal=None))
-        save_checkpoint(
-            checkpoints,
-            model,
-            optimizer,
-            {"progress": state, "run": identity},
-            step=progress.step,
-            keep=config.keep_checkpoints,
-        )
+        state = {"progress": asdict(replace(progress, stop_signal=None)), "run": run}
+        save_checkpoint(config, model, optimizer, state, step=progress.step)
+
+    def note(record: Record) -> None:
+        metrics.write(record)
+        for callback in callbacks:
+            callback(progress, record)
 
     with (
         MetricsFile(config.output / "metrics.jsonl", progress.metrics_bytes) as metrics,
@@ -168,7 +126,7 @@ def train(
     ):
         while not stop.requested:
             finished = progress.step == total_steps
-            due = finished or (progress.step and progress.step % config.evaluate_every == 0)
+            due = finished or (progress.step > 0 and progress.step % config.evaluate_every == 0)
             if evaluate and due and progress.evaluated_step < progress.step:
                 model.eval()
                 figures = evaluate(lambda: stop.requested)
@@ -176,96 +134,136 @@ def train(
                 if figures is None:
                     break
                 _note_evaluation(progress, figures, model, config)
-                record = {"step": progress.step} | {f"eval_{k}": v for k, v in figures.items()}
-                metrics.write(record)
-                for callback in callbacks:
-                    callback(progress, record)
+                note({"step": progress.step} | {f"eval_{k}": v for k, v in figures.items()})
             if finished or (config.patience and progress.stale_evaluations >= config.patience):
                 break
 
-            # One step.
             started = time.perf_counter()
             epoch, group = divmod(progress.step, steps_per_epoch)
             first = group * config.accumulate
             last = min(first + config.accumulate, data.num_batches)
             batches = [data.batch(epoch, index) for index in range(first, last)]
-            num_supervised = sum(int((b["labels"] != IGNORED_LABEL).sum()) for b in batches)
-
-            optimizer.zero_grad(set_to_none=True)
-            loss = torch.zeros((), device=device)
-            for batch in batches:
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                with torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext():
-                    total, _ = summed_loss(**batch)
-                part = total / max(1, num_supervised)
-                part.backward()
-                loss += part.detach()
-            gradient_norm = torch.nn.utils.get_total_norm(
-                [p.grad for p in parameters if p.grad is not None]
-            )
-            _require_finite(progress.step, float(loss), float(gradient_norm), model)
-            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, gradient_norm)
             rate = config.learning_rate * learning_rate_factor(
                 progress.step, total_steps, warmup_steps
             )
-            for param_group in optimizer.param_groups:
-                param_group["lr"] = rate
-            optimizer.step()
+            loss, gradient_norm = take_step(
+                model, summed_loss, batches, optimizer, rate, progress.step + 1, config
+            )
             progress.step += 1
-
-            record = {
-                "step": progress.step,
-                "epoch": epoch,
-                "loss": float(loss),
-                "learning_rate": rate,
-                "gradient_norm": float(gradient_norm),
-                "tokens": sum(batch["input_ids"].numel() for batch in batches),
-                "seconds": round(time.perf_counter() - started, 4),
-            }
-            metrics.write(record)
-            for callback in callbacks:
-                callback(progress, record)
+            note(
+                {
+                    "step": progress.step,
+                    "epoch": epoch,
+                    "loss": loss,
+                    "learning_rate": rate,
+                    "gradient_norm": gradient_norm,
+                    "tokens": sum(int(batch["attention_mask"].sum()) for batch in batches),
+                    "seconds": round(time.perf_counter() - started, 4),
+                }
+            )
             bar.set_description(f"epoch {epoch + 1}", refresh=False)
-            bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
             if progress.step % config.save_every == 0:
                 save()
         save()
         progress.stop_signal = stop.signal
-    if config.patience and progress.stop_signal is None and (config.output / "best").exists():
+    if config.patience and progress.stop_signal is None and progress.best_loss is not None:
         model.load_state_dict(type(model).from_pretrained(config.output / "best").state_dict())
     model.eval()
     return progress
 
 
-def _start_or_resume(
-    config: TrainingConfig,
-    checkpoints: Path,
-    model: Model,
+def take_step(
+    model: TaskModel,
+    summed_loss: Callable[..., tuple[Tensor, Tensor]],
+    batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
-    identity: Record,
-) -> Progress:
-    """A fresh start in an unused directory, or the last checkpoint of the same run."""
-    remove_unfinished(checkpoints)
-    existing = list_checkpoints(checkpoints)
-    if not config.resume:
-        if existing:
-            raise ValueError(
-                f"{config.output} already holds a run, at {existing[-1].name}; "
-                "go on with --resume, or choose another --output"
-            )
-        return Progress()
+    learning_rate: float,
+    step: int,
+    config: TrainingConfig,
+) -> tuple[float, float]:
+    """One step on one or several batches: zero_grad, forward, backward, clip, schedule, step.
+
+    Returns:
+        The mean loss over the supervised tokens of all the batches, and the length of its gradient
+        before clipping.
+
+    Raises:
+        NonFiniteError: one of the two is not finite; nothing was changed.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    device = parameters[0].device
+    num_supervised = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in batches)
+
+    optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), device=device)
+    for batch in batches:
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext():
+            total, _ = summed_loss(**batch)
+        part = total / max(1, num_supervised)  # not of this batch alone: sums add up, means do not
+        part.backward()
+        loss += part.detach()
+
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradient_norm = torch.nn.utils.get_total_norm(gradients)
+    _require_finite(step, float(loss), float(gradient_norm), model)
+    torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, gradient_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    return float(loss), float(gradient_norm)
+
+
+def last_checkpoint(config: TrainingConfig) -> Path | None:
+    """The checkpoint that a run with this config goes on from; None if it starts anew.
+
+    Raises:
+        ValueError: there is one, and the run is not meant to go on from it.
+    """
+    existing = list_checkpoints(config.output / "checkpoints")
     if not existing:
-        return Progress()  # it was stopped before its first checkpoint
-    state = load_checkpoint(existing[-1], model, optimizer)
+        return None
+    if not config.resume:
+        raise ValueError(
+            f"{config.output} already holds a run, at {existing[-1].name}; "
+            "go on with --resume, or choose another --output"
+        )
+    return existing[-1]
+
+
+def _identity(config: TrainingConfig, fingerprint: Record | None) -> Record:
+    """What must be the same when a run is resumed, as JSON gives it back."""
+    settings = {k: v for k, v in asdict(config).items() if k not in _FREE_TO_CHANGE}
+    return json.loads(json.dumps(settings | (fingerprint or {})))
+
+
+def _start_or_resume(
+    config: TrainingConfig, model: TaskModel, optimizer: torch.optim.Optimizer, run: Record
+) -> Progress:
+    """A fresh start, or the last checkpoint of the same run."""
+    path = last_checkpoint(config)
+    for place in (config.output, config.output / "checkpoints", config.output / "best"):
+        remove_unfinished(place)
+    if path is None:
+        if config.resume:
+            tqdm.write(f"no checkpoint in {config.output} yet: a new run", file=sys.stderr)
+        shutil.rmtree(config.output / "best", ignore_errors=True)  # of a run that is gone
+        return Progress()
+    state = read_state(path)
     before = state["run"]
     changed = [
-        f"{name} was {before.get(name)!r}, is {identity.get(name)!r}"
-        for name in sorted(before.keys() | identity.keys())
-        if before.get(name) != identity.get(name)
+        f"{name} was {before.get(name)!r}, is {run.get(name)!r}"
+        for name in sorted(before.keys() | run.keys())
+        if before.get(name) != run.get(name)
     ]
     if changed:
-        raise ValueError(f"{existing[-1]} belongs to another run: {'; '.join(changed)}")
+        raise ValueError(
+            f"{path} belongs to another run: {'; '.join(changed)}. Resume with what it had, or "
+            "choose another --output"
+        )
+    load_checkpoint(path, model, optimizer)
     return Progress(**state["progress"])
 
 
@@ -273,8 +271,10 @@ def _note_evaluation(
     progress: Progress, figures: Record, model: Model, config: TrainingConfig
 ) -> None:
     """Remember whether the loss got better, and with `patience` the weights that made it so."""
+    if not math.isfinite(figures["loss"]):
+        raise NonFiniteError(f"step {progress.step}: the held-out loss is {figures['loss']}")
     progress.evaluated_step = progress.step
-    if figures["loss"] < progress.best_loss:
+    if progress.best_loss is None or figures["loss"] < progress.best_loss:
         progress.best_loss = figures["loss"]
         progress.stale_evaluations = 0
         if config.patience:
@@ -296,7 +296,7 @@ def _require_finite(step: int, loss: float, gradient_norm: float, model: Model) 
     )
     where = f"; the gradient of {culprit} is the first that is not finite" if culprit else ""
     raise NonFiniteError(
-        f"step {step + 1}: the loss is {loss}, the gradient's norm {gradient_norm}{where}. "
+        f"step {step}: the loss is {loss}, the gradient's norm {gradient_norm}{where}. "
         "The step was not taken and the last checkpoint is good; try a lower learning rate or a "
         "longer warm-up"
     )

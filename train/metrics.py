@@ -1,6 +1,7 @@
 """What a run measured: one JSON record a line, and the curve drawn from it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +16,7 @@ class MetricsFile:
     def __init__(self, path: Path, keep_bytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab")  # noqa: SIM115 (closed by __exit__)
-        self._file.truncate(keep_bytes)
+        self._file.truncate(min(keep_bytes, self._file.seek(0, os.SEEK_END)))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record."""
@@ -23,8 +24,9 @@ class MetricsFile:
         self._file.flush()
 
     def size(self) -> int:
-        """Bytes written so far."""
-        return self._file.seek(0, 2)
+        """Bytes written so far, which are then on the disk."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
 
     def __enter__(self) -> Self:
         return self

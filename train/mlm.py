@@ -15,39 +15,44 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minitransformer.arguments import Parser
+from minitransformer.arguments import Parser, positive
 from minitransformer.files import write_json
 from minitransformer.models.inputs import IGNORED_LABEL
 from minitransformer.models.roberta import RobertaConfig, RobertaForMaskedLM
 from minitransformer.tokenization import Tokenizer
-from train.arguments import add_training_arguments, training_config
-from train.loop import Record, TrainingConfig, train
+from train.arguments import add_training_arguments, run_job, training_config
+from train.config import TrainingConfig
+from train.loop import Record, last_checkpoint, train
 from train.masking import MaskedBatches
 from train.metrics import draw_curve, try_to_draw
 from train.text import Rows, read_lines, tokenize_rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit status, 128 + the signal's number if one stopped it."""
+def main(argv: Sequence[str] | None = None, *, again: str = "the same command and --resume") -> int:
+    """Run the job; returns the exit status, 128 + the signal's number if one stopped it.
+
+    `again` is what to type to go on after that.
+    """
     arguments = _parser().parse_args(argv)
-    try:
-        return run(arguments)
-    except (ValueError, ArithmeticError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_job(lambda: run(arguments, again))
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, again: str) -> int:
     """The job, top to bottom."""
     config = training_config(arguments)
-    tokenizer = _tokenizer(arguments)
-    rows, held_out_rows = tokenize_rows(
-        tqdm(read_lines(arguments.text), desc="tokenizing", unit="line"),
-        tokenizer,
-        max_length=arguments.max_length,
-        pack=not arguments.one_line_a_row,
-        held_out_every=arguments.held_out_every,
-    )
+    if arguments.seed < 0:
+        raise ValueError(f"seed={arguments.seed} must not be negative")
+    # Before anything is written: an output that holds another run must stay as it is.
+    is_new = last_checkpoint(config) is None
+    tokenizer = _tokenizer(arguments, is_new)
+    with tqdm(read_lines(arguments.text), desc="tokenizing", unit="line") as lines:
+        rows, held_out_rows = tokenize_rows(
+            lines,
+            tokenizer,
+            max_length=arguments.max_length,
+            pack=not arguments.one_line_a_row,
+            held_out_every=arguments.held_out_every,
+        )
     if not len(held_out_rows):
         raise ValueError(
             f"the text has fewer than {arguments.held_out_every} lines, so none is held out; "
@@ -81,14 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
             "model": model.config.__dict__,
             "text": rows.checksum(),
             "held_out": held_out_rows.checksum(),
+            "tokenizer": arguments.tokenizer or [arguments.algorithm, arguments.vocab_size],
         },
     )
-    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with the same command and --resume")
+        print(f"stopped after step {progress.step}; go on with {again}")
         return 128 + progress.stop_signal
 
     model.cpu().save_pretrained(config.output)
+    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
     results = {
         "this model": evaluate(model.to(config.device), held_out, config),
         "unigram guess": unigram_baseline(rows, held_out),
@@ -130,11 +136,13 @@ def evaluate(
         total += float(torch.nn.functional.cross_entropy(logits, right, reduction="sum"))
         correct += int((logits.argmax(dim=-1) == right).sum())
         count += len(right)
-    loss = total / max(1, count)
+    if not count:
+        raise ValueError("no token of the held-out lines is masked; hold out more of them")
+    loss = total / count
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "accuracy": correct / max(1, count),
+        "accuracy": correct / count,
         "tokens": count,
     }
 
@@ -160,19 +168,19 @@ def unigram_baseline(rows: Rows, batches: MaskedBatches) -> Record:
     }
 
 
-def _tokenizer(arguments: argparse.Namespace) -> Tokenizer:
-    """The given one, the one that this run has trained before, or a new one."""
-    source = arguments.tokenizer
-    if source is None and arguments.resume and (arguments.output / "tokenizer.json").exists():
-        source = arguments.output
-    if source is not None:
-        tokenizer = Tokenizer.from_pretrained(source)
+def _tokenizer(arguments: argparse.Namespace, is_new: bool) -> Tokenizer:
+    """The given one, the one that this run was begun with, or a new one."""
+    if arguments.tokenizer is not None:
+        tokenizer = Tokenizer.from_pretrained(arguments.tokenizer)
+    elif not is_new:
+        tokenizer = Tokenizer.from_pretrained(arguments.output)
     else:
         tokenizer = Tokenizer.train(
             arguments.text, vocab_size=arguments.vocab_size, algorithm=arguments.algorithm
         )
     tokenizer.model_max_length = arguments.max_length
-    tokenizer.save_pretrained(arguments.output)
+    if is_new:
+        tokenizer.save_pretrained(arguments.output)
     return tokenizer
 
 
@@ -204,21 +212,21 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m train.mlm", description="Train a RoBERTa from scratch.")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
     parser.add_argument("--tokenizer", help="directory of one; trained on the text if not given")
-    parser.add_argument("--vocab-size", type=int, default=16_000, help="of a new tokenizer")
+    parser.add_argument("--vocab-size", type=positive, default=16_000, help="of a new tokenizer")
     parser.add_argument(
         "--algorithm", default="bpe", help="of a new tokenizer: bpe, wordpiece, unigram"
     )
-    parser.add_argument("--max-length", type=int, default=128, help="tokens a row")
+    parser.add_argument("--max-length", type=positive, default=128, help="tokens a row")
     parser.add_argument("--one-line-a-row", action="store_true", help="instead of full rows")
-    parser.add_argument("--held-out-every", type=int, default=50, help="one of so many lines")
+    parser.add_argument("--held-out-every", type=positive, default=50, help="one of so many lines")
     parser.add_argument("--mask-probability", type=float, default=0.15, help="of a token")
     parser.add_argument("--whole-words", action="store_true", help="mask words, not tokens")
-    parser.add_argument("--batch-size", type=int, default=32, help="rows")
-    parser.add_argument("--hidden-size", type=int, default=256, help="of the model")
-    parser.add_argument("--num-hidden-layers", type=int, default=4, help="of the model")
-    parser.add_argument("--num-attention-heads", type=int, default=4, help="of the model")
+    parser.add_argument("--batch-size", type=positive, default=32, help="rows")
+    parser.add_argument("--hidden-size", type=positive, default=256, help="of the model")
+    parser.add_argument("--num-hidden-layers", type=positive, default=4, help="of the model")
+    parser.add_argument("--num-attention-heads", type=positive, default=4, help="of the model")
     parser.add_argument(
-        "--intermediate-size", type=int, help="4 times the hidden size if not given"
+        "--intermediate-size", type=positive, help="4 times the hidden size if not given"
     )
     parser.add_argument("--dropout", type=float, default=0.1, help="everywhere in the model")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, masks, dropout")

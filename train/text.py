@@ -27,7 +27,7 @@ def read_lines(files: Sequence[str | Path]) -> Iterator[str]:
     empty = True
     for path in files:
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 for line in file:
                     if text := line.strip():
                         empty = False

@@ -82,7 +82,7 @@ class TaskModel(Model):
 
 
 def initialize(root: nn.Module, standard_deviation: float) -> None:
-    """Draw the weights of `root` as BERT does: N(0, standard_deviation), biases 0, norms 1 and 0.
+    """Draw every weight of `root` as BERT does: N(0, standard_deviation), biases 0, norms 1 and 0.
 
     The vector of the padding token is zero.
     """
@@ -97,3 +97,6 @@ def initialize(root: nn.Module, standard_deviation: float) -> None:
         if isinstance(module, LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif not isinstance(module, nn.Linear | nn.Embedding):
+            for parameter in module.parameters(recurse=False):
+                nn.init.zeros_(parameter)  # a bias that stands alone

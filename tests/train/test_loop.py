@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitransformer import from_pretrained
+from minitransformer import CheckpointError, from_pretrained
 from minitransformer.models.inputs import IGNORED_LABEL
 from tests.train import tiny_job
 from train.checkpoints import list_checkpoints
-from train.loop import NonFiniteError, TrainingConfig, train
+from train.config import TrainingConfig
+from train.loop import NonFiniteError, train
 from train.masking import MaskedBatches
 from train.metrics import read_metrics
 from train.optimizer import build_optimizer, learning_rate_factor
@@ -33,7 +35,7 @@ def stop_at(step: int, number: int = signal.SIGINT):
 
 def test_the_steps_by_hand(tmp_path):
     """Three steps of the loop are three steps of PyTorch's AdamW on the whole batches."""
-    changes = {"max_steps": 3, "warmup": 0.0, "clip_norm": 0.5, "weight_decay": 0.1}
+    changes = {"max_steps": 3, "warmup": 0.6, "clip_norm": 0.5, "weight_decay": 0.1}
     model = tiny_job.model(dropout=0.0)
     batches = MaskedBatches(
         tiny_job.rows(), tiny_job.TOKENIZER, batch_size=2, probability=0.3, seed=1
@@ -58,7 +60,7 @@ def test_the_steps_by_hand(tmp_path):
         for p in expected.parameters():
             p.grad *= min(1.0, 0.5 / (norm.item() + 1e-6))
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (3 - step) / 3
+            group["lr"] = 1e-2 * (1 / 3, 2 / 3, 1)[step]  # two steps of warm-up, then the top
         optimizer.step()
     for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -149,8 +151,9 @@ def test_twenty_kills_and_twenty_resumes(tmp_path):
     digests = result.stdout.split()
     assert len(digests) == 21
     assert len(set(digests)) == 1
+    assert not list(tmp_path.rglob(".tmp-*"))  # what a kill left is cleaned up
     for run in tmp_path.iterdir():
-        assert not list((run / "checkpoints").glob(".tmp-*"))  # what a kill left is cleaned up
+        assert tiny_job.digest(from_pretrained(run)) == digests[0]
 
 
 def test_checkpoints_are_models_and_only_the_last_are_kept(tmp_path):
@@ -270,6 +273,79 @@ def test_another_run_is_not_resumed(tmp_path):
         )
     state = json.loads((list_checkpoints(tmp_path / "checkpoints")[-1] / "state.json").read_text())
     assert state["progress"]["step"] == 3  # nothing was lost
+
+
+def test_a_run_on_other_data_is_not_resumed(tmp_path):
+    tiny_job.run(tmp_path, callbacks=[stop_at(3)], fingerprint={"text": 1})
+    with pytest.raises(ValueError, match="text was 1, is 2.*choose another --output"):
+        tiny_job.run(tmp_path, resume=True, fingerprint={"text": 2})
+
+
+@pytest.mark.parametrize("step", [3, 5, 7])
+def test_early_stopping_is_resumed_too(step, tmp_path):
+    def evaluate_with(name):
+        # The same answer at the same step, in whichever process it is asked.
+        course = {2: 5.0, 4: 3.0, 6: 4.0, 8: 3.5, 10: 1.0}
+        return lambda _should_stop: {"loss": course[progress_of[name]]}
+
+    progress_of: dict[str, int] = {}
+
+    def run(name, *more, **changes):
+        def note(progress, _record):
+            progress_of[name] = progress.step
+
+        return tiny_job.run(
+            tmp_path / name, evaluate=evaluate_with(name), callbacks=[note, *more],
+            evaluate_every=2, patience=2, **changes,
+        )  # fmt: skip
+
+    whole, _ = run("whole")
+    run("stopped", stop_at(step))
+    resumed, progress = run("stopped", resume=True)
+    assert (progress.step, progress.best_loss) == (8, 3.0)
+    assert tiny_job.digest(resumed) == tiny_job.digest(whole)
+    assert tiny_job.digest(from_pretrained(tmp_path / "whole" / "best")) == tiny_job.digest(whole)
+
+
+def test_the_best_weights_of_an_older_run_are_not_taken(tmp_path):
+    tiny_job.run(tmp_path, evaluate=lambda _s: {"loss": 1.0}, patience=3)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(NonFiniteError, match="step 5: the held-out loss is nan"):
+        tiny_job.run(tmp_path, evaluate=lambda _s: {"loss": math.nan}, patience=3)
+    assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("optimizer.safetensors", b"cut off", "step-00000003 is damaged.*the one before"),
+        ("model.safetensors", b"cut off", "model.safetensors is not a whole"),
+        ("state.json", b"{}", "lacks progress or run.*the one before"),
+        ("state.json", b"{", "state.json is not valid JSON"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(file, content, message, tmp_path):
+    tiny_job.run(tmp_path, callbacks=[stop_at(3)])
+    (tmp_path / "checkpoints" / "step-00000003" / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        tiny_job.run(tmp_path, resume=True)
+
+
+def test_lost_metrics_do_not_stop_a_run(tmp_path):
+    whole, _ = tiny_job.run(tmp_path / "whole")
+    tiny_job.run(tmp_path / "stopped", callbacks=[stop_at(3)])
+    (tmp_path / "stopped" / "metrics.jsonl").unlink()
+    resumed, _ = tiny_job.run(tmp_path / "stopped", resume=True)
+    assert tiny_job.digest(resumed) == tiny_job.digest(whole)
+    records = read_metrics(tmp_path / "stopped" / "metrics.jsonl")
+    assert [r["step"] for r in records] == list(range(4, 13))
+
+
+def test_resuming_nothing_begins_and_says_so(tmp_path, capsys):
+    whole, _ = tiny_job.run(tmp_path / "whole")
+    begun, _ = tiny_job.run(tmp_path / "begun", resume=True)
+    assert tiny_job.digest(begun) == tiny_job.digest(whole)
+    assert "no checkpoint in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

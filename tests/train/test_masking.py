@@ -82,6 +82,19 @@ def test_whole_words_are_chosen_whole():
     assert (chosen[:, 1:][same_word] != chosen[:, :-1][same_word]).any()
 
 
+def test_batches_of_whole_words():
+    data = batches(whole_words=True, shuffle=False)
+    text, broken = rows(), 0
+    for index in range(data.num_batches):
+        chosen = (data.batch(0, index)["labels"] != -100).numpy()
+        for line, row in zip(range(4 * index, len(text)), chosen, strict=False):
+            starts = text.starts_word[text.bounds[line] : text.bounds[line + 1]]
+            ids = text.ids[text.bounds[line] : text.bounds[line + 1]]
+            inside = ~starts[1:] & (ids[1:] >= 5) & (ids[:-1] >= 5)
+            broken += (row[1 : len(ids)] != row[: len(ids) - 1])[inside].sum()
+    assert broken == 0
+
+
 def batches(**changes):
     return MaskedBatches(rows(), TOKENIZER, **({"batch_size": 4, "probability": 0.3} | changes))
 

@@ -17,8 +17,9 @@ from minitransformer import RobertaForMaskedLM, Tokenizer, from_pretrained, pipe
 from tests.train import tiny_job
 from tests.train.test_loop import ROOT
 from train import demo, mlm
+from train.config import TrainingConfig
 from train.italian import sentences, write_corpus
-from train.loop import TrainingConfig
+from train.loop import Progress
 from train.masking import MaskedBatches
 from train.metrics import draw_curve, read_metrics
 
@@ -107,6 +108,54 @@ def test_the_flags(flags, text, tmp_path):
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_the_flags_reach_the_data(text, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        mlm, "train", lambda model, data, config, **_: seen.append(data) or Progress()
+    )
+    for number, flags in enumerate(
+        [[], ["--one-line-a-row"], ["--whole-words", "--mask-probability", "0.3", "--seed", "5"]]
+    ):
+        run(text, tmp_path / str(number), "--max-steps", "1", *flags)
+    packed, lines, words = seen
+    assert set(packed.rows.lengths[:-1]) == {24}
+    assert len(set(lines.rows.lengths)) > 5
+    assert (packed.whole_words, packed.probability, packed.seed) == (False, 0.15, 0)
+    assert (words.whole_words, words.probability, words.seed) == (True, 0.3, 5)
+
+
+def test_the_unigram_guess_knows_the_training_text_alone(text, tmp_path, monkeypatch):
+    seen = []
+    baseline = mlm.unigram_baseline
+    monkeypatch.setattr(
+        mlm,
+        "unigram_baseline",
+        lambda rows, data: seen.append((rows, data)) or baseline(rows, data),
+    )
+    assert run(text, tmp_path, "--max-steps", "1") == 0
+    rows, held_out = seen[0]
+    assert len(rows.ids) > 5 * len(held_out.rows.ids)
+
+
+def test_a_refused_run_changes_nothing(text, tmp_path, capsys):
+    assert run(text, tmp_path, "--max-steps", "1") == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    other = tmp_path.parent / "other.txt"
+    write_corpus(other, 200, seed=5)
+    refusals = [
+        (["--text", str(other)], "already holds a run"),
+        (["--text", str(other), "--resume"], "text was"),
+        (["--resume", "--max-length", "20"], "text was"),
+        (["--resume", "--hidden-size", "32"], "hidden_size': 16"),
+        (["--resume", "--vocab-size", "500"], "tokenizer was"),
+    ]
+    for more, message in refusals:
+        assert run(text, tmp_path, "--max-steps", "1", *more) == 1
+        assert message in capsys.readouterr().err
+        after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        assert after == before
+
+
 def test_a_given_tokenizer_is_used(text, tmp_path):
     tokenizer = Tokenizer.train(text, vocab_size=350, show_progress=False)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
@@ -119,7 +168,7 @@ def test_a_given_tokenizer_is_used(text, tmp_path):
 
 def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     """A process of its own, interrupted as a terminal does it."""
-    command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, "--max-steps", "60"]
+    command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, "--max-steps", "300"]
     settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
     settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], **settings)
@@ -133,6 +182,7 @@ def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
         if metrics.exists() and metrics.read_text().count("\n") > 5:
             break
         time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be interrupted"
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
@@ -147,8 +197,8 @@ def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     ("more", "message"),
     [
         (["--text", "nowhere.txt"], "nowhere.txt"),
-        (["--device", "cuda"], "no CUDA device"),
-        (["--batch-size", "0"], "batch_size=0"),
+        (["--seed", "-1"], "seed=-1"),
+        (["--dropout", "1.5"], "hidden_dropout_prob=1.5"),
         (["--hidden-size", "15"], "hidden_size=15"),
         (["--held-out-every", "1000"], "smaller --held-out-every"),
         (["--algorithm", "bpee"], "bpee"),
@@ -156,18 +206,34 @@ def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line(more, message, text, tmp_path, capsys):
-    if "cuda" in more and torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
     assert run(text, tmp_path, *more) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
 
 
-def test_a_misspelled_option_gets_the_right_name(text, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--learing-rate", "1"], "did you mean '--learning-rate'"),
+        (["--device", "gpu"], "'gpu' is unknown; choose cpu or cuda"),
+        (["--batch-size", "0"], "'0' must be an integer of at least 1"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_read(more, message, text, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        run(text, tmp_path, "--learing-rate", "1")
-    assert "did you mean '--learning-rate'" in capsys.readouterr().err
+        run(text, tmp_path, *more)
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_outside_the_loop_is_one_line(text, tmp_path, monkeypatch, capsys):
+    def interrupt(*_arguments, **_named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mlm, "tokenize_rows", interrupt)
+    assert run(text, tmp_path) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
 
 
 def test_the_unigram_baseline_by_hand():
@@ -190,10 +256,11 @@ def test_the_unigram_baseline_by_hand():
 
 @torch.no_grad()
 def test_evaluation_is_the_mean_over_all_tokens(tmp_path):
-    model = tiny_job.model().eval()
-    data = MaskedBatches(
-        tiny_job.rows(), tiny_job.TOKENIZER, batch_size=4, probability=0.3, shuffle=False
+    model, rows = tiny_job.model().eval(), tiny_job.rows()
+    model.lm_head.bias.data[np.bincount(rows.ids[rows.ids >= 5]).argmax()] = (
+        9.0  # always guesses one word
     )
+    data = MaskedBatches(rows, tiny_job.TOKENIZER, batch_size=4, probability=0.3, shuffle=False)
     figures = mlm.evaluate(model, data, TrainingConfig(output=tmp_path))
     outputs = [
         (model(**data.batch(0, i)), data.batch(0, i)["labels"]) for i in range(data.num_batches)
@@ -202,6 +269,7 @@ def test_evaluation_is_the_mean_over_all_tokens(tmp_path):
     count = sum(output.num_supervised_tokens for output, _ in outputs)
     right = sum(int((output.logits.argmax(-1) == labels).sum()) for output, labels in outputs)
     assert figures["loss"] == pytest.approx(float(total / count), rel=1e-5)
+    assert right > 0
     assert figures["accuracy"] == pytest.approx(right / int(count))
     assert mlm.evaluate(model, data, TrainingConfig(output=tmp_path), lambda: True) is None
 

@@ -30,7 +30,7 @@ def rows_as_lists(rows) -> list[list[int]]:
 
 def test_lines_are_read_one_by_one_without_blank_ones(tmp_path):
     a, b = tmp_path / "a.txt", tmp_path / "b.txt"
-    a.write_text("  uno \n\n\tdue\r\n \n", encoding="utf-8")
+    a.write_text("\ufeff  uno \n\n\tdue\r\n \n", encoding="utf-8")
     b.write_text("tre", encoding="utf-8")
     lines = read_lines([a, b])
     assert next(lines) == "uno"  # before the rest is read

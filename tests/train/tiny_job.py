@@ -51,14 +51,28 @@ def model(dropout: float = 0.1) -> RobertaForMaskedLM:
 
 
 def run(
-    output: Path, *, evaluate: Callable[..., Any] | None = None, callbacks: Any = (), **changes: Any
+    output: Path,
+    *,
+    evaluate: Callable[..., Any] | str | None = None,
+    callbacks: Any = (),
+    fingerprint: Any = None,
+    **changes: Any,
 ) -> tuple[RobertaForMaskedLM, Progress]:
     """Two epochs of six steps: 21 rows in batches of 2 are 11, two and two make a step."""
     settings: dict[str, Any] = {"epochs": 2, "accumulate": 2, "save_every": 4, "evaluate_every": 5}
     config = TrainingConfig(output=output, learning_rate=1e-2, **(settings | changes))
     trained = model()
+    if evaluate == "weights":  # a "loss" that any process finds the same for the same weights
+        evaluate = lambda _should_stop: {"loss": int(digest(trained)[:6], 16) / 1e6}  # noqa: E731
     batches = MaskedBatches(rows(), TOKENIZER, batch_size=2, probability=0.3, seed=1)
-    progress = train(trained, batches, config, evaluate=evaluate, callbacks=callbacks)
+    progress = train(
+        trained,
+        batches,
+        config,
+        evaluate=evaluate,
+        callbacks=callbacks,
+        fingerprint=fingerprint,
+    )
     return trained, progress
 
 
@@ -116,7 +130,8 @@ def _in_child(work: Callable[[], str]) -> str | None:
 def _train_and_die(output: Path, die_at: int) -> str:
     torch.set_num_threads(1)
     count = _count_operations(output, die_at)
-    trained, _ = run(output, save_every=1, resume=True)
+    trained, _ = run(output, save_every=1, resume=True, patience=2, evaluate="weights")
+    trained.save_pretrained(output)
     return f"{digest(trained)} {count[0]}"
 
 
