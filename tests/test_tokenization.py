@@ -177,6 +177,7 @@ def real(request):
     return Tokenizer.from_pretrained(folder), theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("special", [True, False])
 def test_ten_thousand_lines_of_real_text_give_the_ids_of_transformers(real, real_lines, special):
     ours, theirs = real

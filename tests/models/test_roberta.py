@@ -216,6 +216,7 @@ def test_dropout_changes_training_and_not_evaluation():
     assert not torch.equal(model(**batch).logits, model(**batch).logits)
 
 
+@pytest.mark.slow
 def test_compiled_loss_is_the_loss():
     model = roberta()
     batch = batch_of([9, 4])

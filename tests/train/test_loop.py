@@ -139,6 +139,7 @@ def test_records_after_the_checkpoint_are_written_anew(tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 13))
 
 
+@pytest.mark.slow
 def test_twenty_kills_and_twenty_resumes(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "tests.train.tiny_job", str(tmp_path), "20"],
@@ -382,6 +383,7 @@ def test_the_learning_rate_rises_and_falls():
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"compile": True}])
 def test_flags_that_change_how_but_not_what(changes, tmp_path, monkeypatch):
     compile_ = torch.compile

@@ -166,6 +166,7 @@ def test_a_given_tokenizer_is_used(text, tmp_path):
     assert from_pretrained(tmp_path / "run").config.vocab_size == 350
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     """A process of its own, interrupted as a terminal does it."""
     command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, "--max-steps", "300"]
