@@ -184,6 +184,12 @@ def test_every_link_of_the_documents_leads_somewhere():
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_nothing_in_the_documents_is_still_to_be_written():
+    for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        text = document.read_text(encoding="utf-8")
+        assert not re.search(r"^[A-Z_]{4,}$|TODO|FIXME|XXX", text, re.MULTILINE), document
+
+
 def test_every_module_named_in_the_documents_exists():
     rooms = "minitransformer|train|tests|layers|models|hf|tasks"
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
