@@ -142,12 +142,21 @@ def test_absent_fields_mean_what_they_mean_in_hugging_face(saved):
     assert from_pretrained(saved).config.layer_norm_eps == 1e-12
 
 
-def test_a_head_that_is_new_is_named_and_drawn(saved):
+def test_a_head_that_is_new_is_named_and_drawn(saved, monkeypatch):
+    to_empty = torch.nn.Module.to_empty
+
+    def to_poison(module, **settings):
+        for parameter in to_empty(module, **settings).parameters():
+            parameter.data.fill_(float("nan"))  # what is left as it was allocated shows
+        return module
+
+    monkeypatch.setattr(torch.nn.Module, "to_empty", to_poison)
     edit_tensors(saved, lambda t: {n: v for n, v in t.items() if not n.startswith("lm_head")})
     edit_config(saved, architectures=["RobertaModel"])
     with pytest.warns(UserWarning, match="no lm_head: drawn anew"):
         model = RobertaForMaskedLM.from_pretrained(saved)
     assert all(p.isfinite().all() for p in model.parameters())
+    assert torch.equal(model.lm_head.bias, torch.zeros(99))
     assert model.lm_head.dense.weight.std().item() == pytest.approx(0.02, rel=0.2)
 
 
