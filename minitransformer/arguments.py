@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
             **settings,
         )
 
+    # argparse declares four overloads, of which this is the one that is used.
     def parse_args(  # type: ignore[override]
         self, arguments: Sequence[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-TEMPORARY_PREFIX = ".tmp-"
+TEMPORARY_PREFIX = ".minitransformer-tmp-"  # so that what is cleaned up was ours
 _LARGEST_JSON = 512 * 2**20  # bytes; the largest real tokenizer.json files have about 30 MB
 
 

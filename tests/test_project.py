@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minitransformer.files import (
+    TEMPORARY_PREFIX,
     CheckpointError,
     atomic_directory,
     checkpoint_file,
@@ -140,19 +141,20 @@ def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "rename", lambda a, b: (calls.append("rename"), rename(a, b)))
     with atomic_directory(tmp_path / "new") as directory:
         (directory / "a").write_text("1")
-    assert [Path(call).name[:5] for call in calls] == ["a", ".tmp-", "renam", tmp_path.name[:5]]
+    assert [Path(call).name[:5] for call in calls] == ["a", ".mini", "renam", tmp_path.name[:5]]
     calls.clear()
     with atomic_directory(tmp_path / "new") as directory:
         (directory / "a").write_text("2")
         assert directory.parent == tmp_path / "new"  # which may be a file system of its own
-    assert [Path(call).name[:5] for call in calls] == ["a", ".tmp-", "new", tmp_path.name[:5]]
+    assert [Path(call).name[:5] for call in calls] == ["a", ".mini", "new", tmp_path.name[:5]]
 
 
 def test_what_a_kill_left_is_removed(tmp_path):
-    (tmp_path / ".tmp-model-1234").mkdir()
+    (tmp_path / f"{TEMPORARY_PREFIX}model-1234").mkdir()
+    (tmp_path / ".tmp-of-others").mkdir()
     (tmp_path / "model").mkdir()
     remove_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-of-others", "model"]
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "..\\a", "C:\\a", "b/a", "", ".", ".."])

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.files import CheckpointError, atomic_directory, read_json, write_json
+from minitransformer.files import (
+    TEMPORARY_PREFIX,
+    CheckpointError,
+    atomic_directory,
+    read_json,
+    write_json,
+)
 from minitransformer.models.base import Model
 from train.config import TrainingConfig
 
@@ -34,8 +40,7 @@ def save_checkpoint(
     """Write the checkpoint of `step`, unless it is there, and delete those that are too old."""
     from safetensors.torch import save_file
 
-    parent = config.output / "checkpoints"
-    path = parent / f"step-{step:08d}"
+    path = config.checkpoints / f"step-{step:08d}"
     if path.exists():
         return
     with atomic_directory(path) as directory:
@@ -45,9 +50,9 @@ def save_checkpoint(
             directory / "optimizer.safetensors",
         )
         write_json(directory / "state.json", state)
-    for old in list_checkpoints(parent)[: -config.keep_checkpoints]:
+    for old in list_checkpoints(config.checkpoints)[: -config.keep_checkpoints]:
         # Renamed first: a directory that is deleted halfway must not look like a checkpoint.
-        doomed = old.with_name(f".tmp-{old.name}")
+        doomed = old.with_name(TEMPORARY_PREFIX + old.name)
         old.rename(doomed)
         shutil.rmtree(doomed)
 

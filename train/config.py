@@ -26,6 +26,16 @@ class TrainingConfig:
     compile: bool = False
     resume: bool = False
 
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
+        return self.output / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best evaluation, where `patience` asks for them."""
+        return self.checkpoints / "best"
+
     def __post_init__(self) -> None:
         counts = ["epochs", "accumulate", "evaluate_every", "save_every", "keep_checkpoints"]
         counts += [name for name in ("max_steps", "patience") if getattr(self, name) is not None]

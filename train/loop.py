@@ -1,12 +1,13 @@
-"""The training loop, written by hand: one function, :func:`train`, top to bottom.
+"""The training loop, written by hand.
 
-It works for any model with a `summed_loss(**batch)` and any data that can name its batches by
-epoch and number, which is what makes resuming exact: the place in the data is two integers.
+:func:`take_step` is the step: zero_grad, forward, backward, clip, schedule, step. :func:`train` is
+the loop around it, with all that it takes to measure, stop and go on. Both work for any model with
+a `summed_loss(**batch)` and any data that can name its batches by epoch and number, which is what
+makes resuming exact: the place in the data is two integers.
 """
 
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ class Data(Protocol):
         """Batches in an epoch."""
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """The arguments of the model's loss, `labels` among them."""
+        """The arguments of the model's loss, `labels` and `attention_mask` among them."""
 
 
 # What may differ between a run and its resumption without changing a single weight.
@@ -169,7 +170,7 @@ def train(
         save()
         progress.stop_signal = stop.signal
     if config.patience and progress.stop_signal is None and progress.best_loss is not None:
-        model.load_state_dict(type(model).from_pretrained(config.output / "best").state_dict())
+        model.load_state_dict(type(model).from_pretrained(config.best).state_dict())
     model.eval()
     return progress
 
@@ -222,7 +223,7 @@ def last_checkpoint(config: TrainingConfig) -> Path | None:
     Raises:
         ValueError: there is one, and the run is not meant to go on from it.
     """
-    existing = list_checkpoints(config.output / "checkpoints")
+    existing = list_checkpoints(config.checkpoints)
     if not existing:
         return None
     if not config.resume:
@@ -244,12 +245,11 @@ def _start_or_resume(
 ) -> Progress:
     """A fresh start, or the last checkpoint of the same run."""
     path = last_checkpoint(config)
-    for place in (config.output, config.output / "checkpoints", config.output / "best"):
+    for place in (config.output, config.checkpoints, config.best):
         remove_unfinished(place)
     if path is None:
         if config.resume:
             tqdm.write(f"no checkpoint in {config.output} yet: a new run", file=sys.stderr)
-        shutil.rmtree(config.output / "best", ignore_errors=True)  # of a run that is gone
         return Progress()
     state = read_state(path)
     before = state["run"]
@@ -278,7 +278,7 @@ def _note_evaluation(
         progress.best_loss = figures["loss"]
         progress.stale_evaluations = 0
         if config.patience:
-            model.save_pretrained(config.output / "best")
+            model.save_pretrained(config.best)
     else:
         progress.stale_evaluations += 1
 

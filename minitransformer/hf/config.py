@@ -113,7 +113,7 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
             right = nearest(name, known, cutoff=0.8)
             if right is not None and right not in content:
                 raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
-            warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=2)
+            warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=4)
     try:
         return family.config_class(**values)
     except ValueError as error:

@@ -74,7 +74,9 @@ class Model(nn.Module):
 
 
 class TaskModel(Model):
-    """Base of the models with a task head: they can be trained."""
+    """Base of the models with a task head: they have a backbone, and can be trained."""
+
+    backbone_name: ClassVar[str]
 
     def summed_loss(self, *_arguments: Any, **_named: Any) -> tuple[Tensor, Tensor]:
         """The sum of the losses of everything labelled in a batch, and how much that is."""

@@ -172,4 +172,4 @@ class MaskedLM(TaskModel):
     @property
     def backbone(self) -> BertModel:
         """The encoder under the head."""
-        return getattr(self, str(self.backbone_name))
+        return getattr(self, self.backbone_name)

@@ -13,19 +13,12 @@ import torch.nn.functional as F
 from minitransformer import BertModel, RobertaForMaskedLM, RobertaModel
 from minitransformer.layers.positions import count_positions
 from minitransformer.parity import compare, random_batch
+from tests import tiny
 from tests.tiny import perturb
 
 transformers = pytest.importorskip("transformers", reason="parity needs transformers")
 
-SIZES = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 37,
-    "max_position_embeddings": 20,
-    "attn_implementation": "eager",
-}
+SIZES = {**tiny.SIZES, "attn_implementation": "eager"}
 ROBERTA = transformers.RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5)
 BERT = transformers.BertConfig(**SIZES, type_vocab_size=3)
 PAIRS = {

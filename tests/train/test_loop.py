@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from minitransformer import CheckpointError, from_pretrained
+from minitransformer.files import TEMPORARY_PREFIX
 from minitransformer.models.inputs import IGNORED_LABEL
 from tests.train import tiny_job
 from train.checkpoints import list_checkpoints
@@ -152,7 +153,7 @@ def test_twenty_kills_and_twenty_resumes(tmp_path):
     digests = result.stdout.split()
     assert len(digests) == 21
     assert len(set(digests)) == 1
-    assert not list(tmp_path.rglob(".tmp-*"))  # what a kill left is cleaned up
+    assert not list(tmp_path.rglob(f"{TEMPORARY_PREFIX}*"))  # what a kill left is cleaned up
     for run in tmp_path.iterdir():
         assert tiny_job.digest(from_pretrained(run)) == digests[0]
 
@@ -305,15 +306,36 @@ def test_early_stopping_is_resumed_too(step, tmp_path):
     resumed, progress = run("stopped", resume=True)
     assert (progress.step, progress.best_loss) == (8, 3.0)
     assert tiny_job.digest(resumed) == tiny_job.digest(whole)
-    assert tiny_job.digest(from_pretrained(tmp_path / "whole" / "best")) == tiny_job.digest(whole)
+    assert tiny_job.digest(
+        from_pretrained(tmp_path / "whole" / "checkpoints" / "best")
+    ) == tiny_job.digest(whole)
 
 
 def test_the_best_weights_of_an_older_run_are_not_taken(tmp_path):
-    tiny_job.run(tmp_path, evaluate=lambda _s: {"loss": 1.0}, patience=3)
-    shutil.rmtree(tmp_path / "checkpoints")
+    tiny_job.run(tmp_path / "old", evaluate=lambda _s: {"loss": 1.0}, patience=9)
+    older = tiny_job.digest(from_pretrained(tmp_path / "old" / "checkpoints" / "best"))
+    shutil.copytree(
+        tmp_path / "old" / "checkpoints" / "best", tmp_path / "new" / "checkpoints" / "best"
+    )
+    trained, _ = tiny_job.run(tmp_path / "new", patience=9)  # without a single evaluation
+    assert tiny_job.digest(trained) != older
+    assert tiny_job.digest(trained) == tiny_job.digest(
+        from_pretrained(list_checkpoints(tmp_path / "new" / "checkpoints")[-1])
+    )
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(NonFiniteError, match="step 5: the held-out loss is nan"):
         tiny_job.run(tmp_path, evaluate=lambda _s: {"loss": math.nan}, patience=3)
-    assert not (tmp_path / "best").exists()
+
+
+def test_a_new_run_leaves_what_others_put_beside_it(tmp_path):
+    for name in ("best", ".tmp-mine", "checkpoints/notes"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_text("mine")
+    tiny_job.run(tmp_path, evaluate=lambda _s: {"loss": 1.0}, patience=3)
+    for name in ("best", ".tmp-mine", "checkpoints/notes"):
+        assert (tmp_path / name / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,17 @@ def run(
     settings: dict[str, Any] = {"epochs": 2, "accumulate": 2, "save_every": 4, "evaluate_every": 5}
     config = TrainingConfig(output=output, learning_rate=1e-2, **(settings | changes))
     trained = model()
-    if evaluate == "weights":  # a "loss" that any process finds the same for the same weights
-        evaluate = lambda _should_stop: {"loss": int(digest(trained)[:6], 16) / 1e6}  # noqa: E731
+
+    def weigh(_should_stop: Any) -> dict[str, float]:
+        """A "loss" that any process finds the same for the same weights."""
+        return {"loss": int(digest(trained)[:6], 16) / 1e6}
+
     batches = MaskedBatches(rows(), TOKENIZER, batch_size=2, probability=0.3, seed=1)
     progress = train(
         trained,
         batches,
         config,
-        evaluate=evaluate,
+        evaluate=weigh if evaluate == "weights" else evaluate,
         callbacks=callbacks,
         fingerprint=fingerprint,
     )
@@ -145,8 +148,8 @@ def main(output: Path, kills: int) -> None:
     print(expected)
     for number, die_at in enumerate(random.Random(0).sample(range(1, int(operations)), kills)):
         place = output / str(number)
-        assert _in_child(lambda p=place, n=die_at: _train_and_die(p, n)) is None  # type: ignore[misc]
-        resumed = _in_child(lambda p=place: _train_and_die(p, -1))  # type: ignore[misc]
+        assert _in_child(lambda p=place, n=die_at: _train_and_die(p, n)) is None
+        resumed = _in_child(lambda p=place: _train_and_die(p, -1))
         assert resumed is not None
         print(resumed.split()[0])
 
