@@ -3,8 +3,35 @@
 from minitransformer.files import CheckpointError
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.models.bert import BertConfig, BertModel
-from minitransformer.models.outputs import EncoderOutput, MaskedLMOutput
-from minitransformer.models.roberta import RobertaConfig, RobertaForMaskedLM, RobertaModel
+from minitransformer.models.bert_heads import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
+from minitransformer.models.distilbert import (
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
+    DistilBertModel,
+)
+from minitransformer.models.outputs import (
+    EncoderOutput,
+    MaskedLMOutput,
+    QuestionAnsweringOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from minitransformer.models.roberta import (
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForQuestionAnswering,
+    RobertaForSequenceClassification,
+    RobertaForTokenClassification,
+    RobertaModel,
+)
 from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 
@@ -12,13 +39,29 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BertConfig",
+    "BertForMaskedLM",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
     "BertModel",
     "CheckpointError",
+    "DistilBertConfig",
+    "DistilBertForMaskedLM",
+    "DistilBertForQuestionAnswering",
+    "DistilBertForSequenceClassification",
+    "DistilBertForTokenClassification",
+    "DistilBertModel",
     "EncoderOutput",
     "MaskedLMOutput",
+    "QuestionAnsweringOutput",
     "RobertaConfig",
     "RobertaForMaskedLM",
+    "RobertaForQuestionAnswering",
+    "RobertaForSequenceClassification",
+    "RobertaForTokenClassification",
     "RobertaModel",
+    "SequenceClassifierOutput",
+    "TokenClassifierOutput",
     "Tokenizer",
     "from_pretrained",
     "pipeline",

@@ -7,6 +7,7 @@ maps, logits, loss, and the gradient of every parameter.
 B batch, T tokens.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from minitransformer.hf.config import family_of_model
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.hf.names import stored_names
-from minitransformer.layers.positions import count_positions
-from minitransformer.models.base import Model
+from minitransformer.models.base import Model, TaskModel
+from minitransformer.models.classification import SequenceClassification, TokenClassification
+from minitransformer.models.distilbert import DistilBertConfig
 from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer.models.question_answering import QuestionAnswering
 
 # dtype to the absolute and relative difference that rounding explains.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -67,29 +70,31 @@ class Report:
 
 
 def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
-    """Run both models on one batch, backward too if there are labels, and compare what they did.
+    """Run both models on one batch, backward too if it is labelled, and compare what they did.
 
     Only real tokens count: what a model computes at padding is nobody's business.
 
     Args:
         ours: a model of this library, in evaluation mode.
         theirs: its namesake of transformers, of the same dtype, with eager attention.
-        batch: `input_ids`, `attention_mask`, and maybe `token_type_ids` and `labels`, all (B, T).
+        batch: `input_ids`, `attention_mask`, and maybe `token_type_ids`, (B, T) each, and labels.
     """
     modules = _module_pairs(ours)
     with _outputs_of(ours, list(modules)) as our_outputs:
         our_result = ours(**batch, output_hidden_states=True, output_attentions=True)
+    their_batch = _their_inputs(ours, batch)
     with _outputs_of(theirs, list(modules.values())) as their_outputs:
-        their_result = theirs(
-            **_their_inputs(ours, batch), output_hidden_states=True, output_attentions=True
-        )
-    real = batch["attention_mask"].bool()
+        their_result = theirs(**their_batch, output_hidden_states=True, output_attentions=True)
+    real = batch["attention_mask"].bool(), their_batch["attention_mask"].bool()
     order = [*our_outputs, *(name for name in modules if name not in our_outputs)]
     pairs = [(name, our_outputs.get(name), their_outputs.get(modules[name])) for name in order]
     pairs += _result_pairs(our_result, their_result)
     rows = [_compare_tensors(name, a, b, real) for name, a, b in pairs]
-    if "labels" in batch:
-        rows += _compare_gradients(ours, theirs, our_result.loss, their_result.loss)
+    our_loss = getattr(our_result, "loss", None)
+    if our_loss is not None:
+        their_loss = _their_loss(ours, their_result, their_batch)
+        rows.append(_compare_tensors("loss", our_loss, their_loss))
+        rows += _compare_gradients(ours, theirs, our_loss, their_loss)
     return Report(tuple(rows))
 
 
@@ -144,7 +149,7 @@ def check_checkpoint(
 def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
     """Three rows of random ids, one padded on the left and one on the right, with labels.
 
-    Every third real token is labelled, if the model takes labels.
+    Every third real token is labelled where tokens have labels.
     """
     generator = torch.Generator().manual_seed(seed)
     config = model.config
@@ -155,26 +160,67 @@ def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
     real[1, : length // 3] = False
     real[2, length - length // 4 :] = False
     ids[~real] = config.pad_token_id
-    batch = {"input_ids": ids, "attention_mask": real.long(), "token_type_ids": 0 * ids}
-    if hasattr(model, "loss"):
-        labels = ids.roll(1, dims=1)
-        labels[~real | (torch.arange(length) % 3 > 0)] = IGNORED_LABEL
-        batch["labels"] = labels
+    batch = {"input_ids": ids, "attention_mask": real.long()}
+    if not isinstance(config, DistilBertConfig):
+        batch["token_type_ids"] = 0 * ids
+    if isinstance(model, TaskModel):
+        batch |= _random_labels(model, ids, real, generator)
     return batch
+
+
+def _random_labels(
+    model: TaskModel, ids: Tensor, real: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    num_rows, length = ids.shape
+    num_labels = getattr(model.config, "num_labels", 0)
+    if isinstance(model, QuestionAnswering):
+        first = real.int().argmax(dim=1)  # (B,)
+        return {"start_positions": first + 1, "end_positions": first + length // 2}
+    if isinstance(model, SequenceClassification):
+        if model.problem_type == "single_label_classification":
+            return {"labels": torch.randint(num_labels, (num_rows,), generator=generator)}
+        dtype = next(model.parameters()).dtype
+        return {"labels": torch.rand(num_rows, num_labels, generator=generator).to(dtype)}
+    labels = ids.roll(1, dims=1)
+    if isinstance(model, TokenClassification):
+        labels = labels % num_labels
+    labels[~real | (torch.arange(length) % 3 > 0)] = IGNORED_LABEL
+    return {"labels": labels}
 
 
 def _their_inputs(ours: Model, batch: Batch) -> Batch:
     """What the other side must be given to mean the same.
 
-    Hugging Face's BERT numbers places, not tokens, so padding on the left moves the text; told the
-    positions, it agrees. Its RoBERTa counts by itself.
+    Hugging Face's BERT numbers places, not tokens, so padding on the left moves the text, and
+    whatever takes the first token takes place 0. Such a model gets every row padded on the right.
     """
-    if type(ours).__name__.startswith("Bert"):
-        return {
-            **batch,
-            "position_ids": count_positions(batch["attention_mask"].bool()).clamp(min=0),
-        }
-    return batch
+    takes_first = isinstance(ours, SequenceClassification) or getattr(ours, "pooler", None)
+    if not (family_of_model(ours).numbers_places or takes_first):
+        return batch
+    real = batch["attention_mask"].bool()
+    order = real.byte().argsort(dim=1, descending=True, stable=True)  # (B, T), padding last
+    moved = dict(batch)
+    for name, values in batch.items():
+        if values.shape == real.shape and values.dim() == 2:
+            moved[name] = values.gather(1, order)
+        if name in ("start_positions", "end_positions"):
+            moved[name] = values - real.int().argmax(dim=1)
+    return moved
+
+
+def _their_loss(ours: Model, their_result: Any, their_batch: Batch) -> Tensor:
+    """Their loss; of question answering the one without padding among the choices."""
+    if not isinstance(ours, QuestionAnswering):
+        return their_result.loss
+    padding = their_batch["attention_mask"] == 0
+    start, end = (
+        torch.nn.functional.cross_entropy(
+            getattr(their_result, f"{edge}_logits").masked_fill(padding, -math.inf),
+            their_batch[f"{edge}_positions"],
+        )
+        for edge in ("start", "end")
+    )
+    return (start + end) / 2
 
 
 def _module_pairs(ours: Model) -> dict[str, str]:
@@ -184,7 +230,7 @@ def _module_pairs(ours: Model) -> dict[str, str]:
         for our_name, their_name in stored_names(family_of_model(ours), ours).items()
     }
     # A head that keeps a bias of its own is no leaf; its output is the logits, compared anyway.
-    return {name: there for name, there in pairs.items() if "." in name}
+    return {n: there for n, there in pairs.items() if not any(ours.get_submodule(n).children())}
 
 
 @contextmanager
@@ -214,10 +260,13 @@ def _result_pairs(ours: Any, theirs: Any) -> list[tuple[str, Tensor | None, Tens
         for i, tensor in enumerate(getattr(ours, name)):
             other = their_tensors[i] if i < len(their_tensors) else None
             pairs.append((f"{name}[{i}]", tensor, other))
-    for name in ("last_hidden_state", "pooler_output", "logits", "loss"):
+    for name in ("last_hidden_state", "pooler_output", "logits"):
         tensor = getattr(ours, name, None)
         if tensor is not None:
             pairs.append((name, tensor, getattr(theirs, name, None)))
+    for name in ("start_logits", "end_logits"):  # (B, T), to be told from a vector a row
+        if hasattr(ours, name):
+            pairs.append((name, getattr(ours, name)[..., None], getattr(theirs, name)[..., None]))
     return pairs
 
 
@@ -241,13 +290,17 @@ def _compare_gradients(
 
 
 def _compare_tensors(
-    name: str, ours: Tensor | None, theirs: Tensor | None, real: Tensor | None = None
+    name: str,
+    ours: Tensor | None,
+    theirs: Tensor | None,
+    real: tuple[Tensor, Tensor] | None = None,
 ) -> Comparison:
+    """Compare a pair; `real`, (B, T) bool twice, says where its tokens stand on either side."""
     if ours is None or theirs is None:
         return Comparison(name, "OK" if ours is theirs else "MISSING")
+    ours, theirs, shape = ours.detach(), theirs.detach(), tuple(ours.shape)
     if real is not None:
-        ours, theirs = _at_real_tokens(ours, real), _at_real_tokens(theirs, real)
-    shape = tuple(ours.shape)
+        ours, theirs = _at_real_tokens(ours, real[0]), _at_real_tokens(theirs, real[1])
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Comparison(name, "SHAPE", shape=shape)
     tolerance = TOLERANCE[ours.dtype]
@@ -257,12 +310,10 @@ def _compare_tensors(
 
 
 def _at_real_tokens(tensor: Tensor, real: Tensor) -> Tensor:
-    """Leave out padding: its places, its rows of an attention map, and what is pooled from it."""
-    tensor = tensor.detach()
-    if tensor.dim() == 2:  # (B, E), pooled: Hugging Face pools place 0, be it padding or not
-        return tensor[real[:, 0]] if len(tensor) == len(real) else tensor
-    if tensor.dim() < 2:  # a loss
+    """Leave out padding: its places, and its rows and columns of an attention map."""
+    if tensor.dim() == 4:  # (B, H, T, S)
+        pairs = real[:, :, None] & real[:, None, :]  # (B, T, S)
+        return tensor.permute(0, 2, 3, 1)[pairs]
+    if tensor.dim() < 3:  # one vector a row, such as what is pooled
         return tensor
-    if tensor.dim() == 4:  # (B, H, T, S): the queries are the third dimension
-        tensor = tensor.transpose(1, 2)  # (B, T, H, S)
     return tensor.expand(len(real), *tensor.shape[1:])[real]  # positions may come as (1, T, E)

@@ -15,7 +15,7 @@ import torch
 
 from minitransformer.arguments import Parser, device, positive
 from minitransformer.hf.loading import from_pretrained
-from minitransformer.models.heads import MaskedLM
+from minitransformer.models.masked_lm import MaskedLM
 from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 from train import mlm

@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from minitransformer.files import remove_unfinished
 from minitransformer.models.base import Model, TaskModel
-from minitransformer.models.inputs import IGNORED_LABEL
 from train.checkpoints import list_checkpoints, load_checkpoint, read_state, save_checkpoint
 from train.config import TrainingConfig
 from train.metrics import MetricsFile
@@ -41,7 +40,7 @@ class Data(Protocol):
         """Batches in an epoch."""
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """The arguments of the model's loss, `labels` and `attention_mask` among them."""
+        """The arguments of the model's loss, the labels and `attention_mask` among them."""
 
 
 # What may differ between a run and its resumption without changing a single weight.
@@ -195,7 +194,7 @@ def take_step(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
-    num_supervised = sum(int((batch["labels"] != IGNORED_LABEL).sum()) for batch in batches)
+    num_supervised = sum(model.count_supervised(batch) for batch in batches)
 
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=device)

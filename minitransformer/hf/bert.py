@@ -1,9 +1,15 @@
 """BERT's names in Hugging Face checkpoints."""
 
-from minitransformer.hf.family import Family
+from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.bert import BertConfig, BertModel
+from minitransformer.models.bert_heads import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
-WEIGHT_MAP: dict[str, str | None] = {
+WEIGHT_MAP: WeightMap = {
     "embeddings.word_embeddings.weight": "embeddings.words.weight",
     "embeddings.position_embeddings.weight": "embeddings.positions.table.weight",
     "embeddings.token_type_embeddings.weight": "embeddings.token_types.weight",
@@ -30,11 +36,39 @@ WEIGHT_MAP: dict[str, str | None] = {
     "pooler.dense.bias": "pooler.dense.bias",
 }
 
+MASKED_LM: WeightMap = {
+    "cls.predictions.bias": "lm_head.bias",
+    "cls.predictions.transform.dense.weight": "lm_head.dense.weight",
+    "cls.predictions.transform.dense.bias": "lm_head.dense.bias",
+    "cls.predictions.transform.LayerNorm.weight": "lm_head.norm.weight",
+    "cls.predictions.transform.LayerNorm.bias": "lm_head.norm.bias",
+}
+
+QUESTION_ANSWERING: WeightMap = {
+    "qa_outputs.weight": "qa_outputs.weight",
+    "qa_outputs.bias": "qa_outputs.bias",
+}
+
+CLASSIFIER: WeightMap = {
+    "classifier.weight": "classifier.weight",
+    "classifier.bias": "classifier.bias",
+}
+
 BERT = Family(
     model_type="bert",
     config_class=BertConfig,
-    models=(BertModel,),
     backbone_name="bert",
     weights=WEIGHT_MAP,
-    other_heads=("cls.", "classifier.", "qa_outputs."),
+    models={
+        BertModel: {},
+        BertForMaskedLM: MASKED_LM,
+        BertForQuestionAnswering: QUESTION_ANSWERING,
+        BertForSequenceClassification: CLASSIFIER,
+        BertForTokenClassification: CLASSIFIER,
+    },
+    tied={
+        "cls.predictions.decoder.weight": "bert.embeddings.words.weight",
+        "cls.predictions.decoder.bias": "lm_head.bias",
+    },
+    other_heads=("cls.seq_relationship.",),  # is the second text the one that followed?
 )

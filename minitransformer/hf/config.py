@@ -7,13 +7,14 @@ from typing import Any
 
 from minitransformer.files import CheckpointError
 from minitransformer.hf.bert import BERT
+from minitransformer.hf.distilbert import DISTILBERT
 from minitransformer.hf.family import Family
 from minitransformer.hf.roberta import ROBERTA
 from minitransformer.models.base import Model
 from minitransformer.models.config import Config
 from minitransformer.names import nearest, unexpected_name
 
-FAMILIES = {family.model_type: family for family in (BERT, ROBERTA)}
+FAMILIES = {family.model_type: family for family in (BERT, ROBERTA, DISTILBERT)}
 
 # Fields that would change the function, with the one value that is built here.
 ONLY_VALUES: dict[str, Any] = {
@@ -22,17 +23,20 @@ ONLY_VALUES: dict[str, Any] = {
     "is_encoder_decoder": False,
     "add_cross_attention": False,
     "tie_word_embeddings": True,
+    "tie_weights_": True,
 }
+
+# Where config.json says which classes there are.
+LABELS = {"id2label", "label2id", "num_labels", "_num_labels"}
+_MOST_LABELS = 1_000_000
 
 # Fields that change nothing that these models compute.
 WITHOUT_EFFECT = {
     "_name_or_path",
-    "_num_labels",
     "architectures",
     "attn_implementation",
     "bos_token_id",
     "chunk_size_feed_forward",
-    "classifier_dropout",
     "cls_token_id",
     "directionality",
     "dtype",
@@ -40,11 +44,8 @@ WITHOUT_EFFECT = {
     "eos_token_ids",
     "finetuning_task",
     "gradient_checkpointing",
-    "id2label",
-    "label2id",
     "mask_token_id",
     "model_type",
-    "num_labels",
     "output_attentions",
     "output_hidden_states",
     "pooler_fc_size",
@@ -52,9 +53,9 @@ WITHOUT_EFFECT = {
     "pooler_num_fc_layers",
     "pooler_size_per_head",
     "pooler_type",
-    "problem_type",
     "return_dict",
     "sep_token_id",
+    "sinusoidal_pos_embds",  # how the table was first filled
     "tokenizer_class",
     "torch_dtype",
     "torchscript",
@@ -99,18 +100,21 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
     Raises:
         CheckpointError: a field has a value that is not built here, or is misspelled.
     """
+    ours = {theirs: name for name, theirs in family.config_names.items()}
     known = {field.name for field in fields(family.config_class)}
-    values = dict(family.absent_fields)
+    values = {**family.absent_fields, **_labels(content, path)}
     for name, value in content.items():
-        if name in known:
-            values[name] = value
+        if name in LABELS:
+            continue
+        if ours.get(name, name) in known:
+            values[ours.get(name, name)] = value
         elif name in ONLY_VALUES:
             if value != ONLY_VALUES[name]:
                 raise CheckpointError(
                     f"{path}: {name}={value!r} is not supported, only {ONLY_VALUES[name]!r} is"
                 )
         elif name not in WITHOUT_EFFECT:
-            right = nearest(name, known, cutoff=0.8)
+            right = nearest(name, [*known, *ours], cutoff=0.8)
             if right is not None and right not in content:
                 raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
             warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=4)
@@ -122,10 +126,28 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
 
 def config_to_hf(model: Model) -> dict[str, Any]:
     """The content of the config.json that Hugging Face reads as this model."""
-    dtype = next(model.parameters()).dtype
+    family = family_of_model(model)
+    values = asdict(model.config)
+    if "id2label" in values:
+        values["label2id"] = {label: number for number, label in values["id2label"].items()}
     return {
         "architectures": [type(model).__name__],
-        "model_type": family_of_model(model).model_type,
-        "dtype": str(dtype).removeprefix("torch."),
-        **asdict(model.config),
+        "model_type": family.model_type,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        **{family.config_names.get(name, name): value for name, value in values.items()},
     }
+
+
+def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The classes, which JSON can only number by strings; old checkpoints only count them."""
+    names = content.get("id2label")
+    if names is None:
+        count = content.get("num_labels", content.get("_num_labels"))
+        if count is None:
+            return {}
+        if not isinstance(count, int) or not 0 < count <= _MOST_LABELS:
+            raise CheckpointError(f"{path}: num_labels={count!r} must be from 1 to {_MOST_LABELS}")
+        return {"id2label": {number: f"LABEL_{number}" for number in range(count)}}
+    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+        raise CheckpointError(f"{path}: id2label={names!r} must give numbers their names")
+    return {"id2label": dict(sorted((int(key), name) for key, name in names.items()))}

@@ -1,6 +1,8 @@
 """Checkpoints in: config.json and safetensors to a model, every tensor accounted for."""
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,8 @@ from minitransformer.hf.names import Translation, number_of_layers, translate
 from minitransformer.hf.tensors import StoredTensor, list_tensors, read_tensors
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import Model, initialize
+from minitransformer.models.classification import SequenceClassification, TokenClassification
+from minitransformer.models.config import Config
 from minitransformer.names import unexpected_name
 
 CONFIG = "config.json"
@@ -71,6 +75,7 @@ def load_model(
     attention: str,
     dtype: torch.dtype,
     device: str | torch.device,
+    changes: Mapping[str, Any],
 ) -> SomeModel:
     """Load a checkpoint as `model_class`; see :meth:`Model.from_pretrained`."""
     directory = resolve_checkpoint(path, _PATTERNS)
@@ -81,7 +86,7 @@ def load_model(
             f"{directory / CONFIG}: model_type is {family.model_type!r}, but a "
             f"{model_class.__name__} needs {family_of_model(model_class).model_type!r}"
         )
-    return _load(model_class, directory, content, family, attention, dtype, device)
+    return _load(model_class, directory, content, family, attention, dtype, device, changes)
 
 
 def _load(
@@ -92,9 +97,11 @@ def _load(
     attention: str,
     dtype: torch.dtype,
     device: str | torch.device,
+    changes: Mapping[str, Any] | None = None,
 ) -> SomeModel:
     """Compare the header with the config, and only then take memory and read."""
-    config = config_from_hf(content, family, directory / CONFIG)
+    stored_config = config_from_hf(content, family, directory / CONFIG)
+    config = replace(stored_config, **(changes or {}))
     stored = list_tensors(directory, model_class.__name__)
     layers = number_of_layers(stored, family)
     if layers != config.num_hidden_layers:
@@ -104,12 +111,14 @@ def _load(
         )
     with torch.device("meta"):  # shapes without memory
         model = model_class(config, attention=attention)
+    keep_head = _has_the_head_of(model, stored_config, content, family)
     try:
-        found = translate(stored, family, model)
+        found = translate(stored, family, model, keep_head=keep_head)
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}") from error
     _check_shapes(stored, found, model, directory)
-    _report(found, model, directory, named=_architecture(content) == model_class.__name__)
+    named = _architecture(content) == model_class.__name__
+    _report(found, model, directory, must_be_whole=named and keep_head)
 
     model = model.to(dtype).to_empty(device=device)
     for part in found.new:
@@ -128,6 +137,25 @@ def _architecture(content: dict[str, Any]) -> str | None:
     return str(architectures[0]) if isinstance(architectures, list) and architectures else None
 
 
+def _has_the_head_of(
+    model: Model, stored_config: Config, content: dict[str, Any], family: Family
+) -> bool:
+    """Whether the head that is stored does what the model's does.
+
+    The heads of sequence and token classifiers go by the same names, and their shape is that of the
+    classes, so the names of tensors alone do not tell.
+    """
+    named = _architecture(content)
+    head = family.models[type(model)]
+    for known, other_head in family.models.items():
+        if known.__name__ == named and known is not type(model) and head.keys() & other_head.keys():
+            return False
+    labels = (getattr(config, "num_labels", None) for config in (model.config, stored_config))
+    return (
+        not isinstance(model, SequenceClassification | TokenClassification) or len({*labels}) == 1
+    )
+
+
 def _check_shapes(
     stored: dict[str, StoredTensor], found: Translation, model: Model, directory: Path
 ) -> None:
@@ -144,9 +172,9 @@ def _check_shapes(
             )
 
 
-def _report(found: Translation, model: Model, directory: Path, *, named: bool) -> None:
+def _report(found: Translation, model: Model, directory: Path, *, must_be_whole: bool) -> None:
     """Say what is drawn anew or left out; a model that is named by its checkpoint must be whole."""
-    if found.new and named:
+    if found.new and must_be_whole:
         raise CheckpointError(f"{directory}: nothing is stored of {', '.join(found.new)}")
     if found.new:
         warnings.warn(

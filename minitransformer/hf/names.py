@@ -43,15 +43,25 @@ def number_of_layers(names: Iterable[str], family: Family) -> int:
     return len(found)
 
 
-def translate(names: Iterable[str], family: Family, model: Model) -> Translation:
+def translate(
+    names: Iterable[str], family: Family, model: Model, *, keep_head: bool = True
+) -> Translation:
     """Find the place in `model` of every stored tensor.
+
+    Args:
+        names: of the stored tensors.
+        family: their family.
+        model: to be filled.
+        keep_head: False where the head that is stored is another than the model's, though its
+            tensors may have the same names.
 
     Raises:
         CheckpointError: a name is unknown, or a tensor that only training gives is nowhere stored.
     """
     wanted = set(model.state_dict())
+    heads = set(family.models[type(model)].values())
+    pooler = f"{_backbone_prefix(model)}pooler."
     result = Translation()
-    parts = _replaceable_parts(family, model)
     unexpected = []
     for name in names:
         try:
@@ -59,17 +69,21 @@ def translate(names: Iterable[str], family: Family, model: Model) -> Translation
         except LookupError:
             unexpected.append(name)
             continue
-        if target in wanted:
-            result.targets[name] = target
+        if target is None and _is_head(name, family):
+            result.unused.append(name)
         elif target is None:
             continue
-        elif target.startswith((*family.other_heads, *(f"{part}." for part in parts))):
+        elif target in heads and not keep_head:
+            result.unused.append(name)
+        elif target in wanted:
+            result.targets[name] = target
+        elif target.startswith(pooler):
             result.unused.append(name)
         else:
             unexpected.append(name)
 
     missing = wanted - set(result.targets.values())
-    for part in parts:
+    for part in [*_parts(heads), pooler[:-1]]:
         whole = {name for name in wanted if name.startswith(f"{part}.")}
         if whole and whole <= missing:  # all of a head is absent, not some of it
             result.new.append(part)
@@ -86,7 +100,8 @@ def stored_names(family: Family, model: Model) -> dict[str, str]:
     """Our name to Hugging Face's, for every tensor that `model` has."""
     layers = range(model.config.num_hidden_layers)
     before = _backbone_prefix(model)
-    names = {ours: theirs for theirs, ours in family.heads.items() if ours is not None}
+    head = family.models[type(model)]
+    names = {ours: theirs for theirs, ours in head.items() if ours is not None}
     for theirs, ours in family.weights.items():
         if ours is not None:
             for layer in layers if "{}" in ours else [0]:
@@ -97,17 +112,27 @@ def stored_names(family: Family, model: Model) -> dict[str, str]:
 def _target(name: str, family: Family, model: Model) -> str | None:
     """Our name of a stored tensor; None drops it; LookupError says that nobody knows it."""
     modern = _modern(name)
-    if modern in family.heads:
-        return family.heads[modern]
+    head = family.models[type(model)]
+    if modern in head:
+        return head[modern]
     if modern in family.tied:
         tied = family.tied[modern]
-        # A backbone alone has the tied tensor under its own name, without the backbone's.
-        return tied if model.backbone_name else tied.removeprefix(f"{family.backbone_name}.")
-    if modern.startswith(family.other_heads):
-        return modern
+        if tied.startswith(f"{family.backbone_name}."):
+            # A backbone alone has the tied tensor under its own name, without the backbone's.
+            return tied if model.backbone_name else tied.removeprefix(f"{family.backbone_name}.")
+        return tied if tied in head.values() else None
+    if _is_head(name, family):
+        return None
     inner = modern.removeprefix(f"{family.backbone_name}.")
     target = family.weights[_LAYER.sub("{}", inner)]
     return target and _backbone_prefix(model) + target.format(*_LAYER.findall(inner))
+
+
+def _is_head(name: str, family: Family) -> bool:
+    """Whether a stored tensor is one of a head of this family, built here or not."""
+    heads = [*family.models.values(), family.tied]
+    parts = {f"{theirs.split('.')[0]}." for head in heads for theirs in head}
+    return name.startswith((*parts, *family.other_heads))
 
 
 def _modern(name: str) -> str:
@@ -118,6 +143,6 @@ def _backbone_prefix(model: Model) -> str:
     return f"{model.backbone_name}." if model.backbone_name else ""
 
 
-def _replaceable_parts(family: Family, model: Model) -> list[str]:
-    heads = {ours.split(".")[0] for ours in family.heads.values() if ours is not None}
-    return [*sorted(heads), f"{_backbone_prefix(model)}pooler"]
+def _parts(names: Iterable[str | None]) -> list[str]:
+    """The modules, such as "lm_head", that names of tensors begin with."""
+    return sorted({name.split(".")[0] for name in names if name is not None})

@@ -1,10 +1,17 @@
-"""RoBERTa's names in Hugging Face checkpoints: BERT's, and the head's."""
+"""RoBERTa's names in Hugging Face checkpoints: BERT's, and the heads'."""
 
-from minitransformer.hf.bert import WEIGHT_MAP
-from minitransformer.hf.family import Family
-from minitransformer.models.roberta import RobertaConfig, RobertaForMaskedLM, RobertaModel
+from minitransformer.hf.bert import CLASSIFIER, QUESTION_ANSWERING, WEIGHT_MAP
+from minitransformer.hf.family import Family, WeightMap
+from minitransformer.models.roberta import (
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForQuestionAnswering,
+    RobertaForSequenceClassification,
+    RobertaForTokenClassification,
+    RobertaModel,
+)
 
-HEAD_MAP: dict[str, str | None] = {
+MASKED_LM: WeightMap = {
     "lm_head.bias": "lm_head.bias",
     "lm_head.dense.weight": "lm_head.dense.weight",
     "lm_head.dense.bias": "lm_head.dense.bias",
@@ -12,18 +19,30 @@ HEAD_MAP: dict[str, str | None] = {
     "lm_head.layer_norm.bias": "lm_head.norm.bias",
 }
 
+SEQUENCE_CLASSIFIER: WeightMap = {
+    "classifier.dense.weight": "classifier.dense.weight",
+    "classifier.dense.bias": "classifier.dense.bias",
+    "classifier.out_proj.weight": "classifier.output.weight",
+    "classifier.out_proj.bias": "classifier.output.bias",
+}
+
 ROBERTA = Family(
     model_type="roberta",
     config_class=RobertaConfig,
-    models=(RobertaModel, RobertaForMaskedLM),
     backbone_name="roberta",
     weights=WEIGHT_MAP,
-    heads=HEAD_MAP,
+    models={
+        RobertaModel: {},
+        RobertaForMaskedLM: MASKED_LM,
+        RobertaForQuestionAnswering: QUESTION_ANSWERING,
+        RobertaForSequenceClassification: SEQUENCE_CLASSIFIER,
+        RobertaForTokenClassification: CLASSIFIER,
+    },
     tied={
         "lm_head.decoder.weight": "roberta.embeddings.words.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
-    other_heads=("classifier.", "qa_outputs."),
     # RobertaConfig() of transformers has BERT's sizes, not those of any RoBERTa checkpoint.
     absent_fields={"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12},
+    numbers_places=False,
 )

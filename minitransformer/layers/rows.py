@@ -30,6 +30,14 @@ def chosen_rows(chosen: Tensor) -> tuple[Tensor, Tensor]:
     return index, chosen.gather(1, index)
 
 
+def first_tokens(present: Tensor) -> Tensor:
+    """The place of each row's first real token: (B, T) bool, True at real tokens, to (B, 1).
+
+    It is 0 unless the row is padded on the left, and 0 where nothing is real.
+    """
+    return present.int().argmax(dim=1, keepdim=True)
+
+
 def take_rows(hidden: Tensor, index: Tensor) -> Tensor:
     """(B, T, E) at the places (B, P) gives (B, P, E)."""
     return torch.take_along_dim(hidden, index[..., None], dim=1)

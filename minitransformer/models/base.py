@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.models.config import Config
+from minitransformer.models.inputs import IGNORED_LABEL
 
 
 class Model(nn.Module):
@@ -59,18 +60,29 @@ class Model(nn.Module):
         attention: str = "sdpa",
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        **changes: object,
     ) -> Self:
         """Load a checkpoint into this class, whatever class its config names.
 
         A task head that the checkpoint lacks is drawn anew and named in a warning; so is one that
         the checkpoint has and this class does not. See :func:`minitransformer.from_pretrained`.
 
+        Args:
+            path, attention, dtype, device: as there.
+            changes: fields of the config to be set to other values than the checkpoint's, such as
+                `hidden_dropout_prob=0.0` or `id2label={0: "no", 1: "maybe", 2: "yes"}`. A
+                classification head for another number of classes is drawn anew.
+
         Raises:
             CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.
+            TypeError: a field of `changes` is unknown.
+            ValueError: a field of `changes` has a value without a meaning.
         """
         from minitransformer.hf.loading import load_model
 
-        return load_model(cls, path, attention=attention, dtype=dtype, device=device)
+        return load_model(
+            cls, path, attention=attention, dtype=dtype, device=device, changes=changes
+        )
 
 
 class TaskModel(Model):
@@ -81,6 +93,10 @@ class TaskModel(Model):
     def summed_loss(self, *_arguments: Any, **_named: Any) -> tuple[Tensor, Tensor]:
         """The sum of the losses of everything labelled in a batch, and how much that is."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def count_supervised(self, batch: dict[str, Tensor]) -> int:
+        """The number that `summed_loss` will return with the sum, known before anything is run."""
+        return int((batch["labels"] != IGNORED_LABEL).sum())
 
 
 def initialize(root: nn.Module, standard_deviation: float) -> None:

@@ -6,26 +6,26 @@ B batch, T tokens, P tokens wanted of the last layer, E hidden size.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.activations import activation_named
 from minitransformer.layers.attention import MultiHeadAttention
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.layers.positions import LearnedPositions
-from minitransformer.layers.rows import take_rows
+from minitransformer.layers.rows import first_tokens, take_rows
 from minitransformer.models.base import Model, initialize
-from minitransformer.models.config import Config
+from minitransformer.models.config import EncoderConfig
 from minitransformer.models.inputs import check_attention_mask, check_ids, check_length
 from minitransformer.models.outputs import EncoderOutput, recording
 from minitransformer.names import strict_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class BertConfig(Config):
+class BertConfig(EncoderConfig):
     """The sizes of a BERT; the defaults are those of bert-base-uncased.
 
     Raises:
@@ -33,49 +33,23 @@ class BertConfig(Config):
         ValueError: a field's value has no meaning; the message names field and value.
     """
 
-    vocab_size: int = 30_522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512  # rows of the position table
     type_vocab_size: int = 2
-    initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    pad_token_id: int = 0
+    classifier_dropout: float | None = None  # of classification heads; None: hidden_dropout_prob
 
     def __post_init__(self) -> None:
-        self._require_integers(
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "type_vocab_size",
-            "max_position_embeddings",
-            minimum=1,
-        )
-        self._require_integers("pad_token_id", minimum=0)
-        self._require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob")
-        self._require_positive("initializer_range", "layer_norm_eps")
-        activation_named(self.hidden_act)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
-        if self.pad_token_id >= self.vocab_size:
-            raise ValueError(
-                f"pad_token_id={self.pad_token_id} lies outside vocab_size={self.vocab_size}"
-            )
+        super().__post_init__()
+        self._require_integers("type_vocab_size", minimum=1)
+        self._require_positive("layer_norm_eps")
+        if self.classifier_dropout is not None:
+            self._require_probabilities("classifier_dropout")
 
     @property
-    def max_sequence_length(self) -> int:
-        """How many tokens fit into one row."""
-        return self.max_position_embeddings
+    def head_dropout(self) -> float:
+        """The dropout of classification heads."""
+        return (
+            self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+        )
 
 
 class BertEmbeddings(nn.Module):
@@ -156,19 +130,18 @@ class EncoderLayer(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(W x + b) of the first real token, [CLS]."""
+    """tanh(W x + b) of the first real token, [CLS].
+
+    Hugging Face takes place 0, which is padding where a row is padded on the left.
+    """
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor, present: Tensor) -> Tensor:
-        """(B, T, E), and (B, T) True at real tokens, to (B, E).
-
-        Hugging Face takes place 0, which is padding where a row is padded on the left.
-        """
-        first = present.int().argmax(dim=1, keepdim=True)  # (B, 1)
-        return torch.tanh(self.dense(take_rows(hidden, first).squeeze(1)))
+    def forward(self, first: Tensor) -> Tensor:
+        """The first token's (B, E) to (B, E)."""
+        return torch.tanh(self.dense(first))
 
 
 class BertModel(Model):
@@ -187,15 +160,7 @@ class BertModel(Model):
         self, config: BertConfig, *, attention: str = "sdpa", add_pooling_layer: bool = True
     ) -> None:
         super().__init__(config, attention=attention)
-        self.embeddings = BertEmbeddings(
-            config.vocab_size,
-            config.hidden_size,
-            config.type_vocab_size,
-            self.build_positions(config),
-            config.pad_token_id,
-            config.layer_norm_eps,
-            config.hidden_dropout_prob,
-        )
+        self.embeddings: Any = self.build_embeddings(config)
         self.layers = nn.ModuleList(
             EncoderLayer(
                 config.hidden_size,
@@ -212,7 +177,19 @@ class BertModel(Model):
         self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
         initialize(self, config.initializer_range)
 
-    def build_positions(self, config: BertConfig) -> nn.Module:
+    def build_embeddings(self, config: Any) -> nn.Module:
+        """The embeddings of this family."""
+        return BertEmbeddings(
+            config.vocab_size,
+            config.hidden_size,
+            config.type_vocab_size,
+            self.build_positions(config),
+            config.pad_token_id,
+            config.layer_norm_eps,
+            config.hidden_dropout_prob,
+        )
+
+    def build_positions(self, config: EncoderConfig) -> nn.Module:
         """The position module of this family."""
         return LearnedPositions(config.max_sequence_length, config.hidden_size)
 
@@ -248,12 +225,10 @@ class BertModel(Model):
             self.layers, hidden_states=output_hidden_states, attentions=output_attentions
         ) as record:
             hidden, present = self.encode(input_ids, attention_mask, token_type_ids)
-        return EncoderOutput(
-            last_hidden_state=hidden,
-            pooler_output=self.pooler(hidden, present) if self.pooler is not None else None,
-            hidden_states=tuple(record.hidden_states) if output_hidden_states else None,
-            attentions=tuple(record.attentions) if output_attentions else None,
-        )
+        pooled = None
+        if self.pooler is not None:
+            pooled = self.pooler(take_rows(hidden, first_tokens(present)).squeeze(1))  # (B, E)
+        return EncoderOutput(last_hidden_state=hidden, pooler_output=pooled, **record.fields())
 
     def encode(
         self,
@@ -271,21 +246,7 @@ class BertModel(Model):
         Returns:
             (B, T, E) or (B, P, E), and (B, T) bool, True at real tokens.
         """
-        config = self.config
-        check_ids("input_ids", input_ids, size=config.vocab_size, size_name="vocab_size")
-        check_length(
-            input_ids.shape[1],
-            longest=config.max_sequence_length,
-            table_rows=config.max_position_embeddings,
-        )
-        if token_type_ids is not None:
-            check_ids(
-                "token_type_ids",
-                token_type_ids,
-                size=config.type_vocab_size,
-                size_name="type_vocab_size",
-            )
-        attention_mask = check_attention_mask(attention_mask, input_ids, config.pad_token_id)
+        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
         mask = None if attention_mask is None else padding_mask(attention_mask)  # (B, 1, 1, T)
 
         present = self.counted_tokens(input_ids, attention_mask)  # (B, T)
@@ -294,3 +255,27 @@ class BertModel(Model):
         for layer in earlier:
             hidden = layer(hidden, mask)  # (B, T, E)
         return last(hidden, mask, wanted), present  # (B, T, E) or (B, P, E)
+
+    def check_inputs(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> Tensor | None:
+        """Check what came in; gives the mask as bool, or None where nothing is padded."""
+        config = self.config
+        check_ids("input_ids", input_ids, size=config.vocab_size, size_name="vocab_size")
+        check_length(
+            input_ids.shape[1],
+            longest=config.max_sequence_length,
+            table_rows=config.max_position_embeddings,
+        )
+        self.check_token_types(token_type_ids)
+        return check_attention_mask(attention_mask, input_ids, config.pad_token_id)
+
+    def check_token_types(self, token_type_ids: Tensor | None) -> None:
+        """Check that every token type has a row in the table."""
+        if token_type_ids is not None:
+            check_ids(
+                "token_type_ids",
+                token_type_ids,
+                size=self.config.type_vocab_size,
+                size_name="type_vocab_size",
+            )

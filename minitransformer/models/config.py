@@ -1,9 +1,10 @@
 """What every config has in common: names and values are checked when it is made."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
 
+from minitransformer.layers.activations import activation_named
 from minitransformer.names import unexpected_name
 
 _LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
@@ -24,12 +25,16 @@ class Config:
     initializer_range: float
     pad_token_id: int
 
+    # Names that users bring from elsewhere, and the field that they mean.
+    known_elsewhere: ClassVar[dict[str, str]] = {}
+
     def __new__(cls, *_arguments: Any, **values: Any) -> Self:
         # The generated __init__ would refuse an unknown name too, but without the right one.
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                raise TypeError(unexpected_name(f"{cls.__name__} field", name, known))
+                guess = cls.known_elsewhere.get(name)
+                raise TypeError(unexpected_name(f"{cls.__name__} field", name, known, guess))
         return super().__new__(cls)
 
     def _require_integers(self, *names: str, minimum: int) -> None:
@@ -51,6 +56,86 @@ class Config:
             value = getattr(self, name)
             if not _is_number(value) or not 0.0 < value < math.inf:
                 raise ValueError(f"{name}={value!r} must be a positive, finite number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Config):
+    """The fields that all encoders share; the defaults are those of bert-base-uncased.
+
+    `id2label` names the classes of a classification head by their numbers, 0, 1, 2, ...; how many
+    there are is `num_labels`. `problem_type` says what the head of a sequence classifier is for:
+    None stands for regression where there is one class, else for one class a text.
+    """
+
+    vocab_size: int = 30_522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512  # rows of the position table
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+    id2label: dict[int, str] = field(
+        default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"}, hash=False
+    )
+    problem_type: str | None = None
+
+    known_elsewhere: ClassVar[dict[str, str]] = {"num_labels": "id2label", "label2id": "id2label"}
+
+    def __post_init__(self) -> None:
+        self._require_integers(
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            minimum=1,
+        )
+        self._require_integers("pad_token_id", minimum=0)
+        self._require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob")
+        self._require_positive("initializer_range")
+        activation_named(self.hidden_act)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        if self.pad_token_id >= self.vocab_size:
+            raise ValueError(
+                f"pad_token_id={self.pad_token_id} lies outside vocab_size={self.vocab_size}"
+            )
+        self._require_labels()
+
+    @property
+    def max_sequence_length(self) -> int:
+        """How many tokens fit into one row."""
+        return self.max_position_embeddings
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes a classification head has."""
+        return len(self.id2label)
+
+    def _require_labels(self) -> None:
+        labels = self.id2label
+        if not isinstance(labels, dict) or not labels or [*labels] != [*range(len(labels))]:
+            raise ValueError(
+                f"id2label={labels!r} must be a dict from 0, 1, 2, ... in this order to names"
+            )
+        names = list(labels.values())
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"id2label={labels!r} must give every class a name")
+        if len(set(names)) < len(names):
+            raise ValueError(f"id2label={labels!r} gives two classes one name")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(unexpected_name("problem_type", str(self.problem_type), PROBLEM_TYPES))
+
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def _is_number(value: object) -> bool:

@@ -1,20 +1,76 @@
-"""Task heads that families share, and the losses that train them.
+"""What the task heads of the encoders have in common.
 
-B batch, T tokens, N labelled tokens, E hidden size, V vocabulary.
+B batch, T tokens, P tokens wanted of the last layer, E hidden size, V vocabulary or classes.
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from minitransformer.layers.activations import activation_named
-from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.rows import chosen_rows
 from minitransformer.models.base import TaskModel
-from minitransformer.models.bert import BertConfig, BertModel
-from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
-from minitransformer.models.outputs import MaskedLMOutput
-from minitransformer.names import strict_names
+from minitransformer.models.config import EncoderConfig
+from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer.models.outputs import Recording, recording
+
+if TYPE_CHECKING:
+    from minitransformer.models.bert import BertModel
+
+
+class EncoderTask(TaskModel):
+    """Base of the encoders with a task head.
+
+    A task has its own file, with a base class that runs the backbone, applies the head and measures
+    the loss; a family's class, such as `BertForQuestionAnswering`, says what the two are made of.
+    """
+
+    config: EncoderConfig
+
+    @property
+    def backbone(self) -> "BertModel":
+        """The encoder under the head."""
+        return getattr(self, self.backbone_name)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        *,
+        wanted: Tensor | None = None,
+        hidden_states: bool = False,
+        attentions: bool = False,
+    ) -> tuple[Tensor, Recording]:
+        """The backbone's last hidden state, and what was to be collected on the way.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: (B, T) each; the last two may be None.
+            wanted: (B, P) int64: the last layer computes these places alone.
+            hidden_states, attentions: what to collect.
+
+        Returns:
+            (B, T, E), or (B, P, E), and the recording.
+        """
+        with recording(
+            self.backbone.layers, hidden_states=hidden_states, attentions=attentions
+        ) as record:
+            hidden, _ = self.backbone.encode(input_ids, attention_mask, token_type_ids, wanted)
+        return hidden, record
+
+    def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
+        """The loss of `forward` and its gradients, from no more work than that takes.
+
+        The arguments are those of `summed_loss`. Zero, with a gradient of zeros, where nothing is
+        labelled.
+        """
+        total, count = self.summed_loss(*inputs, **named)
+        return mean_loss(total, count)
+
+
+def mean_loss(total: Tensor, count: Tensor) -> Tensor:
+    """The mean of `count` losses that sum to `total`; zero where there are none."""
+    return total / count.clamp(min=1)
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,143 +89,3 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
         logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
     )
     return total, (labels != IGNORED_LABEL).sum()
-
-
-class MaskedLMHead(nn.Module):
-    """Linear, activation, norm, then a score for each word of the vocabulary.
-
-    The last matrix is the word embedding itself ("tied"), so it is handed in, not stored here.
-    """
-
-    def __init__(self, hidden_size: int, vocab_size: int, activation: str, eps: float) -> None:
-        super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        self.activation = activation_named(activation)
-        self.norm = LayerNorm(hidden_size, eps)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
-
-    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """(..., E) and (V, E) to (..., V)."""
-        hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
-        return F.linear(hidden, word_embeddings, self.bias)  # (..., V)
-
-
-class MaskedLM(TaskModel):
-    """Base of the models that guess masked words: a backbone and an `lm_head`."""
-
-    config: BertConfig
-    lm_head: MaskedLMHead
-
-    @strict_names
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> MaskedLMOutput:
-        """Score every word of the vocabulary at every place.
-
-        Args:
-            input_ids: (B, T) int64.
-            attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
-            token_type_ids: (B, T) int64; 0 by default.
-            labels: (B, T) int64, the right word where one is asked for, -100 elsewhere.
-            output_hidden_states: collect what enters the layers, and what leaves each of them.
-            output_attentions: collect each layer's attention map.
-
-        Raises:
-            ValueError: an input's shape, dtype or values are off.
-        """
-        if labels is not None:
-            check_labels(labels, input_ids, self.config.vocab_size)
-        encoded = self.backbone(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        logits = self.lm_head(
-            encoded.last_hidden_state, self.backbone.embeddings.words.weight
-        )  # (B, T, V)
-        loss = count = None
-        if labels is not None:
-            total, count = summed_cross_entropy(logits, labels)
-            loss = total / count.clamp(min=1)
-        return MaskedLMOutput(
-            logits=logits,
-            loss=loss,
-            num_supervised_tokens=count,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
-
-    @strict_names
-    def logits_at(
-        self,
-        places: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
-        """The logits of `forward` at the chosen places alone, for a fraction of the work.
-
-        Only they are projected to the vocabulary, and the last layer computes queries, output
-        and feed-forward only for them; nothing later looks at the others, so this is exact.
-
-        Args:
-            places: (B, T) bool.
-            input_ids, attention_mask, token_type_ids: as in `forward`.
-
-        Returns:
-            (N, V), in the order of `places.nonzero()`.
-        """
-        check_same_shape("places", places, input_ids)
-        if places.dtype != torch.bool:
-            raise ValueError(f"places has dtype {places.dtype}; torch.bool is needed")
-        index, valid = chosen_rows(places)  # (B, P) twice
-        hidden, _ = self.backbone.encode(input_ids, attention_mask, token_type_ids, index)
-        return self.lm_head(hidden[valid], self.backbone.embeddings.words.weight)  # (N, V)
-
-    @strict_names
-    def summed_loss(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        *,
-        labels: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The sum of the losses of the labelled tokens, and how many those are.
-
-        Divide by the number of the whole batch, over all of its micro-batches.
-        """
-        check_labels(labels, input_ids, self.config.vocab_size)
-        places = labels != IGNORED_LABEL  # (B, T)
-        logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
-        return summed_cross_entropy(logits, labels[places])
-
-    @strict_names
-    def loss(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        *,
-        labels: Tensor,
-    ) -> Tensor:
-        """The loss of `forward` and its gradients, from the labelled tokens alone.
-
-        Zero, with a gradient of zeros, where nothing is labelled.
-        """
-        total, count = self.summed_loss(input_ids, attention_mask, token_type_ids, labels=labels)
-        return total / count.clamp(min=1)
-
-    @property
-    def backbone(self) -> BertModel:
-        """The encoder under the head."""
-        return getattr(self, self.backbone_name)

@@ -1,6 +1,6 @@
 """Checks of what goes into a model: one clear error instead of a crash, or of a wrong answer.
 
-B batch, T tokens, V vocabulary.
+B batch, T tokens, C classes.
 
 The values of a tensor (is every id in the vocabulary?) can be looked at only where that is
 possible, so those checks are skipped while torch.compile traces. All of them together read a few
@@ -135,6 +135,105 @@ def check_labels(labels: Tensor, input_ids: Tensor, num_classes: int) -> None:
         ValueError: the shape, the dtype or a value is off.
     """
     check_same_shape("labels", labels, input_ids)
+    _check_classes(labels, num_classes)
+
+
+def check_class_labels(labels: Tensor, num_rows: int, num_classes: int) -> None:
+    """Check labels for every row: (B,) int64, a class or -100 for none.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: the shape, the dtype or a value is off.
+    """
+    _check_vector("labels", labels, num_rows)
+    if labels.is_floating_point():
+        raise ValueError(
+            f"labels has dtype {labels.dtype}; a class for each row is torch.int64. For several "
+            "classes a row set problem_type='multi_label_classification', for numbers 'regression'"
+        )
+    _check_classes(labels, num_classes)
+
+
+def check_targets(labels: Tensor, logits: Tensor, *, between_0_and_1: bool) -> Tensor:
+    """Check labels that are numbers, one for each score, and give them the scores' shape.
+
+    Args:
+        labels: (B, C) float; (B,) where C = 1.
+        logits: (B, C).
+        between_0_and_1: whether a label is the share of a class, not just any number.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: the shape, the dtype or a value is off.
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels is a {type(labels).__name__}; a tensor is needed")
+    if not labels.is_floating_point():
+        raise ValueError(f"labels has dtype {labels.dtype}; a number for each score is a float")
+    if labels.dim() == 1 and logits.shape[1] == 1:
+        labels = labels[:, None]
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}; one for each score is needed, "
+            f"{tuple(logits.shape)}"
+        )
+    if not torch.compiler.is_compiling():
+        if not bool(labels.isfinite().all()):
+            raise ValueError("labels holds a number that is NaN or infinite")
+        if between_0_and_1 and not bool(((labels >= 0) & (labels <= 1)).all()):
+            raise ValueError(
+                "labels holds a number outside 0 to 1; 1 stands for a class that is so"
+            )
+    return labels.to(logits.dtype)
+
+
+def check_positions(
+    start_positions: Tensor,
+    end_positions: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+) -> None:
+    """Check the places of answers: (B,) int64 each, of real tokens, no end before its start.
+
+    Raises:
+        TypeError: one is no tensor.
+        ValueError: a shape, a dtype or a value is off; the message names the row.
+    """
+    num_rows, length = input_ids.shape
+    for name, positions in (("start_positions", start_positions), ("end_positions", end_positions)):
+        _check_vector(name, positions, num_rows)
+        if positions.dtype != torch.int64:
+            raise ValueError(f"{name} has dtype {positions.dtype}; torch.int64 is needed")
+        if torch.compiler.is_compiling():
+            continue
+        outside = (positions < 0) | (positions >= length)
+        if attention_mask is not None:
+            there = attention_mask.gather(1, positions.clamp(0, length - 1)[:, None]).squeeze(1)
+            outside |= there == 0
+        if bool(outside.any()):
+            row = int(outside.int().argmax())
+            raise ValueError(
+                f"{name} holds {int(positions[row])} in row {row}, where there is no token: a row "
+                f"has {length} places, padding included; no answer is the place of [CLS]"
+            )
+    if not torch.compiler.is_compiling() and bool((end_positions < start_positions).any()):
+        row = int((end_positions < start_positions).int().argmax())
+        raise ValueError(
+            f"row {row}: end_positions is {int(end_positions[row])}, before start_positions, "
+            f"{int(start_positions[row])}; both are the places of tokens of the answer"
+        )
+
+
+def _check_vector(name: str, values: Tensor, num_rows: int) -> None:
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} is a {type(values).__name__}; a tensor of shape (B,) is needed")
+    if values.shape != (num_rows,):
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}; one for each row is needed, ({num_rows},)"
+        )
+
+
+def _check_classes(labels: Tensor, num_classes: int) -> None:
     if labels.dtype != torch.int64:
         raise ValueError(f"labels has dtype {labels.dtype}; torch.int64 is needed")
     if torch.compiler.is_compiling():

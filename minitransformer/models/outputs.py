@@ -1,11 +1,12 @@
 """What the models return, and how hidden states and attention maps are collected.
 
-B batch, T tokens, S key tokens, H heads, E hidden size, V vocabulary.
+B batch, T tokens, S key tokens, H heads, E hidden size, V vocabulary,
+C classes.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,32 +15,68 @@ from minitransformer.layers.attention import attention_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOutput:
-    """What an encoder without a task head returns."""
+class Output:
+    """What every model returns if it is asked for it."""
 
-    last_hidden_state: Tensor  # (B, T, E)
-    pooler_output: Tensor | None = None  # (B, E), where the model has a pooler
     hidden_states: tuple[Tensor, ...] | None = None  # the embeddings, then each layer: (B, T, E)
     attentions: tuple[Tensor, ...] | None = None  # each layer: (B, H, T, S)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLMOutput:
+class EncoderOutput(Output):
+    """What an encoder without a task head returns."""
+
+    last_hidden_state: Tensor  # (B, T, E)
+    pooler_output: Tensor | None = None  # (B, E), where the model has a pooler
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMOutput(Output):
     """What a model for masked language modelling returns."""
 
     logits: Tensor  # (B, T, V)
-    loss: Tensor | None = None  # (), the mean over the supervised tokens, where labels were given
+    loss: Tensor | None = None  # (), the mean over the labelled tokens, where labels were given
     num_supervised_tokens: Tensor | None = None  # (), how many those are
-    hidden_states: tuple[Tensor, ...] | None = None  # the embeddings, then each layer: (B, T, E)
-    attentions: tuple[Tensor, ...] | None = None  # each layer: (B, H, T, S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnsweringOutput(Output):
+    """What a model for extractive question answering returns."""
+
+    start_logits: Tensor  # (B, T), of the answer's first token
+    end_logits: Tensor  # (B, T), of its last token
+    loss: Tensor | None = None  # (), the mean over the rows, where positions were given
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceClassifierOutput(Output):
+    """What a model for sequence classification returns."""
+
+    logits: Tensor  # (B, C)
+    loss: Tensor | None = None  # (), the mean over the labels, where there are any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassifierOutput(Output):
+    """What a model for token classification returns."""
+
+    logits: Tensor  # (B, T, C)
+    loss: Tensor | None = None  # (), the mean over the labelled tokens, where labels were given
 
 
 @dataclass
 class Recording:
-    """What :func:`recording` has seen so far, in the order of the layers."""
+    """What :func:`recording` has seen so far, in the order of the layers; None: did not look."""
 
-    hidden_states: list[Tensor] = field(default_factory=list)  # what entered, then each layer's
-    attentions: list[Tensor] = field(default_factory=list)  # one map a layer
+    hidden_states: list[Tensor] | None  # what entered, then each layer's
+    attentions: list[Tensor] | None  # one map a layer
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of :class:`Output`."""
+        return {
+            "hidden_states": None if self.hidden_states is None else tuple(self.hidden_states),
+            "attentions": None if self.attentions is None else tuple(self.attentions),
+        }
 
 
 @contextmanager
@@ -51,18 +88,19 @@ def recording(
     Hooks listen at the layers and at their attention kernels, so no layer has to hand on what
     only a curious reader wants. Each layer has its self-attention at `layer.attention`.
     """
-    record = Recording()
+    states: list[Tensor] = []
+    maps: list[Tensor] = []
 
     def keep_input(_layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        record.hidden_states.append(arguments[0])
+        states.append(arguments[0])
 
     def keep_output(_layer: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        record.hidden_states.append(output)
+        states.append(output)
 
     def keep_map(_kernel: nn.Module, arguments: tuple[Tensor, ...], _output: Tensor) -> None:
         # Computed anew, so that the map is there under every kernel; before dropout.
         query, key, _value, mask = arguments
-        record.attentions.append(attention_weights(query, key, mask))  # (B, H, T, S)
+        maps.append(attention_weights(query, key, mask))  # (B, H, T, S)
 
     hooks = []
     if hidden_states:
@@ -72,7 +110,7 @@ def recording(
         kernels: list[Any] = [layer.attention for layer in layers]
         hooks.extend(module.kernel.register_forward_hook(keep_map) for module in kernels)
     try:
-        yield record
+        yield Recording(states if hidden_states else None, maps if attentions else None)
     finally:
         for hook in hooks:
             hook.remove()

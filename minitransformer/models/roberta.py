@@ -1,16 +1,22 @@
 """RoBERTa (Liu et al. 2019): BERT with other positions and no use for token types.
 
 Matches `transformers.models.roberta.modeling_roberta`. What differs from BERT is all here.
+
+B batch, T tokens, C classes, E hidden size.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from minitransformer.layers.positions import OffsetPositions
 from minitransformer.models.base import initialize
 from minitransformer.models.bert import BertConfig, BertModel
-from minitransformer.models.heads import MaskedLM, MaskedLMHead
+from minitransformer.models.classification import SequenceClassification, TokenClassification
+from minitransformer.models.config import EncoderConfig
+from minitransformer.models.masked_lm import MaskedLM, MaskedLMHead
+from minitransformer.models.question_answering import QuestionAnswering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class RobertaModel(BertModel):
     config: RobertaConfig
     config_class = RobertaConfig
 
-    def build_positions(self, config: BertConfig) -> nn.Module:
+    def build_positions(self, config: EncoderConfig) -> nn.Module:
         """The position module of this family."""
         return OffsetPositions(config.max_sequence_length, config.hidden_size, config.pad_token_id)
 
@@ -91,3 +97,71 @@ class RobertaForMaskedLM(MaskedLM):
             config.hidden_size, config.vocab_size, "gelu", config.layer_norm_eps
         )
         initialize(self.lm_head, config.initializer_range)
+
+
+class RobertaForQuestionAnswering(QuestionAnswering):
+    """RoBERTa with two scores for each token: does the answer begin here, does it end here."""
+
+    backbone_name = "roberta"
+    config: RobertaConfig
+    config_class = RobertaConfig
+
+    def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        initialize(self.qa_outputs, config.initializer_range)
+
+
+class RobertaClassificationHead(nn.Module):
+    """A dense layer with tanh, then a score for each class, with dropout before both.
+
+    BERT has its dense layer in the pooler, which is trained with the backbone; RoBERTa's is new for
+    each task.
+    """
+
+    def __init__(self, hidden_size: int, num_labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, num_labels)
+
+    def forward(self, first: Tensor) -> Tensor:
+        """The first token's (B, E) to (B, C)."""
+        hidden = torch.tanh(self.dense(self.dropout(first)))  # (B, E)
+        return self.output(self.dropout(hidden))
+
+
+class RobertaForSequenceClassification(SequenceClassification):
+    """RoBERTa with a score for each class, from the first token and a head of two layers."""
+
+    backbone_name = "roberta"
+    config: RobertaConfig
+    config_class = RobertaConfig
+
+    def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
+        self.classifier = RobertaClassificationHead(
+            config.hidden_size, config.num_labels, config.head_dropout
+        )
+        initialize(self.classifier, config.initializer_range)
+
+    def scores(self, first: Tensor) -> Tensor:
+        """The first token's (B, E) to (B, C)."""
+        return self.classifier(first)
+
+
+class RobertaForTokenClassification(TokenClassification):
+    """RoBERTa with a score for each class at every token."""
+
+    backbone_name = "roberta"
+    config: RobertaConfig
+    config_class = RobertaConfig
+
+    def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        initialize(self.classifier, config.initializer_range)

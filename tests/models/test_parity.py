@@ -3,6 +3,7 @@
 Every parameter is perturbed first; one row is padded on the left and one on the right.
 """
 
+import copy
 import math
 import types
 
@@ -10,49 +11,156 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minitransformer import BertModel, RobertaForMaskedLM, RobertaModel
+import minitransformer
+from minitransformer import BertModel, RobertaForMaskedLM
 from minitransformer.layers.positions import count_positions
 from minitransformer.parity import compare, random_batch
 from tests import tiny
-from tests.tiny import perturb
+from tests.tiny import batch_of, perturb
 
 transformers = pytest.importorskip("transformers", reason="parity needs transformers")
 
 SIZES = {**tiny.SIZES, "attn_implementation": "eager"}
-ROBERTA = transformers.RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5)
-BERT = transformers.BertConfig(**SIZES, type_vocab_size=3)
-PAIRS = {
-    "RobertaForMaskedLM": (RobertaForMaskedLM, ROBERTA),
-    "RobertaModel": (RobertaModel, ROBERTA),
-    "BertModel": (BertModel, BERT),
+FAMILIES = {
+    "Bert": transformers.BertConfig(**SIZES, type_vocab_size=3),
+    "Roberta": transformers.RobertaConfig(**SIZES, type_vocab_size=1, layer_norm_eps=1e-5),
+    "DistilBert": transformers.DistilBertConfig(
+        vocab_size=99,
+        dim=32,
+        n_layers=3,
+        n_heads=4,
+        hidden_dim=37,
+        dropout=0.0,
+        attention_dropout=0.0,
+        qa_dropout=0.0,
+        seq_classif_dropout=0.0,
+        max_position_embeddings=20,
+        attn_implementation="eager",
+    ),
+}
+THREE_CLASSES = {"id2label": {0: "no", 1: "maybe", 2: "yes"}}
+# What stands behind a class's name, and the fields of the config that go with it.
+TASKS = {
+    "Model": {},
+    "ForMaskedLM": {},
+    "ForQuestionAnswering": {},
+    "ForSequenceClassification": THREE_CLASSES,
+    "ForTokenClassification": THREE_CLASSES,
+}
+CLASSES = [f"{family}{task}" for family in FAMILIES for task in TASKS]
+# Classes once more, for another problem.
+PROBLEMS = {
+    "multi-label": THREE_CLASSES | {"problem_type": "multi_label_classification"},
+    "regression": {"id2label": {0: "stars"}},
+    "three numbers": THREE_CLASSES | {"problem_type": "regression"},
 }
 
 
-def pair(name: str, tmp_path, attention: str = "eager", dtype=torch.float32):
+def their_config(name: str, **changes: object):
+    family, task = split(name)
+    config = copy.deepcopy(FAMILIES[family])
+    for field, value in {**TASKS[task], **changes}.items():
+        setattr(config, field, value)
+    return config
+
+
+def split(name: str) -> tuple[str, str]:
+    family = next(family for family in FAMILIES if name.startswith(family))
+    return family, name.removeprefix(family)
+
+
+def pair(name: str, path, attention: str = "eager", dtype=torch.float32, **changes: object):
     """Ours and theirs with the same perturbed parameters, by way of a checkpoint."""
-    our_class, their_config = PAIRS[name]
-    theirs = perturb(getattr(transformers, name)(their_config))
-    theirs.save_pretrained(tmp_path)
-    ours = our_class.from_pretrained(tmp_path, attention=attention)
+    theirs = perturb(getattr(transformers, name)(their_config(name, **changes)))
+    theirs.save_pretrained(path)
+    ours = getattr(minitransformer, name).from_pretrained(path, attention=attention)
     return ours.to(dtype), theirs.to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", list(PAIRS))
+@pytest.mark.parametrize("name", CLASSES)
 def test_parity(name, attention, dtype, tmp_path):
     ours, theirs = pair(name, tmp_path, attention, dtype)
-    batch = random_batch(ours, length=11)
-    report = compare(ours, theirs, batch)
+    report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.equal, report.table()
-    names = {row.name for row in report.rows}
     expected = {"hidden_states[3]", "attentions[2]"}
-    if name == "RobertaForMaskedLM":
-        expected |= {"logits", "loss"}
+    results = {
+        "Model": {"last_hidden_state"},
+        "ForQuestionAnswering": {"start_logits", "end_logits", "loss"},
+    }
+    expected |= results.get(split(name)[1], {"logits", "loss"})
+    if not name.endswith("Model"):
         expected |= {f"gradient of {parameter}" for parameter, _ in ours.named_parameters()}
-    else:
-        expected |= {"last_hidden_state", "pooler_output"}
-    assert expected <= names
+    elif not name.startswith("DistilBert"):
+        expected |= {"pooler_output"}
+    assert expected <= {row.name for row in report.rows}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("problem", list(PROBLEMS))
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_parity_of_other_problems(family, problem, dtype, tmp_path):
+    name = f"{family}ForSequenceClassification"
+    ours, theirs = pair(name, tmp_path, dtype=dtype, **PROBLEMS[problem])
+    report = compare(ours, theirs, random_batch(ours, length=11))
+    assert report.equal, report.table()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", [name for name in CLASSES if name.startswith("Roberta")])
+def test_roberta_is_equal_where_both_are_padded_on_the_left(name, attention, tmp_path):
+    """The other families number places there; see `minitransformer.parity`."""
+    ours, theirs = pair(name, tmp_path, attention)
+    batch = batch_of([11, 7, 3], left=True)
+    real = batch["attention_mask"].bool()
+    our_states = ours(**batch, output_hidden_states=True).hidden_states
+    their_states = theirs(**batch, output_hidden_states=True).hidden_states
+    for our_state, their_state in zip(our_states, their_states, strict=True):
+        torch.testing.assert_close(our_state[real], their_state[real], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_question_answering_has_their_loss_where_nothing_is_padded(family, tmp_path):
+    ours, theirs = pair(f"{family}ForQuestionAnswering", tmp_path, dtype=torch.float64)
+    batch = batch_of([9, 9, 9])
+    places = {
+        "start_positions": torch.tensor([2, 0, 5]),
+        "end_positions": torch.tensor([4, 0, 5]),
+    }
+    our_loss, their_loss = ours.loss(**batch, **places), theirs(**batch, **places).loss
+    torch.testing.assert_close(our_loss, their_loss, rtol=1e-12, atol=1e-12)
+    our_loss.backward()
+    their_loss.backward()
+    torch.testing.assert_close(
+        ours.qa_outputs.weight.grad, theirs.qa_outputs.weight.grad, rtol=1e-10, atol=1e-10
+    )
+
+
+def test_question_answering_gives_padding_no_share_of_the_softmax(tmp_path):
+    """Where theirs changes with the padding, by what padding takes, ours does not."""
+    ours, theirs = pair("BertForQuestionAnswering", tmp_path, dtype=torch.float64)
+    batch = batch_of([9, 6, 3], pad=0)
+    places = {"start_positions": torch.tensor([2, 1, 0]), "end_positions": torch.tensor([4, 5, 0])}
+    alone = [
+        ours.loss(
+            batch["input_ids"][row : row + 1, :length],
+            start_positions=places["start_positions"][row : row + 1],
+            end_positions=places["end_positions"][row : row + 1],
+        )
+        for row, length in enumerate([9, 6, 3])
+    ]
+    expected = torch.stack(alone).mean()
+    torch.testing.assert_close(ours.loss(**batch, **places), expected, rtol=1e-12, atol=1e-12)
+    result = theirs(**batch, **places)
+    assert result.loss - expected > 0.01
+    padding = batch["attention_mask"] == 0
+    taken = [
+        torch.log1p((logits.exp() * padding).sum(dim=1) / (logits.exp() * ~padding).sum(dim=1))
+        for logits in (result.start_logits, result.end_logits)
+    ]
+    difference = torch.stack(taken).mean()
+    torch.testing.assert_close(result.loss - expected, difference, rtol=1e-10, atol=1e-10)
 
 
 def test_token_types_make_the_same_difference(tmp_path):
@@ -82,9 +190,10 @@ def test_twenty_steps_of_adamw_give_the_same_losses(tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-10, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", list(PAIRS))
+@pytest.mark.parametrize("name", CLASSES)
 def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, recwarn, caplog):
     ours, _ = pair(name, tmp_path / "theirs")
+    assert recwarn.list == []
     ours.save_pretrained(tmp_path / "ours")
     their_class = getattr(transformers, name)
     theirs, report = their_class.from_pretrained(
@@ -93,9 +202,8 @@ def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, 
     assert not any(report.values()), report
     assert not [str(warning.message) for warning in recwarn]
     assert not caplog.records
-    batch = random_batch(ours, length=11)
-    assert compare(ours, theirs.eval(), batch).equal
     theirs.save_pretrained(tmp_path / "back")
+    assert compare(ours, theirs.eval(), random_batch(ours, length=11)).equal
     again = type(ours).from_pretrained(tmp_path / "back")
     assert again.config == ours.config
     for name_, tensor in ours.state_dict().items():
