@@ -1,0 +1,261 @@
+"""Exact match and F1 as the official SQuAD v2.0 evaluation defines them.
+
+A question scores the better of what it gets against each of its gold answers. The v1.1 evaluation
+gives the same numbers but for a prediction without a word after normalization, such as "the": it
+compares that with gold answers that have none either (three in the development set are "."), for
+an exact match of 1 and an F1 of 0. Here these are left out where the question has others, and
+otherwise both numbers are 1.
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from numbers import Real
+from pathlib import Path
+
+from minitransformer.files import atomic_directory, write_json
+from train.squad import Example
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # that of ASCII alone
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without punctuation and articles, with single spaces."""
+    text = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def exact_match(prediction: str, gold: str) -> float:
+    """1.0 where both are the same after normalization, else 0.0."""
+    return float(normalize_answer(prediction) == normalize_answer(gold))
+
+
+def f1_score(prediction: str, gold: str) -> float:
+    """The harmonic mean of precision and recall of the words, each counted as often as it occurs.
+
+    Where neither has a word, 1.0.
+    """
+    guessed, true = normalize_answer(prediction).split(), normalize_answer(gold).split()
+    if not guessed and not true:
+        return 1.0
+    common = sum((Counter(guessed) & Counter(true)).values())
+    return 2 * common / (len(guessed) + len(true))
+
+
+def question_scores(example: Example, prediction: str) -> tuple[float, float]:
+    """Exact match and F1 of a prediction, each from 0 to 1; "" says that there is no answer.
+
+    Gold answers without a word after normalization count only where there are no others. The gold
+    answer of a question without one is "".
+    """
+    golds = [gold for gold in example.gold_texts if normalize_answer(gold)] or [""]
+    return (
+        max(exact_match(prediction, gold) for gold in golds),
+        max(f1_score(prediction, gold) for gold in golds),
+    )
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over `count` questions, in percent."""
+
+    exact: float
+    f1: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The score of all questions, and of both kinds; None for a kind that does not occur.
+
+    `missing` questions had no prediction, and scored 0.
+    """
+
+    total: Score
+    has_answer: Score | None
+    no_answer: Score | None
+    missing: int = 0
+
+    def table(self) -> str:
+        """A row for all questions and for each kind that occurs."""
+        rows = {"all": self.total, "has answer": self.has_answer, "no answer": self.no_answer}
+        lines = [f"{'questions':<12}{'count':>8}{'exact match':>14}{'F1':>9}"]
+        for name, row in rows.items():
+            if row is not None:
+                lines.append(f"{name:<12}{row.count:>8,}{row.exact:>14.2f}{row.f1:>9.2f}")
+        return "\n".join(lines)
+
+
+def score(
+    examples: Sequence[Example],
+    predictions: Mapping[str, str],
+    *,
+    null_scores: Mapping[str, float] | None = None,
+    threshold: float = 0.0,
+    allow_missing: bool = False,
+) -> Scores:
+    """Score a prediction for every example.
+
+    Args:
+        examples: the questions.
+        predictions: question id to answer, "" for none; those of other questions are left aside.
+        null_scores: question id to how much likelier no answer is than the predicted one: the
+            difference of their scores, or a probability. None: predictions are taken as they are.
+        threshold: of `null_scores`; a question above it is taken to be predicted "no answer".
+        allow_missing: questions without a prediction score 0, instead of raising.
+
+    Raises:
+        ValueError: there are no examples; predictions or null scores are missing (the message
+            counts them), or are no texts or finite numbers.
+    """
+    _check_examples(examples)
+    missing = _check_predictions(examples, predictions, allow_missing)
+    predicted = [example for example in examples if example.id in predictions]
+    nulls = None if null_scores is None else _checked_nulls(predicted, null_scores)
+    results: dict[str, tuple[float, float]] = {}
+    for example in predicted:
+        if nulls is not None and nulls[example.id] > threshold:
+            results[example.id] = _score_of_no_answer(example)
+        else:
+            results[example.id] = question_scores(example, predictions[example.id])
+    pairs = [(example, results.get(example.id, (0.0, 0.0))) for example in examples]
+    return Scores(
+        total=_mean([result for _, result in pairs]),
+        has_answer=_mean_or_none(result for e, result in pairs if not e.is_impossible),
+        no_answer=_mean_or_none(result for e, result in pairs if e.is_impossible),
+        missing=missing,
+    )
+
+
+@dataclass(frozen=True)
+class BestThresholds:
+    """The best exact match and F1 in percent, and the threshold that gives each."""
+
+    exact: float
+    exact_threshold: float
+    f1: float
+    f1_threshold: float
+
+
+def best_thresholds(
+    examples: Sequence[Example],
+    predictions: Mapping[str, str],
+    null_scores: Mapping[str, float],
+) -> BestThresholds:
+    """The thresholds of `null_scores` with which :func:`score` is highest, for exact match and F1.
+
+    Every threshold that makes a difference is tried: each null score, and one below them all, with
+    which no question is answered. Of equally good ones the lowest is taken. The official script
+    differs in three corners: it tells questions with the same null score apart, which no threshold
+    can do; it takes 0 for a threshold with which no question is answered; and it counts a
+    prediction such as "the" against a question without an answer, which scoring does not.
+
+    Args:
+        examples: the questions of a development set.
+        predictions: question id to the best answer, as if there always were one.
+        null_scores: as in :func:`score`.
+
+    Raises:
+        ValueError: as in :func:`score`.
+    """
+    _check_examples(examples)
+    _check_predictions(examples, predictions, allow_missing=False)
+    nulls = _checked_nulls(examples, null_scores)
+    ordered = sorted(examples, key=lambda example: nulls[example.id])
+    answered = {e.id: question_scores(e, predictions[e.id]) for e in examples}
+    best = []
+    for kind in (0, 1):
+        gains = {e.id: answered[e.id][kind] - _score_of_no_answer(e)[kind] for e in examples}
+        unanswered = math.fsum(_score_of_no_answer(e)[kind] for e in examples)
+        steps = [
+            (threshold, math.fsum(gains[example.id] for example in group))
+            for threshold, group in groupby(ordered, key=lambda example: nulls[example.id])
+        ]
+        best.append(_highest(unanswered, steps, below=nulls[ordered[0].id] - 1.0))
+    (exact, exact_threshold), (f1, f1_threshold) = best
+    scale = 100 / len(examples)
+    return BestThresholds(exact * scale, exact_threshold, f1 * scale, f1_threshold)
+
+
+def write_predictions(path: str | Path, predictions: Mapping[str, str]) -> None:
+    """Write the official form, one JSON object of question id to answer, whole or not at all."""
+    path = Path(path)
+    with atomic_directory(path.parent) as directory:
+        write_json(directory / path.name, dict(predictions))
+
+
+def _highest(
+    start: float, steps: Iterable[tuple[float, float]], *, below: float
+) -> tuple[float, float]:
+    """The highest sum on the way up the thresholds, and the first of them that reaches it.
+
+    `start` is the sum with the threshold `below`; every step adds its gain.
+    """
+    total = best = start
+    best_threshold = below
+    for threshold, gain in steps:
+        total += gain
+        if total > best + 1e-9:  # a rounding error is no gain
+            best, best_threshold = total, threshold
+    return best, best_threshold
+
+
+def _score_of_no_answer(example: Example) -> tuple[float, float]:
+    """By whether people gave an answer, as in the official script, not by its words."""
+    return (1.0, 1.0) if example.is_impossible else (0.0, 0.0)
+
+
+def _mean(results: Sequence[tuple[float, float]]) -> Score:
+    exact, f1 = (100 * math.fsum(column) / len(results) for column in zip(*results, strict=True))
+    return Score(exact, f1, len(results))
+
+
+def _mean_or_none(results: Iterable[tuple[float, float]]) -> Score | None:
+    results = list(results)
+    return _mean(results) if results else None
+
+
+def _check_examples(examples: Sequence[Example]) -> None:
+    if not examples:
+        raise ValueError("there are no examples to score")
+
+
+def _check_predictions(
+    examples: Sequence[Example], predictions: Mapping[str, str], allow_missing: bool
+) -> int:
+    """The number of examples without a prediction."""
+    missing = [example.id for example in examples if example.id not in predictions]
+    if missing and not allow_missing:
+        raise ValueError(_missing("predictions", missing, len(examples)))
+    for example in examples:
+        if not isinstance(predictions.get(example.id, ""), str):
+            raise ValueError(
+                f"the prediction for question {example.id!r} is {predictions[example.id]!r}, not "
+                'a text; write "" for no answer'
+            )
+    return len(missing)
+
+
+def _checked_nulls(
+    examples: Sequence[Example], null_scores: Mapping[str, float]
+) -> Mapping[str, float]:
+    missing = [example.id for example in examples if example.id not in null_scores]
+    if missing:
+        raise ValueError(_missing("null scores", missing, len(examples)))
+    for example in examples:
+        value = null_scores[example.id]
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(
+                f"the null score of question {example.id!r} is {value!r}, not a finite number"
+            )
+    return null_scores
+
+
+def _missing(what: str, ids: list[str], total: int) -> str:
+    some = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
+    return f"{len(ids)} of {total} questions have no {what}: {some}"
