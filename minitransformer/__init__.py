@@ -32,10 +32,10 @@ from minitransformer.models.roberta import (
     RobertaForTokenClassification,
     RobertaModel,
 )
-from minitransformer.tasks import pipeline
+from minitransformer.tasks.pipeline import pipeline
 from minitransformer.tokenization import Tokenizer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BertConfig",

@@ -64,6 +64,23 @@ class BatchEncoding(dict[str, Any]):
             self[name] = value.to(device)
         return self
 
+    def padded_rows(self, rows: Sequence[int], pad_token_id: int) -> "dict[str, torch.Tensor]":
+        """Some rows as tensors, (len(rows), T) int64, padded on the right to the longest of them.
+
+        So rows of like length can be computed together, whatever their order in the batch.
+        """
+        import torch
+
+        fillings = {"input_ids": pad_token_id}
+        return {
+            name: torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(getattr(self.encodings[row], _FIELDS[name])) for row in rows],
+                batch_first=True,
+                padding_value=fillings.get(name, 0),
+            )
+            for name in self
+        }
+
     def tokens(self, row: int = 0) -> list[str]:
         """The T tokens of a row; a special one may come with the space it took along."""
         return list(self.encodings[row].tokens)

@@ -4,12 +4,14 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import minitransformer
 from minitransformer.files import (
     TEMPORARY_PREFIX,
     CheckpointError,
@@ -19,6 +21,7 @@ from minitransformer.files import (
     remove_unfinished,
 )
 from minitransformer.names import nearest, unexpected_name
+from tests.train.pretrained import save_tiny_bert
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minitransformer"
@@ -27,12 +30,17 @@ ORDER = [
     ("files", "names", "layers"),
     ("models", "hub"),
     ("hf", "tokenizer_loading", "tokenizer_training", "batch_encoding", "tokenization"),
-    ("tasks", "parity"),
+    ("tasks", "parity", "attention_maps"),
     ("arguments", "cli"),
     ("train",),
+    ("benchmarks",),
 ]
 # models/base.py calls hf/ when a user saves or loads, and not before.
 ALLOWED = {("minitransformer.models.base", "minitransformer.hf")}
+
+
+def every_source() -> list[Path]:
+    return [*PACKAGE.rglob("*.py"), *ROOT.glob("train/*.py"), *ROOT.glob("benchmarks/*.py")]
 
 
 def level(module: str) -> int | None:
@@ -53,7 +61,7 @@ def imports(path: Path) -> set[str]:
 
 def test_imports_point_one_way():
     seen = 0
-    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "train").glob("*.py")]:
+    for path in every_source():
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         own = level(module)
         if path.name == "__init__.py":
@@ -104,7 +112,7 @@ def test_files_keep_their_size():
 
 
 def test_nothing_but_the_hub_reads_pickles():
-    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "train").glob("*.py")]:
+    for path in every_source():
         source = path.read_text(encoding="utf-8")
         assert not re.search(
             r"torch\.load\(|torch\.save\(|import pickle|pickle\.(load|dump)", source
@@ -193,7 +201,7 @@ def test_nothing_in_the_documents_is_still_to_be_written():
 
 
 def test_every_module_named_in_the_documents_exists():
-    rooms = "minitransformer|train|tests|layers|models|hf|tasks"
+    rooms = "minitransformer|train|benchmarks|tests|layers|models|hf|tasks"
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         text = document.read_text(encoding="utf-8")
         for name in re.findall(rf"`((?:{rooms})/[\w/.]+\.py)`", text):
@@ -217,3 +225,29 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     exec(code, names)
     assert names["count"] == 1
     assert len(names["pipeline"]("fill-mask", "path")("ciao, <mask>")) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+def test_the_questions_of_the_readme_are_answered(tmp_path, monkeypatch):
+    _, example = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    monkeypatch.chdir(tmp_path)
+    save_tiny_bert(tmp_path / "PATH", ["The Arno runs past Florence and Pisa into the sea."] * 3)
+    for place, model_class in (
+        ("qa", minitransformer.BertForQuestionAnswering),
+        ("sentiment", minitransformer.BertForSequenceClassification),
+        ("entities", minitransformer.BertForTokenClassification),
+    ):
+        shutil.copytree(tmp_path / "PATH", tmp_path / "runs" / place)
+        model_class.from_pretrained("PATH").save_pretrained(tmp_path / "runs" / place)
+    names: dict[str, object] = {"pipeline": minitransformer.pipeline}
+    answers = [
+        eval(compile(ast.Expression(node.value), "README.md", "eval"), names)
+        for node in ast.parse(example).body
+        if isinstance(node, ast.Expr) or exec(ast.unparse(node), names)
+    ]
+    assert answers[0].keys() == {"answer", "score", "start", "end"}
+    assert len(answers[1]) == 2
+    assert all(word.keys() >= {"entity_group", "word"} for word in answers[2])
+    assert answers[3].shape == (2, 32)

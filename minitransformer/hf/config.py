@@ -1,5 +1,6 @@
 """config.json to config and back."""
 
+import re
 import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -24,11 +25,13 @@ ONLY_VALUES: dict[str, Any] = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
     "tie_weights_": True,
+    "pruned_heads": {},
 }
 
 # Where config.json says which classes there are.
 LABELS = {"id2label", "label2id", "num_labels", "_num_labels"}
 _MOST_LABELS = 1_000_000
+_NUMBER = "0|[1-9][0-9]{0,5}"
 
 # Fields that change nothing that these models compute.
 WITHOUT_EFFECT = {
@@ -44,10 +47,13 @@ WITHOUT_EFFECT = {
     "eos_token_ids",
     "finetuning_task",
     "gradient_checkpointing",
+    "language",
     "mask_token_id",
     "model_type",
     "output_attentions",
     "output_hidden_states",
+    "name",
+    "output_past",
     "pooler_fc_size",
     "pooler_num_attention_heads",
     "pooler_num_fc_layers",
@@ -61,6 +67,7 @@ WITHOUT_EFFECT = {
     "torchscript",
     "transformers_version",
     "unk_token_id",
+    "use_bfloat16",
     "use_cache",
 }
 
@@ -145,9 +152,9 @@ def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
         count = content.get("num_labels", content.get("_num_labels"))
         if count is None:
             return {}
-        if not isinstance(count, int) or not 0 < count <= _MOST_LABELS:
+        if type(count) is not int or not 0 < count <= _MOST_LABELS:
             raise CheckpointError(f"{path}: num_labels={count!r} must be from 1 to {_MOST_LABELS}")
         return {"id2label": {number: f"LABEL_{number}" for number in range(count)}}
-    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
-        raise CheckpointError(f"{path}: id2label={names!r} must give numbers their names")
+    if not isinstance(names, dict) or not all(re.fullmatch(_NUMBER, key) for key in names):
+        raise CheckpointError(f"{path}: id2label={names!r:.200} must give numbers their names")
     return {"id2label": dict(sorted((int(key), name) for key, name in names.items()))}

@@ -68,6 +68,26 @@ def from_pretrained(
     return _load(models[name], directory, content, family, attention, dtype, device)
 
 
+def model_class_for(path: str | Path, task: type[SomeModel]) -> type[SomeModel]:
+    """The class that does a task in the family of a checkpoint, whatever class its config names.
+
+    Args:
+        path: a directory, or a name on the hub.
+        task: a base class, such as `models.question_answering.QuestionAnswering`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or its family has no such class.
+    """
+    directory = resolve_checkpoint(path, _PATTERNS)
+    family = family_of(_read_config(directory), directory / CONFIG)
+    for model_class in family.models:
+        if issubclass(model_class, task):
+            return model_class
+    raise CheckpointError(
+        f"{directory / CONFIG}: the family {family.model_type!r} has no class for {task.__name__}"
+    )
+
+
 def load_model(
     model_class: type[SomeModel],
     path: str | Path,
@@ -142,18 +162,19 @@ def _has_the_head_of(
 ) -> bool:
     """Whether the head that is stored does what the model's does.
 
-    The heads of sequence and token classifiers go by the same names, and their shape is that of the
-    classes, so the names of tensors alone do not tell.
+    The heads of classifiers, of sequences, tokens or choices, go by the same names, and their shape
+    is that of the classes, so the names of tensors alone do not tell.
     """
+    if not isinstance(model, SequenceClassification | TokenClassification):
+        return True
+    if model.config.num_labels != getattr(stored_config, "num_labels", None):
+        return False
     named = _architecture(content)
-    head = family.models[type(model)]
-    for known, other_head in family.models.items():
-        if known.__name__ == named and known is not type(model) and head.keys() & other_head.keys():
-            return False
-    labels = (getattr(config, "num_labels", None) for config in (model.config, stored_config))
-    return (
-        not isinstance(model, SequenceClassification | TokenClassification) or len({*labels}) == 1
-    )
+    heads = {known.__name__: head.keys() for known, head in family.models.items()}
+    own = type(model).__name__
+    if named in (None, own):
+        return True
+    return named in heads and not heads[named] & heads[own]
 
 
 def _check_shapes(

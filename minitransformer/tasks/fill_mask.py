@@ -1,18 +1,25 @@
-"""Fill-mask: which words fit where `<mask>` stands. N masks, V vocabulary."""
+"""Fill-mask: which words fit where the mask stands.
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+B batch, T tokens, N masks, V vocabulary, K answers for each mask.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from minitransformer.hf.loading import from_pretrained
-from minitransformer.models.heads import MaskedLM
+from minitransformer.models.base import Model
+from minitransformer.models.masked_lm import MaskedLM
+from minitransformer.tasks.running import Task, check_count, longest_row
 from minitransformer.tokenization import Tokenizer
 
 
-class FillMask:
+class FillMask(Task):
     """Callable that ranks the words for each mask of a text, as transformers' pipeline does.
+
+    The mask is written as the tokenizer's `mask_token`: `<mask>` for RoBERTa, `[MASK]` for BERT and
+    DistilBERT.
 
     Args:
         model: a model for masked language modelling.
@@ -24,27 +31,14 @@ class FillMask:
             tokens than the model has embeddings.
     """
 
-    def __init__(self, model: MaskedLM, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
-        if not isinstance(model, MaskedLM):
-            raise ValueError(
-                f"fill-mask needs a model for masked language modelling, such as "
-                f"RobertaForMaskedLM; this is a {type(model).__name__}"
-            )
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, but the model only "
-                f"vocab_size={model.config.vocab_size} embeddings: they do not belong together"
-            )
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.batch_size = batch_size
-        self.mask_token_id = tokenizer.mask_token_id
+    name = "fill-mask"
+    model_class = MaskedLM
+    example = "BertForMaskedLM"
+    model: MaskedLM
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Load model and tokenizer from one checkpoint."""
-        model = from_pretrained(path, device=device)
-        return cls(model, Tokenizer.from_pretrained(path))  # type: ignore[arg-type]
+    def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
+        super().__init__(model, tokenizer, batch_size=batch_size)
+        self.mask_token_id = tokenizer.mask_token_id
 
     def __call__(
         self,
@@ -59,7 +53,8 @@ class FillMask:
             texts: one text or several, each with at least one mask.
             top_k: how many words for each mask.
             targets: rank this word, or these, alone; each must be one token. A word that follows a
-                space is written with it, " va", where the tokenizer tells the two apart.
+                space is written with it, " va", where the tokenizer tells the two apart. The end of
+                a word is written as in the vocabulary, "##mente".
 
         Returns:
             For one text with one mask: a list of dicts with `score` (a probability), `token` (its
@@ -67,62 +62,71 @@ class FillMask:
             mask. For several texts: a list of what each text alone would give.
 
         Raises:
+            TypeError: a text is no str.
             ValueError: a text has no mask or is too long, or a target is not one token.
         """
-        if not isinstance(top_k, int) or top_k < 1:
-            raise ValueError(f"top_k={top_k!r} must be an integer of at least 1")
+        check_count("top_k", top_k)
         allowed = None if targets is None else self._target_ids(targets)
-        single = isinstance(texts, str)
-        every_text = [texts] if isinstance(texts, str) else list(texts)
-        answers: list[Any] = []
-        for start in range(0, len(every_text), self.batch_size):
-            answers += self._fill(every_text[start : start + self.batch_size], top_k, allowed)
-        return answers[0] if single else answers
+        every_text = [texts] if isinstance(texts, str) else texts
+        batch = self.tokenizer(every_text)
+        self._check(every_text, batch["input_ids"])
+        answers = self._run(batch, lambda inputs: self._fill(inputs, top_k, allowed))
+        return answers[0] if isinstance(texts, str) else answers
 
-    @torch.inference_mode()
-    def _fill(self, texts: list[str], top_k: int, allowed: list[int] | None) -> list[Any]:
-        batch = self.tokenizer(texts, padding=True, return_tensors="pt")
-        batch = batch.to(next(self.model.parameters()).device)
-        masked = batch["input_ids"] == self.mask_token_id  # (B, T)
-        for text, count in zip(texts, masked.sum(dim=1).tolist(), strict=True):
-            if not count:
+    def _check(self, texts: Sequence[str], rows: list[list[int]]) -> None:
+        """Refuse a text without a mask, and one too long: what is cut off might be its mask."""
+        limit = longest_row(self.model, self.tokenizer)
+        for number, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+            if self.mask_token_id not in ids:
                 raise ValueError(f"there is no {self.tokenizer.mask_token} in {text!r}")
-        scores = self.model.logits_at(masked, **batch).float().softmax(dim=-1).cpu()  # (N, V)
-        batch, masked = batch.to("cpu"), masked.cpu()
+            if len(ids) > limit:
+                raise ValueError(f"texts[{number}] has {len(ids)} tokens, but {limit} fit")
+
+    def _fill(
+        self, inputs: dict[str, Tensor], top_k: int, allowed: list[int] | None
+    ) -> Iterator[list[Any]]:
+        masked = inputs["input_ids"] == self.mask_token_id  # (B, T)
+        scores = self.model.logits_at(masked, **inputs).float().softmax(dim=-1).cpu()  # (N, V)
         candidates = torch.tensor(range(scores.shape[1]) if allowed is None else allowed)
-        scores = scores[:, candidates]
-        best = scores.topk(min(top_k, len(candidates)), dim=-1)
-        answers: list[Any] = [[] for _ in texts]
-        for (row, place), values, chosen in zip(
-            masked.nonzero().tolist(), best.values.tolist(), best.indices.tolist(), strict=True
-        ):
-            several = int(masked[row].sum()) > 1
-            real = batch["attention_mask"][row].bool()
-            answers[row].append([])
-            for score, token in zip(values, candidates[chosen].tolist(), strict=True):
-                filled = batch["input_ids"][row].clone()
-                filled[place] = token
-                answers[row][-1].append(
-                    {
-                        "score": score,
-                        "token": token,
-                        "token_str": self.tokenizer.decode([token]),
-                        # The other masks stay visible, and with them every special token.
-                        "sequence": self.tokenizer.decode(
-                            filled[real], skip_special_tokens=not several
-                        ),
-                    }
-                )
-        return [answer[0] if len(answer) == 1 else answer for answer in answers]
+        best = scores[:, candidates].topk(min(top_k, len(candidates)))  # (N, K)
+        of_each_mask = zip(best.values.tolist(), candidates[best.indices].tolist(), strict=True)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        for ids, length in zip(inputs["input_ids"].tolist(), lengths, strict=True):
+            places = [place for place, token in enumerate(ids) if token == self.mask_token_id]
+            answers = [
+                [
+                    self._answer(ids[:length], place, token, score, several=len(places) > 1)
+                    for score, token in zip(*next(of_each_mask), strict=True)
+                ]
+                for place in places
+            ]
+            yield answers[0] if len(answers) == 1 else answers
+
+    def _answer(
+        self, ids: list[int], place: int, token: int, score: float, several: bool
+    ) -> dict[str, Any]:
+        filled = [*ids[:place], token, *ids[place + 1 :]]
+        return {
+            "score": score,
+            "token": token,
+            "token_str": self.tokenizer.decode([token]),
+            # The other masks stay visible, and with them every special token.
+            "sequence": self.tokenizer.decode(filled, skip_special_tokens=not several),
+        }
 
     def _target_ids(self, targets: str | Sequence[str]) -> list[int]:
         words = [targets] if isinstance(targets, str) else list(targets)
         if not words:
             raise ValueError("targets is empty; leave it out to rank every word")
-        found = []
-        for word in dict.fromkeys(words):
-            ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
-            if len(ids) != 1:
-                raise ValueError(f"the target {word!r} is {len(ids)} tokens, not one")
-            found += ids
-        return found
+        return [self._target_id(word) for word in dict.fromkeys(words)]
+
+    def _target_id(self, word: str) -> int:
+        if (known := self.tokenizer.backend.token_to_id(word)) is not None:
+            return int(known)
+        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ValueError(f"the target {word!r} is {len(ids)} tokens, not one")
+        token = self.tokenizer.id_to_token(ids[0])
+        if token == self.tokenizer.special_tokens.get("unk_token"):
+            raise ValueError(f"the target {word!r} is not in the vocabulary")
+        return int(ids[0])

@@ -5,38 +5,28 @@ import json
 import pytest
 import torch
 
-from minitransformer import RobertaForMaskedLM, RobertaModel, Tokenizer, pipeline
+from minitransformer import RobertaForMaskedLM, RobertaModel, pipeline
 from minitransformer.cli import main
 from minitransformer.tasks.fill_mask import FillMask
-from tests.tiny import perturb, roberta_config
-
-TEXT = "ciao, come va? la ragazza legge un libro e il ragazzo ascolta la radio. tutto bene.\n"
+from tests.tasks.tiny_checkpoints import FAMILIES, same, save_checkpoint, their_pipeline
+from tests.tiny import roberta_config
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A checkpoint of a perturbed tiny model with a tokenizer of its own."""
-    directory = tmp_path_factory.mktemp("model")
-    (directory / "text.txt").write_text(TEXT * 3, encoding="utf-8")
-    tokenizer = Tokenizer.train(directory / "text.txt", vocab_size=330, show_progress=False)
-    torch.manual_seed(0)
-    config = roberta_config(vocab_size=tokenizer.vocab_size, max_position_embeddings=40)
-    perturb(RobertaForMaskedLM(config)).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    return save_checkpoint(
+        tmp_path_factory.mktemp("model"), "Roberta", "ForMaskedLM", max_length=38
+    )
 
 
-def same(ours, theirs):
-    if isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys()
-        assert ours["score"] == pytest.approx(theirs["score"], rel=1e-4)
-        assert {k: v for k, v in ours.items() if k != "score"} == {
-            k: v for k, v in theirs.items() if k != "score"
-        }
-    else:
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            same(a, b)
+@pytest.fixture(scope="module", params=FAMILIES)
+def any_path(request, tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp(request.param), request.param, "ForMaskedLM")
+
+
+@pytest.fixture(scope="module")
+def bert_path(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("bert"), "Bert", "ForMaskedLM")
 
 
 @pytest.mark.parametrize(
@@ -47,21 +37,27 @@ def same(ours, theirs):
         ["ciao, <mask> va?", "il ragazzo ascolta la radio e <mask> ragazza legge", "<mask>"],
     ],
 )
-def test_the_answers_are_those_of_transformers(texts, path):
-    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
-    theirs = transformers.pipeline("fill-mask", str(path), top_k=7)
-    same(pipeline("fill-mask", path)(texts, top_k=7), theirs(texts))
+def test_the_answers_are_those_of_transformers(texts, any_path):
+    theirs = their_pipeline("fill-mask", any_path, top_k=7)
+    ours = pipeline("fill-mask", any_path)
+    mask = ours.tokenizer.mask_token
+    if isinstance(texts, str):
+        texts = texts.replace("<mask>", mask)
+    else:
+        texts = [text.replace("<mask>", mask) for text in texts]
+    same(ours(texts, top_k=7), theirs(texts))
 
 
-def test_batches_do_not_change_the_answers(path):
-    fill = pipeline("fill-mask", path)
+def test_batches_do_not_change_the_answers(any_path):
+    fill = pipeline("fill-mask", any_path)
     small = FillMask(fill.model, fill.tokenizer, batch_size=2)
+    mask = fill.tokenizer.mask_token
     texts = [
-        "<mask>",
-        "la ragazza legge un <mask> e ascolta",
-        "ciao, <mask>",
-        "<mask> bene",
-        "va <mask>",
+        mask,
+        f"la ragazza legge un {mask} e {mask} ascolta",
+        f"{mask}, {mask}",
+        f"{mask} bene",
+        f"va {mask}",
     ]
     same(small(texts), fill(texts))
     same(fill(texts), [fill(text) for text in texts])
@@ -82,14 +78,29 @@ def test_targets_are_ranked_among_themselves(path):
         fill("la <mask> legge", targets=[" elefante"])
 
 
+def test_targets_of_a_wordpiece_vocabulary(bert_path):
+    fill = pipeline("fill-mask", bert_path)
+    words = ["libro", "radio", "ciao", "##o"]
+    theirs = their_pipeline("fill-mask", bert_path)
+    same(
+        fill("la [MASK] legge", targets=words),
+        theirs("la [MASK] legge", targets=words, top_k=4),
+    )
+    assert fill("la [MASK]", targets="Libro") == fill("la [MASK]", targets="libro")
+    with pytest.raises(ValueError, match="the target '学' is not in the vocabulary"):
+        fill("la [MASK] legge", targets=["libro", "学"])
+
+
 def test_what_cannot_be_filled_is_named(path):
     fill = pipeline("fill-mask", path)
     with pytest.raises(ValueError, match="no <mask> in 'ciao'"):
         fill(["come <mask>?", "ciao"])
     with pytest.raises(ValueError, match="there is no <mask> in ''"):
         fill("")
-    with pytest.raises(ValueError, match="tokens a row, but 38 fit"):
-        fill("ciao " * 60 + "<mask>")
+    with pytest.raises(ValueError, match=r"texts\[1\] has [0-9]+ tokens, but 38 fit"):
+        fill(["<mask>", "ciao " * 60 + "<mask>"])
+    with pytest.raises(TypeError, match="texts must be a str or a list of str, not int"):
+        fill(3)
     for top_k in (0, 2.5, "3"):
         with pytest.raises(ValueError, match=f"top_k={top_k!r}"):
             fill("<mask>", top_k=top_k)
@@ -102,7 +113,7 @@ def test_the_wrong_task_model_or_tokenizer(path):
     with pytest.raises(ValueError, match="unknown task 'fil-mask'; did you mean 'fill-mask'"):
         pipeline("fil-mask", path)
     fill = pipeline("fill-mask", path)
-    with pytest.raises(ValueError, match="this is a RobertaModel"):
+    with pytest.raises(ValueError, match="such as BertForMaskedLM; this is a RobertaModel"):
         FillMask(RobertaModel(roberta_config()), fill.tokenizer)
     with pytest.raises(ValueError, match="tokenizer has [0-9]+ tokens.*vocab_size=99"):
         FillMask(RobertaForMaskedLM(roberta_config()), fill.tokenizer)

@@ -1,0 +1,82 @@
+"""Feature extraction: texts as vectors. B batch, T tokens, N texts, E hidden size."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from minitransformer.models.base import Model
+from minitransformer.models.bert import BertModel
+from minitransformer.models.heads import EncoderTask
+from minitransformer.names import unexpected_name
+from minitransformer.tasks.running import Task, as_texts
+from minitransformer.tokenization import Tokenizer
+
+_POOLINGS = ("cls", "mean")
+
+
+class FeatureExtraction(Task):
+    """Callable that gives the last hidden states of texts, of each token or pooled.
+
+    Without pooling they are those of transformers' pipeline.
+
+    Args:
+        model: an encoder; of one with a task head the backbone is taken.
+        tokenizer: its tokenizer.
+        batch_size: texts that are computed at once.
+
+    Raises:
+        ValueError: the model is no encoder, or the tokenizer has more tokens than the model has
+            embeddings.
+    """
+
+    name = "feature-extraction"
+    model_class = BertModel  # the base of all encoders
+    example = "BertModel"
+    model: BertModel
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
+        backbone = model.backbone if isinstance(model, EncoderTask) else model
+        super().__init__(backbone, tokenizer, batch_size=batch_size)
+
+    def __call__(
+        self, texts: str | Sequence[str], *, pooling: str | None = None
+    ) -> Tensor | list[Tensor]:
+        """Encode every text.
+
+        Args:
+            texts: one or several.
+            pooling: "cls", the vector of the first token; "mean", the mean of all of them, the
+                special ones included, as sentence-transformers pools; None, all of them.
+
+        Returns:
+            float32 on the CPU. With pooling: (E,) for one text, (N, E) for several. Without: (T, E)
+            for one text with T tokens, for several a list of such.
+
+        Warns:
+            UserWarning: texts were longer than the model can take, and were truncated.
+
+        Raises:
+            TypeError: a text is no str.
+            ValueError: a text is empty, or the pooling is unknown.
+        """
+        if pooling is not None and pooling not in _POOLINGS:
+            raise ValueError(unexpected_name("pooling", str(pooling), _POOLINGS))
+        batch = self._encode(as_texts("texts", texts))
+        features = self._run(batch, lambda inputs: self._features(inputs, pooling))
+        if isinstance(texts, str):
+            return features[0]
+        if pooling is None:
+            return features
+        return torch.stack(features) if features else torch.empty(0, self.model.config.hidden_size)
+
+    def _features(self, inputs: dict[str, Tensor], pooling: str | None) -> Iterable[Tensor]:
+        """(T, E) without padding, or (E,), for each of B rows."""
+        hidden = self.model(**inputs).last_hidden_state.float().cpu()  # (B, T, E)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        for states, length in zip(hidden, lengths, strict=True):
+            real = states[:length]  # (T, E); padding is on the right
+            if pooling is None:
+                yield real.clone()  # on its own, so that the batch can go
+            else:
+                yield real[0].clone() if pooling == "cls" else real.mean(dim=0)

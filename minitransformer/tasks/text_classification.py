@@ -1,0 +1,109 @@
+"""Text classification: to which class does a text, or a pair of texts, belong?
+
+B batch, C classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from minitransformer.models.classification import SequenceClassification
+from minitransformer.tasks.running import Task, as_texts, check_count
+
+
+class TextClassification(Task):
+    """Callable that puts texts into classes, as transformers' pipeline does.
+
+    The classes are those of `id2label` in the config. What a score is follows from `problem_type`
+    there: for single_label_classification a probability, and the classes share 1; for
+    multi_label_classification a probability of each class alone; for regression the number itself.
+    Where it is unset, several classes are taken for the first of these. For one class it is then a
+    probability, as in transformers; if the model was trained to give a number, say so::
+
+        model = BertForSequenceClassification.from_pretrained(path, problem_type="regression")
+        rate = TextClassification(model, Tokenizer.from_pretrained(path))
+
+    Args:
+        model: a model for sequence classification.
+        tokenizer: its tokenizer.
+        batch_size: texts that are computed at once.
+
+    Raises:
+        ValueError: the model classifies no texts, or the tokenizer has more tokens than the model
+            has embeddings.
+    """
+
+    name = "text-classification"
+    model_class = SequenceClassification
+    example = "BertForSequenceClassification"
+    model: SequenceClassification
+
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        text_pairs: str | Sequence[str] | None = None,
+        *,
+        top_k: int | None = 1,
+    ) -> Any:
+        """Classify every text.
+
+        Args:
+            texts: one or several.
+            text_pairs: the second text of each, for models of pairs, in the same form.
+            top_k: how many classes for each text; None: all of them.
+
+        Returns:
+            For one text with `top_k` 1: a dict with `label` and `score`. With another `top_k`: a
+            list of such, best first. For several texts: a list of what each alone would give.
+
+        Warns:
+            UserWarning: texts were longer than the model can take, and were truncated; of a pair
+                the longer text.
+
+        Raises:
+            TypeError: a text is no str.
+            ValueError: a text is empty, `texts` and `text_pairs` do not go together, or `top_k` is
+                not at least 1.
+        """
+        if top_k is not None:
+            check_count("top_k", top_k)
+        first, second = _texts_and_pairs(texts, text_pairs)
+        scores = self._run(self._encode(first, second), self._scores)
+        answers = [self._ranked(row, top_k) for row in scores]
+        return answers[0] if isinstance(texts, str) else answers
+
+    def _scores(self, inputs: dict[str, Tensor]) -> list[list[float]]:
+        logits = self.model(**inputs).logits.float()  # (B, C)
+        config = self.model.config
+        if config.problem_type == "regression":
+            scores = logits
+        elif config.problem_type == "multi_label_classification" or config.num_labels == 1:
+            scores = logits.sigmoid()
+        else:
+            scores = logits.softmax(dim=-1)
+        return scores.tolist()
+
+    def _ranked(self, scores: list[float], top_k: int | None) -> Any:
+        names = self.model.config.id2label
+        best = sorted(enumerate(scores), key=lambda scored: scored[1], reverse=True)
+        answers = [{"label": names[number], "score": score} for number, score in best]
+        return answers[0] if top_k == 1 else answers[:top_k]
+
+
+def _texts_and_pairs(
+    texts: str | Sequence[str], text_pairs: str | Sequence[str] | None
+) -> tuple[list[str], list[str] | None]:
+    rows = texts if isinstance(texts, list | tuple) else [texts]
+    if any(isinstance(row, dict | list | tuple) for row in rows):  # as transformers takes pairs
+        raise TypeError("texts must be a str or a list of str; the second text goes to text_pairs")
+    first = as_texts("texts", texts)
+    if text_pairs is None:
+        return first, None
+    second = as_texts("text_pairs", text_pairs)
+    if len(first) != len(second) or isinstance(texts, str) != isinstance(text_pairs, str):
+        raise ValueError(
+            f"there are {len(first)} texts ({type(texts).__name__}) and {len(second)} text_pairs "
+            f"({type(text_pairs).__name__}): both must be one str, or lists of the same length"
+        )
+    return first, second

@@ -1,0 +1,21 @@
+"""The entrance to the tasks: what it promises by name, it does."""
+
+import inspect
+import typing
+
+from minitransformer.tasks.pipeline import TASKS, pipeline
+from minitransformer.tasks.running import Task
+
+
+def test_every_task_is_known_by_its_own_name():
+    assert [*TASKS] == sorted(TASKS)
+    for name, task in TASKS.items():
+        assert issubclass(task, Task)
+        assert task.name == name
+        assert f'"{name}"' in inspect.getdoc(pipeline)
+
+
+def test_type_checkers_know_what_every_task_gives():
+    *named, other = map(typing.get_type_hints, typing.get_overloads(pipeline))
+    assert {typing.get_args(form["task"])[0]: form["return"] for form in named} == TASKS
+    assert other["task"] is str

@@ -1,0 +1,169 @@
+"""Answers from contexts of any length, against a search over transformers' logits by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from minitransformer import BertForQuestionAnswering, Tokenizer, cli, pipeline
+from minitransformer.tasks.question_answering import AnswerQuestions
+from tests.tiny import perturb
+from tests.train.pretrained import save_tiny_bert
+
+WORDS = "the river runs past a mill and two old houses before it meets the sea at Pisa"
+LONG = " ".join([WORDS, "nobody swims here", WORDS, "the mill is closed"] * 3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("answers")
+    save_tiny_bert(path, [LONG, "where does the river end ? who swims ?"] * 2, max_length=40)
+    with pytest.warns(UserWarning, match="qa_outputs: drawn anew"):
+        model = BertForQuestionAnswering.from_pretrained(path)
+    perturb(model).save_pretrained(path)
+    return path
+
+
+def by_hand(path, question, context, longest=30):
+    """Every span of every window, by transformers' model and three loops; and the null score."""
+    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+    model = transformers.BertForQuestionAnswering.from_pretrained(path).eval()
+    tokenizer = Tokenizer.from_pretrained(path)
+    batch = tokenizer(
+        [question],
+        [context],
+        truncation="only_second",
+        max_length=40,
+        stride=5,
+        return_overflowing_tokens=True,
+    )
+    spans: dict[tuple[int, int], float] = {}
+    nulls, everything = [], []
+    for row, (ids, types) in enumerate(
+        zip(batch["input_ids"], batch["token_type_ids"], strict=True)
+    ):
+        with torch.inference_mode():
+            output = model(torch.tensor([ids]), token_type_ids=torch.tensor([types]))
+        start, end = output.start_logits[0].tolist(), output.end_logits[0].tolist()
+        nulls.append(start[0] + end[0])
+        places = [i for i, owner in enumerate(batch.sequence_ids(row)) if owner == 1]
+        for i in places:
+            for j in places:
+                if i <= j < i + longest:
+                    key = (batch.offsets(row)[i][0], batch.offsets(row)[j][1])
+                    spans[key] = max(spans.get(key, -math.inf), start[i] + end[j])
+                    everything.append(start[i] + end[j])
+    ranked = sorted(spans.items(), key=lambda item: -item[1])
+    return ranked, min(nulls), sum(map(math.exp, everything))
+
+
+@pytest.mark.parametrize("context", [WORDS, LONG])
+def test_the_best_answers_are_those_of_a_search_by_hand(checkpoint, context, monkeypatch):
+    # The stride follows from the room that the question leaves; the search by hand uses 5.
+    monkeypatch.setattr("minitransformer.tasks.question_answering._STRIDE", 5)
+    question = "where does the river end?"
+    answers = pipeline("question-answering", checkpoint)(
+        question, context, top_k=7, max_answer_tokens=4
+    )
+    ranked, _, total = by_hand(checkpoint, question, context, longest=4)
+    assert len(answers) == 7
+    for answer, ((start, end), score) in zip(answers, ranked, strict=False):
+        assert (answer["start"], answer["end"]) == (start, end)
+        assert answer["answer"] == context[start:end]
+        assert answer["score"] == pytest.approx(math.exp(score) / total, rel=1e-4)
+
+
+def test_no_answer_is_one_where_it_may_be(checkpoint, monkeypatch):
+    monkeypatch.setattr("minitransformer.tasks.question_answering._STRIDE", 5)
+    answer = pipeline("question-answering", checkpoint)
+    question = "who swims?"
+    ranked, null, total = by_hand(checkpoint, question, LONG)
+    difference = null - ranked[0][1]
+    below = answer(question, LONG, may_have_no_answer=True, threshold=difference - 0.01)
+    assert below["answer"] == ""
+    assert (below["start"], below["end"]) == (0, 0)
+    assert below["score"] == pytest.approx(math.exp(null) / (total + math.exp(null)), rel=1e-4)
+    above = answer(question, LONG, may_have_no_answer=True, threshold=difference + 0.01)
+    assert (above["start"], above["end"]) == ranked[0][0]
+    several = answer(question, WORDS, may_have_no_answer=True, threshold=math.inf, top_k=500)
+    assert [a["answer"] for a in several].count("") == 1
+    assert sum(a["score"] for a in several) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_several_questions_give_what_each_alone_gives(checkpoint):
+    answer = pipeline("question-answering", checkpoint)
+    answer.batch_size = 3
+    questions = ["where does the river end?", "who swims?", "what is closed?"]
+    contexts = [LONG, WORDS, LONG + " and that was all"]
+    alone = [answer(q, c) for q, c in zip(questions, contexts, strict=True)]
+    for one, together in zip(alone, answer(questions, contexts), strict=True):
+        assert together.pop("score") == pytest.approx(one.pop("score"), rel=1e-4)
+        assert together == one
+    shared = answer(questions, WORDS)
+    assert len(shared) == 3
+    assert all(a["answer"] == WORDS[a["start"] : a["end"]] for a in shared)
+
+
+def test_an_answer_never_comes_from_the_question(checkpoint):
+    """Even if the model marks nothing but the question."""
+    model = BertForQuestionAnswering.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.qa_outputs.weight.zero_()
+    answer = AnswerQuestions(model, Tokenizer.from_pretrained(checkpoint))
+    found = answer("where does the river end?", "at Pisa", top_k=100)
+    assert {a["answer"] for a in found} <= {"at Pisa"[i:j] for i in range(8) for j in range(8)}
+    assert all(0 <= a["start"] < a["end"] <= len("at Pisa") for a in found)
+
+
+@pytest.mark.parametrize(
+    ("questions", "contexts", "message"),
+    [
+        ("", WORDS, r"questions\[0\] is empty"),
+        (["who?", "  "], WORDS, r"questions\[1\] is empty"),
+        ("who?", "", r"contexts\[0\] is empty"),
+        (["who?", "why?"], [WORDS, "\n"], r"contexts\[1\] is empty"),
+        (["who?", "why?"], [WORDS], "2 questions and 1 contexts"),
+        ([], [], "there is no question"),
+        ("who swims " * 30, WORDS, "leaves no room for its context"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_clear_error(checkpoint, questions, contexts, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline("question-answering", checkpoint)(questions, contexts)
+
+
+def test_wrong_kinds_are_named(checkpoint):
+    answer = pipeline("question-answering", checkpoint)
+    with pytest.raises(TypeError, match=r"questions\[0\] must be a str, not int"):
+        answer([3], [WORDS])
+    with pytest.raises(ValueError, match="top_k=0"):
+        answer("who?", WORDS, top_k=0)
+    with pytest.raises(ValueError, match="max_answer_tokens=-1"):
+        answer("who?", WORDS, max_answer_tokens=-1)
+
+
+def test_another_model_is_refused(tmp_path):
+    save_tiny_bert(tmp_path, [LONG])
+    with pytest.raises(ValueError, match="question-answering needs .* this is a BertModel"):
+        pipeline("question-answering", tmp_path)
+
+
+def test_the_command_answers(checkpoint, tmp_path, capsys):
+    questions = ["--question", "where does the river end?", "--question", "who swims?"]
+    assert cli.main(["answer", str(checkpoint), *questions, "--context", WORDS]) == 0
+    out = capsys.readouterr().out
+    expected = pipeline("question-answering", checkpoint)("who swims?", WORDS)
+    assert f"{expected['answer']}  [{expected['start']}:{expected['end']}]" in out
+    assert "where does the river end?" in out
+
+    (tmp_path / "context.txt").write_text(LONG, encoding="utf-8")
+    found = ["answer", str(checkpoint), *questions[:2], "--context-file"]
+    assert cli.main([*found, str(tmp_path / "context.txt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] in LONG
+    assert cli.main([*found, str(tmp_path / "context.txt"), "--threshold", "-1000"]) == 0
+    assert "(no answer)  [0:0]" in capsys.readouterr().out
+    assert cli.main([*found, str(tmp_path / "nowhere.txt")]) == 1
+    assert "nowhere.txt" in capsys.readouterr().err
+    assert cli.main(["answer", str(checkpoint), "--question", "", "--context", WORDS]) == 1
+    assert "error: questions[0] is empty" in capsys.readouterr().err

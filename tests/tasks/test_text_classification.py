@@ -1,0 +1,229 @@
+"""Text classification: transformers' answers; what is cut off is said, what is wrong is named."""
+
+import warnings
+
+import pytest
+
+from minitransformer import (
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertForSequenceClassification,
+    Tokenizer,
+    pipeline,
+)
+from minitransformer.tasks.text_classification import TextClassification
+from tests.tasks.tiny_checkpoints import FAMILIES, TEXTS, same, save_checkpoint, their_pipeline
+from tests.tiny import bert_config
+
+THREE_CLASSES = {0: "no", 1: "maybe", 2: "yes"}
+LONG = "la ragazza legge un libro e " * 20
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def path(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp(request.param)
+    return save_checkpoint(
+        directory, request.param, "ForSequenceClassification", id2label=THREE_CLASSES
+    )
+
+
+@pytest.fixture(scope="module")
+def classify(tmp_path_factory) -> TextClassification:
+    directory = tmp_path_factory.mktemp("one")
+    return pipeline(
+        "text-classification",
+        save_checkpoint(directory, "Bert", "ForSequenceClassification", id2label=THREE_CLASSES),
+    )
+
+
+def test_the_answers_are_those_of_transformers(path):
+    theirs = their_pipeline("text-classification", path)
+    ours = pipeline("text-classification", path)
+    same(ours(TEXTS), theirs(TEXTS))
+    same(ours(TEXTS, top_k=None), theirs(TEXTS, top_k=None))
+    same(ours(TEXTS, top_k=2), theirs(TEXTS, top_k=2))
+    same([ours(TEXTS[0])], theirs(TEXTS[0]))
+    same(ours(TEXTS[0], top_k=2), theirs(TEXTS[0], top_k=2))
+
+
+def test_pairs(path):
+    theirs = their_pipeline("text-classification", path)
+    ours = pipeline("text-classification", path)
+    first, second = TEXTS[:3], TEXTS[2:5]
+    pairs = [{"text": a, "text_pair": b} for a, b in zip(first, second, strict=True)]
+    same(ours(first, second), theirs(pairs))
+    same(ours(first[0], second[0]), theirs(pairs[0]))
+    swapped = ours(second, first, top_k=None)
+    assert swapped != ours(first, second, top_k=None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("id2label", "problem_type"),
+    [
+        (THREE_CLASSES, "single_label_classification"),
+        (THREE_CLASSES, "multi_label_classification"),
+        (THREE_CLASSES, "regression"),
+        ({0: "stars"}, "regression"),
+        ({0: "relevant"}, None),
+    ],
+)
+def test_what_a_score_is_follows_from_the_config(family, id2label, problem_type, tmp_path):
+    path = save_checkpoint(
+        tmp_path,
+        family,
+        "ForSequenceClassification",
+        id2label=id2label,
+        problem_type=problem_type,
+    )
+    answers = pipeline("text-classification", path)(TEXTS, top_k=None)
+    same(answers, their_pipeline("text-classification", path)(TEXTS, top_k=None))
+
+
+def test_one_class_that_is_a_number(tmp_path):
+    save_checkpoint(tmp_path, "Bert", "ForSequenceClassification", id2label={0: "stars"})
+    model = BertForSequenceClassification.from_pretrained(tmp_path, problem_type="regression")
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    number = TextClassification(model, tokenizer)("ciao")["score"]
+    inputs = tokenizer("ciao", return_tensors="pt")
+    assert number == pytest.approx(model(**inputs).logits.item(), abs=1e-6)
+
+
+def test_batches_and_padding_do_not_change_the_answers(path):
+    ours = pipeline("text-classification", path)
+    small = TextClassification(ours.model, ours.tokenizer, batch_size=2)
+    every = ours(TEXTS, top_k=None)
+    same(small(TEXTS, top_k=None), every)
+    same([ours(text, top_k=None) for text in TEXTS], every)
+    ours.tokenizer.padding_side = "left"
+    same(ours(TEXTS, top_k=None), every)
+    assert ours([]) == []
+
+
+def test_texts_of_like_length_are_computed_together(classify, monkeypatch):
+    small = TextClassification(classify.model, classify.tokenizer, batch_size=2)
+    shapes = []
+    forward = type(classify.model).forward
+
+    def watched(model, input_ids, **inputs):
+        shapes.append((tuple(input_ids.shape), int(inputs["attention_mask"].sum())))
+        return forward(model, input_ids, **inputs)
+
+    monkeypatch.setattr(type(classify.model), "forward", watched)
+    small(["ciao", "la " * 30, "ciao", "la " * 30, "un libro"])
+    assert shapes == [((2, 32), 64), ((2, 4), 7), ((1, 3), 3)]
+
+
+def test_truncation_is_said_once_and_equals_transformers(path):
+    texts = ["ciao", LONG, "un libro", LONG + "bene"]
+    ours = pipeline("text-classification", path)
+    tokens = [len(ours.tokenizer(text)["input_ids"]) for text in texts]
+    with pytest.warns(UserWarning) as said:
+        answers = ours(texts)
+    assert [str(warning.message) for warning in said] == [
+        f"2 of 4 texts had to be truncated to 40 tokens: texts[1] has {tokens[1]}, "
+        f"texts[3] has {tokens[3]}"
+    ]
+    assert said[0].filename == __file__
+    theirs = their_pipeline("text-classification", path)
+    same(answers, theirs(texts, truncation=True, max_length=40))
+    with pytest.warns(UserWarning, match="1 of 1 texts had to be truncated"):
+        pair = ours(LONG, "bene bene")
+    their_pair = {"text": LONG, "text_pair": "bene bene"}
+    same(pair, theirs(their_pair, truncation=True, max_length=40))
+
+
+def test_many_truncated_texts_are_counted_and_three_of_them_named(classify):
+    tokens = len(classify.tokenizer(LONG)["input_ids"])
+    with pytest.warns(UserWarning) as said:
+        classify([LONG] * 5)
+    assert str(said[0].message) == (
+        f"5 of 5 texts had to be truncated to 40 tokens: texts[0] has {tokens}, "
+        f"texts[1] has {tokens}, texts[2] has {tokens}, and 2 more"
+    )
+
+
+def test_a_text_that_just_fits_is_not_truncated(classify):
+    fits = "la " * 38
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classify(fits)
+    with pytest.warns(UserWarning, match=r"texts\[0\] has 41"):
+        classify(fits + "la")
+
+
+@pytest.mark.parametrize(("stated", "used"), [(17, 17), (100, 40), (None, 40)])
+def test_the_limit_is_the_lower_of_model_and_tokenizer(classify, stated, used):
+    tokenizer = Tokenizer(
+        classify.tokenizer.backend,
+        classify.tokenizer.special_tokens,
+        model_max_length=stated,
+        token_types=True,
+    )
+    with pytest.warns(UserWarning, match=f"to {used} tokens"):
+        TextClassification(classify.model, tokenizer)(LONG)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ([["ciao", ""]], ValueError, r"texts\[1\] is empty: ''"),
+        ([" \n"], ValueError, r"texts\[0\] is empty: ' \\n'"),
+        ([["ciao"], ["  "]], ValueError, r"text_pairs\[0\] is empty"),
+        ([["ciao", 3]], TypeError, r"texts\[1\] must be a str, not int: 3"),
+        ([[{"text": "a", "text_pair": "b"}]], TypeError, "second text goes to text_pairs"),
+        ([{"text": "a", "text_pair": "b"}], TypeError, "second text goes to text_pairs"),
+        ([[["a", "b"]]], TypeError, "second text goes to text_pairs"),
+        ([None], TypeError, "texts must be a str or a list of str, not NoneType"),
+        ([["a", "b"], ["c"]], ValueError, r"2 texts \(list\) and 1 text_pairs \(list\)"),
+        ([["a"], "b"], ValueError, r"1 texts \(list\) and 1 text_pairs \(str\)"),
+    ],
+)
+def test_what_is_no_text_is_named(classify, arguments, error, message):
+    with pytest.raises(error, match=message):
+        classify(*arguments)
+
+
+def test_wrong_numbers_are_named(classify):
+    for top_k in (0, -1, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"top_k={top_k!r} must be an integer of at least 1"):
+            classify("ciao", top_k=top_k)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        TextClassification(classify.model, classify.tokenizer, batch_size=0)
+
+
+def test_the_wrong_model_or_tokenizer(classify, tmp_path):
+    path = save_checkpoint(tmp_path, "Bert", "ForMaskedLM")
+    with pytest.raises(ValueError, match="such as BertForSequenceC.*this is a BertForMaskedLM"):
+        pipeline("text-classification", path)
+    with pytest.raises(ValueError, match="this is a BertModel"):
+        TextClassification(BertModel(bert_config()), classify.tokenizer)
+    small = BertForSequenceClassification(bert_config(vocab_size=20))
+    with pytest.raises(ValueError, match="tokenizer has [0-9]+ tokens.*vocab_size=20"):
+        TextClassification(small, classify.tokenizer)
+
+
+def test_a_distilbert_with_a_tokenizer_of_bert(tmp_path):
+    save_checkpoint(tmp_path, "DistilBert", "ForSequenceClassification")
+    answer = pipeline("text-classification", tmp_path)("ciao", "un libro")
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    tokenizer.token_types = True
+    tokenizer.save_pretrained(tmp_path)
+    same(pipeline("text-classification", tmp_path)("ciao", "un libro"), answer)
+    model = DistilBertForSequenceClassification.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="tokenizer.token_types = False"):
+        TextClassification(model, tokenizer)("ciao", "un libro")
+
+
+def test_a_model_with_one_token_type_and_a_tokenizer_with_two(tmp_path):
+    save_checkpoint(tmp_path, "Bert", "ForSequenceClassification", type_vocab_size=1)
+    assert Tokenizer.from_pretrained(tmp_path).token_types
+    pipeline("text-classification", tmp_path)("ciao", "un libro")
+
+
+def test_dropout_is_off(classify):
+    model = BertForSequenceClassification(
+        bert_config(vocab_size=classify.tokenizer.vocab_size, hidden_dropout_prob=0.5)
+    ).train()
+    ours = TextClassification(model, classify.tokenizer)
+    assert ours("un libro") == ours("un libro")

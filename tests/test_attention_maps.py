@@ -1,0 +1,453 @@
+"""Attention maps and their pictures: the numbers, the names of the tokens, the files."""
+
+import sys
+
+import pytest
+import torch
+
+from minitransformer import (
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    RobertaForMaskedLM,
+    RobertaModel,
+    Tokenizer,
+)
+from minitransformer.attention_maps import (
+    AttentionMaps,
+    attention_maps,
+    attention_picture,
+    draw_grid,
+    draw_layer,
+)
+from tests.tiny import SIZES, bert_config, perturb, roberta_config
+
+TEXT = "ciao, come va? perché la città è più bella, e la ragazza legge un libro.\n"
+ITALIAN = "perché la città è bella?"
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    """One of each algorithm, by name; small, so that rare characters fall apart."""
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(TEXT * 3, encoding="utf-8")
+    sizes = {"bpe": 330, "wordpiece": 80, "unigram": 60}
+    return {
+        algorithm: Tokenizer.train(file, size, algorithm, show_progress=False)
+        for algorithm, size in sizes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def roberta(tokenizers):
+    torch.manual_seed(0)
+    size = tokenizers["bpe"].vocab_size
+    return perturb(RobertaModel(roberta_config(vocab_size=size, max_position_embeddings=34)))
+
+
+@pytest.fixture(scope="module")
+def bert(tokenizers):
+    torch.manual_seed(0)
+    size = tokenizers["wordpiece"].vocab_size
+    config = bert_config(vocab_size=size, max_position_embeddings=40, type_vocab_size=2)
+    return perturb(BertModel(config))
+
+
+@pytest.fixture(scope="module")
+def path(roberta, tokenizers, tmp_path_factory):
+    """A checkpoint."""
+    directory = tmp_path_factory.mktemp("model")
+    roberta.save_pretrained(directory)
+    tokenizers["bpe"].save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Where a picture is drawn to."""
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    return tmp_path / "picture.png"
+
+
+def pixels_of(picture):
+    """(height, width, 3), from 0 to 1."""
+    from matplotlib.image import imread
+
+    return imread(picture)[..., :3]
+
+
+def has_colour(pixels, colour, tolerance=0.02):
+    """(height, width): which pixels have this colour."""
+    return (abs(pixels - colour) < tolerance).all(axis=-1)
+
+
+def blue(share):
+    """The colour that stands this far up the scale."""
+    from matplotlib import colormaps
+
+    return colormaps["Blues"](share)[:3]
+
+
+# ---- the numbers ----
+
+
+@pytest.mark.parametrize("pair", [None, "la ragazza legge"])
+def test_the_map_times_the_values_is_what_the_fast_kernel_gives(bert, tokenizers, pair):
+    seen = []
+    hooks = [
+        layer.attention.kernel.register_forward_hook(
+            lambda _kernel, arguments, output: seen.append((arguments[2], output))
+        )
+        for layer in bert.layers
+    ]
+    maps = attention_maps(bert, tokenizers["wordpiece"], ITALIAN, pair).maps
+    for hook in hooks:
+        hook.remove()
+    assert bert.attention == "sdpa"
+    assert len(seen) == len(maps) == 3
+    for weights, (value, gathered) in zip(maps, seen, strict=True):
+        torch.testing.assert_close(weights @ value[0], gathered[0], atol=1e-6, rtol=0.0)
+
+
+def test_the_maps_are_the_same_under_every_kernel(roberta, tokenizers):
+    eager = RobertaModel(roberta.config, attention="eager").eval()
+    eager.load_state_dict(roberta.state_dict())
+    fast, formula = (
+        attention_maps(model, tokenizers["bpe"], ITALIAN, "un libro").maps
+        for model in (roberta, eager)
+    )
+    torch.testing.assert_close(fast, formula, atol=1e-6, rtol=0.0)
+
+
+def test_every_row_is_a_distribution_and_the_heads_differ(roberta, tokenizers):
+    found = attention_maps(roberta, tokenizers["bpe"], ITALIAN)
+    length = len(found.tokens)
+    assert found.maps.shape == (3, 4, length, length)
+    assert len(found.sequence_ids) == length
+    torch.testing.assert_close(found.maps.sum(dim=-1), torch.ones(3, 4, length))
+    flat = found.maps.flatten(0, 1)
+    assert torch.cdist(flat.flatten(1), flat.flatten(1)).fill_diagonal_(1).min() > 0.01
+
+
+def test_the_second_text_changes_the_token_types(bert, tokenizers):
+    batch = tokenizers["wordpiece"](["ciao"], ["va"], return_tensors="pt")
+    expected = bert(**batch, output_attentions=True).attentions
+    found = attention_maps(bert, tokenizers["wordpiece"], "ciao", "va").maps
+    torch.testing.assert_close(found, torch.cat(expected))
+    batch["token_type_ids"].zero_()
+    without = torch.cat(bert(**batch, output_attentions=True).attentions)
+    assert (found - without).abs().max() > 0.01
+
+
+def test_models_with_a_head_and_without_token_types(tokenizers):
+    bpe, wordpiece = tokenizers["bpe"], tokenizers["wordpiece"]
+    lm = RobertaForMaskedLM(roberta_config(vocab_size=bpe.vocab_size))
+    assert attention_maps(lm, bpe, "ciao").maps.shape[:2] == (3, 4)
+    classifier = BertForSequenceClassification(bert_config(vocab_size=wordpiece.vocab_size))
+    assert attention_maps(classifier, wordpiece, "ciao").maps.shape[:2] == (3, 4)
+    distilbert = DistilBertModel(DistilBertConfig(**SIZES | {"vocab_size": bpe.vocab_size}))
+    assert attention_maps(distilbert, bpe, "ciao").maps.shape[:2] == (3, 4)
+
+
+def test_dropout_rests_and_comes_back(tokenizers):
+    torch.manual_seed(0)
+    size = tokenizers["bpe"].vocab_size
+    model = RobertaModel(roberta_config(vocab_size=size, hidden_dropout_prob=0.5)).train()
+    model.layers[0].eval()
+    first, second = (attention_maps(model, tokenizers["bpe"], "ciao").maps for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.training
+    assert model.layers[1].dropout.training
+    assert not model.layers[0].dropout.training
+
+
+# ---- the names of the tokens ----
+
+
+def test_byte_level_tokens_are_named_by_the_characters_of_the_text(roberta, tokenizers):
+    found = attention_maps(roberta, tokenizers["bpe"], "ciao perché la città <mask>", "è ñ")
+    assert found.tokens == (
+        *("<s>", "ciao", "·perché", "·la", "·città", "<mask>", "</s>"),
+        *("</s>", "è", "·", "ñ…", "…ñ", "</s>"),
+    )
+    assert found.sequence_ids == (None, 0, 0, 0, 0, 0, None, None, 1, 1, 1, 1, None)
+    assert found.second_text == 8
+
+
+def test_a_character_of_four_tokens(roberta, tokenizers):
+    found = attention_maps(roberta, tokenizers["bpe"], "è😀\n日!")
+    assert found.tokens[1:-1] == (
+        *("è", "😀…", "…😀…", "…😀…", "…😀", "↵", "日…", "…日…", "…日", "!"),
+    )
+    assert found.second_text is None
+
+
+def test_wordpiece_tokens_keep_their_marks(bert, tokenizers):
+    tokens = attention_maps(bert, tokenizers["wordpiece"], "la cittàla 日", "va").tokens
+    assert tokens[:2] == ("[CLS]", "la")
+    assert "".join(tokens[2 : tokens.index("[UNK]")]).replace("##", "") == "cittàla"
+    assert tokens[3].startswith("##")
+    assert tokens[-4:] == ("[UNK]", "[SEP]", "va", "[SEP]")
+
+
+def test_unigram_tokens_show_their_spaces(tokenizers):
+    unigram = tokenizers["unigram"]
+    model = RobertaModel(roberta_config(vocab_size=unigram.vocab_size))
+    tokens = attention_maps(model, unigram, "la città <mask>").tokens
+    assert "".join(tokens[1:-2]) == "·la·città"
+    assert tokens[-2:] == ("<mask>", "</s>")
+
+
+# ---- what cannot be computed ----
+
+
+def test_a_text_that_is_too_long_is_not_cut(roberta, tokenizers):
+    fits = "a" * 30
+    assert len(attention_maps(roberta, tokenizers["bpe"], fits).tokens) == 32
+    with pytest.raises(ValueError, match="the text has 33 tokens, .*only 32 fit"):
+        attention_maps(roberta, tokenizers["bpe"], fits + "a")
+    with pytest.raises(ValueError, match="the two texts have 36 tokens, .*only 32 fit"):
+        attention_maps(roberta, tokenizers["bpe"], fits, "aa")
+
+
+def test_a_text_without_a_token(roberta, bert, tokenizers):
+    with pytest.raises(ValueError, match="text 0, '', has no token"):
+        attention_maps(roberta, tokenizers["bpe"], "")
+    with pytest.raises(ValueError, match="text 1, ' ', has no token"):
+        attention_maps(bert, tokenizers["wordpiece"], "ciao", " ")
+
+
+def test_a_tokenizer_of_another_model(tokenizers):
+    model = BertModel(bert_config(vocab_size=50))
+    with pytest.raises(ValueError, match="they do not belong together"):
+        attention_maps(model, tokenizers["wordpiece"], "ciao")
+
+
+# ---- the pictures ----
+
+
+def some_maps(length, layers=3, heads=4, second=None):
+    """Random maps; the names are those of no tokenizer."""
+    torch.manual_seed(0)
+    owners = tuple(int(second is not None and place >= second) for place in range(length))
+    maps = torch.randn(layers, heads, length, length).softmax(dim=-1)
+    return AttentionMaps(tuple(f"t{place}" for place in range(length)), maps, owners)
+
+
+@pytest.mark.parametrize(("length", "side"), [(5, 150), (24, 414), (60, 414)])
+def test_the_grid_has_its_size_and_is_not_blank(length, side, picture):
+    draw_grid(some_maps(length, layers=2, heads=3), picture)
+    pixels = pixels_of(picture)
+    height, width, _ = pixels.shape
+    # 150 dots an inch: the panels, the gaps of a tenth of an inch, and up to three inches around.
+    assert 3 * side + 2 * 15 < width < 3 * side + 2 * 15 + 450
+    assert 2 * side + 15 < height < 2 * side + 15 + 450
+    assert has_colour(pixels, 1.0).mean() < 0.7
+    assert list(picture.parent.iterdir()) == [picture]
+
+
+@pytest.mark.parametrize("length", [9, 200])
+def test_evenly_spread_attention_is_seen_however_long_the_text(length, picture):
+    maps = some_maps(length, layers=2, heads=3)
+    maps.maps.fill_(1 / length)
+    maps.maps[0, 0] = torch.eye(length)
+    draw_grid(maps, picture)
+    assert has_colour(pixels_of(picture), blue(0.2)).mean() > 0.2
+    maps.maps.fill_(1 / length)
+    draw_grid(maps, picture)
+    assert has_colour(pixels_of(picture), blue(1.0)).mean() > 0.2
+
+
+def test_a_row_is_a_query_and_a_column_a_key(picture):
+    maps = some_maps(8, layers=1, heads=1)
+    maps.maps.zero_()
+    maps.maps[..., 2] = 1.0  # all attend to the third token
+    draw_grid(maps, picture)
+    dark = has_colour(pixels_of(picture), blue(1.0))
+    assert dark.sum(axis=0).max() > 140  # of the 150 dots of a side
+    assert dark.sum(axis=1).max() < 60
+
+
+def test_one_layer_is_large(picture):
+    draw_layer(some_maps(30), 1, picture)
+    height, width, _ = pixels_of(picture).shape
+    assert 2 * 517 < height < 2 * 517 + 450  # two by two heads of 30 lines, which are 517 dots
+    assert 2 * 517 < width < 2 * 517 + 450
+
+
+def test_heads_that_fill_no_rectangle(picture):
+    draw_layer(some_maps(5, heads=5), 0, picture)
+    pixels = pixels_of(picture)
+    assert pixels.shape[1] > 3 * 300 > 2 * 300 < pixels.shape[0] < 3 * 300  # three and two
+
+
+def texts_of(figure):
+    """All that can be seen to be written on a figure."""
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that would be written; rendering them takes long."""
+    figure = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib")
+    seen = []
+
+    def keep(self, path, **_named):
+        seen.append(self)
+        path.touch()
+
+    monkeypatch.setattr(figure.Figure, "savefig", keep)
+    return seen
+
+
+def test_every_panel_shows_its_own_map(figures, tmp_path):
+    maps = some_maps(6)
+    draw_grid(maps, tmp_path / "grid.png")
+    draw_layer(maps, 2, tmp_path / "layer.png")
+    for figure, expected in zip(figures, (maps.maps, maps.maps[2]), strict=True):
+        panels = [panel for panel in figure.axes if panel.images]
+        shown = torch.stack([torch.tensor(panel.images[0].get_array()) for panel in panels])
+        torch.testing.assert_close(shown, expected.view(-1, 6, 6))
+        # In this order from left to right and from top to bottom.
+        places = [(round(-p.get_position().y0, 6), p.get_position().x0) for p in panels]
+        assert places == sorted(places)
+
+
+def test_what_is_written_around_the_panels(figures, tmp_path):
+    draw_grid(some_maps(24), tmp_path / "grid.png")
+    written = texts_of(figures[0])
+    assert "Attention in 3 layers of 4 heads" in written
+    assert {"layer 0", "layer 2", "head 0", "head 3"} <= set(written)
+    assert any("from" in text and "query" in text for text in written)
+    assert any("to" in text and "key" in text for text in written)
+    # Four outer panels name the keys above and four below, three the queries on either side.
+    assert {written.count(f"t{place}") for place in range(24)} == {14}
+    draw_grid(some_maps(60), tmp_path / "grid.png")
+    written = texts_of(figures[1])
+    assert "Attention in 3 layers of 4 heads (one token in 3 is named)" in written
+    assert "t57" in written
+    assert "t58" not in written
+    draw_layer(some_maps(60), 2, tmp_path / "layer.png")
+    written = texts_of(figures[2])
+    assert "Attention in layer 2" in written
+    assert {written.count(f"t{place}") for place in range(60)} == {8}
+
+
+def test_two_texts_are_told_apart(figures, tmp_path):
+    maps = some_maps(12, second=5)
+    maps = AttentionMaps(maps.tokens, maps.maps, (None, *maps.sequence_ids[1:]))
+    draw_layer(maps, 0, tmp_path / "pair.png")
+    for panel in figures[0].axes[:4]:
+        across, down = panel.lines
+        assert set(across.get_ydata()) == set(down.get_xdata()) == {4.5}
+        assert panel.get_xlim() == (-0.5, 11.5)
+        assert panel.get_ylim() == (11.5, -0.5)
+        for labels in (panel.get_xticklabels(), panel.get_yticklabels()):
+            colours = [label.get_color() for label in labels]
+            assert len({colours[0], *colours[1:5]}) == 2
+            assert len({*colours[1:5]}) == len({*colours[5:]}) == 1
+            assert len({*colours}) == 3
+    draw_layer(some_maps(12), 0, tmp_path / "single.png")
+    assert not any(panel.lines for panel in figures[1].axes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_tokens_that_no_font_has_and_tokens_like_formulas(figures, tmp_path):
+    names = ("日本", "😀", "\x00", "$x$", "$\\frac$", "e\u0301", "l" + "o" * 40 + "ng", "à", "")
+    maps = AttentionMaps(names, some_maps(9, layers=1).maps, (0,) * 9)
+    draw_grid(maps, tmp_path / "grid.png")
+    figures[0].draw_without_rendering()  # would warn
+    written = set(texts_of(figures[0]))
+    assert {"U+65E5U+672C", "U+0000", "$x$", "$\\frac$", "e\u0301", "à"} <= written
+    assert "l" + "o" * 16 + "…" in written
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".PNG", b"\x89PNG")]
+)
+def test_the_other_formats(suffix, start, picture):
+    picture = picture.with_suffix(suffix)
+    draw_layer(some_maps(5), 0, picture)
+    assert picture.read_bytes().startswith(start)
+
+
+def test_an_old_picture_is_replaced_not_written_over(picture):
+    picture.write_bytes(b"old")
+    picture.with_name("link").hardlink_to(picture)
+    draw_grid(some_maps(5), picture)
+    assert picture.with_name("link").read_bytes() == b"old"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failed_write_leaves_the_old_picture(picture, monkeypatch):
+    from matplotlib.figure import Figure
+
+    picture.write_bytes(b"old")
+
+    def half(_figure, path, **_named):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError, match="disk full"):
+        draw_grid(some_maps(5), picture)
+    assert picture.read_bytes() == b"old"
+    assert list(picture.parent.iterdir()) == [picture]
+
+
+# ---- from a checkpoint ----
+
+
+def test_the_picture_of_a_checkpoint(path, figures, tmp_path):
+    attention_picture(path, ITALIAN, tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").exists()
+    assert "Attention in 3 layers of 4 heads" in texts_of(figures[0])
+    attention_picture(path, "ciao", tmp_path / "layer.png", pair="è", layer=1)
+    assert {"Attention in layer 1", "ciao", "è"} <= set(texts_of(figures[1]))
+
+
+@pytest.mark.parametrize("layer", [3, -1])
+def test_a_layer_that_is_not_there(layer, path, picture):
+    with pytest.raises(ValueError, match=f"layer={layer} does not exist; the layers are 0 to 2"):
+        attention_picture(path, "ciao", picture, layer=layer)
+    with pytest.raises(ValueError, match=f"layer={layer} does not exist; the layers are 0 to 2"):
+        draw_layer(some_maps(5), layer, picture)
+    assert not picture.exists()
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fails the test if a model is loaded."""
+
+    def loaded(*_arguments, **_named):
+        pytest.fail("the model was loaded first")
+
+    monkeypatch.setattr("minitransformer.attention_maps.from_pretrained", loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("grid.jpg", "grid.jpg' does not end in .png, .pdf, .svg"),
+        ("grid", "does not end in"),
+        ("nowhere/grid.png", "there is no directory .*nowhere' for grid.png"),
+        ("taken.png", "taken.png' is a directory"),
+    ],
+)
+def test_a_bad_path_is_refused_before_anything_is_computed(name, message, no_model, tmp_path):
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(ValueError, match=message):
+        attention_picture("path", "ciao", tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        draw_grid(some_maps(5), tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        draw_layer(some_maps(5), 0, tmp_path / name)
+
+
+def test_without_matplotlib(no_model, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pictures need matplotlib: pip install matplotlib"):
+        attention_picture("path", "ciao", tmp_path / "grid.png")
