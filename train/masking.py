@@ -3,14 +3,13 @@
 B rows, T tokens.
 """
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from minitransformer.models.inputs import IGNORED_LABEL
 from minitransformer.tokenization import Tokenizer
+from train.batching import BatchOrder
 from train.text import Rows
 
 MASKED_SHARE = 0.8  # of the chosen tokens become the mask token,
@@ -59,9 +58,8 @@ def mask_tokens(
 class MaskedBatches:
     """Batches for masked language modelling, each a function of seed, epoch and number alone.
 
-    No state is carried from batch to batch, so a run can be resumed at any of them. Rows of unequal
-    length are batched with others of about their length, which saves padding; which rows meet, and
-    the order of the batches, is drawn anew in every epoch.
+    No state is carried from batch to batch, so a run can be resumed at any of them. Which rows meet
+    is said by :class:`BatchOrder`.
 
     Args:
         rows: the text.
@@ -87,34 +85,28 @@ class MaskedBatches:
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        if not len(rows):
-            raise ValueError("there is no row of text to make batches of")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
         if not 0 < probability < 1:
             raise ValueError(f"probability={probability} must lie between 0 and 1")
         self.rows = rows
-        self.batch_size = batch_size
+        self.order = BatchOrder(rows.lengths, batch_size=batch_size, seed=seed, shuffle=shuffle)
         self.probability = probability
         self.whole_words = whole_words
         self.seed = seed
-        self.shuffle = shuffle
         self.pad_token_id = tokenizer.pad_token_id
         self.mask_token_id = tokenizer.mask_token_id
         self.ordinary_ids = np.setdiff1d(
             np.arange(tokenizer.vocab_size), list(tokenizer.special_ids)
         )
-        self._order = lru_cache(maxsize=1)(self._draw_order)
 
     @property
     def num_batches(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.rows) // self.batch_size)
+        return self.order.num_batches
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` and `labels`: (B, T) int64, T tokens in the longest row."""
-        epoch = epoch if self.shuffle else 0
-        numbers = self._order(epoch)[index]
+        epoch = epoch if self.order.shuffle else 0
+        numbers = self.order.rows(epoch, index)
         ids, starts_word, present = self._pad(numbers)
         masked, labels = mask_tokens(
             ids,
@@ -140,18 +132,3 @@ class MaskedBatches:
             ids[row, :length] = self.rows.ids[begin : begin + length]
             starts_word[row, :length] = self.rows.starts_word[begin : begin + length]
         return ids, starts_word, np.arange(shape[1]) < lengths[:, None]
-
-    def _draw_order(self, epoch: int) -> list[np.ndarray]:
-        """The numbers of the rows of each batch of an epoch."""
-        order = np.arange(len(self.rows))
-        if self.shuffle:
-            random = np.random.default_rng([self.seed, epoch])
-            random.shuffle(order)
-            order = order[np.argsort(self.rows.lengths[order], kind="stable")]
-        batches = [
-            order[start : start + self.batch_size]
-            for start in range(0, len(order), self.batch_size)
-        ]
-        if self.shuffle:
-            random.shuffle(batches)
-        return batches

@@ -1,0 +1,98 @@
+"""Labelled texts: what a line says is read as it stands, and what is wrong with it is named."""
+
+import pytest
+
+from tests.tiny import SHARED_DATA
+from train.labelled_text import (
+    LabelledText,
+    class_names,
+    class_numbers,
+    numbered_lines,
+    read_labelled_text,
+)
+
+
+def write(path, content):
+    path = path / "texts.tsv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_text_and_label_of_every_line(tmp_path):
+    path = write(tmp_path, "\ufeffa good film\t1\r\n\r\n  \nperché  no? \t very bad \nx\ty\tz")
+    assert read_labelled_text(path) == [
+        LabelledText("a good film", "1", 1),
+        LabelledText("perché  no?", "very bad", 4),
+        LabelledText("x\ty", "z", 5),  # the label is the last field
+    ]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    path = write(tmp_path, "a\u2028b\x85c\x0cd\re\t1\nf\t0\n")
+    assert [example.text for example in read_labelled_text(path)] == ["a\u2028b\x85c\x0cd\re", "f"]
+    assert list(numbered_lines(path)) == [(1, "a\u2028b\x85c\x0cd\re\t1"), (2, "f\t0")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("good\t1\nbad 0\n", "row 2: there is no tab in 'bad 0'; a line is a text, a tab"),
+        ("good\t1\n\n \t0\n", "row 3: the text before the tab is empty"),
+        ("good\t1\nbad\t \r\n", "row 2: the label after the tab is empty"),
+        ("good\t1\n\t\n", "row 2: the text before the tab is empty"),
+        (b"good\t1\nperch\xe9\t0\n", "row 2 is not UTF-8; convert the file: iconv"),
+        ("good\t1\n".encode("utf-16"), "row 1 is not UTF-8"),
+        ("", "holds no text; a line is a text, a tab and a label"),
+        ("\ufeff\n \r\n", "holds no text"),
+        ("sentence\tlabel\ngood\t1\n", "row 1: 'sentence' with the label 'label' is a header"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
+    with pytest.raises(ValueError, match=f"texts.tsv.*{message}"):
+        read_labelled_text(write(tmp_path, content))
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.tsv cannot be read: No such file"):
+        read_labelled_text(tmp_path / "nowhere.tsv")
+    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+        read_labelled_text(tmp_path)
+
+
+def examples(*labels):
+    return [LabelledText("text", label, row) for row, label in enumerate(labels, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "2", "0", "2"], ["0", "2", "10"]),
+        (["1", "-1", "+3", "1"], ["-1", "1", "+3"]),
+        (["neutral", "bad", "good"], ["bad", "good", "neutral"]),
+        (["10", "2", "none"], ["10", "2", "none"]),
+        (["1.5", "10"], ["1.5", "10"]),
+    ],
+)
+def test_classes_are_in_order(labels, names):
+    assert class_names(examples(*labels)) == names
+
+
+def test_one_class_teaches_nothing():
+    with pytest.raises(ValueError, match="every text has the label '1'; training needs two"):
+        class_names(examples("1", "1"))
+
+
+def test_labels_become_numbers():
+    assert class_numbers(examples("2", "10", "2"), ["2", "10"], "dev.tsv") == [0, 1, 0]
+    with pytest.raises(ValueError, match="dev.tsv, row 2: the label '3' is not among.*: 2, 10"):
+        class_numbers(examples("2", "3"), ["2", "10"], "dev.tsv")
+
+
+@pytest.mark.parametrize(("name", "number"), [("train", 6920), ("dev", 872), ("test", 1821)])
+def test_the_real_files(name, number):
+    path = SHARED_DATA / "sentiment" / f"sst2-{name}.tsv"
+    if not path.is_file():
+        pytest.skip("needs shared/data/sentiment")
+    texts = read_labelled_text(path)
+    assert len(texts) == number == texts[-1].row
+    assert class_names(texts) == ["0", "1"]

@@ -1,0 +1,121 @@
+"""Fine-tuning on tagged sentences, as a user runs it, on a few that are made here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minitransformer import BertForTokenClassification, from_pretrained, pipeline
+from tests.train.pretrained import save_tiny_bert
+from train import tag
+from train.conll import read_conll
+from train.entities import find_entities
+from train.metrics import read_metrics
+
+PEOPLE = ["Anna Bianchi", "Bruno", "Carla De Luca", "Dario"]
+PLACES = ["Rome", "San Marino", "Bari", "Reggio Emilia"]
+SMALL = ["--max-length", "32", "--batch-size", "8", "--learning-rate", "1e-2", "--dropout", "0"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+
+
+def tagged(count: int, seed: int) -> str:
+    """Somebody went somewhere; the names have one, two or three words."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        for words, name in (
+            (random.choice(PEOPLE), "person"),
+            ("went slowly to", ""),
+            (random.choice(PLACES), "place"),
+            ("can't stay .", ""),
+        ):
+            for number, word in enumerate(words.split()):
+                prefix = "I" if number else "B"
+                rows.append(f"{word}\t{f'{prefix}-{name}' if name else 'O'}")
+        rows.append("")
+    return "\n".join(rows)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("names")
+    (directory / "train.conll").write_text(tagged(120, seed=0))
+    (directory / "dev.conll").write_text(tagged(40, seed=1))
+    sentences = [s.text for s in read_conll(directory / "train.conll")]
+    save_tiny_bert(directory / "bert", sentences)
+    return directory
+
+
+def run(files: Path, output: Path, *more: str) -> int:
+    names = ["--model", str(files / "bert"), "--output", str(output)]
+    data = ["--train", str(files / "train.conll"), "--dev", str(files / "dev.conll")]
+    return tag.main([*names, *data, *SMALL, *more])
+
+
+def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(files, tmp_path, capsys):
+    assert run(files, tmp_path, "--epochs", "4", "--evaluate-every", "20") == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["f1"] > 0.95
+    assert report["by_type"].keys() == {"person", "place"}
+    assert report["entities"] == 80
+    assert report["word_accuracy"] > 0.95 > report["word_accuracy_of_only_o"]
+    assert f"{report['f1']:.2%}" in out
+    dev = read_conll(files / "dev.conll")
+    only_o = np.mean([tag == "O" for sentence in dev for tag in sentence.tags])
+    assert report["word_accuracy_of_only_o"] == pytest.approx(only_o)
+    evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_f1" in r]
+    assert evaluated[-1]["eval_f1"] == pytest.approx(report["f1"])
+    assert evaluated[-1]["eval_loss"] == pytest.approx(report["loss"])
+
+    model = from_pretrained(tmp_path)
+    assert isinstance(model, BertForTokenClassification)
+    tags = ["O", "B-person", "I-person", "B-place", "I-place"]
+    assert model.config.id2label == dict(enumerate(tags))
+    # The pipeline, on the raw text, finds what the job was scored for.
+    answers = pipeline("token-classification", tmp_path)(
+        [sentence.text for sentence in dev], aggregation_strategy="first"
+    )
+    right = 0
+    for sentence, found in zip(dev, answers, strict=True):
+        gold = {
+            (e.type, " ".join(sentence.words[e.start : e.end]))
+            for e in find_entities(sentence.tags)
+        }
+        right += gold <= {(a["entity_group"], sentence.text[a["start"] : a["end"]]) for a in found}
+    assert right > 36
+
+
+def test_what_is_cut_off_is_counted_and_is_no_entity(files, tmp_path, capsys):
+    assert run(files, tmp_path, "--max-steps", "60", "--max-length", "6") == 0
+    out = capsys.readouterr().out
+    train = read_conll(files / "train.conll")
+    assert f"train: 120 sentences with {sum(len(s.words) for s in train):,} words" in out
+    cut = int(out.split(" words (")[1].split()[0].replace(",", ""))
+    assert cut > 300
+    report = json.loads((tmp_path / "report.json").read_text())
+    # The places lie behind the fourth token of a sentence, so none can be found.
+    assert report["by_type"]["place"]["recall"] < 0.1 < report["by_type"]["person"]["recall"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Anna\tB-person\nwent\n", "train.conll, row 2: 'went' is a single column"),
+        ("Anna\tperson\n", "train.conll, row 1: the tag 'person'"),
+        ("\n\n", "train.conll holds no word"),
+        ("Anna\tB-person\n\nBari\tO\n", "dev.conll, row 1: the tag 'B-place'"),
+    ],
+)
+def test_a_malformed_file_is_one_line_and_nothing_is_written(
+    content, message, files, tmp_path, capsys
+):
+    (tmp_path / "train.conll").write_text(content)
+    (tmp_path / "dev.conll").write_text("Bari\tB-place\n")
+    options = ["--train", str(tmp_path / "train.conll"), "--dev", str(tmp_path / "dev.conll")]
+    assert run(files, tmp_path / "out", *options) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,88 @@
+"""What the jobs that fine-tune a pretrained encoder have in common."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from minitransformer.arguments import Parser, positive
+from minitransformer.hf.loading import model_class_for
+from minitransformer.models.config import EncoderConfig
+from minitransformer.models.heads import EncoderTask
+from minitransformer.tokenization import Tokenizer
+from train.arguments import add_training_arguments
+
+# The fields of the families that say how much is dropped outside the attention maps.
+_DROPOUTS = ("hidden_dropout_prob", "classifier_dropout", "qa_dropout", "seq_classif_dropout")
+
+Task = TypeVar("Task", bound=EncoderTask)
+
+
+def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int) -> None:
+    """Add what every such job is told; the defaults are the job's own."""
+    parser.add_argument("--model", required=True, help="checkpoint: a directory, or a hub name")
+    parser.add_argument("--batch-size", type=positive, default=batch_size, help="rows")
+    parser.add_argument("--max-length", type=positive, default=max_length, help="tokens a row")
+    parser.add_argument("--dropout", type=float, default=0.1, help="outside the attention maps")
+    parser.add_argument(
+        "--attention-dropout",
+        type=float,
+        default=0.0,
+        help="of attention weights; above 0 PyTorch leaves its fast kernel on the CPU",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the new head, order, dropout")
+    add_training_arguments(
+        parser, epochs=3, learning_rate=1e-4, warmup=0.1, evaluate_every=100, save_every=200
+    )
+
+
+def load_pretrained(
+    task: type[Task], arguments: argparse.Namespace, **changes: Any
+) -> tuple[Task, Tokenizer]:
+    """The checkpoint of `--model` with a head for a task, and its tokenizer.
+
+    Args:
+        task: a base class, such as `models.question_answering.QuestionAnswering`.
+        arguments: with `model`, `max_length`, `dropout`, `attention_dropout` and `seed`.
+        changes: further fields of the config.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be loaded.
+        ValueError: an argument has no meaning, the model does not take rows of that length, or the
+            tokenizer has more tokens than the model.
+    """
+    if arguments.seed < 0:
+        raise ValueError(f"seed={arguments.seed} must not be negative")
+    torch.manual_seed(arguments.seed)
+    model_class = model_class_for(arguments.model, task)
+    known = {field.name for field in fields(model_class.config_class)}
+    changes |= {name: arguments.dropout for name in _DROPOUTS if name in known}
+    changes["attention_probs_dropout_prob"] = arguments.attention_dropout
+    model = model_class.from_pretrained(arguments.model, **changes)
+    tokenizer = Tokenizer.from_pretrained(arguments.model)
+    _check(model.config, tokenizer, arguments)
+    tokenizer.token_types &= hasattr(model.config, "type_vocab_size")
+    tokenizer.model_max_length = model.config.max_sequence_length
+    torch.manual_seed(arguments.seed)  # dropout draws the same, whatever was drawn for the head
+    return model, tokenizer
+
+
+def save_trained(model: EncoderTask, tokenizer: Tokenizer, output: Path) -> None:
+    """Leave what `pipeline` needs: the model and its tokenizer."""
+    tokenizer.save_pretrained(output)
+    model.cpu().save_pretrained(output)
+
+
+def _check(config: EncoderConfig, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:
+    if arguments.max_length > config.max_sequence_length:
+        raise ValueError(
+            f"--max-length {arguments.max_length}: the model takes {config.max_sequence_length} "
+            "tokens at most"
+        )
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"{arguments.model}: the tokenizer has {tokenizer.vocab_size} tokens, but the model "
+            f"only vocab_size={config.vocab_size} embeddings: they do not belong together"
+        )

@@ -1,0 +1,228 @@
+"""Fine-tune an encoder to find entities: `python -m train.tag --model PATH --train FILE ...`.
+
+FILE has a word and its tag on every line, as :mod:`train.conll` says.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minitransformer.arguments import Parser
+from minitransformer.files import write_json
+from minitransformer.models.classification import TokenClassification
+from minitransformer.models.heads import summed_cross_entropy
+from minitransformer.tokenization import Tokenizer
+from train.arguments import run_job, training_config
+from train.config import TrainingConfig
+from train.conll import (
+    Alignment,
+    Sentence,
+    align_words,
+    count_missing_beginnings,
+    read_conll,
+    tag_names,
+    tag_numbers,
+)
+from train.entities import Score, score_entities
+from train.finetuning import add_finetuning_arguments, load_pretrained, save_trained
+from train.labelled_batches import LabelledBatches
+from train.loop import Record, last_checkpoint, train
+from train.metrics import draw_curve, try_to_draw
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit status, 128 + the signal's number if one stopped it."""
+    arguments = parser().parse_args(argv)
+    return run_job(lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The job, top to bottom."""
+    config = training_config(arguments)
+    last_checkpoint(config)  # before anything is done: an output with another run stays as it is
+    sentences, dev_sentences = (read_conll(path) for path in (arguments.train, arguments.dev))
+    tags = tag_names(sentences)
+    labels = tag_numbers(sentences, tags, arguments.train)
+    dev_labels = tag_numbers(dev_sentences, tags, arguments.dev)
+    model, tokenizer = load_pretrained(
+        TokenClassification, arguments, id2label=dict(enumerate(tags))
+    )
+    data = TaggedSentences(sentences, labels, tokenizer, arguments)
+    dev_data = TaggedSentences(dev_sentences, dev_labels, tokenizer, arguments)
+    print(f"train: {data.summary()}\ndev: {dev_data.summary()}")
+    progress = train(
+        model,
+        data.batches,
+        config,
+        evaluate=lambda should_stop: evaluate(model, dev_data, config, should_stop),
+        fingerprint={
+            "job": "tagging",
+            "model": {"path": str(arguments.model), **model.config.__dict__},
+            "batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+            "train": data.batches.checksum(),
+            "dev": dev_data.batches.checksum(),
+        },
+    )
+    if progress.stop_signal is not None:
+        print(f"stopped after step {progress.step}; go on with the same command and --resume")
+        return 128 + progress.stop_signal
+
+    save_trained(model, tokenizer, config.output)
+    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
+    predicted = predict(model.to(config.device), dev_data, config)
+    assert predicted is not None
+    tags_found, loss = predicted
+    scores = score_entities([sentence.tags for sentence in dev_sentences], tags_found)
+    right = word_accuracy(dev_sentences, tags_found)
+    only_o = word_accuracy(dev_sentences, [["O"] * len(s.words) for s in dev_sentences])
+    print(f"\nentities of {len(dev_sentences):,} sentences of {arguments.dev}\n")
+    print(scores.table())
+    print(f"\nwords with the right tag {right:.2%}; if every word were O {only_o:.2%}")
+    report = {
+        "steps": progress.step,
+        "loss": loss,
+        **_figures(scores.micro),
+        "by_type": {name: _figures(score) for name, score in scores.by_type.items()},
+        "word_accuracy": right,
+        "word_accuracy_of_only_o": only_o,
+    }
+    write_json(config.output / "report.json", report)
+    print(f"\nthe model, its tokenizer, loss.png, report.json: {config.output}")
+    print(f"try it: pipeline('token-classification', '{config.output}')('...')")
+    return 0
+
+
+class TaggedSentences:
+    """Sentences as batches to train on, and the way back from tokens to words.
+
+    Args:
+        sentences: words and tags.
+        labels: for each sentence the numbers of its tags.
+        tokenizer: of the model.
+        arguments: of the job.
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[Sentence],
+        labels: Sequence[Sequence[int]],
+        tokenizer: Tokenizer,
+        arguments: argparse.Namespace,
+    ) -> None:
+        encoding = tokenizer(
+            [sentence.text for sentence in sentences],
+            truncation=True,
+            max_length=arguments.max_length,
+        )
+        self.sentences = sentences
+        self.alignments: list[Alignment] = [
+            align_words(encoding, row, sentence.words) for row, sentence in enumerate(sentences)
+        ]
+        self.batches = LabelledBatches(
+            encoding,
+            [a.token_labels(own) for a, own in zip(self.alignments, labels, strict=True)],
+            pad_token_id=tokenizer.pad_token_id,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+        )
+
+    def summary(self) -> str:
+        """One line that says what there is, and what was lost."""
+        words = sum(len(sentence.words) for sentence in self.sentences)
+        return (
+            f"{len(self.sentences):,} sentences with {words:,} words "
+            f"({sum(a.truncated for a in self.alignments):,} cut off, "
+            f"{sum(a.dropped for a in self.alignments):,} without a token), "
+            f"{count_missing_beginnings(self.sentences):,} entities that begin with I-"
+        )
+
+
+def predict(
+    model: TokenClassification,
+    data: TaggedSentences,
+    config: TrainingConfig,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[list[list[str]], float] | None:
+    """For each sentence a tag for each of its words, and the mean loss (nats a word).
+
+    A word has the tag of its first token; one that was cut off, or has no token, is O. Returns
+    None if `should_stop` said so.
+    """
+    model.eval()
+    tags: list[list[str]] = [[] for _ in data.sentences]
+    total, count = 0.0, 0
+    device = next(model.parameters()).device
+    for rows, batch in tqdm(
+        data.batches.by_length(),
+        total=data.batches.num_batches,
+        desc="tagging",
+        leave=False,
+        unit="batch",
+    ):
+        if should_stop():
+            return None
+        labels = batch.pop("labels")
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
+        ):
+            logits = model(**{n: t.to(device) for n, t in batch.items()}).logits.float().cpu()
+        loss, labelled = summed_cross_entropy(logits, labels)
+        total += float(loss)
+        count += int(labelled)
+        for row, best in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):
+            numbers = data.alignments[row].word_values(best, missing=0)  # O
+            tags[row] = [model.config.id2label[number] for number in numbers]
+    return tags, total / max(1, count)
+
+
+def evaluate(
+    model: TokenClassification,
+    data: TaggedSentences,
+    config: TrainingConfig,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Record | None:
+    """The mean loss, and precision, recall and F1 of the entities; None if told to stop."""
+    predicted = predict(model, data, config, should_stop)
+    if predicted is None:
+        return None
+    tags, loss = predicted
+    scores = score_entities([sentence.tags for sentence in data.sentences], tags)
+    return {"loss": loss, **_figures(scores.micro)}
+
+
+def _figures(score: Score) -> Record:
+    return {
+        "precision": score.precision,
+        "recall": score.recall,
+        "f1": score.f1,
+        "entities": score.gold,
+    }
+
+
+def word_accuracy(sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]) -> float:
+    """The share of words with the right tag, which flatters: most words are O."""
+    pairs = [
+        (right, guess)
+        for sentence, guesses in zip(sentences, tags, strict=True)
+        for right, guess in zip(sentence.tags, guesses, strict=True)
+    ]
+    return sum(right == guess for right, guess in pairs) / len(pairs)
+
+
+def parser() -> Parser:
+    """The arguments of the job."""
+    parser = Parser(prog="python -m train.tag", description="Fine-tune an encoder on entities.")
+    parser.add_argument("--train", type=Path, required=True, help="lines of word, tab, tag")
+    parser.add_argument("--dev", type=Path, required=True, help="the same, to score on")
+    add_finetuning_arguments(parser, batch_size=32, max_length=128)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
