@@ -1,0 +1,53 @@
+"""The comparison of two fine-tuning runs, on a little SQuAD file that is made here."""
+
+import json
+
+import pytest
+from matplotlib.image import imread
+
+from benchmarks import squad_beside_transformers
+from tests.train.pretrained import save_tiny_bert
+from tests.train.test_qa import SMALL, squad
+from train import qa
+from train.metrics import read_metrics
+
+pytest.importorskip("transformers", reason="the comparison needs transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+
+
+def losses(run):
+    return [record["loss"] for record in read_metrics(run / "metrics.jsonl") if "loss" in record]
+
+
+def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
+    contexts = [p["context"] for p in squad(100)["data"][0]["paragraphs"]]
+    save_tiny_bert(tmp_path / "bert", contexts * 2)
+    for name, count in (("train", 48), ("dev", 10)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(squad(count)))
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    arguments = [
+        *("--model", str(tmp_path / "bert"), *SMALL, "--dropout", "0.2"),
+        *("--train", str(tmp_path / "train.json"), "--dev", str(tmp_path / "dev.json")),
+        *("--max-steps", "6"),
+    ]
+    assert qa.main([*arguments, "--output", str(ours)]) == 0
+    comparison = [*arguments, "--output", str(theirs), "--ours", str(ours)]
+    assert squad_beside_transformers.main(comparison) == 0
+
+    # The same weights, batches and dropout; only the share of padding in the softmax differs.
+    pairs = list(zip(losses(ours), losses(theirs), strict=True))
+    assert len(pairs) == 6
+    assert 0 <= pairs[0][1] - pairs[0][0] < 0.05
+    assert all(abs(a - b) < 0.5 for a, b in pairs)
+    out = capsys.readouterr().out
+    for name, run in (("minitransformer", ours), ("transformers", theirs)):
+        report = json.loads((run / "report.json").read_text())
+        row = next(line for line in out.splitlines() if line.startswith(f"{name} "))
+        assert f"{report['scores']['all']['f1']:.2f}" in row
+    gap = max(abs(a - b) for a, b in pairs)
+    assert f"{gap:.4f} at most" in out
+
+    picture = imread(theirs / "beside.png")
+    assert picture.shape[1] == 960  # eight inches of 120 dots
+    colours = {tuple(pixel) for pixel in (picture[::7, ::7, :3] * 255).astype(int).reshape(-1, 3)}
+    assert len(colours) > 10
