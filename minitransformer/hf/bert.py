@@ -70,5 +70,4 @@ BERT = Family(
         "cls.predictions.decoder.weight": "bert.embeddings.words.weight",
         "cls.predictions.decoder.bias": "lm_head.bias",
     },
-    other_heads=("cls.seq_relationship.",),  # is the second text the one that followed?
 )

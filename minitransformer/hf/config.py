@@ -113,7 +113,7 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
     for name, value in content.items():
         if name in LABELS:
             continue
-        if ours.get(name, name) in known:
+        if name in ours or (name in known and name not in family.config_names):
             values[ours.get(name, name)] = value
         elif name in ONLY_VALUES:
             if value != ONLY_VALUES[name]:
@@ -121,7 +121,7 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
                     f"{path}: {name}={value!r} is not supported, only {ONLY_VALUES[name]!r} is"
                 )
         elif name not in WITHOUT_EFFECT:
-            right = nearest(name, [*known, *ours], cutoff=0.8)
+            right = family.config_names.get(name) or nearest(name, [*known, *ours], cutoff=0.8)
             if right is not None and right not in content:
                 raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
             warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=4)

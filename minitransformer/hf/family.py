@@ -22,7 +22,6 @@ class Family:
             what is dropped on purpose.
         models: the classes that can be loaded, each with the table of its head's tensors.
         tied: second names under which a checkpoint may hold a tensor again, to our name.
-        other_heads: beginnings of the names of heads that are not built here.
         config_names: what config.json calls a field, where that is not our name: ours to theirs.
         absent_fields: what a field means that config.json leaves out, where Hugging Face's default
             is not ours.
@@ -36,7 +35,6 @@ class Family:
     weights: WeightMap
     models: Mapping[type[Model], WeightMap]
     tied: Mapping[str, str] = field(default_factory=dict)
-    other_heads: tuple[str, ...] = ()
     config_names: Mapping[str, str] = field(default_factory=dict)
     absent_fields: Mapping[str, Any] = field(default_factory=dict)
     numbers_places: bool = True

@@ -126,7 +126,7 @@ def _load(
     layers = number_of_layers(stored, family)
     if layers != config.num_hidden_layers:
         raise CheckpointError(
-            f"{directory}: config.json says num_hidden_layers={config.num_hidden_layers}, "
+            f"{directory}: the config asks for num_hidden_layers={config.num_hidden_layers}, "
             f"but the tensors are those of {layers} layers"
         )
     with torch.device("meta"):  # shapes without memory
@@ -185,7 +185,7 @@ def _check_shapes(
         shape = tuple(wanted[target].shape)
         if stored[name].shape != shape:
             raise CheckpointError(
-                f"{directory}: {name} has shape {stored[name].shape}, config.json asks for {shape}"
+                f"{directory}: {name} has shape {stored[name].shape}, the config asks for {shape}"
             )
         if stored[name].dtype not in _FLOATING:
             raise CheckpointError(
@@ -199,7 +199,8 @@ def _report(found: Translation, model: Model, directory: Path, *, must_be_whole:
         raise CheckpointError(f"{directory}: nothing is stored of {', '.join(found.new)}")
     if found.new:
         warnings.warn(
-            f"{directory} has no {', '.join(found.new)}: drawn anew, to be trained", stacklevel=5
+            f"{directory} has no fitting {', '.join(found.new)}: drawn anew, to be trained",
+            stacklevel=5,
         )
     if found.unused:
         warnings.warn(

@@ -129,10 +129,12 @@ def _target(name: str, family: Family, model: Model) -> str | None:
 
 
 def _is_head(name: str, family: Family) -> bool:
-    """Whether a stored tensor is one of a head of this family, built here or not."""
+    """Whether a stored tensor is one of a head of this family.
+
+    Heads that are not built here begin like those that are: `cls.seq_relationship`, `classifier`.
+    """
     heads = [*family.models.values(), family.tied]
-    parts = {f"{theirs.split('.')[0]}." for head in heads for theirs in head}
-    return name.startswith((*parts, *family.other_heads))
+    return name.startswith(tuple({f"{theirs.split('.')[0]}." for h in heads for theirs in h}))
 
 
 def _modern(name: str) -> str:

@@ -6,7 +6,7 @@ B batch, T tokens, P tokens wanted of the last layer, E hidden size.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +155,7 @@ class BertModel(Model):
 
     config: BertConfig
     config_class = BertConfig
+    layer_class: ClassVar[type[EncoderLayer]] = EncoderLayer
 
     def __init__(
         self, config: BertConfig, *, attention: str = "sdpa", add_pooling_layer: bool = True
@@ -162,7 +163,7 @@ class BertModel(Model):
         super().__init__(config, attention=attention)
         self.embeddings: Any = self.build_embeddings(config)
         self.layers = nn.ModuleList(
-            EncoderLayer(
+            self.layer_class(
                 config.hidden_size,
                 config.num_attention_heads,
                 config.intermediate_size,

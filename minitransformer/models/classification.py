@@ -5,11 +5,12 @@
 B batch, T tokens, C classes, E hidden size.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.rows import first_tokens, take_rows
-from minitransformer.models.heads import EncoderTask, mean_loss, summed_cross_entropy
+from minitransformer.models.heads import EncoderTask, mean_loss, summable, summed_cross_entropy
 from minitransformer.models.inputs import (
     check_class_labels,
     check_labels,
@@ -134,9 +135,12 @@ class SequenceClassification(EncoderTask):
             check_class_labels(labels, len(logits), self.config.num_labels)
             return summed_cross_entropy(logits, labels)
         several = self.problem_type == "multi_label_classification"
+        logits = summable(logits)
         labels = check_targets(labels, logits, between_0_and_1=several)  # (B, C)
         loss = F.binary_cross_entropy_with_logits if several else F.mse_loss
-        return loss(logits, labels, reduction="sum"), labels.new_tensor(labels.numel())
+        return loss(logits, labels, reduction="sum"), torch.tensor(
+            labels.numel(), device=labels.device
+        )
 
 
 class TokenClassification(EncoderTask):

@@ -122,7 +122,9 @@ class EncoderConfig(Config):
 
     def _require_labels(self) -> None:
         labels = self.id2label
-        if not isinstance(labels, dict) or not labels or [*labels] != [*range(len(labels))]:
+        numbers = [*labels] if isinstance(labels, dict) else []
+        # True and 1.0 are as good as 1 to Python, but not to JSON.
+        if not numbers or numbers != [*range(len(numbers))] or {*map(type, numbers)} != {int}:
             raise ValueError(
                 f"id2label={labels!r} must be a dict from 0, 1, 2, ... in this order to names"
             )
@@ -131,8 +133,14 @@ class EncoderConfig(Config):
             raise ValueError(f"id2label={labels!r} must give every class a name")
         if len(set(names)) < len(names):
             raise ValueError(f"id2label={labels!r} gives two classes one name")
+        object.__setattr__(self, "id2label", dict(labels))  # the caller's may change later
         if self.problem_type not in (None, *PROBLEM_TYPES):
             raise ValueError(unexpected_name("problem_type", str(self.problem_type), PROBLEM_TYPES))
+        if self.problem_type == "single_label_classification" and len(names) == 1:
+            raise ValueError(
+                f"problem_type='single_label_classification' with one class, id2label={labels!r}, "
+                "leaves nothing to choose; name two classes, or set problem_type='regression'"
+            )
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.rows import take_rows
 from minitransformer.models.base import initialize
-from minitransformer.models.bert import BertModel
+from minitransformer.models.bert import BertModel, EncoderLayer
 from minitransformer.models.classification import SequenceClassification, TokenClassification
 from minitransformer.models.config import EncoderConfig
 from minitransformer.models.masked_lm import MaskedLM, MaskedLMHead
@@ -82,6 +83,16 @@ class DistilBertEmbeddings(nn.Module):
         return self.dropout(self.norm(embedded))
 
 
+class DistilBertLayer(EncoderLayer):
+    """BERT's layer, but what attention gathered is added without dropout, as in Hugging Face."""
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+        """As in :class:`EncoderLayer`."""
+        tokens = hidden if wanted is None else take_rows(hidden, wanted)  # (B, P, E)
+        tokens = self.attention_norm(tokens + self.attention(tokens, hidden, mask))
+        return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+
+
 class DistilBertModel(BertModel):
     """BERT's layers over embeddings without token types.
 
@@ -92,6 +103,7 @@ class DistilBertModel(BertModel):
 
     config: DistilBertConfig  # type: ignore[assignment]
     config_class = DistilBertConfig  # type: ignore[assignment]
+    layer_class = DistilBertLayer
 
     def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
         # BERT's constructor asks for nothing that this config lacks, the token types aside.

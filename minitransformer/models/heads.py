@@ -73,6 +73,11 @@ def mean_loss(total: Tensor, count: Tensor) -> Tensor:
     return total / count.clamp(min=1)
 
 
+def summable(logits: Tensor) -> Tensor:
+    """float32 at least: a sum over thousands of losses does not fit the half formats."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """-log softmax(logits)[label], summed over the labelled rows, and how many those are.
 
@@ -83,9 +88,10 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
         logits: (..., V).
         labels: (...) int64, -100 where there is no label.
     """
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()  # a sum over thousands of tokens does not fit the half formats
     total = F.cross_entropy(
-        logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
+        summable(logits).flatten(0, -2),
+        labels.flatten(),
+        ignore_index=IGNORED_LABEL,
+        reduction="sum",
     )
     return total, (labels != IGNORED_LABEL).sum()

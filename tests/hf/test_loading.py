@@ -153,7 +153,7 @@ def test_a_head_that_is_new_is_named_and_drawn(saved, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to_empty", to_poison)
     edit_tensors(saved, lambda t: {n: v for n, v in t.items() if not n.startswith("lm_head")})
     edit_config(saved, architectures=["RobertaModel"])
-    with pytest.warns(UserWarning, match="no lm_head: drawn anew"):
+    with pytest.warns(UserWarning, match="no fitting lm_head: drawn anew"):
         model = RobertaForMaskedLM.from_pretrained(saved)
     assert all(p.isfinite().all() for p in model.parameters())
     assert torch.equal(model.lm_head.bias, torch.zeros(99))
@@ -293,7 +293,7 @@ DAMAGE = {
     "unknown activation": (config(hidden_act="os.system"), "hidden_act='os.system'"),
     "huge vocabulary": (
         config(vocab_size=10**9),
-        r"has shape \(99,\), config.json asks for \(1000000000,\)",
+        r"has shape \(99,\), the config asks for \(1000000000,\)",
     ),
     "many layers": (config(num_hidden_layers=10**6), "num_hidden_layers=1000000, .* 3 layers"),
     "a layer far away": (

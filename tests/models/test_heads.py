@@ -1,0 +1,447 @@
+"""Promises of every family with every head that need no reference: padding, batches, losses."""
+
+import functools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import minitransformer
+from minitransformer import DistilBertConfig
+from minitransformer.models.base import Model
+from minitransformer.models.config import Config
+from minitransformer.models.outputs import Output, SequenceClassifierOutput
+from minitransformer.parity import Batch
+from tests.tiny import SIZES, bert_config, perturb, roberta_config
+
+KERNELS = ["eager", "sdpa"]
+FAMILIES = ["Bert", "Roberta", "DistilBert"]
+THREE_CLASSES = {0: "no", 1: "maybe", 2: "yes"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A head, as the end of a class's name, and what its config needs to say."""
+
+    head: str
+    fields: dict
+
+
+PROBLEMS = {
+    "masked words": Problem("ForMaskedLM", {}),
+    "answers": Problem("ForQuestionAnswering", {}),
+    "classes": Problem("ForSequenceClassification", {"id2label": THREE_CLASSES}),
+    "several classes": Problem(
+        "ForSequenceClassification",
+        {"id2label": THREE_CLASSES, "problem_type": "multi_label_classification"},
+    ),
+    "numbers": Problem("ForSequenceClassification", {"id2label": {0: "stars"}}),
+    "token classes": Problem("ForTokenClassification", {"id2label": THREE_CLASSES}),
+}
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_problem = pytest.mark.parametrize("problem", list(PROBLEMS))
+every_kernel = pytest.mark.parametrize("attention", KERNELS)
+lengths = st.lists(st.integers(1, 8), min_size=1, max_size=4)
+
+
+def config_of(family: str, **changes: object) -> Config:
+    if family == "DistilBert":
+        no_dropout = {"qa_dropout": 0.0, "seq_classif_dropout": 0.0}
+        return DistilBertConfig(**{**SIZES, **no_dropout, **changes})
+    return {"Bert": bert_config, "Roberta": roberta_config}[family](**changes)
+
+
+@functools.cache
+def build(
+    family: str,
+    problem: str | None = None,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float64,
+) -> Model:
+    """A perturbed model of a family, with the head of a problem or with none; not to be changed."""
+    torch.manual_seed(0)  # the same weights, whatever was drawn before
+    solved = Problem("Model", {}) if problem is None else PROBLEMS[problem]
+    model_class = getattr(minitransformer, f"{family}{solved.head}")
+    config = config_of(family, **solved.fields)
+    return perturb(model_class(config, attention=attention)).to(dtype)
+
+
+def example_of(problem: str | None, length: int, seed: int) -> Batch:
+    """One text of random ids and token types, without padding, and what is right for it."""
+    generator = torch.Generator().manual_seed(1000 * length + seed)
+    example = {"input_ids": torch.randint(4, 99, (length,), generator=generator)}
+    example["token_type_ids"] = torch.randint(2, (length,), generator=generator)
+    if problem == "answers":
+        places = torch.randint(length, (2,), generator=generator).sort().values
+        example |= {"start_positions": places[0], "end_positions": places[1]}
+    elif problem in ("masked words", "token classes"):
+        classes = 99 if problem == "masked words" else 3
+        labels = torch.randint(classes, (length,), generator=generator)
+        asked = torch.rand(length, generator=generator) < 0.6
+        example["labels"] = torch.where(asked, labels, -100)
+    elif problem == "classes":
+        example["labels"] = torch.randint(3, (), generator=generator)
+    elif problem is not None:
+        count = 3 if problem == "several classes" else 1
+        example["labels"] = torch.rand(count, generator=generator, dtype=torch.float64)
+    return example
+
+
+def examples_of(problem: str | None, lengths: list[int]) -> list[Batch]:
+    return [example_of(problem, length, seed) for seed, length in enumerate(lengths)]
+
+
+def collate(examples: list[Batch], model: Model, *, left: bool = False, extra: int = 0) -> Batch:
+    """A batch, padded on one side to the longest and `extra` more."""
+    length = max(len(example["input_ids"]) for example in examples) + extra
+    paddings = [length - len(example["input_ids"]) for example in examples]
+    fill = {"input_ids": model.config.pad_token_id, "token_type_ids": 0, "labels": -100}
+    batch = {}
+    for name in examples[0]:
+        rows = [example[name] for example in examples]
+        if name.endswith("positions"):
+            rows = [row + left * padding for row, padding in zip(rows, paddings, strict=True)]
+        elif name in fill and rows[0].dim() == 1 and not rows[0].is_floating_point():
+            rows = [
+                nn.functional.pad(row, (padding, 0) if left else (0, padding), value=fill[name])
+                for row, padding in zip(rows, paddings, strict=True)
+            ]
+        batch[name] = torch.stack(rows)
+    places = torch.arange(length).expand(len(examples), length)
+    outside = torch.tensor(paddings)[:, None]
+    batch["attention_mask"] = (
+        places >= outside if left else places < length - outside
+    ).long()  # (B, T)
+    return without_types(batch, model)
+
+
+def without_types(batch: Batch, model: Model) -> Batch:
+    """Drop the token types where the family has none; one type is type 0."""
+    rows = getattr(model.config, "type_vocab_size", 0)
+    if rows == 1:
+        return batch | {"token_type_ids": torch.zeros_like(batch["token_type_ids"])}
+    return {name: t for name, t in batch.items() if rows or name != "token_type_ids"}
+
+
+def inputs_of(batch: Batch) -> Batch:
+    """The batch without what is right."""
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    return {name: batch[name] for name in inputs if name in batch}
+
+
+def results_of(output: Output, mask: Tensor) -> list[list[Tensor]]:
+    """What a model says of each row, at its real tokens; `mask` is (B, T)."""
+    rows: list[list[Tensor]] = [[] for _ in mask]
+    for name in ("last_hidden_state", "pooler_output", "start_logits", "end_logits", "logits"):
+        tensor = getattr(output, name, None)
+        if tensor is None:
+            continue
+        by_row = name == "pooler_output" or isinstance(output, SequenceClassifierOutput)
+        for row, result in enumerate(rows):
+            result.append(tensor[row] if by_row else tensor[row][mask[row].bool()])
+    return rows
+
+
+def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
+    """Of every parameter; zeros where the loss does not depend on it."""
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    ]
+
+
+def assert_equal(a: object, b: object) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@every_family
+@pytest.mark.parametrize("problem", [None, *PROBLEMS])
+@settings(max_examples=6)
+@given(
+    lengths=lengths, left=st.booleans(), extra=st.integers(0, 3), kernel=st.sampled_from(KERNELS)
+)
+def test_padding_changes_nothing_that_is_said_of_a_text(
+    family, problem, lengths, left, extra, kernel
+):
+    model = build(family, problem, kernel)
+    examples = examples_of(problem, lengths)
+    padded = inputs_of(collate(examples, model, left=left, extra=extra))
+    results = results_of(model(**padded), padded["attention_mask"])
+    for example, result in zip(examples, results, strict=True):
+        alone = inputs_of(collate([example], model))
+        del alone["attention_mask"]
+        (expected,) = results_of(model(**alone), torch.ones_like(alone["input_ids"]))
+        assert result
+        assert_equal(result, expected)
+
+
+@every_family
+@every_problem
+@settings(max_examples=6)
+@given(
+    lengths=lengths, left=st.booleans(), extra=st.integers(0, 3), kernel=st.sampled_from(KERNELS)
+)
+def test_texts_one_by_one_give_the_loss_and_the_gradient_of_the_padded_batch(
+    family, problem, lengths, left, extra, kernel
+):
+    """So micro-batches do: their sums over the number of the whole batch."""
+    model = build(family, problem, kernel)
+    examples = examples_of(problem, lengths)
+    batch = collate(examples, model, left=left, extra=extra)
+    total, count = model.summed_loss(**batch)
+    one_by_one = [model.summed_loss(**collate([example], model)) for example in examples]
+    assert_equal(sum(part for part, _ in one_by_one), total)
+    assert sum(number for _, number in one_by_one) == count
+    number = count.clamp(min=1)
+    expected = gradients(model, total / number)
+    assert_equal(gradients(model, sum(part / number for part, _ in one_by_one)), expected)
+    assert_equal(gradients(model, model.loss(**batch)), expected)
+
+
+@every_family
+@every_problem
+@settings(max_examples=6)
+@given(lengths=lengths, left=st.booleans(), kernel=st.sampled_from(KERNELS))
+def test_the_loss_is_that_of_forward(family, problem, lengths, left, kernel):
+    model = build(family, problem, kernel)
+    batch = collate(examples_of(problem, lengths), model, left=left)
+    full, short = model(**batch).loss, model.loss(**batch)
+    assert_equal(short, full)
+    assert_equal(gradients(model, short), gradients(model, full))
+
+
+@every_family
+@every_problem
+@settings(max_examples=6)
+@given(lengths=lengths)
+def test_what_is_counted_before_is_what_is_summed(family, problem, lengths):
+    model = build(family, problem)
+    batch = collate(examples_of(problem, lengths), model)
+    count = model.summed_loss(**batch)[1]
+    assert model.count_supervised(batch) == count
+    assert type(model.count_supervised(batch)) is int
+
+
+@every_problem
+def test_the_number_of_losses_is_what_each_task_says(problem):
+    model = build("Bert", problem)
+    examples = examples_of(problem, [4, 2])
+    if problem in ("masked words", "token classes"):
+        expected = sum(int((example["labels"] != -100).sum()) for example in examples)
+    else:
+        expected = {"answers": 2, "classes": 2, "several classes": 6, "numbers": 2}[problem]
+    total, count = model.summed_loss(**collate(examples, model))
+    assert count == expected > 1
+    assert_equal(model.loss(**collate(examples, model)), total / expected)
+
+
+@every_family
+@every_problem
+@settings(max_examples=6)
+@given(lengths=lengths, left=st.booleans())
+def test_the_kernels_give_the_same_numbers(family, problem, lengths, left):
+    losses = []
+    for attention in KERNELS:
+        model = build(family, problem, attention)
+        batch = collate(examples_of(problem, lengths), model, left=left)
+        loss = model(**batch).loss
+        losses.append([loss, *gradients(model, loss)])
+    assert_equal(*losses)
+
+
+@every_family
+@every_kernel
+@pytest.mark.parametrize("problem", [None, *PROBLEMS])
+def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(family, problem, attention):
+    model = build(family, problem, attention)
+    batch = inputs_of(collate(examples_of(problem, [5, 7]), model))
+    dead = {name: torch.zeros(1, 7, dtype=torch.int64) for name in batch}
+    dead["input_ids"] += model.config.pad_token_id
+    with_dead_row = {name: torch.cat([batch[name], dead[name]]) for name in batch}
+    output = model(**with_dead_row)
+    scores = [
+        tensor
+        for name, tensor in vars(output).items()
+        if isinstance(tensor, Tensor) and name != "loss"
+    ]
+    assert all(tensor.isfinite().all() for tensor in scores)
+    assert_equal(
+        results_of(output, with_dead_row["attention_mask"])[:2],
+        results_of(model(**batch), batch["attention_mask"]),
+    )
+    loss = sum(tensor.sum() for tensor in scores)
+    assert all(gradient.isfinite().all() for gradient in gradients(model, loss))
+
+
+@every_family
+@every_kernel
+@pytest.mark.parametrize("problem", ["masked words", "classes", "token classes"])
+def test_a_dead_row_without_a_label_changes_no_loss(family, problem, attention):
+    model = build(family, problem, attention)
+    batch = collate(examples_of(problem, [5, 7]), model)
+    dead = {name: torch.zeros_like(tensor[:1]) for name, tensor in batch.items()}
+    dead["input_ids"] += model.config.pad_token_id
+    dead["labels"] -= 100
+    with_dead_row = {name: torch.cat([batch[name], dead[name]]) for name in batch}
+    for loss_of in (model.loss, lambda **named: model(**named).loss):
+        expected, loss = loss_of(**batch), loss_of(**with_dead_row)
+        assert_equal(loss, expected)
+        assert_equal(gradients(model, loss), gradients(model, expected))
+
+
+@every_family
+@pytest.mark.parametrize("problem", ["classes", "several classes", "numbers"])
+@pytest.mark.parametrize(
+    "collect", [{"output_hidden_states": True}, {"output_attentions": True}], ids=str
+)
+@settings(max_examples=6)
+@given(lengths=lengths, left=st.booleans())
+def test_the_first_token_alone_gives_the_scores_of_the_whole_pass(
+    family, problem, collect, lengths, left
+):
+    model = build(family, problem)
+    batch = collate(examples_of(problem, lengths), model, left=left)
+    whole, short = model(**batch, **collect), model(**batch)
+    assert_equal(short.logits, whole.logits)
+    assert_equal(gradients(model, short.loss), gradients(model, whole.loss))
+
+
+@every_family
+def test_a_sequence_classifier_computes_one_token_of_the_last_layer(family):
+    model = build(family, "classes")
+    seen: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output.shape[1]))
+        for layer in model.backbone.layers
+    ]
+    model(**collate(examples_of("classes", [6, 3]), model))
+    for hook in hooks:
+        hook.remove()
+    assert seen == [6, 6, 1]
+
+
+@every_family
+@pytest.mark.parametrize("problem", ["masked words", "classes", "token classes"])
+def test_labels_of_minus_100_have_no_loss_and_no_gradient(family, problem):
+    model = build(family, problem)
+    batch = collate(examples_of(problem, [6, 4, 5]), model)
+    nothing = batch | {"labels": torch.full_like(batch["labels"], -100)}
+    for loss in (model.loss(**nothing), model(**nothing).loss):
+        assert loss.item() == 0.0
+        assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients(model, loss))
+    assert model.count_supervised(nothing) == model.summed_loss(**nothing)[1] == 0
+    # One row without labels is as good as no such row.
+    partly = batch | {"labels": batch["labels"].clone()}
+    partly["labels"][1] = -100
+    others = {name: tensor[[0, 2]] for name, tensor in batch.items()}
+    assert_equal(model.loss(**partly), model.loss(**others))
+    assert_equal(model(**partly).loss, model.loss(**others))
+
+
+# In the order of Hugging Face's fields; no two alike, so that none can stand in for another.
+DROPOUTS = {
+    "Bert": {
+        "hidden_dropout_prob": 0.3,
+        "attention_probs_dropout_prob": 0.2,
+        "classifier_dropout": 0.45,
+    },
+    "DistilBert": {
+        "dropout": 0.3,
+        "attention_dropout": 0.2,
+        "qa_dropout": 0.15,
+        "seq_classif_dropout": 0.45,
+    },
+}
+DROPOUTS["Roberta"] = DROPOUTS["Bert"]
+NAMES_THERE = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+}
+
+
+@every_problem
+@pytest.mark.parametrize(
+    ("family", "dropouts"),
+    [
+        *DROPOUTS.items(),
+        ("Bert", DROPOUTS["Bert"] | {"classifier_dropout": None}),
+        ("Roberta", DROPOUTS["Bert"] | {"classifier_dropout": None}),
+    ],
+    ids=["Bert", "DistilBert", "Roberta", "Bert without", "Roberta without"],
+)
+def test_dropout_falls_where_it_falls_in_transformers(family, problem, dropouts, tmp_path):
+    """The same seed draws the same masks only if every dropout has the same place and size."""
+    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+    names = NAMES_THERE if family == "DistilBert" else {}
+    sizes = {names.get(name, name): value for name, value in SIZES.items()} | dropouts
+    if "dropout" in dropouts:
+        del sizes["hidden_dropout_prob"], sizes["attention_probs_dropout_prob"]
+    head, fields = PROBLEMS[problem].head, PROBLEMS[problem].fields
+    config = getattr(transformers, f"{family}Config")(
+        **sizes, **fields, attn_implementation="eager"
+    )
+    theirs = perturb(getattr(transformers, f"{family}{head}")(config))
+    theirs.save_pretrained(tmp_path)
+    model_class = getattr(minitransformer, f"{family}{head}")
+    ours = model_class.from_pretrained(tmp_path, attention="eager")
+    batch = collate(examples_of(problem, [7, 7, 7]), ours)  # padding would take part there
+    losses = []
+    for model in (ours.double().train(), theirs.double().train()):
+        torch.manual_seed(3)
+        # Hidden states are asked for so that a classifier's last layer is whole here too.
+        losses.append(model(**batch, output_hidden_states=True).loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    torch.manual_seed(4)
+    assert abs(ours(**batch).loss.item() - losses[0]) > 1e-4
+
+
+@every_family
+@every_problem
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_models_of_other_dtypes_run_and_learn(family, problem, dtype):
+    model = build(family, problem, dtype=dtype)
+    batch = collate(examples_of(problem, [6, 3]), model)
+    output = model(**batch)
+    assert {t.dtype for row in results_of(output, batch["attention_mask"]) for t in row} == {dtype}
+    assert output.loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    learned = gradients(model, model.loss(**batch))
+    assert all(gradient.dtype == dtype and gradient.isfinite().all() for gradient in learned)
+    assert any(gradient.abs().max() > 1e-3 for gradient in learned)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_problem
+def test_half_precision_counts_and_sums_in_full(problem, dtype):
+    """bfloat16 has no 301, float16 nothing above 65,504."""
+    model = build("Bert", problem, dtype=dtype)
+    batch = collate(examples_of(problem, [2] * 301), model)
+    if problem == "numbers":
+        batch["labels"] += 40.0  # their squares sum to half a million
+    total, count = model.summed_loss(**batch)
+    assert int(count) == model.count_supervised(batch)
+    assert total.isfinite()
+    expected, _ = build("Bert", problem).summed_loss(**batch)
+    torch.testing.assert_close(total.double(), expected, rtol=0.05, atol=0.0)
+
+
+@pytest.mark.slow
+@every_problem
+def test_compiled_heads_give_the_same(problem):
+    family = FAMILIES[list(PROBLEMS).index(problem) % len(FAMILIES)]
+    model = build(family, problem)
+    batch = collate(examples_of(problem, [6, 3]), model, left=True)
+    forward = torch.compile(model, backend="aot_eager")
+    summed_loss = torch.compile(model.summed_loss, backend="aot_eager")
+    assert_equal(forward(**batch).loss, model(**batch).loss)
+    total, count = summed_loss(**batch)
+    expected, number = model.summed_loss(**batch)
+    assert_equal(total, expected)
+    assert_equal(gradients(model, total), gradients(model, expected))
+    assert count == number
