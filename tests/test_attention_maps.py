@@ -247,7 +247,7 @@ def test_the_grid_has_its_size_and_is_not_blank(length, side, picture):
     assert list(picture.parent.iterdir()) == [picture]
 
 
-@pytest.mark.parametrize("length", [9, 200])
+@pytest.mark.parametrize("length", [9, pytest.param(200, marks=pytest.mark.slow)])
 def test_evenly_spread_attention_is_seen_however_long_the_text(length, picture):
     maps = some_maps(length, layers=2, heads=3)
     maps.maps.fill_(1 / length)

@@ -151,6 +151,7 @@ def test_offline_a_cached_name_is_found_and_another_one_is_an_error(cache, resol
     assert "at revision 'v2'" in missing[-1]
 
 
+@pytest.mark.slow
 def test_a_name_is_downloaded_once_and_only_what_the_patterns_ask_for(hub, resolve):
     endpoint, asked = hub
     first, second, missing = resolve("acme/tiny", "acme/tiny", "acme/other", endpoint=endpoint)

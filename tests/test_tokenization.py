@@ -190,6 +190,7 @@ def test_ten_thousand_lines_of_real_text_give_the_ids_of_transformers(real, real
         assert batch["token_type_ids"] == expected["token_type_ids"]
 
 
+@pytest.mark.slow
 def test_pairs_windows_offsets_and_decoding_equal_transformers(real, real_lines):
     ours, theirs = real
     first, second = ([line[:300] for line in real_lines[i : i + 300]] for i in (0, 300))

@@ -19,6 +19,7 @@ def losses(run):
     return [record["loss"] for record in read_metrics(run / "metrics.jsonl") if "loss" in record]
 
 
+@pytest.mark.slow
 def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
     contexts = [p["context"] for p in squad(100)["data"][0]["paragraphs"]]
     save_tiny_bert(tmp_path / "bert", contexts * 2)

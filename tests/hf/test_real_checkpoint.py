@@ -94,7 +94,7 @@ def test_it_can_be_fine_tuned():
     texts, classes = zip(*(row.rsplit("\t", 1) for row in rows), strict=True)
     labels = torch.tensor([int(label) for label in classes])
     assert set(labels.tolist()) == {0, 1}
-    with pytest.warns(UserWarning, match=r"has no classifier: drawn anew"):
+    with pytest.warns(UserWarning, match=r"has no fitting classifier: drawn anew"):
         model = BertForSequenceClassification.from_pretrained(
             MODEL, id2label={0: "negative", 1: "positive"}, hidden_dropout_prob=0.0
         )

@@ -243,6 +243,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "example"), WRONG.items())
 def test_no_wrong_italian(
     wrong: str, example: str, training: list[Sentence], held_out: list[Sentence]
@@ -448,6 +449,7 @@ def test_held_out_subjects_have_no_conditional_period(
     assert all(words[name] > 50 for name in HELD_OUT_SUBJECTS)  # learnable elsewhere
 
 
+@pytest.mark.slow
 def test_every_form_asked_about_occurs_in_training(held_out: list[Sentence]) -> None:
     """In as many sentences as the demo trains on."""
     words = word_counts(s.text for s in sentences(60_000, seed=0, held_out=False))

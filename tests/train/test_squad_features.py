@@ -332,13 +332,14 @@ needs_squad = pytest.mark.skipif(
 
 
 # The last number is of answers that begin or end inside a token, such as "15" in "2015".
+@pytest.mark.slow
 @needs_squad
 @pytest.mark.parametrize(
     ("name", "windows", "exact", "wider"),
     [
         ("train-v1.1-subset", 3949, 3922, 17),
-        pytest.param("dev-v1.1", 10_784, 10_559, 52, marks=pytest.mark.slow),
-        pytest.param("dev-v2.0", 12_134, 5932, 20, marks=pytest.mark.slow),
+        ("dev-v1.1", 10_784, 10_559, 52),
+        ("dev-v2.0", 12_134, 5932, 20),
     ],
 )
 def test_every_span_of_the_real_files_is_its_answer(name, windows, exact, wider):

@@ -277,6 +277,7 @@ def test_predictions_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert json.loads(path.read_text(encoding="utf-8")) == {"1": "other"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SQUAD.exists(), reason="shared/data/squad is absent")
 def test_the_real_files_score_100_against_themselves():
     examples = read_squad(SQUAD / "dev-v2.0.json").examples
