@@ -15,9 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="minitransformer", description="Transformers from scratch.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    fill_mask = verbs.add_parser("fill-mask", help="rank the words for each <mask> of a text")
+    fill_mask = verbs.add_parser("fill-mask", help="rank the words for each mask of a text")
     fill_mask.add_argument("path", help="directory of a checkpoint, or a name on the hub")
-    fill_mask.add_argument("texts", nargs="+", metavar="text", help="with at least one <mask>")
+    fill_mask.add_argument("texts", nargs="+", metavar="text", help="with at least one mask, <mask> or [MASK]")
     fill_mask.add_argument("--top-k", type=positive, default=5, help="answers for each mask")
     fill_mask.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     fill_mask.add_argument("--json", action="store_true", help="print JSON")

@@ -19,11 +19,10 @@ from minitransformer.models.heads import summed_cross_entropy
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.config import TrainingConfig
-from train.finetuning import add_finetuning_arguments, load_pretrained, save_trained
+from train.finetuning import add_finetuning_arguments, finetune, load_pretrained
 from train.labelled_batches import LabelledBatches
 from train.labelled_text import LabelledText, class_names, class_numbers, read_labelled_text
-from train.loop import Record, last_checkpoint, train
-from train.metrics import draw_curve, try_to_draw
+from train.loop import Record, last_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,27 +47,19 @@ def run(arguments: argparse.Namespace) -> int:
     )
     batches = _batches(examples, labels, tokenizer, arguments, "train")
     dev_batches = _batches(dev_examples, dev_labels, tokenizer, arguments, "dev")
-    progress = train(
+    progress = finetune(
         model,
+        tokenizer,
         batches,
         config,
+        arguments,
         evaluate=lambda should_stop: evaluate(model, dev_batches, config, should_stop),
-        fingerprint={
-            "job": "classification",
-            "model": {"path": str(arguments.model), **model.config.__dict__},
-            "batch_size": arguments.batch_size,
-            "seed": arguments.seed,
-            "train": batches.checksum(),
-            "dev": dev_batches.checksum(),
-        },
+        fingerprint={"train": batches.checksum(), "dev": dev_batches.checksum()},
     )
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with the same command and --resume")
         return 128 + progress.stop_signal
 
-    save_trained(model, tokenizer, config.output)
-    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
-    figures = evaluate(model.to(config.device), dev_batches, config)
+    figures = evaluate(model, dev_batches, config)
     assert figures is not None
     frequent = Counter(labels).most_common(1)[0][0]
     always = dev_labels.count(frequent) / len(dev_labels)

@@ -1,8 +1,8 @@
 """What the jobs that fine-tune a pretrained encoder have in common."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,9 @@ from minitransformer.models.config import EncoderConfig
 from minitransformer.models.heads import EncoderTask
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments
+from train.config import TrainingConfig
+from train.loop import Data, Progress, Record, train
+from train.metrics import draw_curve, try_to_draw
 
 # The fields of the families that say how much is dropped outside the attention maps.
 _DROPOUTS = ("hidden_dropout_prob", "classifier_dropout", "qa_dropout", "seq_classif_dropout")
@@ -69,10 +72,48 @@ def load_pretrained(
     return model, tokenizer
 
 
-def save_trained(model: EncoderTask, tokenizer: Tokenizer, output: Path) -> None:
-    """Leave what `pipeline` needs: the model and its tokenizer."""
-    tokenizer.save_pretrained(output)
-    model.cpu().save_pretrained(output)
+def finetune(
+    model: Task,
+    tokenizer: Tokenizer,
+    batches: Data,
+    config: TrainingConfig,
+    arguments: argparse.Namespace,
+    *,
+    evaluate: Callable[[Callable[[], bool]], Record | None],
+    fingerprint: Record,
+) -> Progress:
+    """Train, and leave what `pipeline` needs, the model and its tokenizer, and the curve.
+
+    Args:
+        model, tokenizer: of :func:`load_pretrained`.
+        batches: to train on.
+        config, arguments: of the job.
+        evaluate: as :func:`train.loop.train` takes it.
+        fingerprint: what else, of the job's own, must be the same when the run is resumed.
+
+    Returns:
+        The progress; if its `stop_signal` is not None, nothing but a checkpoint was left.
+    """
+    progress = train(
+        model,
+        batches,
+        config,
+        evaluate=evaluate,
+        fingerprint={
+            "model": {"path": str(arguments.model), **model.config.__dict__},
+            "batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+            **fingerprint,
+        },
+    )
+    if progress.stop_signal is not None:
+        print(f"stopped after step {progress.step}; go on with the same command and --resume")
+        return progress
+    tokenizer.save_pretrained(config.output)
+    model.cpu().save_pretrained(config.output)
+    model.to(config.device)
+    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
+    return progress
 
 
 def _check(config: EncoderConfig, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:

@@ -21,9 +21,8 @@ from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.config import TrainingConfig
 from train.download import squad_file
-from train.finetuning import add_finetuning_arguments, load_pretrained, save_trained
-from train.loop import Record, last_checkpoint, train
-from train.metrics import draw_curve, try_to_draw
+from train.finetuning import add_finetuning_arguments, finetune, load_pretrained
+from train.loop import Record, last_checkpoint
 from train.squad import Example, read_squad
 from train.squad_features import Features, make_features
 from train.squad_scores import BestThresholds, Scores, best_thresholds, score, write_predictions
@@ -71,29 +70,20 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
         scores = scorer.scores(curve_examples, predictions)
         return {"loss": predictions.loss, "exact": scores.total.exact, "f1": scores.total.f1}
 
-    progress = train(
+    progress = finetune(
         model,
+        tokenizer,
         batches,
         config,
+        arguments,
         evaluate=evaluate,
-        fingerprint={
-            "job": "question answering",
-            "model": {"path": str(arguments.model), **model.config.__dict__},
-            "batch_size": arguments.batch_size,
-            "seed": arguments.seed,
-            "train": features.checksum(),
-            "dev": curve_features.checksum(),
-        },
+        fingerprint={"train": features.checksum(), "dev": curve_features.checksum()},
     )
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with the same command and --resume")
         return 128 + progress.stop_signal
 
-    save_trained(model, tokenizer, config.output)
-    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
     dev_features = scorer.features(dev_examples)
     print(f"dev: {dev_features.counts.summary()}")
-    model.to(config.device)
     predictions = scorer.predict(dev_features)
     assert predictions is not None
     report = {"steps": progress.step, **scorer.report(dev_examples, predictions)}

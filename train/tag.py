@@ -28,10 +28,9 @@ from train.conll import (
     tag_numbers,
 )
 from train.entities import Score, score_entities
-from train.finetuning import add_finetuning_arguments, load_pretrained, save_trained
+from train.finetuning import add_finetuning_arguments, finetune, load_pretrained
 from train.labelled_batches import LabelledBatches
-from train.loop import Record, last_checkpoint, train
-from train.metrics import draw_curve, try_to_draw
+from train.loop import Record, last_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,27 +53,19 @@ def run(arguments: argparse.Namespace) -> int:
     data = TaggedSentences(sentences, labels, tokenizer, arguments)
     dev_data = TaggedSentences(dev_sentences, dev_labels, tokenizer, arguments)
     print(f"train: {data.summary()}\ndev: {dev_data.summary()}")
-    progress = train(
+    progress = finetune(
         model,
+        tokenizer,
         data.batches,
         config,
+        arguments,
         evaluate=lambda should_stop: evaluate(model, dev_data, config, should_stop),
-        fingerprint={
-            "job": "tagging",
-            "model": {"path": str(arguments.model), **model.config.__dict__},
-            "batch_size": arguments.batch_size,
-            "seed": arguments.seed,
-            "train": data.batches.checksum(),
-            "dev": dev_data.batches.checksum(),
-        },
+        fingerprint={"train": data.batches.checksum(), "dev": dev_data.batches.checksum()},
     )
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with the same command and --resume")
         return 128 + progress.stop_signal
 
-    save_trained(model, tokenizer, config.output)
-    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
-    predicted = predict(model.to(config.device), dev_data, config)
+    predicted = predict(model, dev_data, config)
     assert predicted is not None
     tags_found, loss = predicted
     scores = score_entities([sentence.tags for sentence in dev_sentences], tags_found)
