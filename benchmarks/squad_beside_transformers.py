@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from minitransformer.models.question_answering import QuestionAnswering
 from minitransformer.tokenization import Tokenizer
 from train import qa
-from train.arguments import run_job
+from train.arguments import run_job, training_config
+from train.checkpoints import list_checkpoints, read_state
 from train.metrics import new_figure, read_metrics, try_to_draw
 
 _SMOOTHED = 20  # steps; over so many the noise of single batches averages out
@@ -83,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """The comparison, top to bottom."""
+    check_ours(arguments)
     status = qa.run(arguments, load)
     if status:
         return status
@@ -91,6 +94,30 @@ def run(arguments: argparse.Namespace) -> int:
     try_to_draw(draw_curves, arguments.ours, arguments.output, picture)
     print(f"\nthe curves: {picture}")
     return 0
+
+
+def check_ours(arguments: argparse.Namespace) -> None:
+    """Find out before an hour of training whether it can be compared.
+
+    Raises:
+        ValueError: our run is not there, not finished, or was another, or the options ask for
+            what this script cannot do.
+    """
+    if arguments.resume or arguments.patience:
+        raise ValueError("--resume and --patience are for our model; transformers' runs through")
+    config = training_config(arguments)
+    checkpoints = list_checkpoints(arguments.ours / "checkpoints")
+    if not checkpoints or not (arguments.ours / "report.json").exists():
+        raise ValueError(f"--ours {arguments.ours} holds no finished run of train.qa")
+    theirs = {**asdict(config), "batch_size": arguments.batch_size, "seed": arguments.seed}
+    ours = read_state(checkpoints[-1])["run"]
+    # What is not in a run's identity has no influence on its weights.
+    different = [name for name in theirs if name in ours and theirs[name] != ours[name]]
+    if different:
+        raise ValueError(
+            f"--ours {arguments.ours} was trained otherwise: "
+            + ", ".join(f"{n} {ours[n]!r}, not {theirs[n]!r}" for n in sorted(different))
+        )
 
 
 def table(ours: Path, theirs: Path) -> str:

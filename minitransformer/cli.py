@@ -17,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     fill_mask = verbs.add_parser("fill-mask", help="rank the words for each mask of a text")
     fill_mask.add_argument("path", help="directory of a checkpoint, or a name on the hub")
-    fill_mask.add_argument("texts", nargs="+", metavar="text", help="with at least one mask, <mask> or [MASK]")
+    fill_mask.add_argument(
+        "texts", nargs="+", metavar="text", help="with at least one mask, <mask> or [MASK]"
+    )
     fill_mask.add_argument("--top-k", type=positive, default=5, help="answers for each mask")
     fill_mask.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     fill_mask.add_argument("--json", action="store_true", help="print JSON")
@@ -90,7 +92,10 @@ def _answer(arguments: argparse.Namespace) -> int:
 
     context = arguments.context
     if context is None:
-        context = arguments.context_file.read_text(encoding="utf-8-sig")
+        try:
+            context = arguments.context_file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{arguments.context_file} is not UTF-8 ({error})") from error
     results = pipeline("question-answering", arguments.path, device=arguments.device)(
         arguments.question,
         context,

@@ -13,13 +13,12 @@ import torch
 from tqdm import tqdm
 
 from minitransformer.arguments import Parser
-from minitransformer.files import write_json
 from minitransformer.models.classification import SequenceClassification
 from minitransformer.models.heads import summed_cross_entropy
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.config import TrainingConfig
-from train.finetuning import add_finetuning_arguments, finetune, load_pretrained
+from train.finetuning import add_finetuning_arguments, finetune, load_pretrained, write_results
 from train.labelled_batches import LabelledBatches
 from train.labelled_text import LabelledText, class_names, class_numbers, read_labelled_text
 from train.loop import Record, last_checkpoint
@@ -54,7 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
         config,
         arguments,
         evaluate=lambda should_stop: evaluate(model, dev_batches, config, should_stop),
-        fingerprint={"train": batches.checksum(), "dev": dev_batches.checksum()},
+        fingerprint={
+            "checksum of the training texts": batches.checksum(),
+            "checksum of the dev texts": dev_batches.checksum(),
+        },
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal
@@ -66,10 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{len(dev_labels):,} texts of {arguments.dev}   accuracy\n")
     print(f"{'this model':42}{figures['accuracy']:>8.1%}")
     print(f"{f'always {classes[frequent]!r}':42}{always:>8.1%}")
-    write_json(
-        config.output / "report.json",
-        {"steps": progress.step, "dev": figures, "most_frequent_class": always},
-    )
+    report = {"steps": progress.step, "dev": figures, "most_frequent_class": always}
+    write_results(config.output, {"report.json": report})
     print(f"\nthe model, its tokenizer, loss.png, report.json: {config.output}")
     print(f"try it: pipeline('text-classification', '{config.output}')('...')")
     return 0

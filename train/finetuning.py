@@ -3,14 +3,16 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from minitransformer.arguments import Parser, positive
+from minitransformer.files import atomic_directory, write_json
 from minitransformer.hf.loading import model_class_for
-from minitransformer.models.config import EncoderConfig
 from minitransformer.models.heads import EncoderTask
+from minitransformer.tasks.running import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments
 from train.config import TrainingConfig
@@ -64,9 +66,13 @@ def load_pretrained(
     changes |= {name: arguments.dropout for name in _DROPOUTS if name in known}
     changes["attention_probs_dropout_prob"] = arguments.attention_dropout
     model = model_class.from_pretrained(arguments.model, **changes)
-    tokenizer = Tokenizer.from_pretrained(arguments.model)
-    _check(model.config, tokenizer, arguments)
-    tokenizer.token_types &= hasattr(model.config, "type_vocab_size")
+    if arguments.max_length > model.config.max_sequence_length:
+        raise ValueError(
+            f"--max-length {arguments.max_length}: the model takes "
+            f"{model.config.max_sequence_length} tokens at most"
+        )
+    tokenizer = load_tokenizer(arguments.model, model)
+    check_vocabularies(model, tokenizer)
     tokenizer.model_max_length = model.config.max_sequence_length
     torch.manual_seed(arguments.seed)  # dropout draws the same, whatever was drawn for the head
     return model, tokenizer
@@ -116,14 +122,8 @@ def finetune(
     return progress
 
 
-def _check(config: EncoderConfig, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:
-    if arguments.max_length > config.max_sequence_length:
-        raise ValueError(
-            f"--max-length {arguments.max_length}: the model takes {config.max_sequence_length} "
-            "tokens at most"
-        )
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"{arguments.model}: the tokenizer has {tokenizer.vocab_size} tokens, but the model "
-            f"only vocab_size={config.vocab_size} embeddings: they do not belong together"
-        )
+def write_results(output: Path, files: dict[str, Any]) -> None:
+    """Write JSON files into the directory of a run, all of them or none."""
+    with atomic_directory(output, last="report.json") as directory:
+        for name, content in files.items():
+            write_json(directory / name, content)

@@ -105,7 +105,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}, row {row} is not UTF-8; convert the file: iconv -f LATIN1 -t UTF-8 ({error})"
+            f"{path}, row {row} is not UTF-8; convert it: iconv -f ENCODING -t UTF-8 ({error})"
         ) from error
 
 

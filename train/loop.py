@@ -222,8 +222,15 @@ def last_checkpoint(config: TrainingConfig) -> Path | None:
     Raises:
         ValueError: there is one, and the run is not meant to go on from it.
     """
+    if config.output.exists() and not config.output.is_dir():
+        raise ValueError(f"{config.output} is a file; --output is the directory of a run")
     existing = list_checkpoints(config.checkpoints)
     if not existing:
+        if (config.output / "config.json").exists():
+            raise ValueError(
+                f"{config.output} already holds a model, and no checkpoint to go on from; choose "
+                "another --output"
+            )
         return None
     if not config.resume:
         raise ValueError(

@@ -9,23 +9,23 @@ import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from minitransformer.arguments import Parser, positive
-from minitransformer.files import write_json
 from minitransformer.models.question_answering import QuestionAnswering
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.config import TrainingConfig
 from train.download import squad_file
-from train.finetuning import add_finetuning_arguments, finetune, load_pretrained
+from train.finetuning import add_finetuning_arguments, finetune, load_pretrained, write_results
 from train.loop import Record, last_checkpoint
 from train.squad import Example, read_squad
 from train.squad_features import Features, make_features
-from train.squad_scores import BestThresholds, Scores, best_thresholds, score, write_predictions
+from train.squad_scores import BestThresholds, Scores, best_thresholds, score
 from train.squad_windows import Predictions, WindowBatches, predict
 
 Load = Callable[[argparse.Namespace], tuple[Any, Tokenizer]]
@@ -53,9 +53,11 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
     scorer = Scorer(arguments, model, tokenizer, config)
     features = scorer.features(train_examples)
     print(f"train: {features.counts.summary()}")
-    dev_examples = _sample(dev_examples, arguments.dev_questions, arguments.seed)
     curve_examples = _sample(dev_examples, arguments.curve_questions, arguments.seed)
     curve_features = scorer.features(curve_examples)
+    dev_examples = _sample(dev_examples, arguments.dev_questions, arguments.seed)
+    dev_features = scorer.features(dev_examples)
+    print(f"dev: {dev_features.counts.summary()}")
     batches = WindowBatches(
         features,
         pad_token_id=tokenizer.pad_token_id,
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
     )
 
     def evaluate(should_stop: Callable[[], bool]) -> Record | None:
-        predictions = scorer.predict(curve_features, should_stop)
+        predictions = scorer.predict(curve_examples, curve_features, should_stop)
         if predictions is None:
             return None
         scores = scorer.scores(curve_examples, predictions)
@@ -77,19 +79,20 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
         config,
         arguments,
         evaluate=evaluate,
-        fingerprint={"train": features.checksum(), "dev": curve_features.checksum()},
+        fingerprint={
+            "checksum of the training windows": features.checksum(),
+            "checksum of the windows of the curve": curve_features.checksum(),
+        },
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal
 
-    dev_features = scorer.features(dev_examples)
-    print(f"dev: {dev_features.counts.summary()}")
-    predictions = scorer.predict(dev_features)
+    predictions = scorer.predict(dev_examples, dev_features)
     assert predictions is not None
-    report = {"steps": progress.step, **scorer.report(dev_examples, predictions)}
-    write_json(config.output / "report.json", report)
+    threshold = scorer.report(dev_examples, predictions, progress.step)
     print(f"\nmodel, tokenizer, predictions.json, report.json, loss.png: {config.output}")
-    print(f"try it: minitransformer answer {config.output} --question ... --context ...")
+    more = "" if threshold is None else f" --threshold {threshold!r}"
+    print(f"try it: minitransformer answer {config.output} --question ... --context ...{more}")
     return 0
 
 
@@ -125,12 +128,16 @@ class Scorer:
         )
 
     def predict(
-        self, features: Features, should_stop: Callable[[], bool] = lambda: False
+        self,
+        examples: Sequence[Example],
+        features: Features,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> Predictions | None:
         """What the model says; None if `should_stop` said so."""
         return predict(
             self.model.eval(),
             features,
+            [example.context for example in examples],
             pad_token_id=self.tokenizer.pad_token_id,
             batch_size=self.arguments.eval_batch_size,
             max_answer_tokens=self.arguments.max_answer_tokens,
@@ -144,23 +151,27 @@ class Scorer:
         has_nulls = any(example.is_impossible for example in examples)
         return score(examples, texts, null_scores=nulls if has_nulls else None)
 
-    def report(self, examples: Sequence[Example], predictions: Predictions) -> Record:
-        """Print the tables, write the answers in the official form, and give all numbers."""
+    def report(
+        self, examples: Sequence[Example], predictions: Predictions, steps: int
+    ) -> float | None:
+        """Print the tables, and write the answers in the official form and report.json.
+
+        Returns:
+            The tuned threshold, where questions without an answer occur.
+        """
         texts, nulls = _answers(examples, predictions)
         scores = self.scores(examples, predictions)
+        files: dict[str, Any] = {}
         best: BestThresholds | None = None
         if scores.no_answer is not None:
-            best = best_thresholds(examples, texts, nulls)
-            tuned = score(examples, texts, null_scores=nulls, threshold=best.f1_threshold)
             print("\nwith a threshold of 0:")
             print(scores.table())
-            print(f"\nwith the threshold that is best for the F1 here, {best.f1_threshold:.3f}:")
-            scores = tuned
-            texts = {
-                name: "" if nulls[name] > best.f1_threshold else text
-                for name, text in texts.items()
-            }
-            write_json(self.config.output / "null_odds.json", nulls)
+            best = best_thresholds(examples, texts, nulls)
+            limit = best.f1_threshold
+            scores = score(examples, texts, null_scores=nulls, threshold=limit)
+            texts = {name: "" if nulls[name] > limit else text for name, text in texts.items()}
+            files["null_odds.json"] = nulls
+            print(f"\nwith the threshold that is best for the F1 here, {limit!r}:")
         print(scores.table())
         print(
             "\nof the windows, the labelled token is the likeliest\n"
@@ -169,21 +180,22 @@ class Scorer:
             "(tokens, not answers: a window without the answer counts, one gold answer counts, and "
             "start and end count apart)"
         )
-        write_predictions(self.config.output / "predictions.json", texts)
-        return {
+        kinds = {
+            "all": scores.total,
+            "has answer": scores.has_answer,
+            "no answer": scores.no_answer,
+        }
+        files["predictions.json"] = texts
+        files["report.json"] = {
+            "steps": steps,
             "dev_loss": predictions.loss,
             "start_accuracy": predictions.start_accuracy,
             "end_accuracy": predictions.end_accuracy,
-            "scores": {
-                name: None if row is None else row.__dict__
-                for name, row in (
-                    ("all", scores.total),
-                    ("has answer", scores.has_answer),
-                    ("no answer", scores.no_answer),
-                )
-            },
-            "thresholds": None if best is None else best.__dict__,
+            "scores": {name: None if row is None else asdict(row) for name, row in kinds.items()},
+            "thresholds": None if best is None else asdict(best),
         }
+        write_results(self.config.output, files)
+        return None if best is None else best.f1_threshold
 
 
 def _answers(
@@ -194,7 +206,7 @@ def _answers(
     for number, example in enumerate(examples):
         prediction = predictions.questions[number]
         best = prediction.spans[0]
-        texts[example.id] = example.context[best.start : best.end].strip()
+        texts[example.id] = example.context[best.start : best.end]
         nulls[example.id] = prediction.null_difference
     return texts, nulls
 

@@ -121,8 +121,9 @@ class Counts:
             f"{self.articles:,} articles, {self.paragraphs:,} paragraphs, "
             f"{self.questions:,} questions ({self.impossible:,} without an answer, "
             f"{self.unlocated:,} whose answers were all dropped), {self.answers:,} answers "
-            f"({self.repaired:,} repaired, {self.dropped:,} dropped), "
-            f"{self.plausible:,} plausible answers"
+            f"({self.repaired:,} repaired, {self.dropped:,} dropped)"
+            + f", {self.plausible:,} plausible answers"
+            * (self.plausible > 0)
         )
 
 

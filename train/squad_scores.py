@@ -15,9 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from numbers import Real
-from pathlib import Path
 
-from minitransformer.files import atomic_directory, write_json
 from train.squad import Example
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -180,13 +178,6 @@ def best_thresholds(
     (exact, exact_threshold), (f1, f1_threshold) = best
     scale = 100 / len(examples)
     return BestThresholds(exact * scale, exact_threshold, f1 * scale, f1_threshold)
-
-
-def write_predictions(path: str | Path, predictions: Mapping[str, str]) -> None:
-    """Write the official form, one JSON object of question id to answer, whole or not at all."""
-    path = Path(path)
-    with atomic_directory(path.parent) as directory:
-        write_json(directory / path.name, dict(predictions))
 
 
 def _highest(

@@ -5,14 +5,19 @@ B windows, T tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minitransformer.tasks.spans import Prediction, Span, best_spans, join_windows
+from minitransformer.tasks.spans import (
+    Prediction,
+    Window,
+    best_spans,
+    join_windows,
+    may_be_answer,
+)
 from train.batching import BatchOrder, pad_rows
 from train.squad_features import Features
 
@@ -92,6 +97,7 @@ class Predictions:
 def predict(
     model: nn.Module,
     features: Features,
+    contexts: Sequence[str],
     *,
     pad_token_id: int,
     batch_size: int,
@@ -105,6 +111,7 @@ def predict(
     Args:
         model: for question answering, in evaluation mode.
         features: the windows.
+        contexts: of the questions that they were made of.
         pad_token_id: of the tokenizer.
         batch_size: windows a batch; those of like length go together.
         max_answer_tokens: no answer is longer.
@@ -117,8 +124,9 @@ def predict(
     """
     device = next(model.parameters()).device
     by_length = np.argsort(features.lengths, kind="stable")
-    of_each: dict[int, list[Any]] = {}
-    loss, right_starts, right_ends, labelled = 0.0, 0, 0, 0
+    allowed = _may_be_answer(features, contexts)
+    of_each: dict[int, list[Window]] = {}
+    figures = _Figures()
     for begin in tqdm(
         range(0, len(by_length), batch_size), desc="answering", leave=False, unit="batch"
     ):
@@ -133,44 +141,66 @@ def predict(
         found = best_spans(
             start_logits,
             end_logits,
-            context_starts=torch.from_numpy(features.context_start[windows]).long(),
-            context_ends=torch.from_numpy(features.context_end[windows]).long(),
+            allowed=pad_rows([allowed[features.tokens(window)] for window in windows], 0).bool(),
             cls_places=torch.zeros(len(windows), dtype=torch.int64),
             max_answer_tokens=max_answer_tokens,
             top_k=top_k,
         )
         for row, window in enumerate(windows):
-            spans = [
-                Span(score, *features.span(window, start, end))
-                for score, start, end in zip(
-                    found.scores[row].tolist(),
-                    found.starts[row].tolist(),
-                    found.ends[row].tolist(),
-                    strict=True,
-                )
-                if score > -np.inf
-            ]
-            joined = (spans, float(found.null_scores[row]), float(found.log_totals[row]))
-            of_each.setdefault(int(features.example_index[window]), []).append(joined)
-        # A question whose answer no window holds has no labels to be measured by.
-        known = torch.from_numpy(features.trainable[windows])
-        starts = torch.from_numpy(features.start_positions[windows]).long()[known]
-        ends = torch.from_numpy(features.end_positions[windows]).long()[known]
-        start_logits, end_logits = start_logits[known], end_logits[known]
-        if len(starts):
-            for logits, places in ((start_logits, starts), (end_logits, ends)):
-                loss += float(nn.functional.cross_entropy(logits, places, reduction="sum")) / 2
-        right_starts += int((start_logits.argmax(dim=1) == starts).sum())
-        right_ends += int((end_logits.argmax(dim=1) == ends).sum())
-        labelled += len(starts)
+            offsets = features.offsets[features.tokens(window)].tolist()
+            of_each.setdefault(int(features.example_index[window]), []).append(
+                found.window(row, offsets)
+            )
+        figures.add(features, windows, start_logits, end_logits)
     return Predictions(
         questions={
             question: join_windows(joined, top_k=top_k) for question, joined in of_each.items()
         },
-        loss=loss / max(1, labelled),
-        start_accuracy=right_starts / max(1, labelled),
-        end_accuracy=right_ends / max(1, labelled),
+        loss=figures.loss / max(1, figures.windows),
+        start_accuracy=figures.right_starts / max(1, figures.windows),
+        end_accuracy=figures.right_ends / max(1, figures.windows),
     )
+
+
+@dataclass
+class _Figures:
+    """Sums over the windows whose labels are known."""
+
+    loss: float = 0.0
+    right_starts: int = 0
+    right_ends: int = 0
+    windows: int = 0
+
+    def add(
+        self, features: Features, windows: np.ndarray, start_logits: Tensor, end_logits: Tensor
+    ) -> None:
+        """Add some windows with their logits, (B, T) twice."""
+        # A question whose answer no window holds has no labels to be measured by.
+        known = features.trainable[windows]
+        if not known.any():
+            return
+        starts = torch.from_numpy(features.start_positions[windows][known]).long()
+        ends = torch.from_numpy(features.end_positions[windows][known]).long()
+        start_logits, end_logits = start_logits[known], end_logits[known]
+        for logits, places in ((start_logits, starts), (end_logits, ends)):
+            self.loss += float(nn.functional.cross_entropy(logits, places, reduction="sum")) / 2
+        self.right_starts += int((start_logits.argmax(dim=1) == starts).sum())
+        self.right_ends += int((end_logits.argmax(dim=1) == ends).sum())
+        self.windows += len(starts)
+
+
+def _may_be_answer(features: Features, contexts: Sequence[str]) -> np.ndarray:
+    """(N,) bool: of the tokens of all windows those that may begin and end an answer."""
+    allowed = np.zeros(len(features.input_ids), dtype=bool)
+    for window in range(len(features)):
+        tokens = features.tokens(window)
+        allowed[tokens] = may_be_answer(
+            contexts[features.example_index[window]],
+            features.offsets[tokens].tolist(),
+            int(features.context_start[window]),
+            int(features.context_end[window]),
+        )
+    return allowed
 
 
 def _at_real_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from minitransformer.arguments import Parser
-from minitransformer.files import write_json
 from minitransformer.models.classification import TokenClassification
 from minitransformer.models.heads import summed_cross_entropy
 from minitransformer.tokenization import Tokenizer
@@ -28,7 +27,7 @@ from train.conll import (
     tag_numbers,
 )
 from train.entities import Score, score_entities
-from train.finetuning import add_finetuning_arguments, finetune, load_pretrained
+from train.finetuning import add_finetuning_arguments, finetune, load_pretrained, write_results
 from train.labelled_batches import LabelledBatches
 from train.loop import Record, last_checkpoint
 
@@ -60,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         config,
         arguments,
         evaluate=lambda should_stop: evaluate(model, dev_data, config, should_stop),
-        fingerprint={"train": data.batches.checksum(), "dev": dev_data.batches.checksum()},
+        fingerprint={
+            "checksum of the training sentences": data.batches.checksum(),
+            "checksum of the dev sentences": dev_data.batches.checksum(),
+        },
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal
@@ -82,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         "word_accuracy": right,
         "word_accuracy_of_only_o": only_o,
     }
-    write_json(config.output / "report.json", report)
+    write_results(config.output, {"report.json": report})
     print(f"\nthe model, its tokenizer, loss.png, report.json: {config.output}")
     print(f"try it: pipeline('token-classification', '{config.output}')('...')")
     return 0

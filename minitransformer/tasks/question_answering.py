@@ -13,7 +13,13 @@ from torch import Tensor
 from minitransformer.batch_encoding import BatchEncoding
 from minitransformer.models.question_answering import QuestionAnswering
 from minitransformer.tasks.running import Task, as_texts, check_count, longest_row
-from minitransformer.tasks.spans import Prediction, Span, best_spans, join_windows
+from minitransformer.tasks.spans import (
+    Prediction,
+    Window,
+    best_spans,
+    join_windows,
+    may_be_answer,
+)
 
 _MAX_LENGTH = 384  # tokens a window, and the next number the tokens it repeats: as for SQuAD
 _STRIDE = 128
@@ -60,7 +66,7 @@ class AnswerQuestions(Task):
             max_answer_tokens: no answer is longer.
             may_have_no_answer: for models trained on questions without an answer (SQuAD 2.0):
                 where no answer scores more than `threshold` above the best span, the first answer
-                is "", at characters 0 to 0.
+                is "", at characters 0 to 0; elsewhere it stands, by its score, behind the first.
             threshold: the number that `python -m train.qa` tunes on the dev set.
 
         Returns:
@@ -75,6 +81,8 @@ class AnswerQuestions(Task):
         """
         check_count("top_k", top_k)
         check_count("max_answer_tokens", max_answer_tokens)
+        if math.isnan(threshold):
+            raise ValueError("threshold=nan is no number")
         single = isinstance(questions, str)
         pairs = _pairs(questions, contexts)
         predictions = self._predict(pairs, top_k, max_answer_tokens)
@@ -87,30 +95,52 @@ class AnswerQuestions(Task):
     def _predict(
         self, pairs: list[tuple[str, str]], top_k: int, max_answer_tokens: int
     ) -> list[Prediction]:
-        batch = self._windows(pairs)
-        of_each: list[list[Any]] = [[] for _ in pairs]
-        for row, logits in enumerate(self._run(batch, self._logits)):
-            window = self._search(batch, row, logits, top_k, max_answer_tokens)
-            of_each[batch.overflow_to_sample[row]].append(window)
-        return [join_windows(windows, top_k=top_k) for windows in of_each]
+        """What the windows of each pair say, computed together where they share as many tokens."""
+        predictions: dict[int, Prediction] = {}
+        strides = self._strides([question for question, _ in pairs])
+        for stride in sorted(set(strides)):
+            numbers = [number for number, own in enumerate(strides) if own == stride]
+            batch = self._windows([pairs[number] for number in numbers], stride)
+            found: list[list[Window]] = [[] for _ in numbers]
+            for row, logits in enumerate(self._run(batch, self._logits)):
+                owner = batch.overflow_to_sample[row]
+                context = pairs[numbers[owner]][1]
+                if 1 not in batch.sequence_ids(row):
+                    raise ValueError(f"contexts[{numbers[owner]}] has no token: {context!r:.60}")
+                window = self._search(batch, row, context, logits, top_k, max_answer_tokens)
+                found[owner].append(window)
+            for number, windows in zip(numbers, found, strict=True):
+                predictions[number] = join_windows(windows, top_k=top_k)
+        return [predictions[number] for number in range(len(pairs))]
 
-    def _windows(self, pairs: list[tuple[str, str]]) -> BatchEncoding:
+    def _strides(self, questions: list[str]) -> list[int]:
+        """How many tokens the windows of each question share; less where it leaves little room."""
+        limit = self._window_length()
+        special = len(self.tokenizer("", "")["input_ids"])
+        strides = []
+        for number, ids in enumerate(
+            self.tokenizer(questions, add_special_tokens=False)["input_ids"]
+        ):
+            room = limit - len(ids) - special
+            if room < 1:
+                raise ValueError(
+                    f"questions[{number}] has {len(ids)} tokens, which leaves no room for its "
+                    f"context among the {limit} of a window; shorten it"
+                )
+            strides.append(min(_STRIDE, room // 2))
+        return strides
+
+    def _window_length(self) -> int:
+        return min(_MAX_LENGTH, longest_row(self.model, self.tokenizer))
+
+    def _windows(self, pairs: list[tuple[str, str]], stride: int) -> BatchEncoding:
         """Every context in windows of one length, each behind its question."""
-        limit = min(_MAX_LENGTH, longest_row(self.model, self.tokenizer))
-        questions = [question for question, _ in pairs]
-        longest = max(map(len, self.tokenizer(questions, add_special_tokens=False)["input_ids"]))
-        room = limit - longest - len(self.tokenizer("", "")["input_ids"])
-        if room < 1:
-            raise ValueError(
-                f"a question has {longest} tokens, which leaves no room for its context among the "
-                f"{limit} of a window; shorten it"
-            )
         return self.tokenizer(
-            questions,
+            [question for question, _ in pairs],
             [context for _, context in pairs],
             truncation="only_second",
-            max_length=limit,
-            stride=min(_STRIDE, room // 2),
+            max_length=self._window_length(),
+            stride=stride,
             return_overflowing_tokens=True,
         )
 
@@ -120,36 +150,34 @@ class AnswerQuestions(Task):
         return torch.stack([output.start_logits, output.end_logits], dim=1).cpu()
 
     def _search(
-        self, batch: BatchEncoding, row: int, logits: Tensor, top_k: int, max_answer_tokens: int
-    ) -> tuple[list[Span], float, float]:
-        """The spans, the null score and the log total of a window."""
+        self,
+        batch: BatchEncoding,
+        row: int,
+        context: str,
+        logits: Tensor,
+        top_k: int,
+        max_answer_tokens: int,
+    ) -> Window:
+        """The best spans of a window; `logits`: (2, T), T of them its own, then padding."""
         owners, offsets = batch.sequence_ids(row), batch.offsets(row)
-        start = owners.index(1)
+        start, length = owners.index(1), len(owners)
+        allowed = may_be_answer(context, offsets, start, start + owners.count(1))
         found = best_spans(
-            logits[:1],
-            logits[1:],
-            context_starts=torch.tensor([start]),
-            context_ends=torch.tensor([start + owners.count(1)]),
+            logits[:1, :length],
+            logits[1:, :length],
+            allowed=torch.tensor([allowed]),
             cls_places=torch.tensor([batch["input_ids"][row].index(self.tokenizer.cls_token_id)]),
             max_answer_tokens=max_answer_tokens,
             top_k=top_k,
         )
-        places = zip(
-            found.scores[0].tolist(), found.starts[0].tolist(), found.ends[0].tolist(), strict=True
-        )
-        spans = [
-            Span(score, offsets[first][0], offsets[last][1])
-            for score, first, last in places
-            if score > -math.inf
-        ]
-        return spans, float(found.null_scores[0]), float(found.log_totals[0])
+        return found.window(0, offsets)
 
 
 def _answers(
     prediction: Prediction, context: str, may_have_no_answer: bool, threshold: float
 ) -> list[dict[str, Any]]:
     """The spans of a prediction as answers, best first, and no answer where it belongs."""
-    answers = [
+    answers: list[dict[str, Any]] = [
         {
             "answer": context[span.start : span.end],
             "score": prediction.probability(span.score, with_null=may_have_no_answer),
@@ -161,8 +189,9 @@ def _answers(
     if may_have_no_answer:
         share = prediction.probability(prediction.null_score, with_null=True)
         nothing: dict[str, Any] = {"answer": "", "score": share, "start": 0, "end": 0}
+        better = sum(answer["score"] > share for answer in answers)
         is_first = prediction.null_difference > threshold
-        answers.insert(0 if is_first else len(answers), nothing)
+        answers.insert(0 if is_first else max(1, better), nothing)
     return answers
 
 

@@ -153,12 +153,12 @@ def check_count(name: str, value: int) -> None:
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
 
-def as_texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    """One text or several as a list, in which every text says something.
+def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = False) -> list[str]:
+    """One text or several as a list, in which every text says something unless it `may_be_empty`.
 
     Raises:
         TypeError: it is neither, or one of them is no text.
@@ -172,7 +172,7 @@ def as_texts(name: str, texts: str | Sequence[str]) -> list[str]:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise TypeError(f"{name}[{number}] must be a str, not {kind}: {text!r}")
-        if not text.strip():
+        if not may_be_empty and not text.strip():
             raise ValueError(f"{name}[{number}] is empty: {text!r}")
     return list(texts)
 

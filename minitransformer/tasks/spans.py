@@ -4,11 +4,30 @@ B windows, T tokens, L longest answer in tokens, K spans asked for.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def may_be_answer(
+    context: str, offsets: Sequence[Sequence[int]], start: int, end: int
+) -> list[bool]:
+    """Whether each of the T tokens of a window may begin and end an answer.
+
+    Tokens of the question, special tokens and padding may not, and of the context's neither may
+    those that stand for white space alone, which byte-level vocabularies have.
+
+    Args:
+        context: the text.
+        offsets: (T, 2), for each token of the context its characters [start, end).
+        start, end: the tokens [start, end) that are the context's.
+    """
+    return [
+        start <= place < end and bool(context[first:last].strip())
+        for place, (first, last) in enumerate(offsets)
+    ]
 
 
 @dataclass(frozen=True)
@@ -21,13 +40,27 @@ class WindowSpans:
     log_totals: Tensor  # (B,), log of the sum of exp(score) over every span that is allowed
     null_scores: Tensor  # (B,), the score of no answer: [CLS] as start and end
 
+    def window(self, row: int, offsets: Sequence[Sequence[int]]) -> "Window":
+        """A window's spans as characters; `offsets`: (T, 2), of its tokens."""
+        places = zip(
+            self.scores[row].tolist(),
+            self.starts[row].tolist(),
+            self.ends[row].tolist(),
+            strict=True,
+        )
+        spans = [
+            Span(score, int(offsets[first][0]), int(offsets[last][1]))
+            for score, first, last in places
+            if score > -math.inf
+        ]
+        return Window(tuple(spans), float(self.null_scores[row]), float(self.log_totals[row]))
+
 
 def best_spans(
     start_logits: Tensor,
     end_logits: Tensor,
     *,
-    context_starts: Tensor,
-    context_ends: Tensor,
+    allowed: Tensor,
     cls_places: Tensor,
     max_answer_tokens: int,
     top_k: int,
@@ -35,22 +68,20 @@ def best_spans(
     """Find the K spans of each window's context with the highest start + end logit.
 
     Every span of up to L tokens is looked at, not only those between the likeliest starts and ends.
-    Tokens of the question, special tokens and padding begin and end no answer.
 
     Args:
         start_logits, end_logits: (B, T).
-        context_starts, context_ends: (B,) int64, the context's tokens, [start, end).
+        allowed: (B, T) bool, True at tokens that may begin and end an answer; see
+            :func:`may_be_answer`.
         cls_places: (B,) int64, where [CLS] stands.
         max_answer_tokens: L.
         top_k: K.
     """
     start_logits, end_logits = start_logits.float(), end_logits.float()
-    num_rows, length = start_logits.shape
-    longest, rows = min(max_answer_tokens, length), torch.arange(num_rows)
+    longest = min(max_answer_tokens, start_logits.shape[1])
+    rows = torch.arange(len(start_logits))
     nulls = start_logits[rows, cls_places] + end_logits[rows, cls_places]  # (B,)
 
-    places = torch.arange(length)  # (T,)
-    allowed = (places >= context_starts[:, None]) & (places < context_ends[:, None])  # (B, T)
     starts = start_logits.masked_fill(~allowed, -math.inf)
     ends = end_logits.masked_fill(~allowed, -math.inf)
     # The ends that a start may have are itself and the L - 1 tokens after it.
@@ -76,6 +107,15 @@ class Span:
     score: float
     start: int
     end: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window says: its best spans, its null score and its log total."""
+
+    spans: tuple[Span, ...]
+    null_score: float
+    log_total: float
 
 
 @dataclass(frozen=True)
@@ -107,26 +147,17 @@ class Prediction:
         return math.exp(score - total)
 
 
-def join_windows(
-    windows: Iterable[tuple[Iterable[Span], float, float]], *, top_k: int
-) -> Prediction:
-    """Join what the windows of one question found.
-
-    Args:
-        windows: of each its spans, its null score and its log total.
-        top_k: how many spans to keep.
-    """
+def join_windows(windows: Sequence[Window], *, top_k: int) -> Prediction:
+    """Join what the windows of one question found, and keep the best `top_k` spans."""
     best: dict[tuple[int, int], float] = {}
-    nulls, totals = [], []
-    for spans, null_score, log_total in windows:
-        for span in spans:
+    for window in windows:
+        for span in window.spans:
             place = (span.start, span.end)
             best[place] = max(best.get(place, -math.inf), span.score)
-        nulls.append(null_score)
-        totals.append(log_total)
+    totals = [window.log_total for window in windows]
     ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[:top_k]
     return Prediction(
         spans=tuple(Span(score, *place) for place, score in ranked),
-        null_score=min(nulls),
+        null_score=min(window.null_score for window in windows),
         log_total=float(torch.tensor(totals, dtype=torch.float64).logsumexp(0)),
     )

@@ -21,7 +21,7 @@ from minitransformer.tasks.entity_grouping import (
     merge_windows,
     resolve_overlaps,
 )
-from minitransformer.tasks.running import Task, longest_row
+from minitransformer.tasks.running import Task, as_texts, longest_row
 from minitransformer.tokenization import Tokenizer
 
 
@@ -84,7 +84,7 @@ class TokenClassifier(Task):
             ValueError: an unknown strategy, or a stride that leaves no room for new tokens.
         """
         check_strategy(aggregation_strategy)
-        every_text = [texts] if isinstance(texts, str) else list(texts)
+        every_text = as_texts("texts", texts, may_be_empty=True)
         batch, stride = self._windows(every_text, stride)
         scores = self._run(batch, self._scores)
         answers = []
@@ -102,7 +102,7 @@ class TokenClassifier(Task):
         if stride is None:
             special = len(self.tokenizer("")["input_ids"])
             stride = max(0, limit - special) // 4
-        elif not isinstance(stride, int):
+        elif type(stride) is not int:
             raise ValueError(f"stride={stride!r} must be a number of tokens, or None")
         batch = self.tokenizer(
             texts,

@@ -24,7 +24,13 @@ def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
     contexts = [p["context"] for p in squad(100)["data"][0]["paragraphs"]]
     save_tiny_bert(tmp_path / "bert", contexts * 2)
     for name, count in (("train", 48), ("dev", 10)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(squad(count)))
+        content = squad(count)
+        for paragraph in content["data"][0]["paragraphs"]:
+            answer = paragraph["qas"][0]["answers"][0]
+            paragraph["context"] = f"anna went to {answer['text']} . nobody knew why ."
+            answer["answer_start"] = len("anna went to ")
+            paragraph["qas"][0]["question"] = "where did anna go ?"
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     arguments = [
         *("--model", str(tmp_path / "bert"), *SMALL, "--dropout", "0.2"),
@@ -35,11 +41,10 @@ def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
     comparison = [*arguments, "--output", str(theirs), "--ours", str(ours)]
     assert squad_beside_transformers.main(comparison) == 0
 
-    # The same weights, batches and dropout; only the share of padding in the softmax differs.
+    # The same weights, batches and dropout, and nothing is padded.
     pairs = list(zip(losses(ours), losses(theirs), strict=True))
     assert len(pairs) == 6
-    assert 0 <= pairs[0][1] - pairs[0][0] < 0.05
-    assert all(abs(a - b) < 0.5 for a, b in pairs)
+    assert all(a == pytest.approx(b, abs=1e-4) for a, b in pairs)
     out = capsys.readouterr().out
     for name, run in (("minitransformer", ours), ("transformers", theirs)):
         report = json.loads((run / "report.json").read_text())
@@ -52,3 +57,11 @@ def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
     assert picture.shape[1] == 960  # eight inches of 120 dots
     colours = {tuple(pixel) for pixel in (picture[::7, ::7, :3] * 255).astype(int).reshape(-1, 3)}
     assert len(colours) > 10
+
+    for more, message in (
+        (["--seed", "5"], "was trained otherwise: seed 0, not 5"),
+        (["--resume"], "--resume and --patience are for our model"),
+        (["--ours", str(tmp_path / "nowhere")], "nowhere holds no finished run"),
+    ):
+        assert squad_beside_transformers.main([*comparison, *more]) == 1
+        assert message in capsys.readouterr().err

@@ -6,7 +6,14 @@ import math
 import pytest
 import torch
 
-from minitransformer import BertForQuestionAnswering, Tokenizer, cli, pipeline
+from minitransformer import (
+    BertForQuestionAnswering,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+    Tokenizer,
+    cli,
+    pipeline,
+)
 from minitransformer.tasks.question_answering import AnswerQuestions
 from tests.tiny import perturb
 from tests.train.pretrained import save_tiny_bert
@@ -105,6 +112,48 @@ def test_several_questions_give_what_each_alone_gives(checkpoint):
     assert all(a["answer"] == WORDS[a["start"] : a["end"]] for a in shared)
 
 
+def test_a_long_question_changes_no_other_answer(checkpoint):
+    """It leaves less room for its own windows, not for those of the others."""
+    answer = pipeline("question-answering", checkpoint)
+    alone = answer("who swims?", LONG, top_k=20)
+    together = answer(
+        ["who swims?", "where does the river end and who swims in it ?"], LONG, top_k=20
+    )
+    assert [(a["start"], a["end"]) for a in together[0]] == [(a["start"], a["end"]) for a in alone]
+
+
+def test_white_space_is_no_answer(tmp_path):
+    """A byte-level vocabulary has tokens for it."""
+    text = "the  weather   was fine .   anna went to rome .\n\n"
+    (tmp_path / "text.txt").write_text(text * 9)
+    tokenizer = Tokenizer.train(tmp_path / "text.txt", vocab_size=280, show_progress=False)
+    model = RobertaForQuestionAnswering(
+        RobertaConfig(
+            vocab_size=tokenizer.vocab_size,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=100,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    answers = AnswerQuestions(perturb(model), tokenizer)("who went?", text, top_k=5000)
+    assert len(answers) > 100
+    assert all(a["answer"] == a["answer"].strip() != "" for a in answers)
+
+
+def test_no_answer_stands_where_its_score_puts_it(checkpoint):
+    answer = pipeline("question-answering", checkpoint)
+    ranked = answer("who swims?", WORDS, may_have_no_answer=True, threshold=math.inf, top_k=500)
+    scores = [a["score"] for a in ranked]
+    assert scores[1:] == sorted(scores[1:], reverse=True)
+    place = [a["answer"] for a in ranked].index("")
+    assert place >= 1
+    below = answer("who swims?", WORDS, may_have_no_answer=True, threshold=-math.inf, top_k=2)
+    assert below[0]["answer"] == ""
+
+
 def test_an_answer_never_comes_from_the_question(checkpoint):
     """Even if the model marks nothing but the question."""
     model = BertForQuestionAnswering.from_pretrained(checkpoint)
@@ -125,7 +174,8 @@ def test_an_answer_never_comes_from_the_question(checkpoint):
         (["who?", "why?"], [WORDS, "\n"], r"contexts\[1\] is empty"),
         (["who?", "why?"], [WORDS], "2 questions and 1 contexts"),
         ([], [], "there is no question"),
-        ("who swims " * 30, WORDS, "leaves no room for its context"),
+        ("who swims " * 30, WORDS, r"questions\[0\] has 60 tokens, which leaves no room"),
+        (["who?", "why?"], [WORDS, "\u200b\u200b"], r"contexts\[1\] has no token"),
     ],
 )
 def test_what_cannot_be_answered_is_a_clear_error(checkpoint, questions, contexts, message):
@@ -137,6 +187,10 @@ def test_wrong_kinds_are_named(checkpoint):
     answer = pipeline("question-answering", checkpoint)
     with pytest.raises(TypeError, match=r"questions\[0\] must be a str, not int"):
         answer([3], [WORDS])
+    with pytest.raises(ValueError, match="threshold=nan"):
+        answer("who?", WORDS, threshold=math.nan)
+    with pytest.raises(ValueError, match="top_k=True"):
+        answer("who?", WORDS, top_k=True)
     with pytest.raises(ValueError, match="top_k=0"):
         answer("who?", WORDS, top_k=0)
     with pytest.raises(ValueError, match="max_answer_tokens=-1"):
@@ -163,6 +217,12 @@ def test_the_command_answers(checkpoint, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["answer"] in LONG
     assert cli.main([*found, str(tmp_path / "context.txt"), "--threshold", "-1000"]) == 0
     assert "(no answer)  [0:0]" in capsys.readouterr().out
+    (tmp_path / "context.txt").write_text(WORDS, encoding="utf-8-sig")
+    assert cli.main([*found, str(tmp_path / "context.txt"), "--top-k", "400", "--json"]) == 0
+    assert all(a["answer"] in WORDS for a in json.loads(capsys.readouterr().out))
+    (tmp_path / "context.txt").write_text("perché", encoding="latin-1")
+    assert cli.main([*found, str(tmp_path / "context.txt")]) == 1
+    assert "context.txt is not UTF-8" in capsys.readouterr().err
     assert cli.main([*found, str(tmp_path / "nowhere.txt")]) == 1
     assert "nowhere.txt" in capsys.readouterr().err
     assert cli.main(["answer", str(checkpoint), "--question", "", "--context", WORDS]) == 1

@@ -7,7 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitransformer.tasks.spans import Prediction, Span, best_spans, join_windows
+from minitransformer.tasks.spans import (
+    Prediction,
+    Span,
+    Window,
+    best_spans,
+    join_windows,
+    may_be_answer,
+)
+
+
+def between(firsts, lasts, length):
+    places = torch.arange(length)
+    return (places >= firsts[:, None]) & (places < lasts[:, None])
 
 
 def every_span(start, end, first, last, longest):
@@ -31,8 +43,7 @@ def test_the_search_finds_what_trying_every_pair_finds(seed, length, longest, to
     found = best_spans(
         start,
         end,
-        context_starts=firsts,
-        context_ends=lasts,
+        allowed=between(firsts, lasts, length),
         cls_places=torch.zeros(3, dtype=torch.int64),
         max_answer_tokens=longest,
         top_k=top_k,
@@ -55,8 +66,7 @@ def test_the_place_of_cls_need_not_be_the_first():
     found = best_spans(
         start,
         end,
-        context_starts=torch.tensor([5]),
-        context_ends=torch.tensor([7]),
+        allowed=between(torch.tensor([5]), torch.tensor([7]), 8),
         cls_places=torch.tensor([2]),
         max_answer_tokens=3,
         top_k=1,
@@ -67,8 +77,8 @@ def test_the_place_of_cls_need_not_be_the_first():
 
 def test_the_windows_of_a_question_are_joined():
     """The best of each span, the lowest null score, the sum over all windows."""
-    first = ([Span(3.0, 0, 4), Span(1.0, 5, 9)], 2.0, 3.2)
-    second = ([Span(4.0, 5, 9), Span(0.5, 12, 13)], -1.0, 4.1)
+    first = Window((Span(3.0, 0, 4), Span(1.0, 5, 9)), 2.0, 3.2)
+    second = Window((Span(4.0, 5, 9), Span(0.5, 12, 13)), -1.0, 4.1)
     joined = join_windows([first, second], top_k=2)
     assert joined.spans == (Span(4.0, 5, 9), Span(3.0, 0, 4))
     assert joined.null_score == -1.0
@@ -83,3 +93,9 @@ def test_the_probability_counts_no_answer_only_where_it_is_one():
     assert prediction.probability(1.0, with_null=True) == pytest.approx(math.exp(1.0) / total)
     huge = Prediction((Span(900.0, 0, 1),), null_score=902.0, log_total=901.0)
     assert 0 < huge.probability(900.0, with_null=True) < 1
+
+
+def test_white_space_and_what_is_no_context_begins_no_answer():
+    offsets = [(0, 0), (0, 3), (0, 2), (2, 3), (3, 3), (3, 5), (0, 0)]
+    allowed = may_be_answer("ab cd", offsets, 2, 6)
+    assert allowed == [False, False, True, False, False, True, False]

@@ -40,7 +40,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("good\t1\n\n \t0\n", "row 3: the text before the tab is empty"),
         ("good\t1\nbad\t \r\n", "row 2: the label after the tab is empty"),
         ("good\t1\n\t\n", "row 2: the text before the tab is empty"),
-        (b"good\t1\nperch\xe9\t0\n", "row 2 is not UTF-8; convert the file: iconv"),
+        (b"good\t1\nperch\xe9\t0\n", "row 2 is not UTF-8; convert it: iconv"),
         ("good\t1\n".encode("utf-16"), "row 1 is not UTF-8"),
         ("", "holds no text; a line is a text, a tab and a label"),
         ("\ufeff\n \r\n", "holds no text"),

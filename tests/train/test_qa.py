@@ -109,7 +109,7 @@ def test_questions_without_an_answer_are_scored_with_a_tuned_threshold(files, tm
     assert report["scores"]["has answer"]["count"] == report["scores"]["no answer"]["count"] == 20
     assert report["scores"]["all"]["f1"] == pytest.approx(report["thresholds"]["f1"])
     assert report["scores"]["all"]["exact"] > 80
-    assert f"{report['thresholds']['f1_threshold']:.3f}" in out
+    assert f"--threshold {report['thresholds']['f1_threshold']!r}" in out
     predictions = json.loads((tmp_path / "predictions.json").read_text())
     odds = json.loads((tmp_path / "null_odds.json").read_text())
     empty = {name for name, text in predictions.items() if not text}
@@ -133,7 +133,9 @@ def test_the_report_scores_with_the_threshold_that_it_names(files, tmp_path, cap
         end_accuracy=0.75,
     )
     scorer = qa.Scorer(SimpleNamespace(), None, None, TrainingConfig(output=tmp_path))
-    report = scorer.report([answered, other, impossible], predictions)
+    assert scorer.report([answered, other, impossible], predictions, 7) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["steps"] == 7
     assert scorer.scores([answered, other, impossible], predictions).total.exact < 70
     assert report["scores"]["all"]["exact"] == report["thresholds"]["exact"] == 100
     assert json.loads((tmp_path / "predictions.json").read_text()) == {
@@ -257,8 +259,9 @@ def test_predictions_do_not_depend_on_the_batches(files):
         examples, tokenizer, max_length=48, stride=8, max_question_length=8, show_progress=False
     )
     model = BertForQuestionAnswering.from_pretrained(files / "bert").double()
+    contexts = [example.context for example in examples]
     results = [
-        predict(model, features, pad_token_id=tokenizer.pad_token_id, batch_size=size)
+        predict(model, features, contexts, pad_token_id=tokenizer.pad_token_id, batch_size=size)
         for size in (1, 16)
     ]
     one, many = results
@@ -278,3 +281,58 @@ def test_predictions_do_not_depend_on_the_batches(files):
     }
     with torch.inference_mode():
         assert one.loss == pytest.approx(float(model.loss(**inputs, **places)), rel=1e-5)
+    short = predict(
+        model,
+        features,
+        contexts,
+        pad_token_id=tokenizer.pad_token_id,
+        batch_size=16,
+        max_answer_tokens=1,
+    )
+    assert all(
+        " " not in contexts[n][p.spans[0].start : p.spans[0].end]
+        for n, p in short.questions.items()
+    )
+    assert (
+        predict(model, features, contexts, pad_token_id=0, batch_size=4, should_stop=lambda: True)
+        is None
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+def test_questions_with_unlocated_answers_have_no_part_in_loss_and_accuracy(files):
+    tokenizer = Tokenizer.from_pretrained(files / "bert")
+    examples = list(read_squad(files / "dev.json").examples)
+    settings = {"max_length": 48, "stride": 8, "max_question_length": 8, "show_progress": False}
+    model = BertForQuestionAnswering.from_pretrained(files / "bert")
+
+    def figures(of):
+        found = predict(
+            model,
+            make_features(of, tokenizer, **settings),
+            [example.context for example in of],
+            pad_token_id=tokenizer.pad_token_id,
+            batch_size=8,
+        )
+        return found.loss, found.start_accuracy, found.end_accuracy
+
+    lost = [dataclasses.replace(e, answers=(), dropped_answers=("x",)) for e in examples[:20]]
+    assert figures([*lost, *examples[20:]]) == pytest.approx(figures(examples[20:]), rel=1e-5)
+    assert figures(examples) != pytest.approx(figures(examples[20:]), rel=1e-5)
+
+
+def test_a_sample_is_the_same_every_time_and_not_the_beginning():
+    numbers = list(range(100))
+    sample = qa._sample(numbers, 10, seed=3)
+    assert sample == sorted(sample) == qa._sample(numbers, 10, seed=3)
+    assert sample != numbers[:10]
+    assert qa._sample(numbers, None, seed=3) == qa._sample(numbers, 100, seed=3) == numbers
+
+
+@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+def test_only_a_sample_of_the_dev_questions_is_scored(files, tmp_path):
+    options = ["--max-steps", "1", "--dev-questions", "7"]
+    assert qa.main(arguments(files, tmp_path, *options)) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["scores"]["all"]["count"] == 7
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 7

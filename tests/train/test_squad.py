@@ -49,7 +49,7 @@ def test_a_file_of_version_1(read):
     assert not first.is_impossible and not first.is_unlocated
     assert file.counts.summary() == (
         "1 articles, 1 paragraphs, 2 questions (0 without an answer, 0 whose answers were all "
-        "dropped), 4 answers (0 repaired, 0 dropped), 0 plausible answers"
+        "dropped), 4 answers (0 repaired, 0 dropped)"
     )
 
 

@@ -1,8 +1,5 @@
 """Exact match and F1: by hand-made cases, by properties, and thresholds by trying every one."""
 
-import json
-import os
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,7 +15,6 @@ from train.squad_scores import (
     normalize_answer,
     question_scores,
     score,
-    write_predictions,
 )
 
 SQUAD = SHARED_DATA / "squad"
@@ -256,25 +252,6 @@ def test_thresholds_are_those_of_trying_all(rows):
         for value in [*lower.values(), *([min(nulls.values()) - 1] if lower else [])]:
             worse = score(examples, predictions, null_scores=nulls, threshold=value)
             assert getattr(worse.total, measure) < highest - 1e-6  # the lowest of equals is taken
-
-
-def test_predictions_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "predictions.json"
-    write_predictions(path, {"1": "perché", "2": ""})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"1": "perché", "2": ""}
-    (path.parent / "other.txt").write_text("stays")
-
-    def fail(*_arguments):
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        with pytest.raises(OSError, match="disk full"):
-            write_predictions(path, {"1": "other"})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"1": "perché", "2": ""}
-    assert sorted(p.name for p in path.parent.iterdir()) == ["other.txt", "predictions.json"]
-    write_predictions(path, {"1": "other"})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"1": "other"}
 
 
 @pytest.mark.slow
