@@ -22,6 +22,7 @@ from minitransformer.batch_encoding import BatchEncoding
 from minitransformer.files import TEMPORARY_PREFIX
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.models.base import Model
+from minitransformer.tasks.running import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def attention_picture(
     model = from_pretrained(path, device=device)
     if layer is not None:
         _check_layer(layer, model.config.num_hidden_layers)
-    maps = attention_maps(model, Tokenizer.from_pretrained(path), text, pair)
+    maps = attention_maps(model, load_tokenizer(path, model), text, pair)
     if layer is None:
         draw_grid(maps, picture)
     else:
@@ -177,11 +178,7 @@ def _check_fit(
     model: Model, tokenizer: Tokenizer, batch: BatchEncoding, texts: Sequence[str]
 ) -> None:
     config: Any = model.config
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model only "
-            f"vocab_size={config.vocab_size} embeddings: they do not belong together"
-        )
+    check_vocabularies(model, tokenizer)
     owners = batch.sequence_ids()
     for place, text in enumerate(texts):
         if place not in owners:

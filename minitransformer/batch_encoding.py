@@ -71,12 +71,11 @@ class BatchEncoding(dict[str, Any]):
         """
         import torch
 
-        fillings = {"input_ids": pad_token_id}
         return {
             name: torch.nn.utils.rnn.pad_sequence(
                 [torch.tensor(getattr(self.encodings[row], _FIELDS[name])) for row in rows],
                 batch_first=True,
-                padding_value=fillings.get(name, 0),
+                padding_value=pad_token_id if name == "input_ids" else 0,
             )
             for name in self
         }

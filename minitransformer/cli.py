@@ -1,4 +1,4 @@
-"""The command `minitransformer <verb>`: a thin layer over the functions of the same names."""
+"""The command `minitransformer <verb>`: a thin layer over the functions that do the work."""
 
 import argparse
 import json

@@ -162,7 +162,8 @@ def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
     ids[~real] = config.pad_token_id
     batch = {"input_ids": ids, "attention_mask": real.long()}
     if not isinstance(config, DistilBertConfig):
-        batch["token_type_ids"] = 0 * ids
+        types = getattr(config, "type_vocab_size", 1)
+        batch["token_type_ids"] = torch.randint(types, ids.shape, generator=generator)
     if isinstance(model, TaskModel):
         batch |= _random_labels(model, ids, real, generator)
     return batch
@@ -174,8 +175,8 @@ def _random_labels(
     num_rows, length = ids.shape
     num_labels = getattr(model.config, "num_labels", 0)
     if isinstance(model, QuestionAnswering):
-        first = real.int().argmax(dim=1)  # (B,)
-        return {"start_positions": first + 1, "end_positions": first + length // 2}
+        first, count = real.int().argmax(dim=1), real.sum(dim=1)  # (B,) twice
+        return {"start_positions": first + (count > 1), "end_positions": first + count - 1}
     if isinstance(model, SequenceClassification):
         if model.problem_type == "single_label_classification":
             return {"labels": torch.randint(num_labels, (num_rows,), generator=generator)}
@@ -303,6 +304,8 @@ def _compare_tensors(
         ours, theirs = _at_real_tokens(ours, real[0]), _at_real_tokens(theirs, real[1])
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Comparison(name, "SHAPE", shape=shape)
+    if ours.dtype not in TOLERANCE:
+        raise ValueError(f"{name} is {ours.dtype}; only float32 and float64 can be compared")
     tolerance = TOLERANCE[ours.dtype]
     close = torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)  # False for any NaN
     difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0

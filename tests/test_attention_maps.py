@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+import minitransformer
 from minitransformer import (
     BertForSequenceClassification,
     BertModel,
@@ -22,6 +23,7 @@ from minitransformer.attention_maps import (
     draw_layer,
 )
 from tests.tiny import SIZES, bert_config, perturb, roberta_config
+from tests.train.pretrained import save_tiny_bert
 
 TEXT = "ciao, come va? perché la città è più bella, e la ragazza legge un libro.\n"
 ITALIAN = "perché la città è bella?"
@@ -451,3 +453,22 @@ def test_without_matplotlib(no_model, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pictures need matplotlib: pip install matplotlib"):
         attention_picture("path", "ciao", tmp_path / "grid.png")
+
+
+@pytest.mark.parametrize("family", ["DistilBert", "Roberta"])
+def test_a_tokenizer_with_types_for_a_model_without(family, tmp_path):
+    """BERT's tokenizer is saved with many a DistilBERT."""
+    save_tiny_bert(tmp_path, ["the cat sat on the mat"] * 5)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert tokenizer.token_types
+    config = getattr(minitransformer, f"{family}Config")(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    getattr(minitransformer, f"{family}Model")(config).save_pretrained(tmp_path)
+    attention_picture(tmp_path, "the cat", tmp_path / "a.png", pair="sat")
+    assert (tmp_path / "a.png").exists()

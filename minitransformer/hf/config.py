@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,18 @@ def family_of_model(model: Model | type[Model]) -> Family:
     )
 
 
-def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Config:
+def config_from_hf(
+    content: dict[str, Any], family: Family, path: Path, changes: Mapping[str, Any]
+) -> Config:
     """The config that the content of a config.json stands for.
+
+    Args:
+        content, family, path: of the file.
+        changes: fields that are to have other values, whatever the file says of them.
 
     Raises:
         CheckpointError: a field has a value that is not built here, or is misspelled.
+        TypeError, ValueError: a change is of no field, or to a value without a meaning.
     """
     ours = {theirs: name for name, theirs in family.config_names.items()}
     known = {field.name for field in fields(family.config_class)}
@@ -126,9 +134,16 @@ def config_from_hf(content: dict[str, Any], family: Family, path: Path) -> Confi
                 raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
             warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=4)
     try:
-        return family.config_class(**values)
+        config = family.config_class(**{n: v for n, v in values.items() if n not in changes})
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        hint = "; or pass id2label={0: ..., 1: ...} to from_pretrained" * ("id2label" in str(error))
+        raise CheckpointError(f"{path}: {error}{hint}") from error
+    return replace(config, **changes)
+
+
+def stored_num_labels(content: dict[str, Any], path: Path) -> int:
+    """How many classes a stored head has."""
+    return len(_labels(content, path).get("id2label", (0, 1)))
 
 
 def config_to_hf(model: Model) -> dict[str, Any]:
@@ -148,6 +163,9 @@ def config_to_hf(model: Model) -> dict[str, Any]:
 def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """The classes, which JSON can only number by strings; old checkpoints only count them."""
     names = content.get("id2label")
+    inverse = content.get("label2id")
+    if names is None and isinstance(inverse, dict):
+        names = {str(number): name for name, number in inverse.items()}
     if names is None:
         count = content.get("num_labels", content.get("_num_labels"))
         if count is None:

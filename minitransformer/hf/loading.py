@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,14 +9,13 @@ import torch
 from torch import Tensor
 
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
-from minitransformer.hf.config import config_from_hf, family_of, family_of_model
+from minitransformer.hf.config import config_from_hf, family_of, family_of_model, stored_num_labels
 from minitransformer.hf.family import Family
 from minitransformer.hf.names import Translation, number_of_layers, translate
 from minitransformer.hf.tensors import StoredTensor, list_tensors, read_tensors
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import Model, initialize
 from minitransformer.models.classification import SequenceClassification, TokenClassification
-from minitransformer.models.config import Config
 from minitransformer.names import unexpected_name
 
 CONFIG = "config.json"
@@ -63,7 +61,8 @@ def from_pretrained(
         )
     if name not in models:
         raise CheckpointError(
-            f"{directory / CONFIG}: {unexpected_name('architecture', name, models)}"
+            f"{directory / CONFIG}: {unexpected_name('architecture', name, models)}; to load it as "
+            "one of these: that class's from_pretrained"
         )
     return _load(models[name], directory, content, family, attention, dtype, device)
 
@@ -120,8 +119,7 @@ def _load(
     changes: Mapping[str, Any] | None = None,
 ) -> SomeModel:
     """Compare the header with the config, and only then take memory and read."""
-    stored_config = config_from_hf(content, family, directory / CONFIG)
-    config = replace(stored_config, **(changes or {}))
+    config = config_from_hf(content, family, directory / CONFIG, changes or {})
     stored = list_tensors(directory, model_class.__name__)
     layers = number_of_layers(stored, family)
     if layers != config.num_hidden_layers:
@@ -131,7 +129,12 @@ def _load(
         )
     with torch.device("meta"):  # shapes without memory
         model = model_class(config, attention=attention)
-    keep_head = _has_the_head_of(model, stored_config, content, family)
+    if _has_no_pooler(stored, model, content):
+        model.pooler = None  # type: ignore[assignment]
+    same_classes = stored_num_labels(content, directory / CONFIG) == getattr(
+        config, "num_labels", None
+    )
+    keep_head = _has_the_head_of(model, same_classes, content, family)
     try:
         found = translate(stored, family, model, keep_head=keep_head)
     except CheckpointError as error:
@@ -157,8 +160,14 @@ def _architecture(content: dict[str, Any]) -> str | None:
     return str(architectures[0]) if isinstance(architectures, list) and architectures else None
 
 
+def _has_no_pooler(stored: dict[str, StoredTensor], model: Model, content: dict[str, Any]) -> bool:
+    """Whether a backbone was saved without the pooler that it has by default."""
+    whole = model.backbone_name is None and _architecture(content) == type(model).__name__
+    return whole and not any("pooler." in name for name in stored)
+
+
 def _has_the_head_of(
-    model: Model, stored_config: Config, content: dict[str, Any], family: Family
+    model: Model, same_classes: bool, content: dict[str, Any], family: Family
 ) -> bool:
     """Whether the head that is stored does what the model's does.
 
@@ -167,7 +176,7 @@ def _has_the_head_of(
     """
     if not isinstance(model, SequenceClassification | TokenClassification):
         return True
-    if model.config.num_labels != getattr(stored_config, "num_labels", None):
+    if not same_classes:
         return False
     named = _architecture(content)
     heads = {known.__name__: head.keys() for known, head in family.models.items()}

@@ -71,7 +71,8 @@ class Model(nn.Module):
             path, attention, dtype, device: as there.
             changes: fields of the config to be set to other values than the checkpoint's, such as
                 `hidden_dropout_prob=0.0` or `id2label={0: "no", 1: "maybe", 2: "yes"}`. A
-                classification head for another number of classes is drawn anew.
+                classification head for another number of classes is drawn anew. A change of
+                `pad_token_id`, `hidden_act` or the like makes another function of the same weights.
 
         Raises:
             CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.

@@ -176,7 +176,10 @@ class TokenClassification(EncoderTask):
         logits, record = self._logits(
             input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
         )
-        loss = None if labels is None else mean_loss(*self._summed_loss(logits, labels, input_ids))
+        loss = None
+        if labels is not None:
+            check_labels(labels, input_ids, attention_mask, self.config.num_labels)
+            loss = mean_loss(*summed_cross_entropy(logits, labels))
         return TokenClassifierOutput(logits=logits, loss=loss, **record.fields())
 
     @strict_names
@@ -190,7 +193,8 @@ class TokenClassification(EncoderTask):
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the labelled tokens, and how many those are."""
         logits, _ = self._logits(input_ids, attention_mask, token_type_ids)
-        return self._summed_loss(logits, labels, input_ids)
+        check_labels(labels, input_ids, attention_mask, self.config.num_labels)
+        return summed_cross_entropy(logits, labels)
 
     def _logits(
         self,
@@ -208,9 +212,3 @@ class TokenClassification(EncoderTask):
             attentions=attentions,
         )
         return self.classifier(self.dropout(hidden)), record  # (B, T, C)
-
-    def _summed_loss(
-        self, logits: Tensor, labels: Tensor, input_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        check_labels(labels, input_ids, self.config.num_labels)
-        return summed_cross_entropy(logits, labels)

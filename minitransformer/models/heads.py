@@ -59,7 +59,7 @@ class EncoderTask(TaskModel):
         return hidden, record
 
     def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
-        """The loss of `forward` and its gradients, from no more work than that takes.
+        """The loss of `forward` and its gradients, where a task allows it for less work.
 
         The arguments are those of `summed_loss`. Zero, with a gradient of zeros, where nothing is
         labelled.

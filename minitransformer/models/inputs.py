@@ -128,14 +128,29 @@ def check_attention_mask(
     return None if not compiling and bool(mask.all()) else mask
 
 
-def check_labels(labels: Tensor, input_ids: Tensor, num_classes: int) -> None:
+def check_labels(
+    labels: Tensor, input_ids: Tensor, attention_mask: Tensor | None, num_classes: int
+) -> None:
     """Check labels for every token: (B, T) int64, a class or -100 for none.
 
+    A label at padding would train the model on what nobody reads, and more so the longer the
+    padding.
+
     Raises:
-        ValueError: the shape, the dtype or a value is off.
+        ValueError: the shape, the dtype or a value is off, or padding is labelled.
     """
     check_same_shape("labels", labels, input_ids)
     _check_classes(labels, num_classes)
+    if attention_mask is None or torch.compiler.is_compiling():
+        return
+    check_same_shape("attention_mask", attention_mask, input_ids)
+    wrong = (labels != IGNORED_LABEL) & (attention_mask == 0)
+    if bool(wrong.any()):
+        row, place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"labels holds {int(labels[row, place])} in row {row} at place {place}, which is "
+            f"padding; set labels to {IGNORED_LABEL} where attention_mask is 0"
+        )
 
 
 def check_class_labels(labels: Tensor, num_rows: int, num_classes: int) -> None:

@@ -65,7 +65,7 @@ class MaskedLM(EncoderTask):
             ValueError: an input's shape, dtype or values are off.
         """
         if labels is not None:
-            check_labels(labels, input_ids, self.config.vocab_size)
+            check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         hidden, record = self.encode(
             input_ids,
             attention_mask,
@@ -124,7 +124,7 @@ class MaskedLM(EncoderTask):
 
         Divide by the number of the whole batch, over all of its micro-batches.
         """
-        check_labels(labels, input_ids, self.config.vocab_size)
+        check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         places = labels != IGNORED_LABEL  # (B, T)
         logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
         return summed_cross_entropy(logits, labels[places])

@@ -658,3 +658,34 @@ def test_a_field_has_one_name_in_a_family(name, right, tmp_path):
     edit_config(tmp_path, **{right: content[right]})
     with pytest.warns(UserWarning, match=f"the field '{name}' is unknown and ignored"):
         from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_a_backbone_without_a_pooler_comes_back_as_it_was(family, tmp_path):
+    config = config_of(f"{family}Model")
+    model = perturb(class_of(f"{family}Model")(config, add_pooling_layer=False))
+    model.save_pretrained(tmp_path)
+    for load in (from_pretrained, type(model).from_pretrained):
+        again = load_quietly(load, tmp_path)
+        assert again.pooler is None
+        assert again.state_dict().keys() == model.state_dict().keys()
+        ids = torch.tensor([[5, 6, 7]])
+        torch.testing.assert_close(again(ids).last_hidden_state, model(ids).last_hidden_state)
+        assert again(ids).pooler_output is None
+
+
+def test_classes_that_the_file_names_badly_can_be_named_anew(tmp_path):
+    save("BertForSequenceClassification", tmp_path)
+    edit_config(tmp_path, id2label={"0": "a", "1": "a", "2": "c"}, label2id=...)
+    with pytest.raises(CheckpointError, match="two classes one name; or pass id2label="):
+        from_pretrained(tmp_path)
+    load = class_of("BertForSequenceClassification").from_pretrained
+    again = load_quietly(lambda path: load(path, id2label={0: "a", 1: "b", 2: "c"}), tmp_path)
+    assert again.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_classes_by_name_alone(tmp_path):
+    save("BertForSequenceClassification", tmp_path, id2label={0: "x", 1: "y", 2: "z"})
+    edit_config(tmp_path, id2label=...)
+    again = load_quietly(from_pretrained, tmp_path)
+    assert again.config.id2label == {0: "x", 1: "y", 2: "z"}

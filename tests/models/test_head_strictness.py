@@ -201,13 +201,13 @@ def test_labels_of_tokens(family, head, classes, change, error, message):
 
 LABELS = {
     "Model": {},
-    "ForMaskedLM": {"labels": torch.zeros(2, 5, dtype=torch.int64)},
+    "ForMaskedLM": {"labels": ON_THE_RIGHT["attention_mask"] * 100 - 100},
     "ForQuestionAnswering": {
         "start_positions": torch.tensor([0, 0]),
         "end_positions": torch.tensor([0, 0]),
     },
     "ForSequenceClassification": {"labels": torch.tensor([0, 1])},
-    "ForTokenClassification": {"labels": torch.zeros(2, 5, dtype=torch.int64)},
+    "ForTokenClassification": {"labels": ON_THE_RIGHT["attention_mask"] * 100 - 100},
 }
 
 
@@ -415,3 +415,17 @@ def test_a_model_without_a_head_has_no_loss():
         model = build(family, "Model")
         with pytest.raises(TypeError, match="unknown .*argument 'labels'"):
             model(torch.tensor([[5, 6]]), labels=torch.tensor([[5, 6]]))
+
+
+@pytest.mark.parametrize("head", ["ForMaskedLM", "ForTokenClassification"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_label_at_padding_is_refused(family, head):
+    """It would train on what nobody reads, the more the longer the padding."""
+    model = build(family, head, pad_token_id=1)
+    mask = ON_THE_RIGHT["attention_mask"]
+    row, place = (mask == 0).nonzero()[-1].tolist()
+    labels = mask.long() * 100 - 100  # 0 at real tokens, -100 at padding
+    assert model.loss(**ON_THE_RIGHT, labels=labels) > 0
+    labels[row, place] = 1
+    message = f"labels holds 1 in row {row} at place {place}, which is padding; set labels to -100"
+    refuses(model, message, **ON_THE_RIGHT, labels=labels)

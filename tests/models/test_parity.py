@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import minitransformer
-from minitransformer import BertModel, RobertaForMaskedLM
+from minitransformer import BertModel, RobertaForMaskedLM, parity
 from minitransformer.layers.positions import count_positions
 from minitransformer.parity import compare, random_batch
 from tests import tiny
@@ -171,23 +171,28 @@ def test_token_types_make_the_same_difference(tmp_path):
     assert report.equal, report.table()
 
 
-def test_twenty_steps_of_adamw_give_the_same_losses(tmp_path):
-    ours, theirs = pair("RobertaForMaskedLM", tmp_path, "sdpa", torch.float64)
+@pytest.mark.parametrize("name", [name for name in CLASSES if not name.endswith("Model")])
+def test_twenty_steps_of_adamw_give_the_same_losses(name, tmp_path):
+    ours, theirs = pair(name, tmp_path, "sdpa", torch.float64)
     losses = []
     for model in (ours, theirs):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         course = []
         for step in range(20):
             batch = random_batch(ours, length=11, seed=step % 2)
-            # Theirs from all logits, ours from the labelled rows alone.
-            loss = model.loss(**batch) if model is ours else model(**batch).loss
+            # Theirs from all logits, ours from no more than the labels need.
+            if model is ours:
+                loss = ours.loss(**batch)
+            else:
+                their_batch = parity._their_inputs(ours, batch)
+                loss = parity._their_loss(ours, theirs(**their_batch), their_batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             course.append(loss.item())
         losses.append(course)
-    assert losses[0][-1] < 0.5 * losses[0][0]  # it does learn something
-    assert losses[0] == pytest.approx(losses[1], abs=1e-10, rel=1e-10)
+    assert losses[0][-1] < 0.7 * losses[0][0]  # it does learn something
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -320,6 +325,44 @@ def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
     assert report.first_difference is not None
     assert report.first_difference.name.startswith(first), report.table()
     assert f"first differs: {report.first_difference.name}" in report.table()
+
+
+def test_the_harness_sees_token_types(tmp_path):
+    ours, theirs = pair("BertForTokenClassification", tmp_path)
+    batch = random_batch(ours, length=11)
+    assert set(batch["token_type_ids"].unique().tolist()) == {0, 1, 2}
+    embeddings = ours.bert.embeddings
+    forward = embeddings.forward
+    embeddings.forward = lambda ids, types, present: forward(ids, 0 * types, present)
+    report = compare(ours, theirs, batch)
+    assert report.first_difference.name == "bert.embeddings.token_types"
+
+
+def test_what_is_missing_on_their_side_is_said(tmp_path):
+    ours, theirs = pair("BertModel", tmp_path)
+    their_forward = theirs.forward
+
+    def less(**inputs):
+        result = their_forward(**inputs)
+        result.hidden_states = result.hidden_states[:-1]
+        result.pooler_output = None
+        return result
+
+    theirs.forward = less
+    statuses = {row.name: row.status for row in compare(ours, theirs, random_batch(ours, 11)).rows}
+    assert statuses["hidden_states[3]"] == statuses["pooler_output"] == "MISSING"
+    assert statuses["hidden_states[2]"] == "OK"
+
+
+def test_a_row_of_one_token_can_be_compared(tmp_path):
+    ours, theirs = pair("BertForQuestionAnswering", tmp_path)
+    assert compare(ours, theirs, random_batch(ours, length=2)).equal
+
+
+def test_half_precision_cannot_be_compared(tmp_path):
+    ours, theirs = pair("BertModel", tmp_path, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="is torch.bfloat16; only float32 and float64"):
+        compare(ours, theirs, random_batch(ours, length=5))
 
 
 def test_shapes_and_absent_modules_are_told_apart(tmp_path):
