@@ -141,6 +141,14 @@ def _load(
         raise CheckpointError(f"{directory}: {error}") from error
     _check_shapes(stored, found, model, directory)
     named = _architecture(content) == model_class.__name__
+    if _architecture(content) is None and isinstance(
+        model, SequenceClassification | TokenClassification
+    ):
+        warnings.warn(
+            f"{directory / CONFIG} names no architecture: whatever classifier is stored is taken "
+            f"for that of a {model_class.__name__}",
+            stacklevel=4,
+        )
     _report(found, model, directory, must_be_whole=named and keep_head)
 
     model = model.to(dtype).to_empty(device=device)

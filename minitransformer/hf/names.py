@@ -82,6 +82,8 @@ def translate(
         else:
             unexpected.append(name)
 
+    if "lm_head" not in _parts(heads):
+        _leave_out_decoder(result, family)
     missing = wanted - set(result.targets.values())
     for part in [*_parts(heads), pooler[:-1]]:
         whole = {name for name in wanted if name.startswith(f"{part}.")}
@@ -135,6 +137,18 @@ def _is_head(name: str, family: Family) -> bool:
     """
     heads = [*family.models.values(), family.tied]
     return name.startswith(tuple({f"{theirs.split('.')[0]}." for h in heads for theirs in h}))
+
+
+def _leave_out_decoder(result: Translation, family: Family) -> None:
+    """A model that guesses no words has no use for a decoder, tied or not.
+
+    Unless it is the only copy of the word embedding that was stored.
+    """
+    places = list(result.targets.values())
+    for name in [name for name in result.targets if _modern(name) in family.tied]:
+        if places.count(result.targets[name]) > 1:
+            del result.targets[name]
+            result.unused.append(name)
 
 
 def _modern(name: str) -> str:

@@ -689,3 +689,24 @@ def test_classes_by_name_alone(tmp_path):
     edit_config(tmp_path, id2label=...)
     again = load_quietly(from_pretrained, tmp_path)
     assert again.config.id2label == {0: "x", 1: "y", 2: "z"}
+
+
+def test_whose_classifier_it_is_must_be_guessed_where_nothing_is_named(tmp_path):
+    saved = save("BertForSequenceClassification", tmp_path)
+    edit_config(tmp_path, architectures=...)
+    with pytest.warns(UserWarning, match="no architecture: whatever classifier .* is taken"):
+        again = type(saved).from_pretrained(tmp_path)
+    assert torch.equal(again.classifier.weight, saved.classifier.weight)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertForQuestionAnswering"])
+def test_an_untied_decoder_is_nobodys_business_without_a_head_for_words(name, tmp_path):
+    saved = save("BertForMaskedLM", tmp_path)
+    decoder = "cls.predictions.decoder.weight"
+    edit_tensors(tmp_path, lambda t: t | {decoder: torch.randn(99, 32)})
+    with pytest.raises(CheckpointError, match="untied weights are not supported"):
+        from_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=rf"no use for .*{decoder}"):
+        again = class_of(name).from_pretrained(tmp_path)
+    words = again.get_submodule("bert.embeddings" if again.backbone_name else "embeddings").words
+    assert torch.equal(words.weight, saved.bert.embeddings.words.weight)
