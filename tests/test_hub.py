@@ -139,6 +139,7 @@ def test_without_the_hub_client_a_name_says_what_to_install(monkeypatch):
         resolve_checkpoint(Path("acme/nonesuch"), ["config.json"])
 
 
+@pytest.mark.slow
 def test_offline_a_cached_name_is_found_and_another_one_is_an_error(cache, resolve):
     snapshot = str(cache / "hub" / "models--acme--tiny" / "snapshots" / COMMIT)
     main, commit, *missing = resolve(

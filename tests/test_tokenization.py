@@ -59,6 +59,7 @@ def bpe(trained):
 # ---- training ----
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_tokenizer_in_every_process(corpus, trained):
     """The library's hash tables have another seed in each process, and in each training."""
     program = (

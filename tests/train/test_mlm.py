@@ -320,6 +320,7 @@ def test_agreement_is_measured_by_the_forms_of_the_word(tmp_path):
     assert results[kind]["unigram"] == results[kind]["model"]
 
 
+@pytest.mark.slow
 def test_the_demo_runs_and_runs_again(tmp_path, capsys):
     """Few lines and steps: that it works; `make demo` shows how well."""
     arguments = [
