@@ -9,16 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from minitransformer.arguments import Parser
 from minitransformer.models.classification import SequenceClassification
 from minitransformer.models.heads import summed_cross_entropy
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.config import TrainingConfig
-from train.finetuning import add_finetuning_arguments, finetune, load_pretrained, write_results
+from train.finetuning import (
+    add_finetuning_arguments,
+    finetune,
+    labelled_logits,
+    load_pretrained,
+    write_results,
+)
 from train.labelled_batches import LabelledBatches
 from train.labelled_text import LabelledText, class_names, class_numbers, read_labelled_text
 from train.loop import Record, last_checkpoint
@@ -85,24 +88,14 @@ def evaluate(
 
     Returns None if `should_stop` said so.
     """
-    model.eval()
     total, right, count = 0.0, 0, 0
-    device = next(model.parameters()).device
-    for _, batch in tqdm(
-        batches.by_length(), total=batches.num_batches, desc="evaluating", leave=False, unit="batch"
-    ):
-        if should_stop():
-            return None
-        labels = batch.pop("labels")
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-        ):
-            logits = model(**{n: t.to(device) for n, t in batch.items()}).logits.float().cpu()
+    for _, logits, labels in labelled_logits(model, batches, config, should_stop):
         loss, _ = summed_cross_entropy(logits, labels)
         total += float(loss)
         right += int((logits.argmax(dim=-1) == labels).sum())
         count += len(labels)
+    if should_stop():
+        return None
     return {"loss": total / count, "accuracy": right / count}
 
 

@@ -1,12 +1,15 @@
 """What the jobs that fine-tune a pretrained encoder have in common."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
 from minitransformer.files import atomic_directory, write_json
@@ -16,6 +19,7 @@ from minitransformer.tasks.running import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments
 from train.config import TrainingConfig
+from train.labelled_batches import LabelledBatches
 from train.loop import Data, Progress, Record, train
 from train.metrics import draw_curve, try_to_draw
 
@@ -122,8 +126,36 @@ def finetune(
     return progress
 
 
+def labelled_logits(
+    model: EncoderTask,
+    batches: LabelledBatches,
+    config: TrainingConfig,
+    should_stop: Callable[[], bool],
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Run every text through a classifier, the shortest first; ends early if `should_stop` says so.
+
+    Yields:
+        For each batch the numbers of its texts, (B,), the logits in float32 on the CPU, and the
+        labels.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    for rows, batch in tqdm(
+        batches.by_length(), total=batches.num_batches, desc="evaluating", leave=False, unit="batch"
+    ):
+        if should_stop():
+            return
+        labels = batch.pop("labels")
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
+        ):
+            output: Any = model(**{n: t.to(device) for n, t in batch.items()})
+        yield rows, output.logits.float().cpu(), labels
+
+
 def write_results(output: Path, files: dict[str, Any]) -> None:
-    """Write JSON files into the directory of a run, all of them or none."""
+    """Write JSON files into the directory of a run; where report.json is, the others are whole."""
     with atomic_directory(output, last="report.json") as directory:
         for name, content in files.items():
             write_json(directory / name, content)

@@ -8,9 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from minitransformer.arguments import Parser
 from minitransformer.models.classification import TokenClassification
 from minitransformer.models.heads import summed_cross_entropy
@@ -27,7 +24,13 @@ from train.conll import (
     tag_numbers,
 )
 from train.entities import Score, score_entities
-from train.finetuning import add_finetuning_arguments, finetune, load_pretrained, write_results
+from train.finetuning import (
+    add_finetuning_arguments,
+    finetune,
+    labelled_logits,
+    load_pretrained,
+    write_results,
+)
 from train.labelled_batches import LabelledBatches
 from train.loop import Record, last_checkpoint
 
@@ -146,31 +149,17 @@ def predict(
     A word has the tag of its first token; one that was cut off, or has no token, is O. Returns
     None if `should_stop` said so.
     """
-    model.eval()
     tags: list[list[str]] = [[] for _ in data.sentences]
     total, count = 0.0, 0
-    device = next(model.parameters()).device
-    for rows, batch in tqdm(
-        data.batches.by_length(),
-        total=data.batches.num_batches,
-        desc="tagging",
-        leave=False,
-        unit="batch",
-    ):
-        if should_stop():
-            return None
-        labels = batch.pop("labels")
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-        ):
-            logits = model(**{n: t.to(device) for n, t in batch.items()}).logits.float().cpu()
+    for rows, logits, labels in labelled_logits(model, data.batches, config, should_stop):
         loss, labelled = summed_cross_entropy(logits, labels)
         total += float(loss)
         count += int(labelled)
         for row, best in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):
             numbers = data.alignments[row].word_values(best, missing=0)  # O
             tags[row] = [model.config.id2label[number] for number in numbers]
+    if should_stop():
+        return None
     return tags, total / max(1, count)
 
 
