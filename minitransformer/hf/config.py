@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.files import CheckpointError
+from minitransformer.hf.bart import BART
 from minitransformer.hf.bert import BERT
 from minitransformer.hf.distilbert import DISTILBERT
 from minitransformer.hf.family import Family
+from minitransformer.hf.generation_config import IN_MODEL_CONFIG
+from minitransformer.hf.gpt2 import GPT2
+from minitransformer.hf.marian import MARIAN
 from minitransformer.hf.roberta import ROBERTA
+from minitransformer.hf.t5 import T5
 from minitransformer.models.base import Model
 from minitransformer.models.config import Config
 from minitransformer.names import nearest, unexpected_name
 
-FAMILIES = {family.model_type: family for family in (BERT, ROBERTA, DISTILBERT)}
+FAMILIES = {
+    family.model_type: family for family in (BERT, ROBERTA, DISTILBERT, GPT2, BART, MARIAN, T5)
+}
 
 # Fields that would change the function, with the one value that is built here.
 ONLY_VALUES: dict[str, Any] = {
@@ -117,18 +124,19 @@ def config_from_hf(
     """
     ours = {theirs: name for name, theirs in family.config_names.items()}
     known = {field.name for field in fields(family.config_class)}
+    only_values = {**ONLY_VALUES, **family.only_values}
     values = {**family.absent_fields, **_labels(content, path)}
     for name, value in content.items():
         if name in LABELS:
             continue
         if name in ours or (name in known and name not in family.config_names):
             values[ours.get(name, name)] = value
-        elif name in ONLY_VALUES:
-            if value != ONLY_VALUES[name]:
+        elif name in only_values:
+            if value != only_values[name]:
                 raise CheckpointError(
-                    f"{path}: {name}={value!r} is not supported, only {ONLY_VALUES[name]!r} is"
+                    f"{path}: {name}={value!r} is not supported, only {only_values[name]!r} is"
                 )
-        elif name not in WITHOUT_EFFECT:
+        elif name not in WITHOUT_EFFECT | family.without_effect | IN_MODEL_CONFIG:
             right = family.config_names.get(name) or nearest(name, [*known, *ours], cutoff=0.8)
             if right is not None and right not in content:
                 raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
@@ -153,6 +161,7 @@ def config_to_hf(model: Model) -> dict[str, Any]:
     if "id2label" in values:
         values["label2id"] = {label: number for number, label in values["id2label"].items()}
     return {
+        **{name: v for name, v in family.only_values.items() if name == "is_encoder_decoder"},
         "architectures": [type(model).__name__],
         "model_type": family.model_type,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),

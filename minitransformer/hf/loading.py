@@ -11,11 +11,15 @@ from torch import Tensor
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
 from minitransformer.hf.config import config_from_hf, family_of, family_of_model, stored_num_labels
 from minitransformer.hf.family import Family
-from minitransformer.hf.names import Translation, number_of_layers, translate
+from minitransformer.hf.generation_config import read_generation_config
+from minitransformer.hf.names import Translation, is_transposed, number_of_layers, translate
 from minitransformer.hf.tensors import StoredTensor, list_tensors, read_tensors
 from minitransformer.hub import resolve_checkpoint
-from minitransformer.models.base import Model, initialize
+from minitransformer.layers.positions import SinusoidalPositions
+from minitransformer.models.base import Model
 from minitransformer.models.classification import SequenceClassification, TokenClassification
+from minitransformer.models.config import Config
+from minitransformer.models.generative import GenerativeModel
 from minitransformer.names import unexpected_name
 
 CONFIG = "config.json"
@@ -119,14 +123,10 @@ def _load(
     changes: Mapping[str, Any] | None = None,
 ) -> SomeModel:
     """Compare the header with the config, and only then take memory and read."""
-    config = config_from_hf(content, family, directory / CONFIG, changes or {})
     stored = list_tensors(directory, model_class.__name__)
-    layers = number_of_layers(stored, family)
-    if layers != config.num_hidden_layers:
-        raise CheckpointError(
-            f"{directory}: the config asks for num_hidden_layers={config.num_hidden_layers}, "
-            f"but the tensors are those of {layers} layers"
-        )
+    content = family.adjust(content, stored)
+    config = config_from_hf(content, family, directory / CONFIG, changes or {})
+    _check_layers(stored, family, config, directory)
     with torch.device("meta"):  # shapes without memory
         model = model_class(config, attention=attention)
     if _has_no_pooler(stored, model, content):
@@ -139,7 +139,7 @@ def _load(
         found = translate(stored, family, model, keep_head=keep_head)
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}") from error
-    _check_shapes(stored, found, model, directory)
+    _check_shapes(stored, found, model, directory, family)
     named = _architecture(content) == model_class.__name__
     if _architecture(content) is None and isinstance(
         model, SequenceClassification | TokenClassification
@@ -153,9 +153,30 @@ def _load(
 
     model = model.to(dtype).to_empty(device=device)
     for part in found.new:
-        initialize(model.get_submodule(part), config.initializer_range)
-    _copy(stored, found, model.state_dict(), directory)
+        model.draw(model.get_submodule(part))
+    parameters = model.state_dict()
+    for name in found.zeros:
+        parameters[name].zero_()
+    for module in model.modules():
+        if isinstance(module, SinusoidalPositions):
+            module.fill()
+    _copy(stored, found, parameters, directory, family)
+    if isinstance(model, GenerativeModel):
+        model.generation_config = read_generation_config(directory, content)
     return model.eval()
+
+
+def _check_layers(
+    stored: dict[str, StoredTensor], family: Family, config: Config, directory: Path
+) -> None:
+    """A config that asks for more layers than there are would take memory for nothing."""
+    for stack, field in family.stacks.items():
+        layers, wanted = number_of_layers(stored, family, stack), getattr(config, field)
+        if layers != wanted:
+            raise CheckpointError(
+                f"{directory}: the config asks for {field}={wanted}, "
+                f"but the tensors are those of {layers} layers"
+            )
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -195,11 +216,17 @@ def _has_the_head_of(
 
 
 def _check_shapes(
-    stored: dict[str, StoredTensor], found: Translation, model: Model, directory: Path
+    stored: dict[str, StoredTensor],
+    found: Translation,
+    model: Model,
+    directory: Path,
+    family: Family,
 ) -> None:
     wanted = model.state_dict()
     for name, target in found.targets.items():
         shape = tuple(wanted[target].shape)
+        if is_transposed(name, family):
+            shape = shape[::-1]
         if stored[name].shape != shape:
             raise CheckpointError(
                 f"{directory}: {name} has shape {stored[name].shape}, the config asks for {shape}"
@@ -231,11 +258,13 @@ def _copy(
     found: Translation,
     parameters: dict[str, Tensor],
     directory: Path,
+    family: Family,
 ) -> None:
     """Read every tensor into its place; one that comes under two names must be the same twice."""
     filled: set[str] = set()
     for tensor, values in read_tensors([stored[name] for name in found.targets]):
         target = found.targets[tensor.name]
+        values = values.T if is_transposed(tensor.name, family) else values
         values = values.to(parameters[target])  # its dtype and device
         if target in filled and not torch.equal(values, parameters[target]):
             raise CheckpointError(

@@ -23,23 +23,33 @@ class Translation:
         targets: stored name to our name; the second name of a tied tensor has the first's.
         unused: stored names of heads that this model does not have.
         new: parts of the model, such as "lm_head", of which nothing is stored.
+        zeros: our names of tensors that are zero unless they are stored.
     """
 
     targets: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
 
 
-def number_of_layers(names: Iterable[str], family: Family) -> int:
-    """How many layers a checkpoint stores.
+def number_of_layers(names: Iterable[str], family: Family, stack: str) -> int:
+    """How many layers of a stack a checkpoint stores.
 
     Only layers that are there count, so the number is never more than that of the tensors.
+
+    Args:
+        names: of the stored tensors.
+        family: their family.
+        stack: where our names of the stack's layers begin, one of `family.stacks`.
     """
     found = set()
     for name in names:
-        inner = _modern(name).removeprefix(f"{family.backbone_name}.")
-        if _LAYER.search(inner) and _LAYER.sub("{}", inner) in family.weights:
-            found.update(_LAYER.findall(inner))
+        try:
+            ours, number = _look_up(_inner(name, family), family)
+        except LookupError:
+            continue
+        if ours is not None and ours.startswith(stack):
+            found.add(number)
     return len(found)
 
 
@@ -59,13 +69,14 @@ def translate(
         CheckpointError: a name is unknown, or a tensor that only training gives is nowhere stored.
     """
     wanted = set(model.state_dict())
+    zeros = wanted & family.optional
     heads = set(family.models[type(model)].values())
     pooler = f"{_backbone_prefix(model)}pooler."
     result = Translation()
     unexpected = []
     for name in names:
         try:
-            target = _target(name, family, model)
+            target = _target(name, family, model, wanted)
         except LookupError:
             unexpected.append(name)
             continue
@@ -82,9 +93,11 @@ def translate(
         else:
             unexpected.append(name)
 
-    if "lm_head" not in _parts(heads):
+    if not model.guesses_words:
         _leave_out_decoder(result, family)
     missing = wanted - set(result.targets.values())
+    result.zeros = sorted(missing & zeros)
+    missing -= zeros
     for part in [*_parts(heads), pooler[:-1]]:
         whole = {name for name in wanted if name.startswith(f"{part}.")}
         if whole and whole <= missing:  # all of a head is absent, not some of it
@@ -100,34 +113,62 @@ def translate(
 
 def stored_names(family: Family, model: Model) -> dict[str, str]:
     """Our name to Hugging Face's, for every tensor that `model` has."""
-    layers = range(model.config.num_hidden_layers)
-    before = _backbone_prefix(model)
+    ours_before, theirs_before = _backbone_prefix(model), ""
+    if model.backbone_name and family.backbone_name:
+        theirs_before = f"{family.backbone_name}."
     head = family.models[type(model)]
     names = {ours: theirs for theirs, ours in head.items() if ours is not None}
     for theirs, ours in family.weights.items():
         if ours is not None:
-            for layer in layers if "{}" in ours else [0]:
-                names[before + ours.format(layer)] = before + theirs.format(layer)
+            for layer in range(_layers_of(ours, family, model)):
+                names.setdefault(
+                    ours_before + ours.format(layer), theirs_before + theirs.format(layer)
+                )
     return {name: names[name] for name in model.state_dict()}
 
 
-def _target(name: str, family: Family, model: Model) -> str | None:
+def is_transposed(stored_name: str, family: Family) -> bool:
+    """Whether a matrix is stored the other way round."""
+    return _LAYER.sub("{}", _inner(stored_name, family), count=1) in family.transposed
+
+
+def _target(name: str, family: Family, model: Model, wanted: set[str]) -> str | None:
     """Our name of a stored tensor; None drops it; LookupError says that nobody knows it."""
     modern = _modern(name)
     head = family.models[type(model)]
-    if modern in head:
+    if modern in head and (head[modern] in wanted or modern not in family.tied):
         return head[modern]
     if modern in family.tied:
-        tied = family.tied[modern]
-        if tied.startswith(f"{family.backbone_name}."):
+        tied, backbone = family.tied[modern], f"{family.our_backbone_name}."
+        if tied.startswith(backbone):
             # A backbone alone has the tied tensor under its own name, without the backbone's.
-            return tied if model.backbone_name else tied.removeprefix(f"{family.backbone_name}.")
+            return tied if model.backbone_name else tied.removeprefix(backbone)
         return tied if tied in head.values() else None
     if _is_head(name, family):
         return None
-    inner = modern.removeprefix(f"{family.backbone_name}.")
-    target = family.weights[_LAYER.sub("{}", inner)]
-    return target and _backbone_prefix(model) + target.format(*_LAYER.findall(inner))
+    target, number = _look_up(_inner(name, family), family)
+    return target and _backbone_prefix(model) + target.format(number)
+
+
+def _inner(name: str, family: Family) -> str:
+    """A stored name as the backbone alone would have it."""
+    return _modern(name).removeprefix(f"{family.backbone_name}.")
+
+
+def _look_up(inner: str, family: Family) -> tuple[str | None, str]:
+    """Our name, with `{}` for the number of a layer, and the number, "" where there is none."""
+    if inner in family.weights:
+        return family.weights[inner], ""
+    number = _LAYER.search(inner)
+    return family.weights[_LAYER.sub("{}", inner, count=1)], number[0] if number else ""
+
+
+def _layers_of(ours: str, family: Family, model: Model) -> int:
+    """How many tensors of the model one of our names stands for."""
+    if "{}" not in ours:
+        return 1
+    stack = next(stack for stack in family.stacks if ours.startswith(stack))
+    return getattr(model.config, family.stacks[stack])
 
 
 def _is_head(name: str, family: Family) -> bool:
@@ -136,7 +177,8 @@ def _is_head(name: str, family: Family) -> bool:
     Heads that are not built here begin like those that are: `cls.seq_relationship`, `classifier`.
     """
     heads = [*family.models.values(), family.tied]
-    return name.startswith(tuple({f"{theirs.split('.')[0]}." for h in heads for theirs in h}))
+    parts = {theirs.split(".")[0] for head in heads for theirs in head}
+    return name in parts or name.startswith(tuple(f"{part}." for part in parts))
 
 
 def _leave_out_decoder(result: Translation, family: Family) -> None:

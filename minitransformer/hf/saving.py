@@ -4,9 +4,11 @@ from pathlib import Path
 
 from minitransformer.files import atomic_directory, write_json
 from minitransformer.hf.config import config_to_hf, family_of_model
-from minitransformer.hf.names import stored_names
+from minitransformer.hf.generation_config import write_generation_config
+from minitransformer.hf.names import is_transposed, stored_names
 from minitransformer.hf.tensors import WEIGHTS
 from minitransformer.models.base import Model
+from minitransformer.models.generative import GenerativeModel
 
 
 def save_pretrained(model: Model, path: str | Path) -> None:
@@ -19,8 +21,14 @@ def save_pretrained(model: Model, path: str | Path) -> None:
     except ImportError as error:
         raise ImportError("checkpoints need safetensors: pip install safetensors") from error
 
-    names = stored_names(family_of_model(model), model)
-    tensors = {names[name]: value.contiguous() for name, value in model.state_dict().items()}
+    family = family_of_model(model)
+    names = stored_names(family, model)
+    tensors = {}
+    for name, values in model.state_dict().items():
+        stored = names[name]
+        tensors[stored] = (values.T if is_transposed(stored, family) else values).contiguous()
     with atomic_directory(path, last="config.json") as directory:
         write_json(directory / "config.json", config_to_hf(model))
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+        if isinstance(model, GenerativeModel):
+            write_generation_config(model.generation_config, directory)

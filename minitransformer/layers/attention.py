@@ -1,6 +1,6 @@
 """Scaled dot-product and multi-head attention ("Attention Is All You Need", sections 3.2.1, 3.2.2).
 
-B batch, T query tokens, S key tokens, H heads, D head size, E = H * D hidden size.
+B batch, T query tokens, S key tokens, H heads, D head size, E hidden size (H * D, but in T5).
 """
 
 import math
@@ -8,8 +8,16 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minitransformer.layers.masks import causal_mask
 
-def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
     """softmax(Q K^T / sqrt(D)): how much each query token takes from each key token.
 
     A row whose keys are all masked is a row of zeros: it takes from nobody.
@@ -18,11 +26,16 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
         query: (B, H, T, D).
         key: (B, H, S, D).
         mask: bool, broadcastable to (B, H, T, S), True = attend.
+        bias: added to the scores, broadcastable to (B, H, T, S): T5's relative positions.
+        scale: what the products are multiplied by; None stands for 1 / sqrt(D).
 
     Returns:
         (B, H, T, S), each row a distribution over the keys that it may attend to.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = query @ key.transpose(-2, -1) * scale  # (B, H, T, S)
+    if bias is not None:
+        scores = scores + bias
     if mask is None:
         return scores.softmax(dim=-1)
     # -inf suits every dtype, and its weight is exactly zero. The softmax of a row of nothing but
@@ -30,33 +43,84 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) ->
     return scores.masked_fill(~mask, -math.inf).softmax(dim=-1).masked_fill(~mask, 0.0)
 
 
-class EagerAttention(nn.Module):
-    """softmax(Q K^T / sqrt(D)) V as the paper writes it: to be read, and the parity reference.
+class Kernel(nn.Module):
+    """Base of the kernels: softmax(Q K^T * scale + bias) V.
+
+    Args:
+        dropout: probability of dropping a weight while training.
+        scale: of the products; None stands for 1 / sqrt(D).
+        causal: a query, which is one of the last T of the S tokens, sees none that come after it.
+    """
+
+    def __init__(
+        self, dropout: float = 0.0, scale: float | None = None, causal: bool = False
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.scale = scale
+        self.causal = causal
+
+    def whole_mask(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:
+        """The mask of padding and, where the kernel is causal, of what comes later."""
+        num_queries, num_keys = query.shape[-2], key.shape[-2]
+        if not self.causal or num_queries == 1:  # the last token sees all
+            return mask
+        triangle = causal_mask(num_queries, num_keys, query.device)  # (1, 1, T, S)
+        return triangle if mask is None else mask & triangle
+
+    def weights(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None = None
+    ) -> Tensor:
+        """The attention map, (B, H, T, S), of the arguments of `forward`, before dropout."""
+        return attention_weights(query, key, self.whole_mask(query, key, mask), bias, self.scale)
+
+
+class EagerAttention(Kernel):
+    """The formula as the paper writes it: to be read, and the parity reference.
 
     Dropout falls on the weights, as in the original code and in Hugging Face's
     `eager_attention_forward`.
     """
 
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
-        return self.dropout(attention_weights(query, key, mask)) @ value
+        weights = self.weights(query, key, mask, bias)  # (B, H, T, S)
+        return F.dropout(weights, self.dropout, self.training) @ value
 
 
-class SdpaAttention(nn.Module):
+class SdpaAttention(Kernel):
     """The same numbers from PyTorch's kernel, which need not keep the (T, S) weights in memory."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.dropout = dropout
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
+        # Told that it is a triangle, the kernel leaves out what is masked; a mask it goes through.
+        triangle = self.causal and mask is None and bias is None
+        triangle = triangle and query.shape[-2] == key.shape[-2] > 1
+        whole = None if triangle else self.whole_mask(query, key, mask)
+        if bias is not None:
+            whole = bias if whole is None else bias.masked_fill(~whole, -math.inf)
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+            query,
+            key,
+            value,
+            attn_mask=whole,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=triangle,
+            scale=self.scale,
         )
 
 
@@ -66,58 +130,12 @@ KERNELS: dict[str, type[EagerAttention] | type[SdpaAttention]] = {
 }
 
 
-class MultiHeadAttention(nn.Module):
-    """H attentions of size D side by side, each over its own projection of the tokens.
-
-    Self-attention where queries and keys are the same tokens, cross-attention where `context`
-    brings others.
-
-    Args:
-        hidden_size: E.
-        num_heads: H; divides E.
-        dropout: probability of dropping a weight while training.
-        attention: the kernel, "eager" or "sdpa".
+def kernel_named(name: str) -> type[EagerAttention] | type[SdpaAttention]:
+    """The kernel of that name.
 
     Raises:
-        ValueError: H does not divide E, or the kernel is unknown.
+        ValueError: the name is unknown; the message lists the known ones.
     """
-
-    def __init__(
-        self, hidden_size: int, num_heads: int, dropout: float = 0.0, attention: str = "sdpa"
-    ) -> None:
-        super().__init__()
-        if hidden_size % num_heads:
-            raise ValueError(
-                f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_heads}"
-            )
-        if attention not in KERNELS:
-            raise ValueError(f"attention={attention!r} is unknown; choose one of {sorted(KERNELS)}")
-        self.num_heads = num_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
-        self.kernel = KERNELS[attention](dropout)
-
-    def forward(
-        self, hidden: Tensor, context: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Let each token of `hidden` gather what it needs from `context`.
-
-        Args:
-            hidden: (B, T, E), the tokens that ask.
-            context: (B, S, E), the tokens that are asked; `hidden` itself by default.
-            mask: bool, broadcastable to (B, H, T, S), True = attend.
-
-        Returns:
-            (B, T, E).
-        """
-        context = hidden if context is None else context
-        query = self._split_heads(self.query(hidden))  # (B, H, T, D)
-        key = self._split_heads(self.key(context))  # (B, H, S, D)
-        value = self._split_heads(self.value(context))  # (B, H, S, D)
-        gathered = self.kernel(query, key, value, mask)  # (B, H, T, D)
-        return self.output(gathered.transpose(1, 2).flatten(2))  # (B, T, E)
-
-    def _split_heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, D)
+    if name not in KERNELS:
+        raise ValueError(f"attention={name!r} is unknown; choose one of {sorted(KERNELS)}")
+    return KERNELS[name]

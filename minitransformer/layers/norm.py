@@ -1,4 +1,4 @@
-"""Layer normalisation (Ba, Kiros and Hinton 2016). E hidden size."""
+"""Layer normalisation (Ba, Kiros and Hinton 2016), and its kin without a mean. E hidden size."""
 
 import torch
 import torch.nn.functional as F
@@ -36,3 +36,32 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., E) to (..., E)."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean of squares + eps) * weight, over the last dimension.
+
+    Nothing is subtracted and nothing added (Zhang and Sennrich 2019, "Root Mean Square Layer
+    Normalization").
+    """
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+
+
+class RMSNorm(nn.Module):
+    """:func:`rms_norm` with its weight: T5's norm, computed by PyTorch's kernel.
+
+    Half formats are squared and summed in float32: their squares would overflow.
+
+    Args:
+        hidden_size: E.
+        eps: added to the mean of squares.
+    """
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

@@ -1,8 +1,9 @@
-"""Learned absolute position embeddings, counted from the mask.
+"""Absolute position embeddings, counted from the mask.
 
 B batch, T tokens, E hidden size.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,29 +34,79 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.table = nn.Embedding(num_positions, hidden_size)
 
-    def forward(self, present: Tensor) -> Tensor:
-        """(B, T) bool, True at real tokens, to (B, T, E). Padding gets the first vector."""
-        return self.table(count_positions(present).clamp(min=0))
+    def forward(self, present: Tensor, num_last: int | None = None) -> Tensor:
+        """Vectors for the tokens of each row, or for its last ones, which a cache has not seen.
+
+        Args:
+            present: (B, T) bool, True at real tokens.
+            num_last: how many tokens are asked for; all by default.
+
+        Returns:
+            (B, T, E), or (B, num_last, E). Padding gets the first vector.
+        """
+        positions = count_positions(present).clamp(min=0)  # (B, T)
+        return self.table(positions if num_last is None else positions[:, -num_last:])
 
 
 class OffsetPositions(nn.Module):
-    """RoBERTa's positions: the first token stands at `padding_idx + 1`, padding at `padding_idx`.
+    """Positions that begin at `offset` (RoBERTa, BART), padding at the place before.
 
-    The rows up to `padding_idx` belong to no token, so the table has more rows than there are
-    usable positions: 512 + 2 = 514 in roberta-base, which is the number that its config.json
-    calls `max_position_embeddings`.
+    The rows before that belong to no token, so the table has more rows than there are usable
+    positions: 512 + 2 = 514 in roberta-base, which is the number that its config.json calls
+    `max_position_embeddings`. BART's config.json gives the usable ones, 1024 of 1026 rows.
 
     Args:
         num_positions: usable positions.
         hidden_size: E.
-        padding_idx: the padding token's id, 1 in RoBERTa; its row gets no gradient.
+        offset: rows before the first token's; `pad_token_id + 1` in RoBERTa, 2 in BART.
+        padding_idx: the row that gets no gradient; RoBERTa's padding token, none in BART.
     """
 
-    def __init__(self, num_positions: int, hidden_size: int, padding_idx: int) -> None:
+    def __init__(
+        self, num_positions: int, hidden_size: int, offset: int, padding_idx: int | None = None
+    ) -> None:
         super().__init__()
-        self.offset = padding_idx + 1
-        self.table = nn.Embedding(num_positions + self.offset, hidden_size, padding_idx)
+        self.offset = offset
+        self.table = nn.Embedding(num_positions + offset, hidden_size, padding_idx)
 
-    def forward(self, present: Tensor) -> Tensor:
-        """(B, T) bool, True at real tokens, to (B, T, E)."""
-        return self.table(count_positions(present) + self.offset)
+    def forward(self, present: Tensor, num_last: int | None = None) -> Tensor:
+        """(B, T) bool, True at real tokens, to (B, T, E), or (B, num_last, E)."""
+        positions = count_positions(present) + self.offset  # (B, T)
+        return self.table(positions if num_last is None else positions[:, -num_last:])
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed waves ("Attention Is All You Need", section 3.5) in the order of Marian.
+
+    The paper sets sine and cosine of a wave side by side; Marian puts all sines into the first half
+    of the vector, all cosines into the second. Nothing is learnt, and nothing is stored.
+
+    Args:
+        num_positions: usable positions.
+        hidden_size: E.
+    """
+
+    table: Tensor  # (num_positions, E)
+
+    def __init__(self, num_positions: int, hidden_size: int) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.empty(num_positions, hidden_size), persistent=False)
+        self.fill()
+
+    def fill(self) -> None:
+        """Compute the table, rounded to float32 as Hugging Face rounds it."""
+        self.table.copy_(sinusoids(*self.table.shape).float())
+
+    def forward(self, present: Tensor, num_last: int | None = None) -> Tensor:
+        """(B, T) bool, True at real tokens, to (B, T, E), or (B, num_last, E)."""
+        positions = count_positions(present).clamp(min=0)  # (B, T)
+        return self.table[positions if num_last is None else positions[:, -num_last:]]
+
+
+def sinusoids(num_positions: int, hidden_size: int) -> Tensor:
+    """sin and cos of position / 10000^(2 i / E) for i = 0, 1, ...: (num_positions, E) float64."""
+    positions = torch.arange(num_positions, dtype=torch.float64)[:, None]
+    waves = torch.arange(0, hidden_size, 2, dtype=torch.float64)  # 2 i
+    angles = positions / 10_000.0 ** (waves / hidden_size)  # (positions, waves)
+    # With an odd E the last wave has a sine and no cosine.
+    return torch.cat([angles.sin(), angles.cos()[:, : hidden_size // 2]], dim=1)

@@ -38,6 +38,14 @@ def first_tokens(present: Tensor) -> Tensor:
     return present.int().argmax(dim=1, keepdim=True)
 
 
+def last_tokens(present: Tensor) -> Tensor:
+    """The place of each row's last real token: (B, T) bool, True at real tokens, to (B, 1).
+
+    It is the last place where nothing is real.
+    """
+    return present.shape[1] - 1 - present.flip(1).int().argmax(dim=1, keepdim=True)
+
+
 def take_rows(hidden: Tensor, index: Tensor) -> Tensor:
     """(B, T, E) at the places (B, P) gives (B, P, E)."""
     return torch.take_along_dim(hidden, index[..., None], dim=1)

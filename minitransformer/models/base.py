@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.norm import LayerNorm, RMSNorm
 from minitransformer.models.config import Config
 from minitransformer.models.inputs import IGNORED_LABEL
 
@@ -30,6 +30,8 @@ class Model(nn.Module):
     # The attribute under which a model with a task head keeps its backbone, such as "roberta";
     # Hugging Face puts the same word before the names of the backbone's weights.
     backbone_name: ClassVar[str | None] = None
+    # Whether a head scores words, with the word embedding or a matrix of its own.
+    guesses_words: ClassVar[bool] = False
 
     def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
         super().__init__()
@@ -40,6 +42,11 @@ class Model(nn.Module):
             )
         self.config = config
         self.attention = attention
+
+    def draw(self, part: nn.Module) -> None:
+        """Give a part of the model, such as a new head, the weights that training begins with."""
+        config: Any = self.config
+        initialize(part, config.initializer_range)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config.json and model.safetensors in Hugging Face's layout, atomically.
@@ -113,9 +120,10 @@ def initialize(root: nn.Module, standard_deviation: float) -> None:
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
-        if isinstance(module, LayerNorm):
+        if isinstance(module, LayerNorm | RMSNorm):
             nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            if isinstance(module, LayerNorm):
+                nn.init.zeros_(module.bias)
         elif not isinstance(module, nn.Linear | nn.Embedding):
             for parameter in module.parameters(recurse=False):
                 nn.init.zeros_(parameter)  # a bias that stands alone

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.attention import MultiHeadAttention
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
+from minitransformer.layers.multihead import MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.layers.positions import LearnedPositions
 from minitransformer.layers.rows import first_tokens, take_rows
@@ -106,11 +106,14 @@ class EncoderLayer(nn.Module):
         attention_dropout: float,
         eps: float,
         attention: str,
+        activation_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention = MultiHeadAttention(hidden_size, num_heads, attention_dropout, attention)
         self.attention_norm = LayerNorm(hidden_size, eps)
-        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation)
+        self.feed_forward = FeedForward(
+            hidden_size, intermediate_size, activation, activation_dropout
+        )
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
         self.dropout = nn.Dropout(dropout)
 

@@ -58,10 +58,10 @@ class BertForSequenceClassification(SequenceClassification):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialize(self.classifier, config.initializer_range)
 
-    def scores(self, first: Tensor) -> Tensor:
+    def scores(self, representation: Tensor) -> Tensor:
         """The first token's (B, E) to (B, C)."""
         assert self.bert.pooler is not None
-        return self.classifier(self.dropout(self.bert.pooler(first)))
+        return self.classifier(self.dropout(self.bert.pooler(representation)))
 
 
 class BertForTokenClassification(TokenClassification):

@@ -5,6 +5,8 @@
 B batch, T tokens, C classes, E hidden size.
 """
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,13 +40,17 @@ class SequenceClassification(EncoderTask):
     - regression (None, with one class): the scores are numbers; labels (B, C), or (B,) where C = 1,
       float; squared error.
 
+    What represents the text is the first token, unless a family says otherwise in `represent`.
+
     Hugging Face reads an unset problem type off the labels' dtype too; here float labels for
     several classes are an error that names the field to set. It takes place 0 for the first
     token, which is padding where a row is padded on the left; here it is the first real one.
     """
 
-    def scores(self, first: Tensor) -> Tensor:
-        """The first token's (B, E) to (B, C): the family's head."""
+    output_class: ClassVar[Any] = SequenceClassifierOutput
+
+    def scores(self, representation: Tensor) -> Tensor:
+        """The text's (B, E) to (B, C): the family's head."""
         raise NotImplementedError(f"{type(self).__name__} has no head")
 
     @strict_names
@@ -73,11 +79,12 @@ class SequenceClassification(EncoderTask):
         Raises:
             ValueError: an input's shape, dtype or values are off.
         """
-        logits, record = self._logits(
+        represented, record = self.represent(
             input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
         )
+        logits = self.scores(represented)  # (B, C)
         loss = None if labels is None else mean_loss(*self._summed_loss(logits, labels))
-        return SequenceClassifierOutput(logits=logits, loss=loss, **record.fields())
+        return self.output_class(logits=logits, loss=loss, **record.fields())
 
     @strict_names
     def summed_loss(
@@ -89,8 +96,8 @@ class SequenceClassification(EncoderTask):
         labels: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the labels, and how many labels there are."""
-        logits, _ = self._logits(input_ids, attention_mask, token_type_ids)
-        return self._summed_loss(logits, labels)
+        represented, _ = self.represent(input_ids, attention_mask, token_type_ids)
+        return self._summed_loss(self.scores(represented), labels)
 
     def count_supervised(self, batch: dict[str, Tensor]) -> int:
         """The texts, or for the other problem types the numbers, that are labelled."""
@@ -104,7 +111,7 @@ class SequenceClassification(EncoderTask):
             return self.config.problem_type
         return "regression" if self.config.num_labels == 1 else "single_label_classification"
 
-    def _logits(
+    def represent(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
@@ -112,6 +119,7 @@ class SequenceClassification(EncoderTask):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> tuple[Tensor, Recording]:
+        """What stands for each text, (B, E), and what was to be collected on the way."""
         check_shape("input_ids", input_ids)
         first = input_ids.new_zeros(len(input_ids), 1)  # (B, 1)
         if attention_mask is not None:
@@ -128,7 +136,7 @@ class SequenceClassification(EncoderTask):
         )
         if wanted is None:
             hidden = take_rows(hidden, first)  # (B, 1, E)
-        return self.scores(hidden.squeeze(1)), record  # (B, C)
+        return hidden.squeeze(1), record  # (B, E)
 
     def _summed_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.problem_type == "single_label_classification":

@@ -22,8 +22,7 @@ class Config:
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    initializer_range: float
-    pad_token_id: int
+    pad_token_id: int | None  # None: there is no token for padding, as in GPT-2
 
     # Names that users bring from elsewhere, and the field that they mean.
     known_elsewhere: ClassVar[dict[str, str]] = {}
@@ -45,6 +44,29 @@ class Config:
             if not minimum <= value <= _LARGEST:
                 raise ValueError(f"{name}={value!r} must lie between {minimum} and {_LARGEST}")
 
+    def _require_tokens(self, *names: str, optional: bool = False) -> None:
+        for name in names:
+            if optional and getattr(self, name) is None:
+                continue
+            self._require_integers(name, minimum=0)
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} lies outside vocab_size={self.vocab_size}"
+                )
+
+    def _require_booleans(self, *names: str) -> None:
+        for name in names:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
+
+    def _require_whole_heads(self, *names: str) -> None:
+        for name in names:
+            if self.hidden_size % getattr(self, name):
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} is not a multiple of "
+                    f"{name}={getattr(self, name)}"
+                )
+
     def _require_probabilities(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
@@ -59,61 +81,20 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig(Config):
-    """The fields that all encoders share; the defaults are those of bert-base-uncased.
+class ClassifierConfig(Config):
+    """The fields of a family that has classification heads.
 
-    `id2label` names the classes of a classification head by their numbers, 0, 1, 2, ...; how many
-    there are is `num_labels`. `problem_type` says what the head of a sequence classifier is for:
-    None stands for regression where there is one class, else for one class a text.
+    `id2label` names the classes by their numbers, 0, 1, 2, ...; how many there are is `num_labels`.
+    `problem_type` says what the head of a sequence classifier is for: None stands for regression
+    where there is one class, else for one class a text.
     """
 
-    vocab_size: int = 30_522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512  # rows of the position table
-    initializer_range: float = 0.02
-    pad_token_id: int = 0
     id2label: dict[int, str] = field(
         default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"}, hash=False
     )
     problem_type: str | None = None
 
     known_elsewhere: ClassVar[dict[str, str]] = {"num_labels": "id2label", "label2id": "id2label"}
-
-    def __post_init__(self) -> None:
-        self._require_integers(
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            minimum=1,
-        )
-        self._require_integers("pad_token_id", minimum=0)
-        self._require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob")
-        self._require_positive("initializer_range")
-        activation_named(self.hidden_act)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
-        if self.pad_token_id >= self.vocab_size:
-            raise ValueError(
-                f"pad_token_id={self.pad_token_id} lies outside vocab_size={self.vocab_size}"
-            )
-        self._require_labels()
-
-    @property
-    def max_sequence_length(self) -> int:
-        """How many tokens fit into one row."""
-        return self.max_position_embeddings
 
     @property
     def num_labels(self) -> int:
@@ -141,6 +122,45 @@ class EncoderConfig(Config):
                 f"problem_type='single_label_classification' with one class, id2label={labels!r}, "
                 "leaves nothing to choose; name two classes, or set problem_type='regression'"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(ClassifierConfig):
+    """The fields that all encoders share; the defaults are those of bert-base-uncased."""
+
+    vocab_size: int = 30_522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512  # rows of the position table
+    initializer_range: float = 0.02
+    pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        self._require_integers(
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            minimum=1,
+        )
+        self._require_tokens("pad_token_id")
+        self._require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob")
+        self._require_positive("initializer_range")
+        activation_named(self.hidden_act)
+        self._require_whole_heads("num_attention_heads")
+        self._require_labels()
+
+    @property
+    def max_sequence_length(self) -> int:
+        """How many tokens fit into one row."""
+        return self.max_position_embeddings
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

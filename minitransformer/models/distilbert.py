@@ -17,6 +17,7 @@ from minitransformer.models.base import initialize
 from minitransformer.models.bert import BertModel, EncoderLayer
 from minitransformer.models.classification import SequenceClassification, TokenClassification
 from minitransformer.models.config import EncoderConfig
+from minitransformer.models.inputs import refuse_token_types
 from minitransformer.models.masked_lm import MaskedLM, MaskedLMHead
 from minitransformer.models.question_answering import QuestionAnswering
 
@@ -122,11 +123,7 @@ class DistilBertModel(BertModel):
 
     def check_token_types(self, token_type_ids: Tensor | None) -> None:
         """Refuse token types."""
-        if token_type_ids is not None:
-            raise ValueError(
-                "token_type_ids was given, but DistilBERT has no token types; leave it out. A "
-                "tokenizer that returns it anyway: tokenizer.token_types = False"
-            )
+        refuse_token_types(token_type_ids, "DistilBERT")
 
 
 class DistilBertForMaskedLM(MaskedLM):
@@ -176,9 +173,9 @@ class DistilBertForSequenceClassification(SequenceClassification):
         initialize(self.pre_classifier, config.initializer_range)
         initialize(self.classifier, config.initializer_range)
 
-    def scores(self, first: Tensor) -> Tensor:
+    def scores(self, representation: Tensor) -> Tensor:
         """The first token's (B, E) to (B, C)."""
-        hidden = torch.relu(self.pre_classifier(first))  # (B, E)
+        hidden = torch.relu(self.pre_classifier(representation))  # (B, E)
         return self.classifier(self.dropout(hidden))
 
 

@@ -66,13 +66,14 @@ def check_same_shape(name: str, tensor: Tensor, input_ids: Tensor) -> None:
         )
 
 
-def check_length(length: int, *, longest: int, table_rows: int) -> None:
+def check_length(length: int, *, longest: int, table_rows: int, name: str = "input_ids") -> None:
     """Check that a row of `length` tokens fits a table of positions.
 
     Args:
         length: T.
         longest: how many tokens fit, `config.max_sequence_length`.
         table_rows: rows of the table, `config.max_position_embeddings`.
+        name: of the ids.
 
     Raises:
         ValueError: it does not; the message says how many do, and what to do.
@@ -80,14 +81,17 @@ def check_length(length: int, *, longest: int, table_rows: int) -> None:
     if length > longest:
         unused = f", {table_rows - longest} of which belong to no token" * (table_rows > longest)
         raise ValueError(
-            f"input_ids has {length} tokens a row, but {longest} fit "
+            f"{name} has {length} tokens a row, but {longest} fit "
             f"(max_position_embeddings={table_rows}{unused}); "
             f"truncate: tokenizer(texts, truncation=True, max_length={longest})"
         )
 
 
 def check_attention_mask(
-    attention_mask: Tensor | None, input_ids: Tensor, pad_token_id: int
+    attention_mask: Tensor | None,
+    input_ids: Tensor,
+    pad_token_id: int | None,
+    name: str = "attention_mask",
 ) -> Tensor | None:
     """Check the mask and give it as bool, or as None where nothing is padded.
 
@@ -97,35 +101,50 @@ def check_attention_mask(
         attention_mask: (B, T), bool or an integer of 0 and 1, True or 1 at real tokens; or None
             where no token is padding.
         input_ids: (B, T).
-        pad_token_id: the id that must not occur where no mask is given.
+        pad_token_id: the id that must not occur where no mask is given; None where there is none,
+            or where it has another meaning too, such as that of the decoder's first token.
+        name: of the mask.
 
     Raises:
         ValueError: its shape, dtype or values are off, or it is missing where there is padding.
     """
     compiling = torch.compiler.is_compiling()
     if attention_mask is None:
-        if not compiling and bool((input_ids == pad_token_id).any()):
+        if pad_token_id is not None and not compiling and bool((input_ids == pad_token_id).any()):
             raise ValueError(
                 f"input_ids holds the padding id {pad_token_id} but there is no attention_mask, so "
                 f"padding would be attended to; pass attention_mask=(input_ids != {pad_token_id})"
             )
         return None
-    check_same_shape("attention_mask", attention_mask, input_ids)
+    check_same_shape(name, attention_mask, input_ids)
     if attention_mask.dtype == torch.bool:
         mask = attention_mask
     elif attention_mask.dtype in _INTEGERS:
         mask = attention_mask != 0
         if not compiling and not bool((attention_mask == mask).all()):
             raise ValueError(
-                f"attention_mask holds {int(attention_mask[attention_mask != mask][0])}; "
+                f"{name} holds {int(attention_mask[attention_mask != mask][0])}; "
                 "only 1 (a real token) and 0 (padding) have a meaning"
             )
     else:
         raise ValueError(
-            f"attention_mask has dtype {attention_mask.dtype}; bool or an integer of 0 and 1 is "
+            f"{name} has dtype {attention_mask.dtype}; bool or an integer of 0 and 1 is "
             "needed. Of an additive mask (0 and -inf) pass `mask == 0`"
         )
     return None if not compiling and bool(mask.all()) else mask
+
+
+def refuse_token_types(token_type_ids: Tensor | None, family: str) -> None:
+    """Refuse token types where a family has none.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if token_type_ids is not None:
+        raise ValueError(
+            f"token_type_ids was given, but {family} has no token types; leave it out. A "
+            "tokenizer that returns it anyway: tokenizer.token_types = False"
+        )
 
 
 def check_labels(

@@ -38,6 +38,7 @@ class MaskedLMHead(nn.Module):
 class MaskedLM(EncoderTask):
     """Base of the models that guess masked words: a backbone and an `lm_head`."""
 
+    guesses_words = True
     lm_head: MaskedLMHead
 
     @strict_names

@@ -64,7 +64,12 @@ class RobertaModel(BertModel):
 
     def build_positions(self, config: EncoderConfig) -> nn.Module:
         """The position module of this family."""
-        return OffsetPositions(config.max_sequence_length, config.hidden_size, config.pad_token_id)
+        return OffsetPositions(
+            config.max_sequence_length,
+            config.hidden_size,
+            offset=config.pad_token_id + 1,
+            padding_idx=config.pad_token_id,
+        )
 
     def counted_tokens(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(B, T) bool: the tokens that are numbered.
@@ -147,9 +152,9 @@ class RobertaForSequenceClassification(SequenceClassification):
         )
         initialize(self.classifier, config.initializer_range)
 
-    def scores(self, first: Tensor) -> Tensor:
+    def scores(self, representation: Tensor) -> Tensor:
         """The first token's (B, E) to (B, C)."""
-        return self.classifier(first)
+        return self.classifier(representation)
 
 
 class RobertaForTokenClassification(TokenClassification):

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from minitransformer.layers.attention import (
     EagerAttention,
-    MultiHeadAttention,
     SdpaAttention,
     attention_weights,
 )
 from minitransformer.layers.masks import causal_mask, padding_mask
+from minitransformer.layers.multihead import MultiHeadAttention
 
 
 def test_weights_are_the_formula_term_by_term():

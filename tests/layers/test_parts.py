@@ -84,7 +84,7 @@ def test_positions_count_tokens_not_places():
 
 
 def test_roberta_positions_have_two_more_rows_and_begin_at_two():
-    positions = OffsetPositions(512, 3, padding_idx=1)
+    positions = OffsetPositions(512, 3, offset=2, padding_idx=1)
     assert positions.table.weight.shape == (514, 3)
     present = torch.tensor([[False, True, True]])
     torch.testing.assert_close(positions(present)[0], positions.table.weight[[1, 2, 3]])

@@ -1,0 +1,79 @@
+"""GPT-2's names in Hugging Face checkpoints.
+
+Its linear maps are stored as (in, out), the other way round from everybody else's: they were
+convolutions of width one.
+"""
+
+from minitransformer.hf.family import Family, WeightMap
+from minitransformer.models.gpt2 import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    GPT2Model,
+)
+
+WEIGHT_MAP: WeightMap = {
+    "wte.weight": "words.weight",
+    "wpe.weight": "positions.table.weight",
+    "h.{}.ln_1.weight": "layers.{}.attention_norm.weight",
+    "h.{}.ln_1.bias": "layers.{}.attention_norm.bias",
+    "h.{}.attn.c_attn.weight": "layers.{}.attention.query_key_value.weight",
+    "h.{}.attn.c_attn.bias": "layers.{}.attention.query_key_value.bias",
+    "h.{}.attn.c_proj.weight": "layers.{}.attention.output.weight",
+    "h.{}.attn.c_proj.bias": "layers.{}.attention.output.bias",
+    "h.{}.attn.bias": None,  # the triangle of ones, which old versions stored
+    "h.{}.attn.masked_bias": None,  # -10000, what the others were set to
+    "h.{}.ln_2.weight": "layers.{}.feed_forward_norm.weight",
+    "h.{}.ln_2.bias": "layers.{}.feed_forward_norm.bias",
+    "h.{}.mlp.c_fc.weight": "layers.{}.feed_forward.expand.weight",
+    "h.{}.mlp.c_fc.bias": "layers.{}.feed_forward.expand.bias",
+    "h.{}.mlp.c_proj.weight": "layers.{}.feed_forward.contract.weight",
+    "h.{}.mlp.c_proj.bias": "layers.{}.feed_forward.contract.bias",
+    "ln_f.weight": "final_norm.weight",
+    "ln_f.bias": "final_norm.bias",
+}
+
+GPT2 = Family(
+    model_type="gpt2",
+    config_class=GPT2Config,
+    backbone_name="transformer",
+    weights=WEIGHT_MAP,
+    models={
+        GPT2Model: {},
+        GPT2LMHeadModel: {},
+        GPT2ForSequenceClassification: {"score.weight": "score.weight"},
+    },
+    tied={"lm_head.weight": "transformer.words.weight"},
+    transposed=frozenset(
+        {
+            "h.{}.attn.c_attn.weight",
+            "h.{}.attn.c_proj.weight",
+            "h.{}.mlp.c_fc.weight",
+            "h.{}.mlp.c_proj.weight",
+        }
+    ),
+    config_names={
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "intermediate_size": "n_inner",
+        "hidden_act": "activation_function",
+        "hidden_dropout_prob": "resid_pdrop",
+        "embedding_dropout_prob": "embd_pdrop",
+        "attention_probs_dropout_prob": "attn_pdrop",
+        "max_position_embeddings": "n_positions",
+        "layer_norm_eps": "layer_norm_epsilon",
+    },
+    without_effect=frozenset(
+        {
+            "n_ctx",
+            "predict_special_tokens",
+            "reorder_and_upcast_attn",  # of half precision in training
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        }
+    ),
+)

@@ -1,0 +1,51 @@
+"""Marian's names in Hugging Face checkpoints: BART's, but for positions and their norm."""
+
+from collections.abc import Collection
+from typing import Any
+
+from minitransformer.hf.bart import (
+    CONFIG_NAMES,
+    GENERATION,
+    LAYERS,
+    ONLY_VALUES,
+    STACKS,
+    WITHOUT_EFFECT,
+    WORDS,
+)
+from minitransformer.hf.family import Family, WeightMap
+from minitransformer.models.marian import MarianConfig, MarianModel, MarianMTModel
+
+WEIGHT_MAP: WeightMap = {
+    **WORDS,
+    "encoder.embed_positions.weight": None,  # sinusoids, which are computed
+    "decoder.embed_positions.weight": None,
+    **LAYERS,
+}
+
+
+def one_vocabulary(content: dict[str, Any], _names: Collection[str]) -> dict[str, Any]:
+    """Leave out the size of the decoder's vocabulary where it is that of the encoder's."""
+    same = content.get("decoder_vocab_size") in (None, content.get("vocab_size"))
+    return {n: v for n, v in content.items() if not (same and n == "decoder_vocab_size")}
+
+
+MARIAN = Family(
+    model_type="marian",
+    config_class=MarianConfig,
+    backbone_name="model",
+    weights=WEIGHT_MAP,
+    models={MarianModel: {}, MarianMTModel: GENERATION},
+    tied={"lm_head.weight": "model.words.weight"},
+    stacks=STACKS,
+    optional=frozenset({"final_logits_bias"}),
+    config_names=CONFIG_NAMES,
+    only_values={
+        **ONLY_VALUES,
+        "normalize_embedding": False,
+        "static_position_embeddings": True,
+        "share_encoder_decoder_embeddings": True,
+        "decoder_vocab_size": None,
+    },
+    without_effect=WITHOUT_EFFECT | {"classifier_dropout", "problem_type"},
+    adjust=one_vocabulary,
+)
