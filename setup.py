@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 VIZ = ["matplotlib>=3.8"]
-TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ]
+SENTENCEPIECE = ["sentencepiece>=0.2.3"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ, *SENTENCEPIECE]
 
 setup(
     name="minitransformer",
@@ -23,6 +24,11 @@ setup(
         "numpy>=1.26",
         "tqdm>=4.66",
     ],
-    extras_require={"viz": VIZ, "test": TEST, "dev": ["ruff>=0.9", "mypy>=1.13"]},
+    extras_require={
+        "viz": VIZ,
+        "sentencepiece": SENTENCEPIECE,
+        "test": TEST,
+        "dev": ["ruff>=0.9", "mypy>=1.13"],
+    },
     entry_points={"console_scripts": ["minitransformer=minitransformer.cli:main"]},
 )

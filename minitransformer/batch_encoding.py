@@ -64,8 +64,10 @@ class BatchEncoding(dict[str, Any]):
             self[name] = value.to(device)
         return self
 
-    def padded_rows(self, rows: Sequence[int], pad_token_id: int) -> "dict[str, torch.Tensor]":
-        """Some rows as tensors, (len(rows), T) int64, padded on the right to the longest of them.
+    def padded_rows(
+        self, rows: Sequence[int], pad_token_id: int, padding_side: str = "right"
+    ) -> "dict[str, torch.Tensor]":
+        """Some rows as tensors, (len(rows), T) int64, padded on one side to the longest of them.
 
         So rows of like length can be computed together, whatever their order in the batch.
         """
@@ -76,6 +78,7 @@ class BatchEncoding(dict[str, Any]):
                 [torch.tensor(getattr(self.encodings[row], _FIELDS[name])) for row in rows],
                 batch_first=True,
                 padding_value=pad_token_id if name == "input_ids" else 0,
+                padding_side=padding_side,
             )
             for name in self
         }

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minitransformer import sentencepiece_tokenizer as marian
 from minitransformer import tokenizer_loading as loading
 from minitransformer import tokenizer_training as training
 from minitransformer.batch_encoding import BatchEncoding
@@ -20,13 +21,14 @@ from minitransformer.files import atomic_directory, write_json
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.names import unexpected_name
 from minitransformer.tokenizer_loading import SPECIAL_TOKENS
+from minitransformer.tokenizer_texts import checked, cleaned_up, samples_of
 
 if TYPE_CHECKING:
     import tokenizers
 
 _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"),
-    *("vocab.txt", "vocab.json", "merges.txt"),
+    *("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", "added_tokens.json"),
 )
 _LARGEST_ID = 10_000_000  # the largest vocabularies have a quarter of a million tokens
 _NO_LIMIT = 10**20  # Hugging Face writes 1e30 for "no maximal length"
@@ -69,6 +71,8 @@ class Tokenizer:
         model_max_length: the tokens that the model can take, or None where that is not known.
         padding_side: "right" or "left", where a call does not say.
         token_types: whether calls return `token_type_ids`.
+        clean_up_tokenization_spaces: whether decoding takes the spaces before punctuation and
+            English contractions away. Not for BPE, where the text would be no longer what it was.
         source: what error messages call this tokenizer.
 
     Raises:
@@ -99,6 +103,7 @@ class Tokenizer:
         model_max_length: int | None = None,
         padding_side: str = "right",
         token_types: bool = False,
+        clean_up_tokenization_spaces: bool = False,
         source: str = "the tokenizer",
     ) -> None:
         ids = backend.get_vocab(with_added_tokens=True).values()
@@ -113,8 +118,11 @@ class Tokenizer:
         self.backend = backend
         self.vocab_size: int = max(ids) + 1  # rows an embedding needs; ids may have gaps
         self.model_max_length = model_max_length
-        self.padding_side = _checked("padding_side", padding_side, ("right", "left"))
+        self.padding_side = checked("padding_side", padding_side, ("right", "left"))
         self.token_types = token_types
+        self.clean_up_tokenization_spaces = (
+            clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
+        )
         self._set_special_tokens(special_tokens)
 
     @classmethod
@@ -155,18 +163,23 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Load a directory, a tokenizer.json, or a name on the Hugging Face hub.
 
-        A directory holds tokenizer.json, or vocab.txt (WordPiece), or vocab.json and merges.txt
-        (byte-level BPE), looked for in this order. tokenizer_config.json may name the special
-        tokens; those that no file names are inferred from what the vocabulary holds. Padding and
-        truncation stored in tokenizer.json are left aside: they are arguments of each call.
+        A directory holds tokenizer.json, or source.spm, target.spm and vocab.json (Marian), or
+        vocab.txt (WordPiece), or vocab.json and merges.txt (byte-level BPE), looked for in this
+        order. tokenizer_config.json may name the special tokens; those that no file names are
+        inferred from what the vocabulary holds. Padding and truncation stored in tokenizer.json
+        are left aside: they are arguments of each call.
 
         Raises:
             CheckpointError: nothing there, or a file that is broken, hostile or contradictory.
+            ImportError: Marian's files need the `sentencepiece` library, which is not there.
         """
         path = resolve_checkpoint(path_or_name, _FILES, revision)
         directory, name = (path, "tokenizer.json") if path.is_dir() else (path.parent, path.name)
         config = loading.optional_json(directory, "tokenizer_config.json")
-        backend = loading.load_backend(directory, name, config)
+        if path.is_dir() and marian.is_stored_in(directory, config):
+            backend: Any = marian.load(directory, config)
+        else:
+            backend = loading.load_backend(directory, name, config)
         roles = loading.special_tokens(directory, config, backend)
         token_types = loading.uses_token_types(directory, config, backend)
         length = config.get("model_max_length")
@@ -179,6 +192,7 @@ class Tokenizer:
                 model_max_length=model_max_length or (None if length is None else int(length)),
                 padding_side=padding_side or config.get("padding_side", "right"),
                 token_types=token_types,
+                clean_up_tokenization_spaces=loading.cleans_up(directory, config),
                 source=str(path),
             )
 
@@ -187,20 +201,24 @@ class Tokenizer:
 
         `transformers.AutoTokenizer` (5.x) loads it and gives equal ids. The class named there is
         the generic one: a class of a model family would rebuild the backend by its own defaults.
+        Marian's has no tokenizer.json; its three files and its class are written.
         """
         roles = {role: self.special_tokens.get(role) for role in SPECIAL_TOKENS}
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": self._value_names(),
             "padding_side": self.padding_side,
-            "clean_up_tokenization_spaces": False,
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             **roles,
         }
         if self.model_max_length is not None:
             config["model_max_length"] = self.model_max_length
         with atomic_directory(path) as directory:
-            text = self.backend.to_str(pretty=True)
-            (directory / "tokenizer.json").write_text(text, encoding="utf-8")
+            if isinstance(self.backend, marian.SentencePieceBackend):
+                config |= self.backend.save_files(directory)
+            else:
+                text = self.backend.to_str(pretty=True)
+                (directory / "tokenizer.json").write_text(text, encoding="utf-8")
             write_json(directory / "tokenizer_config.json", config)
 
     def __len__(self) -> int:
@@ -229,11 +247,22 @@ class Tokenizer:
             )
         return str(token)
 
+    @property
+    def padding_id(self) -> int:
+        """What stands in `input_ids` at padding: the id of pad_token, or without one, eos_token's.
+
+        Raises:
+            MissingTokenError: the vocabulary has neither.
+        """
+        roles = [role for role in ("pad_token", "eos_token") if role in self.special_tokens]
+        return self.token_to_id(self._special_token(roles[0] if roles else "pad_token"))
+
     def __call__(
         self,
-        texts: str | Sequence[str],
+        texts: str | Sequence[str] | None = None,
         text_pairs: str | Sequence[str] | None = None,
         *,
+        text_target: str | Sequence[str] | None = None,
         padding: bool | str = False,
         truncation: bool | str = False,
         max_length: int | None = None,
@@ -247,7 +276,13 @@ class Tokenizer:
         """Encode one text, a list of texts, or pairs of texts.
 
         Args:
-            padding: True or "longest" (to the longest row), "max_length", or False.
+            texts: one text or several.
+            text_pairs: as many second texts.
+            text_target: in place of texts, those that an encoder-decoder is to write. They give
+                the same ids as `texts` would, save with Marian's two models.
+            padding: True or "longest" (to the longest row), "max_length", or False. Where there is
+                no padding token, as in GPT-2, `padding_id` is the end token's; in any case it is
+                `attention_mask` that says what is padding.
             truncation: True or "longest_first" (cuts the longer text of a pair), "only_first",
                 "only_second", or False.
             max_length: in tokens, special tokens included; default `model_max_length`.
@@ -264,18 +299,29 @@ class Tokenizer:
         if unknown:
             choices = list(Tokenizer.__call__.__kwdefaults__ or ())
             raise TypeError(unexpected_name("argument", next(iter(unknown)), choices))
-        samples = _samples(texts, text_pairs)
-        pad = _checked("padding", "longest" if padding is True else padding, (False, *_PADDINGS))
+        backend = self.backend
+        if text_target is None:
+            samples = samples_of("texts", texts, text_pairs)
+        elif texts is not None or text_pairs is not None:
+            raise ValueError(
+                "text_target stands alone: call once for texts and once for text_target; labels "
+                "are the second call's input_ids, with -100 where its attention_mask is 0"
+            )
+        else:
+            samples = samples_of("text_target", text_target)
+            if isinstance(backend, marian.SentencePieceBackend):
+                backend = backend.for_targets()
+        pad = checked("padding", "longest" if padding is True else padding, (False, *_PADDINGS))
         cut = "longest_first" if truncation is True else truncation
-        cut = _checked("truncation", cut, (False, *_TRUNCATIONS))
-        side = _checked("padding_side", padding_side or self.padding_side, ("right", "left"))
-        _checked("return_tensors", return_tensors, (None, "pt", "np"))
+        cut = checked("truncation", cut, (False, *_TRUNCATIONS))
+        side = checked("padding_side", padding_side or self.padding_side, ("right", "left"))
+        checked("return_tensors", return_tensors, (None, "pt", "np"))
         if stride and not (cut and return_overflowing_tokens):
             raise ValueError("stride needs truncation and return_overflowing_tokens=True")
         limit = self._limit(max_length, cut, pad)
         if cut:
             self._check_room(samples, cut, limit, stride, add_special_tokens)
-        encodings = self._encode(samples, cut, limit, stride, add_special_tokens)
+        encodings = self._encode(backend, samples, cut, limit, stride, add_special_tokens)
         rows, owners = encodings, list(range(len(encodings)))
         if return_overflowing_tokens:
             windows = [[encoding, *encoding.overflowing] for encoding in encodings]
@@ -285,15 +331,22 @@ class Tokenizer:
             longest = max(map(len, rows), default=0)
             self._pad(rows, max(longest, limit) if pad == "max_length" else longest, side)
         batch = BatchEncoding(rows, owners, samples, self._value_names(), return_tensors)
-        if isinstance(texts, str) and return_tensors is None and not return_overflowing_tokens:
+        single = isinstance(text_target if texts is None else texts, str)
+        if single and return_tensors is None and not return_overflowing_tokens:
             batch.update({name: value[0] for name, value in batch.items()})
         return batch
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
-        """The text of a 1-D list, array or tensor of ids.
+        """The text of a 1-D list, array or tensor of ids, as transformers' `decode`.
 
-        As transformers' `decode` with `clean_up_tokenization_spaces=False`: no space is taken away
-        before punctuation, so that byte-level text comes back as it was.
+        Spaces before punctuation stay, so that byte-level text comes back as it was, unless
+        `clean_up_tokenization_spaces` is set, as by a tokenizer_config.json.
+
+        The ids may end anywhere, as they do while a text is being generated. Where tokens are
+        bytes, the last may end within a character, which then shows as one or more U+FFFD at the
+        end of the text until the ids that follow complete it. What stands before these stays as
+        it is, so the text of the first ids begins the text of all; only where spaces are cleaned
+        up may the last few characters still change.
 
         Raises:
             ValueError: an id outside the vocabulary, or more than one dimension.
@@ -305,7 +358,8 @@ class Tokenizer:
         for token_id in ids:
             self.id_to_token(token_id)
         with loading.library_errors(self.source):
-            return str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
+            text = str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
+        return cleaned_up(text) if self.clean_up_tokenization_spaces else text
 
     def batch_decode(self, rows: Any, skip_special_tokens: bool = False) -> list[str]:
         """The texts of several rows of ids; see :meth:`decode`."""
@@ -384,12 +438,14 @@ class Tokenizer:
         if not pairs or truncation == "longest_first":
             return
         cut = int(truncation == "only_second")
-        kept = self._encode([(pair[1 - cut],) for pair in samples], False, 0, 0, False)
+        kept = self._encode(
+            self.backend, [(pair[1 - cut],) for pair in samples], False, 0, 0, False
+        )
         for row, (pair, whole) in enumerate(zip(samples, kept, strict=True)):
             left = room - len(whole)
             if left > stride:
                 continue
-            if len(self._encode([(pair[cut],)], False, 0, 0, False)[0]) > left:
+            if len(self._encode(self.backend, [(pair[cut],)], False, 0, 0, False)[0]) > left:
                 raise ValueError(
                     f"text {1 - cut} of pair {row} has {len(whole)} tokens, which leaves {left} of "
                     f"max_length={limit} to text {cut}; more than stride={stride} are needed"
@@ -397,6 +453,7 @@ class Tokenizer:
 
     def _encode(
         self,
+        backend: Any,
         samples: list[tuple[str, ...]],
         truncation: str | bool,
         limit: int,
@@ -407,57 +464,14 @@ class Tokenizer:
         with _BACKEND_LOCK, loading.library_errors(self.source):
             try:
                 if truncation:
-                    self.backend.enable_truncation(limit, stride=stride, strategy=truncation)
-                return list(
-                    self.backend.encode_batch(inputs, add_special_tokens=add_special_tokens)
-                )
+                    backend.enable_truncation(limit, stride=stride, strategy=truncation)
+                return list(backend.encode_batch(inputs, add_special_tokens=add_special_tokens))
             finally:
-                self.backend.no_truncation()
+                backend.no_truncation()
 
     def _pad(self, rows: list["tokenizers.Encoding"], length: int, side: str) -> None:
         if all(len(row) == length for row in rows):
             return
+        token_id = self.padding_id
         for row in rows:
-            row.pad(length, direction=side, pad_id=self.pad_token_id, pad_token=self.pad_token)
-
-
-# ---- arguments ----
-
-
-def _checked(argument: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """`value`, if it is one of `choices`; 0 does not pass for False."""
-    if any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
-        return value
-    if isinstance(value, str):
-        names = [choice for choice in choices if isinstance(choice, str)]
-        raise ValueError(unexpected_name(argument, value, names))
-    raise ValueError(f"{argument}={value!r}; the choices are: {choices}")
-
-
-def _samples(
-    texts: str | Sequence[str], text_pairs: str | Sequence[str] | None
-) -> list[tuple[str, ...]]:
-    """B tuples of one or two texts, proved to be texts."""
-    first = _texts("texts", texts)
-    if text_pairs is None:
-        return [(text,) for text in first]
-    second = _texts("text_pairs", text_pairs)
-    if len(first) != len(second) or isinstance(texts, str) != isinstance(text_pairs, str):
-        raise ValueError(
-            f"{len(first)} texts ({type(texts).__name__}) and {len(second)} text_pairs "
-            f"({type(text_pairs).__name__}): both must be one str, or lists of the same length"
-        )
-    return list(zip(first, second, strict=True))
-
-
-def _texts(argument: str, value: Any) -> list[str]:
-    if isinstance(value, str):
-        value = [value]
-    elif not isinstance(value, Sequence):
-        raise TypeError(f"{argument} must be a str or a list of str, not {type(value).__name__}")
-    for row, text in enumerate(value):
-        if not isinstance(text, str):
-            raise TypeError(f"{argument}[{row}] must be a str, not {type(text).__name__}: {text!r}")
-        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(f"{argument}[{row}] holds half of a surrogate pair: not valid Unicode")
-    return list(value)
+            row.pad(length, direction=side, pad_id=token_id, pad_token=self.id_to_token(token_id))

@@ -274,14 +274,19 @@ def special_tokens(
         if marks <= present:
             usual = {role: token for role, token in arrangement.items() if token in present}
             break
+    named = usual | named_special_tokens(directory, config)
+    return {role: token for role, token in named.items() if token is not None}
+
+
+def named_special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Role to token as the files say it, None where one says that there is no such token."""
     legacy = optional_json(directory, "special_tokens_map.json")
-    named = usual | {
+    return {
         role: _content(source[role])
         for source in (legacy, config)
         for role in SPECIAL_TOKENS
         if role in source
     }
-    return {role: token for role, token in named.items() if token is not None}
 
 
 def _content(token: Any) -> Any:
@@ -298,3 +303,17 @@ def uses_token_types(
     family = str(config.get("tokenizer_class", "")).lower()
     family += str(optional_json(directory, "config.json").get("model_type", ""))
     return type(backend.model).__name__ == "WordPiece" and "distilbert" not in family
+
+
+def cleans_up(directory: Path, config: dict[str, Any]) -> bool:
+    """Whether tokenizer_config.json wants spaces taken away from decoded texts; not if it is mute.
+
+    So it is in transformers from 5.0 on; before that, silence meant yes.
+    """
+    value = config.get("clean_up_tokenization_spaces")
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(
+            f"{directory / 'tokenizer_config.json'} has clean_up_tokenization_spaces={value!r}; "
+            "it is true or false"
+        )
+    return bool(value)

@@ -29,7 +29,16 @@ PACKAGE = ROOT / "minitransformer"
 ORDER = [
     ("files", "names", "layers"),
     ("models", "hub"),
-    ("hf", "tokenizer_loading", "tokenizer_training", "batch_encoding", "tokenization"),
+    (
+        "hf",
+        "tokenizer_loading",
+        "tokenizer_training",
+        "tokenizer_texts",
+        "batch_encoding",
+        "sentencepiece_tokenizer",
+        "tokenization",
+    ),
+    ("generation",),
     ("tasks", "parity", "attention_maps"),
     ("arguments", "cli"),
     ("train",),
@@ -91,7 +100,7 @@ sys.modules["minitransformer"] = package
         ("", "minitransformer", "transformers matplotlib tokenizers safetensors huggingface_hub"),
         ("", "train.mlm", "transformers matplotlib"),
         (BARE, "minitransformer.layers.attention", "minitransformer.models minitransformer.hf"),
-        (BARE, "minitransformer.models.roberta", "minitransformer.hf minitransformer.tasks"),
+        (BARE, "minitransformer.models.t5", "minitransformer.hf minitransformer.generation"),
         (BARE, "minitransformer.hf.loading", "minitransformer.tasks minitransformer.parity train"),
     ],
 )
@@ -201,7 +210,7 @@ def test_nothing_in_the_documents_is_still_to_be_written():
 
 
 def test_every_module_named_in_the_documents_exists():
-    rooms = "minitransformer|train|benchmarks|tests|layers|models|hf|tasks"
+    rooms = "minitransformer|train|benchmarks|tests|layers|models|hf|generation|tasks"
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         text = document.read_text(encoding="utf-8")
         for name in re.findall(rf"`((?:{rooms})/[\w/.]+\.py)`", text):

@@ -503,6 +503,14 @@ def test_to_moves_in_place_and_returns_the_batch(bpe):
         bpe("caro").to("cpu")
 
 
+def test_target_texts_are_texts_where_there_is_one_vocabulary(tokenizer):
+    texts = ["caro mio", "per sempre"]
+    assert tokenizer(text_target=texts) == tokenizer(texts)
+    assert tokenizer(text_target=texts[0]) == tokenizer(texts[0])
+    cut = {"truncation": True, "max_length": 3, "padding": "max_length"}
+    assert tokenizer(text_target=texts, **cut) == tokenizer(texts, **cut)
+
+
 def test_mistakes_in_a_call(bpe):
     def fails(error, match, *arguments, **keywords):
         with pytest.raises(error, match=match):
@@ -525,6 +533,10 @@ def test_mistakes_in_a_call(bpe):
     fails(TypeError, r"texts\[0\] must be a str, not list", [["caro"]])
     fails(TypeError, r"text_pairs\[0\] must be a str, not int", ["caro"], [3])
     fails(ValueError, r"surrogate", ["mio", "caro \ud83d"])
+    fails(TypeError, r"text_target must be a str .*not int", text_target=5)
+    fails(TypeError, r"text_target\[0\] must be a str, not NoneType", text_target=[None])
+    fails(ValueError, r"text_target stands alone: .* -100", "caro", text_target="mio")
+    fails(ValueError, r"text_target stands alone", None, "caro", text_target="mio")
     fails(ValueError, r"2 texts \(list\) and 1 text_pairs \(list\)", two, ["mio"])
     fails(ValueError, r"1 texts \(list\) and 1 text_pairs \(str\)", ["caro"], "mio")
     fails(ValueError, r"no length is known", "caro", truncation=True)
@@ -554,11 +566,12 @@ def test_truncation_of_one_call_does_not_reach_the_next_one(bpe):
     whole = bpe(long)
     bpe(long, truncation=True, max_length=5)
     assert bpe(long) == whole
+    bare = copy.deepcopy(bpe)
+    for role in ("pad_token", "eos_token"):
+        bare.special_tokens.pop(role)
     with pytest.raises(ValueError, match="has no pad_token"):
-        gpt2 = copy.deepcopy(bpe)
-        gpt2.special_tokens.pop("pad_token")
-        gpt2([long, "a"], truncation=True, max_length=5, padding=True)
-    assert gpt2(long) == whole
+        bare([long, "a"], truncation=True, max_length=5, padding=True)
+    assert bare(long) == whole
 
     results: dict[int, set[int]] = {}
 
