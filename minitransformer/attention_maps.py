@@ -3,63 +3,72 @@
 :func:`attention_maps` computes them, :func:`draw_grid` shows every head of every layer at once,
 :func:`draw_layer` one layer large; :func:`attention_picture` does it all for a checkpoint.
 
-L layers, H heads, T tokens. Layers and heads are counted from 0, as in `output.attentions`.
+An encoder-decoder has three kinds of attention ("Attention Is All You Need", section 3.2.3): that
+of the encoder, that of the decoder, and the one by which the decoder asks the source.
+
+L layers, H heads, T tokens that ask (queries), S tokens that are asked (keys). Layers and heads are
+counted from 0, as in `output.attentions`.
 """
 
-import math
-import os
-import uuid
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from minitransformer.attention_pictures import (
+    check_layer,
+    check_picture,
+    draw_grid,
+    draw_layer,
+    new_figure,
+)
 from minitransformer.batch_encoding import BatchEncoding
-from minitransformer.files import TEMPORARY_PREFIX
+from minitransformer.generation import generate
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.models.base import Model
+from minitransformer.models.generative import Seq2SeqLM, start_token
+from minitransformer.models.gpt2 import GPT2Model
+from minitransformer.models.outputs import recording
+from minitransformer.models.seq2seq import Seq2SeqModel
+from minitransformer.names import unexpected_name
 from minitransformer.tasks.running import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
+__all__ = [
+    "KINDS",
+    "AttentionMaps",
+    "Names",
+    "attention_maps",
+    "attention_picture",
+    "draw_grid",
+    "draw_layer",
+]
 
-Bounds = tuple[float, float, float, float]  # left, bottom, width, height
-_SUFFIXES = (".png", ".pdf", ".svg")
-
-# Sizes are in inches, except for letters. Letters of 7 points at 150 dots an inch can be read on
-# a screen without zooming in.
-_DOTS = 150
-_SMALL, _LARGE = 7, 10  # points: a token's name, everything else
-_LINE = 0.115  # from one name to the next
-_GRID_PANEL = (1.0, 24 * _LINE)  # smallest and largest side: of 24 tokens each has its name
-_LAYER_PANEL = (2.0, 70 * _LINE)
-_LONGEST_NAME = 18  # characters; a longer name ends in …
-_INK = {None: "0.4", 0: "black", 1: "#b5400b"}  # of names: special token, first text, second text
-_COLOURS = "Blues"
+KINDS = ("encoder", "decoder", "cross")
+_TITLES = {
+    "encoder": "Attention of the encoder",
+    "decoder": "Attention of the decoder",
+    "cross": "Cross-attention",
+}
 _VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\r": "↵", "\t": "⇥"})
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionMaps:
-    """The attention of every head of a model over one text, or over a pair of texts.
+@dataclass(frozen=True)
+class Names:
+    """What the tokens of one side of a map are called.
 
     Attributes:
-        tokens: T names to read: the text's own characters, `·` for a space that the token begins
+        tokens: names to read: the text's own characters, `·` for a space that the token begins
             with, and `…` where it begins or ends inside a character.
-        maps: (L, H, T, T) float32 on the CPU: `maps[l, h, i, j]` is how much token i takes from
-            token j. Every row is a distribution.
-        sequence_ids: T times 0 (first text), 1 (second text) or None (special token).
+        sequence_ids: for each 0 (first text), 1 (second text) or None (special token).
     """
 
     tokens: tuple[str, ...]
-    maps: Tensor
     sequence_ids: tuple[int | None, ...]
 
     @property
@@ -68,28 +77,85 @@ class AttentionMaps:
         return self.sequence_ids.index(1) if 1 in self.sequence_ids else None
 
 
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """The attention of every head of a model over one text, or over a pair of texts.
+
+    Attributes:
+        tokens: T names of the tokens that ask; see :class:`Names`. In the cross-attention of a
+            model that writes, those that are being written: what is read is the token before.
+        maps: (L, H, T, S) float32 on the CPU: `maps[l, h, i, j]` is how much token i takes from
+            token j. Every row is a distribution.
+        sequence_ids: T times 0 (first text), 1 (second text) or None (special token).
+        source: the S tokens that are asked, where they are not the same: those of the source.
+        title: what the maps are of.
+        asking: what a row stands for.
+    """
+
+    tokens: tuple[str, ...]
+    maps: Tensor
+    sequence_ids: tuple[int | None, ...]
+    source: Names | None = None
+    title: str = "Attention"
+    asking: str = "the token that attends"
+
+    @property
+    def queries(self) -> Names:
+        """The T tokens that ask."""
+        return Names(self.tokens, self.sequence_ids)
+
+    @property
+    def keys(self) -> Names:
+        """The S tokens that are asked."""
+        return self.queries if self.source is None else self.source
+
+    @property
+    def second_text(self) -> int | None:
+        """The place of the second text's first token; None where there is one text."""
+        return self.queries.second_text
+
+
 @torch.no_grad()
 def attention_maps(
-    model: Model, tokenizer: Tokenizer, text: str, pair: str | None = None
+    model: Model,
+    tokenizer: Tokenizer,
+    text: str,
+    pair: str | None = None,
+    *,
+    kind: str | None = None,
+    target: str | None = None,
 ) -> AttentionMaps:
     """Run `model` on `text`, or on the pair of texts, and keep every head's map.
 
     The model runs under its own kernel, without dropout.
 
+    Args:
+        model: any model.
+        tokenizer: its tokenizer.
+        text, pair: what it reads; of an encoder-decoder the source.
+        kind: of an encoder-decoder "encoder", "decoder" or "cross", which is the default. Other
+            models have one kind.
+        target: what an encoder-decoder writes; if not given, it writes itself, as its generation
+            config says.
+
     Raises:
         TypeError: a text is no str.
-        ValueError: a text has no token, the texts are too long for the model (nothing is cut), or
-            the tokenizer has more tokens than the model has embeddings.
+        ValueError: a text has no token, the texts are too long for the model (nothing is cut), the
+            tokenizer has more tokens than the model has embeddings, the model has no attention of
+            that kind, or there is no target and the model cannot write one.
     """
+    kind = _check_kind(model, kind, target)
     texts = (text,) if pair is None else (text, pair)
     batch = tokenizer([text], None if pair is None else [pair], return_tensors="pt")
-    _check_fit(model, tokenizer, batch, texts)
-    names = _readable(tokenizer, batch, texts)
+    check_vocabularies(model, tokenizer)
+    _check_fit(model, batch, texts)
+    names = Names(_readable(tokenizer, batch, texts), tuple(batch.sequence_ids()))
     batch = batch.to(next(model.parameters()).device)
     with _without_dropout(model):
+        if isinstance(_backbone(model), Seq2SeqModel):
+            return _seq2seq_maps(model, tokenizer, batch, names, kind, target)
         output: Any = model(**batch, output_attentions=True)
-    maps = torch.cat(output.attentions).float().cpu()  # (L, H, T, T)
-    return AttentionMaps(names, maps, tuple(batch.sequence_ids()))
+    return AttentionMaps(names.tokens, _together(output.attentions), names.sequence_ids)
 
 
 def attention_picture(
@@ -98,6 +164,8 @@ def attention_picture(
     picture: str | Path,
     *,
     pair: str | None = None,
+    kind: str | None = None,
+    target: str | None = None,
     layer: int | None = None,
     device: str | torch.device = "cpu",
 ) -> None:
@@ -105,7 +173,7 @@ def attention_picture(
 
     Args:
         path: a directory, or a name on the hub.
-        text, pair: the text or texts.
+        text, pair, kind, target: as in :func:`attention_maps`.
         picture: a .png, .pdf or .svg file to write, in a directory that exists.
         layer: draw this layer alone, large; None draws the grid of all.
         device: where the model runs.
@@ -116,79 +184,81 @@ def attention_picture(
             :func:`attention_maps`.
     """
     # What would spoil the end is found out before the model is loaded.
-    _check_picture(picture)
-    _new_figure(1, 1)
+    check_picture(picture)
+    _check_name(kind)
+    new_figure(1, 1)
     model = from_pretrained(path, device=device)
+    kind = _check_kind(model, kind, target)
     if layer is not None:
-        _check_layer(layer, model.config.num_hidden_layers)
-    maps = attention_maps(model, load_tokenizer(path, model), text, pair)
+        check_layer(layer, _number_of_layers(model, kind))
+    tokenizer = load_tokenizer(path, model)
+    maps = attention_maps(model, tokenizer, text, pair, kind=kind, target=target)
     if layer is None:
         draw_grid(maps, picture)
     else:
         draw_layer(maps, layer, picture)
 
 
-def draw_grid(maps: AttentionMaps, picture: str | Path) -> None:
-    """Draw all maps: a row of panels for each layer, a column for each head.
-
-    The outer panels name the tokens: each where there are up to 24, else every n-th.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: `picture` is no .png, .pdf or .svg file in a directory that exists.
-    """
-    _check_picture(picture)
-    layers, heads, _, _ = maps.maps.shape
-    sheet = _Sheet(maps, layers, heads, _GRID_PANEL, name_all=False, shown=maps.maps)
-    for layer in range(layers):
-        for head in range(heads):
-            panel = sheet.draw(layer, head, maps.maps[layer, head])
-            if head == 0:
-                panel.set_ylabel(f"layer {layer}", fontsize=_LARGE)
-            if layer == 0:
-                panel.set_title(f"head {head}", fontsize=_LARGE)
-    sheet.explain(f"Attention in {_count(layers, 'layer')} of {_count(heads, 'head')}")
-    sheet.save(picture)
-
-
-def draw_layer(maps: AttentionMaps, layer: int, picture: str | Path) -> None:
-    """Draw the maps of one layer large, every panel with its tokens: of more than 70 every n-th.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: there is no such layer, or `picture` is as :func:`draw_grid` refuses it.
-    """
-    _check_picture(picture)
-    layers, heads, _, _ = maps.maps.shape
-    _check_layer(layer, layers)
-    columns = math.ceil(math.sqrt(heads))
-    rows = math.ceil(heads / columns)
-    sheet = _Sheet(maps, rows, columns, _LAYER_PANEL, name_all=True, shown=maps.maps[layer])
-    for head in range(heads):
-        panel = sheet.draw(head // columns, head % columns, maps.maps[layer, head])
-        panel.set_title(f"head {head}", fontsize=_LARGE)
-    sheet.explain(f"Attention in layer {layer}")
-    sheet.save(picture)
-
-
 # ---- the maps ----
 
 
+def _backbone(model: Model) -> Model:
+    return getattr(model, model.backbone_name) if model.backbone_name else model
+
+
+def _check_name(kind: str | None) -> None:
+    if kind not in (None, *KINDS):
+        raise ValueError(unexpected_name("kind", str(kind), KINDS))
+
+
+def _check_kind(model: Model, kind: str | None, target: str | None) -> str:
+    """The kind of attention that is meant, checked together with `target`."""
+    _check_name(kind)
+    backbone, name = _backbone(model), type(model).__name__
+    if not isinstance(backbone, Seq2SeqModel):
+        only = "decoder" if isinstance(backbone, GPT2Model) else "encoder"
+        if kind not in (None, only):
+            raise ValueError(f"kind={kind!r}: a {name} has attention of the kind {only!r} alone")
+        if target is not None:
+            raise ValueError(f"a target is what an encoder-decoder writes, a {name} is none")
+        return only
+    kind = kind or "cross"
+    if target is not None and kind == "encoder":
+        raise ValueError(
+            "the encoder does not see the target: leave it out, or choose another kind"
+        )
+    if target is not None and not isinstance(model, Seq2SeqLM | Seq2SeqModel):
+        raise ValueError(f"a {name} writes no target: its decoder reads the text once more")
+    return kind
+
+
 def _check_fit(
-    model: Model, tokenizer: Tokenizer, batch: BatchEncoding, texts: Sequence[str]
+    model: Model, batch: BatchEncoding, texts: Sequence[str], what: str = "text"
 ) -> None:
-    config: Any = model.config
-    check_vocabularies(model, tokenizer)
+    """Check that each text has a token, and that all fit into the model."""
+    limit = model.config.max_sequence_length  # type: ignore[attr-defined]
     owners = batch.sequence_ids()
     for place, text in enumerate(texts):
         if place not in owners:
-            raise ValueError(f"text {place}, {text!r}, has no token; give it a word at least")
-    if len(owners) > config.max_sequence_length:
-        which = "the text has" if len(texts) == 1 else "the two texts have"
+            number = f" {place}" * (what == "text")
+            raise ValueError(f"{what}{number}, {text!r}, has no token; give it a word at least")
+    if limit is not None and len(owners) > limit:
+        which = f"the {what} has" if len(texts) == 1 else "the two texts have"
         raise ValueError(
-            f"{which} {len(owners)} tokens, special ones included, but only "
-            f"{config.max_sequence_length} fit into this model; shorten what is to be drawn"
+            f"{which} {len(owners)} tokens, special ones included, but only {limit} fit into this "
+            "model; shorten what is to be drawn"
         )
+
+
+def _number_of_layers(model: Model, kind: str) -> int:
+    config: Any = model.config
+    inside = kind != "encoder" and isinstance(_backbone(model), Seq2SeqModel)
+    return config.num_decoder_layers if inside else config.num_hidden_layers
+
+
+def _together(maps: Sequence[Tensor]) -> Tensor:
+    """L maps of a batch of one, (1, H, T, S) each, as (L, H, T, S) in float32 on the CPU."""
+    return torch.cat(list(maps)).float().cpu()
 
 
 @contextmanager
@@ -201,6 +271,68 @@ def _without_dropout(model: Model) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+# ---- the maps of an encoder-decoder ----
+
+
+def _seq2seq_maps(
+    model: Model,
+    tokenizer: Tokenizer,
+    batch: BatchEncoding,
+    names: Names,
+    kind: str,
+    target: str | None,
+) -> AttentionMaps:
+    """The maps of that kind; `batch` is the source of one row, `names` those of its tokens."""
+    backbone: Any = _backbone(model)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    title = _TITLES[kind]
+    if kind == "encoder":
+        with recording(backbone.encoder.layers, hidden_states=False, attentions=True) as record:
+            backbone.encode(ids, mask)
+        maps = _together(record.attentions or ())
+        return AttentionMaps(names.tokens, maps, names.sequence_ids, title=title)
+
+    if isinstance(model, Seq2SeqLM | Seq2SeqModel):
+        target_ids, written = _target(model, tokenizer, ids, mask, target)
+    else:
+        target_ids, written = ids, names  # a classifier's decoder reads the source once more
+    start = start_token(model.config)
+    read_ids = torch.cat([target_ids.new_full((1, 1), start), target_ids[:, :-1]], dim=1)
+    first = _names_of_ids(tokenizer, [start])
+    read = Names(first.tokens + written.tokens[:-1], first.sequence_ids + written.sequence_ids[:-1])
+    with recording(backbone.decoder.layers, hidden_states=False, attentions=True) as record:
+        backbone.decode(read_ids, backbone.encode(ids, mask))
+    if kind == "decoder":
+        maps = _together(record.attentions or ())
+        return AttentionMaps(read.tokens, maps, read.sequence_ids, title=title)
+    maps = _together(record.cross_attentions or ())
+    if written is names:
+        return AttentionMaps(read.tokens, maps, read.sequence_ids, names, title)
+    asking = "the token that is being written"
+    return AttentionMaps(written.tokens, maps, written.sequence_ids, names, title, asking)
+
+
+def _target(
+    model: Model, tokenizer: Tokenizer, ids: Tensor, mask: Tensor, target: str | None
+) -> tuple[Tensor, Names]:
+    """What is written, (1, T), and its names: the target, or what the model itself writes."""
+    if target is not None:
+        batch = tokenizer(text_target=[target], return_tensors="pt")
+        _check_fit(model, batch, (target,), "target")
+        names = Names(_readable(tokenizer, batch, (target,)), tuple(batch.sequence_ids()))
+        return batch["input_ids"].to(ids.device), names
+    if not isinstance(model, Seq2SeqLM):
+        raise ValueError(f"a {type(model).__name__} has no head to write with; give a target")
+    config = model.generation_config
+    if config.max_new_tokens is None and config.max_length is None:
+        raise ValueError(
+            "the checkpoint's generation config does not say how long a text may be that the model "
+            "writes; give a target, or set its max_new_tokens"
+        )
+    output = generate(model, ids, mask, seed=0, tokenizer=tokenizer, num_return_sequences=1)
+    return output.new_tokens, _names_of_ids(tokenizer, output.new_tokens[0].tolist())
 
 
 # ---- the names of the tokens ----
@@ -243,187 +375,18 @@ def _characters(
     )
 
 
-def _drawable(names: Sequence[str]) -> list[str]:
-    """The names as the fonts can draw them: U+65E5 for a character they lack, and cut if long.
-
-    The fonts are matplotlib's: to add one, name it under `font.family` in a matplotlibrc file.
-    """
-    from matplotlib import rcParams
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    families = [FontProperties(family=[family]) for family in rcParams["font.family"]]
-    fonts = [get_font(findfont(family)) for family in families]
-
-    def drawable(character: str) -> str:
-        known = any(font.get_char_index(ord(character)) for font in fonts)
-        return character if known else f"U+{ord(character):04X}"
-
-    whole = ["".join(map(drawable, name)) for name in names]
-    return [n if len(n) <= _LONGEST_NAME else n[: _LONGEST_NAME - 1] + "…" for n in whole]
-
-
-def _widest(names: Sequence[str]) -> float:
-    """Inches that the widest of the names takes."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    font = FontProperties(size=_SMALL)
-    return max(text_to_path.get_text_width_height_descent(n, font, False)[0] for n in names) / 72
-
-
-# ---- the picture ----
-
-
-def _check_picture(picture: str | Path) -> None:
-    picture = Path(picture)
-    if picture.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{str(picture)!r} does not end in {', '.join(_SUFFIXES)}; choose one")
-    if not picture.parent.is_dir():
-        raise ValueError(f"there is no directory {str(picture.parent)!r} for {picture.name}")
-    if picture.is_dir():
-        raise ValueError(f"{str(picture)!r} is a directory; name a file")
-
-
-def _check_layer(layer: int, layers: int) -> None:
-    if not 0 <= layer < layers:
-        raise ValueError(f"layer={layer} does not exist; the layers are 0 to {layers - 1}")
-
-
-def _new_figure(width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(width, height), dpi=_DOTS)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-class _Sheet:
-    """Square panels in rows and columns, and what explains them.
-
-    The figure itself is no larger than its panels. All that stands around them, names and titles,
-    is drawn outside, and the figure grows around it when it is saved.
-
-    Args:
-        maps: for the names of the tokens.
-        rows, columns: of panels.
-        sides: the smallest and the largest side of a panel.
-        name_all: name the tokens left of and below each panel, not only all around the outer ones.
-        shown: the weights that are drawn, (..., T, T), for the scale of colours.
-    """
-
-    def __init__(
-        self,
-        maps: AttentionMaps,
-        rows: int,
-        columns: int,
-        sides: tuple[float, float],
-        *,
-        name_all: bool,
-        shown: Tensor,
-    ) -> None:
-        self.figure = _new_figure(1, 1)
-        self.maps, self.rows, self.columns, self.name_all = maps, rows, columns, name_all
-        self.names = _drawable(maps.tokens)
-        self.room = _widest(self.names) + 0.1  # for a name and its tick
-        length = len(self.names)
-        self.side = min(max(length * _LINE, sides[0]), sides[1])
-        self.step = math.ceil(round(length * _LINE / self.side, 6))  # every n-th token is named
-        across, down = (self.room + 0.15, self.room + 0.35) if name_all else (0.1, 0.1)
-        self.pitch = (self.side + across, self.side + down)
-        self.width = columns * self.pitch[0] - across
-        self.height = rows * self.pitch[1] - down
-        self.figure.set_size_inches(self.width, self.height)
-        self.norm = _colour_scale(shown)
-
-    def draw(self, row: int, column: int, weights: Tensor) -> "Axes":
-        """Draw one map, (T, T), as the panel at this place."""
-        x, y = column * self.pitch[0], self.height - row * self.pitch[1] - self.side
-        panel = self.figure.add_axes(self._box(x, y, self.side, self.side))
-        for spine in panel.spines.values():
-            spine.set_linewidth(0.5)
-        panel.imshow(weights.numpy(), norm=self.norm, cmap=_COLOURS, aspect="auto")
-        second = self.maps.second_text
-        if second is not None:
-            panel.axhline(second - 0.5, color=_INK[1], linewidth=0.7)
-            panel.axvline(second - 0.5, color=_INK[1], linewidth=0.7)
-        self._name_tokens(
-            panel,
-            left=self.name_all or column == 0,
-            bottom=self.name_all or row == self.rows - 1,
-            right=not self.name_all and column == self.columns - 1,
-            top=not self.name_all and row == 0,
-        )
-        return panel
-
-    def _name_tokens(self, panel: "Axes", **edges: bool) -> None:
-        """Write the names at these edges of the panel."""
-        places = range(0, len(self.names), self.step)
-        names = [self.names[place] for place in places]
-        for axis, rotation in ((panel.xaxis, 90), (panel.yaxis, 0)):
-            # A token such as $x$ is no formula.
-            axis.set_ticks(places, names, rotation=rotation, fontsize=_SMALL, parse_math=False)
-            for tick, place in zip(axis.get_major_ticks(), places, strict=True):
-                for label in (tick.label1, tick.label2):
-                    label.set_color(_INK[self.maps.sequence_ids[place]])
-        style: dict[str, Any] = {f"label{edge}": there for edge, there in edges.items()} | edges
-        panel.tick_params(length=2, pad=2, width=0.5, **style)
-
-    def explain(self, title: str) -> None:
-        """Write around the panels what they show: the title, the axes, the scale of colours."""
-        around = 0.0 if self.name_all else self.room
-        layers = 0.0 if self.name_all else 0.3  # "layer 0"
-        some = "" if self.step == 1 else f" (one token in {self.step} is named)"
-        self._write(0, self.height + around + 0.45, title + some, fontsize=_LARGE + 3)
-        key, query = "to: the token attended to (key)", "from: the token that attends (query)"
-        self._write(self.width / 2, -self.room - 0.05, key, ha="center", va="top")
-        x = -self.room - layers
-        self._write(x, self.height / 2, query, rotation=90, ha="right", va="center")
-        self._draw_scale(self.width + around + 0.25)
-
-    def _draw_scale(self, x: float) -> None:
-        from matplotlib.cm import ScalarMappable
-
-        height = min(self.height, 3.0)
-        bar = self.figure.add_axes(self._box(x, self.height - height, 0.15, height))
-        ticks = [self.norm.inverse(colour / 5) for colour in range(6)]
-        scale = ScalarMappable(self.norm, _COLOURS)
-        self.figure.colorbar(scale, cax=bar, ticks=ticks, format="%.2g")
-        even = 1 / len(self.names)
-        bar.set_ylabel(f"attention weight\n(spread evenly: {even:.2g})", fontsize=_LARGE)
-
-    def save(self, picture: str | Path) -> None:
-        """Write the picture: whole, or not at all."""
-        picture = Path(picture)
-        name = f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}{picture.suffix}"
-        temporary = picture.with_name(name)
-        kind = picture.suffix[1:].lower()
-        try:
-            self.figure.savefig(temporary, format=kind, bbox_inches="tight", pad_inches=0.15)
-            os.replace(temporary, picture)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _box(self, x: float, y: float, width: float, height: float) -> Bounds:
-        """Inches, from the lower left corner, as shares of the figure."""
-        return x / self.width, y / self.height, width / self.width, height / self.height
-
-    def _write(self, x: float, y: float, text: str, **style: Any) -> None:
-        self.figure.text(x / self.width, y / self.height, text, **{"fontsize": _LARGE} | style)
-
-
-def _colour_scale(weights: Tensor) -> "Normalize":
-    """From weight to colour: 0 is white, the largest weight is darkest, and 1 / T is light.
-
-    A power of the weight, so that attention spread evenly over the T tokens has the same colour,
-    a fifth of the way, however long the text is; on a linear scale it would soon be white.
-    """
-    from matplotlib.colors import PowerNorm
-
-    top = float(weights.max())
-    even = min(1 / (weights.shape[-1] * top), 1.0)
-    power = 1.0 if even >= 0.2 else math.log(0.2) / math.log(even)
-    return PowerNorm(power, vmin=0.0, vmax=top)
+def _names_of_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> Names:
+    """Names of tokens that come from no text, but from a model; `…` for parts of characters."""
+    by_bytes = type(tokenizer.backend.decoder).__name__ == "ByteLevel"
+    names = []
+    for token_id in ids:
+        name = tokenizer.id_to_token(token_id)
+        if token_id in tokenizer.special_ids:
+            name = name.strip()
+        elif by_bytes:
+            name = re.sub("\N{REPLACEMENT CHARACTER}+", "…", tokenizer.backend.decode([token_id]))
+        else:
+            name = name.replace("▁", "·")
+        names.append(name.translate(_VISIBLE))
+    special = tokenizer.special_ids
+    return Names(tuple(names), tuple(None if token in special else 0 for token in ids))

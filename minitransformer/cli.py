@@ -9,6 +9,21 @@ from typing import Any
 
 from minitransformer.arguments import Parser, device, positive
 
+# The options of `generate` that are fields of GenerationConfig.
+_GENERATION = {
+    "max_new_tokens": "how many tokens are written at most; needed where the checkpoint is silent",
+    "num_beams": "beams of the search; 1 is greedy",
+    "num_return_sequences": "answers to each text",
+    "top_k": "draw among so many tokens",
+    "no_repeat_ngram_size": "no sequence of so many tokens comes twice",
+}
+_GENERATION_NUMBERS = {
+    "temperature": "divides the scores before a draw",
+    "top_p": "draw among the likeliest tokens that have this probability together",
+    "repetition_penalty": "above 1 lowers what was written before",
+    "length_penalty": "of beams; above 0 favours length",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0 well, 1 not, 2 called wrongly."""
@@ -39,10 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     answer.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     answer.add_argument("--json", action="store_true", help="print JSON")
 
+    _add_generate(verbs.add_parser("generate", help="let a model write: go on, sum up, translate"))
+
     attention = verbs.add_parser("attention", help="draw the attention maps of a text")
     attention.add_argument("path", help="directory of a checkpoint, or a name on the hub")
     attention.add_argument("text", help="no longer than the model can take")
     attention.add_argument("--pair", help="a second text")
+    attention.add_argument(
+        "--kind",
+        choices=("encoder", "decoder", "cross"),
+        help="of an encoder-decoder the attention to draw, cross by default",
+    )
+    attention.add_argument(
+        "--target", help="what an encoder-decoder writes; if not given it writes itself"
+    )
     attention.add_argument("--layer", type=int, help="draw this layer large, counted from 0")
     attention.add_argument("--out", type=Path, required=True, help="a .png, .pdf or .svg file")
     attention.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
@@ -62,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if arguments.verb == "answer":
             return _answer(arguments)
+        if arguments.verb == "generate":
+            return _generate(arguments)
         if arguments.verb == "attention":
             return _attention(arguments)
         return _parity(arguments.path, arguments.length, arguments.device)
@@ -114,6 +141,77 @@ def _answer(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_generate(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("path", help="directory of a checkpoint, or a name on the hub")
+    generate.add_argument("texts", nargs="+", metavar="text", help="prompts, or texts to rewrite")
+    generate.add_argument(
+        "--task",
+        help="text-generation, text2text-generation, summarization, translation, "
+        "translation_en_to_de; if not given what the checkpoint's family is for",
+    )
+    for names, kind in ((_GENERATION, positive), (_GENERATION_NUMBERS, float)):
+        for name, explanation in names.items():
+            # Nothing that is not given goes before what the checkpoint says.
+            generate.add_argument(
+                f"--{name.replace('_', '-')}",
+                type=kind,
+                help=explanation,
+                default=argparse.SUPPRESS,
+            )
+    generate.add_argument(
+        "--sample",
+        dest="do_sample",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="draw the tokens, or take the likeliest; if not given as the checkpoint says",
+    )
+    generate.add_argument(
+        "--stop",
+        dest="stop_strings",
+        action="append",
+        default=argparse.SUPPRESS,
+        help="a text that ends what is written; may be given again",
+    )
+    generate.add_argument("--seed", type=int, help="what is drawn is a function of it")
+    generate.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    form = generate.add_mutually_exclusive_group()
+    form.add_argument("--stream", action="store_true", help="print one text as it is written")
+    form.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from minitransformer.tasks.pipeline import pipeline, writing_task
+
+    names = [*_GENERATION, *_GENERATION_NUMBERS, "do_sample", "stop_strings"]
+    fields = {name: value for name, value in vars(arguments).items() if name in names}
+    task = arguments.task or writing_task(arguments.path)
+    write = pipeline(task, arguments.path, device=arguments.device)
+    if not hasattr(write, "stream"):
+        raise ValueError(f"--task {task} does not write")
+    if arguments.stream:
+        return _stream(write, arguments.texts, arguments.seed, fields)
+    results = write(arguments.texts, seed=arguments.seed, **fields)
+    if arguments.json:
+        _print_json(results)
+        return 0
+    for answers in results:
+        for answer in [answers] if isinstance(answers, dict) else answers:
+            print(*answer.values())
+    return 0
+
+
+def _stream(write: Any, texts: list[str], seed: int | None, fields: dict[str, Any]) -> int:
+    if len(texts) > 1:
+        raise ValueError(f"--stream prints one text, not {len(texts)}")
+    pieces = write.stream(texts[0], seed=seed, **fields)
+    if write.name == "text-generation":
+        print(texts[0], end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
 def _attention(arguments: argparse.Namespace) -> int:
     from minitransformer.attention_maps import attention_picture
 
@@ -122,6 +220,8 @@ def _attention(arguments: argparse.Namespace) -> int:
         arguments.text,
         arguments.out,
         pair=arguments.pair,
+        kind=arguments.kind,
+        target=arguments.target,
         layer=arguments.layer,
         device=arguments.device,
     )

@@ -4,32 +4,60 @@ The pairs of modules come from the weight tables of :mod:`minitransformer.hf`: w
 is compared by what it puts out, in the order in which it runs. Then come hidden states, attention
 maps, logits, loss, and the gradient of every parameter.
 
-B batch, T tokens.
+B batch, T tokens, S source tokens of an encoder-decoder.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.hf.config import family_of_model
 from minitransformer.hf.loading import from_pretrained
-from minitransformer.hf.names import stored_names
+from minitransformer.hf.names import is_transposed, stored_names
+from minitransformer.layers.norm import rms_norm
+from minitransformer.layers.positions import SinusoidalPositions
+from minitransformer.layers.rows import last_tokens
+from minitransformer.models.bart_heads import BartForSequenceClassification
 from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.classification import SequenceClassification, TokenClassification
-from minitransformer.models.distilbert import DistilBertConfig
+from minitransformer.models.generative import CausalLM, Seq2SeqLM
+from minitransformer.models.gpt2 import GPT2ForSequenceClassification
 from minitransformer.models.inputs import IGNORED_LABEL
 from minitransformer.models.question_answering import QuestionAnswering
+from minitransformer.models.seq2seq import Seq2SeqModel
 
-# dtype to the absolute and relative difference that rounding explains.
+# dtype to the difference that rounding explains, as a share of 1 + |theirs|.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 Batch = dict[str, Tensor]
+
+# Of the one table of words of an encoder-decoder, which runs twice.
+_SOURCE, _TARGET = " (source)", " (target)"
+# What in an encoder-decoder has a row for each source token; all else has one for each target's.
+_OF_THE_SOURCE = re.compile(r"encoder|\.cross_attention\.(key|value)$|\(source\)$")
+# The fields of what models return, in the order in which they are computed.
+_RESULTS = (
+    "encoder_hidden_states",
+    "encoder_attentions",
+    "encoder_last_hidden_state",
+    "hidden_states",
+    "attentions",
+    "decoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "last_hidden_state",
+    "pooler_output",
+    "logits",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +67,7 @@ class Comparison:
     name: str
     status: str
     difference: float = 0.0  # the largest absolute one
+    relative: float = 0.0  # the largest |ours - theirs| / (1 + |theirs|): what is tolerated
     shape: tuple[int, ...] = ()
 
 
@@ -69,6 +98,19 @@ class Report:
         return "\n".join([*lines, "all equal" if first is None else f"first differs: {first.name}"])
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where the real tokens of a batch stand."""
+
+    source: Tensor  # (B, S) bool
+    target: Tensor  # (B, T) bool; the same where there is one stack of layers
+
+    def of(self, name: str) -> tuple[Tensor, Tensor]:
+        """Those that the rows and, in an attention map, the columns of an output belong to."""
+        rows = self.source if _OF_THE_SOURCE.search(name) else self.target
+        return rows, self.source if name.startswith("cross_attentions") else rows
+
+
 def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
     """Run both models on one batch, backward too if it is labelled, and compare what they did.
 
@@ -77,19 +119,23 @@ def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
     Args:
         ours: a model of this library, in evaluation mode.
         theirs: its namesake of transformers, of the same dtype, with eager attention.
-        batch: `input_ids`, `attention_mask`, and maybe `token_type_ids`, (B, T) each, and labels.
+        batch: `input_ids`, `attention_mask`, and maybe `token_type_ids`, (B, T) each, and labels;
+            of an encoder-decoder that writes, `decoder_input_ids` and `decoder_attention_mask` too,
+            unless it is to make them of the labels, which then are -100 at padding only.
     """
     modules = _module_pairs(ours)
-    with _outputs_of(ours, list(modules)) as our_outputs:
+    names = {name.removesuffix(_SOURCE).removesuffix(_TARGET) for name in modules}
+    with _outputs_of(ours, names) as our_calls:
         our_result = ours(**batch, output_hidden_states=True, output_attentions=True)
     their_batch = _their_inputs(ours, batch)
-    with _outputs_of(theirs, list(modules.values())) as their_outputs:
+    with as_exact_as_its_dtype(theirs), _outputs_of(theirs, modules.values()) as their_calls:
         their_result = theirs(**their_batch, output_hidden_states=True, output_attentions=True)
-    real = batch["attention_mask"].bool(), their_batch["attention_mask"].bool()
+    our_outputs, their_outputs = _tell_words_apart(our_calls, modules), dict(their_calls)
     order = [*our_outputs, *(name for name in modules if name not in our_outputs)]
     pairs = [(name, our_outputs.get(name), their_outputs.get(modules[name])) for name in order]
     pairs += _result_pairs(our_result, their_result)
-    rows = [_compare_tensors(name, a, b, real) for name, a, b in pairs]
+    places = _places(ours, batch), _places(ours, their_batch)
+    rows = [_compare_tensors(name, a, b, places) for name, a, b in pairs]
     our_loss = getattr(our_result, "loss", None)
     if our_loss is not None:
         their_loss = _their_loss(ours, their_result, their_batch)
@@ -149,24 +195,48 @@ def check_checkpoint(
 def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
     """Three rows of random ids, one padded on the left and one on the right, with labels.
 
-    Every third real token is labelled where tokens have labels.
+    Every third real token is labelled where tokens have labels. What the decoder of an
+    encoder-decoder reads is shorter than the source, and padded on the other side.
+
+    One row without padding is all that Hugging Face's GPT-2 can classify if it has no padding
+    token, so there the batch is no more than that.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = model.config
-    length = min(length, getattr(config, "max_sequence_length", length))
-    ids = torch.randint(config.vocab_size - 1, (3, length), generator=generator)
-    ids += ids >= config.pad_token_id  # every id but the padding token's
+    config: Any = model.config
+    length = min(length, config.max_sequence_length or length)
+    ids, real = _random_ids(model, length, generator)
+    batch = {"input_ids": ids, "attention_mask": real.long()}
+    if hasattr(config, "type_vocab_size"):
+        types = config.type_vocab_size
+        batch["token_type_ids"] = torch.randint(types, ids.shape, generator=generator)
+    if isinstance(model, Seq2SeqModel | Seq2SeqLM):
+        ids, real = _random_ids(model, max(1, 2 * length // 3), generator)
+        ids, real = ids.flip(1), real.flip(1)
+        if config.decoder_start_token_id is not None:
+            ids.scatter_(1, real.int().argmax(dim=1, keepdim=True), config.decoder_start_token_id)
+        batch |= {"decoder_input_ids": ids, "decoder_attention_mask": real.long()}
+    if isinstance(model, TaskModel):
+        batch |= _random_labels(model, ids, real, generator)
+    if isinstance(model, GPT2ForSequenceClassification) and config.pad_token_id is None:
+        return {name: values[:1] for name, values in batch.items()}
+    return batch
+
+
+def _random_ids(model: Model, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(3, T) ids, and (3, T) bool, True at real tokens: one row is whole, two are padded."""
+    config: Any = model.config
+    end = config.eos_token_id if isinstance(model, BartForSequenceClassification) else None
+    choices = torch.tensor(
+        [i for i in range(config.vocab_size) if i not in (config.pad_token_id, end)]
+    )
+    ids = choices[torch.randint(len(choices), (3, length), generator=generator)]
     real = torch.ones(3, length, dtype=torch.bool)
     real[1, : length // 3] = False
     real[2, length - length // 4 :] = False
-    ids[~real] = config.pad_token_id
-    batch = {"input_ids": ids, "attention_mask": real.long()}
-    if not isinstance(config, DistilBertConfig):
-        types = getattr(config, "type_vocab_size", 1)
-        batch["token_type_ids"] = torch.randint(types, ids.shape, generator=generator)
-    if isinstance(model, TaskModel):
-        batch |= _random_labels(model, ids, real, generator)
-    return batch
+    if end is not None:  # what this model classifies a text by
+        ids.scatter_(1, last_tokens(real), end)
+    ids[~real] = config.pad_token_id or 0
+    return ids, real
 
 
 def _random_labels(
@@ -189,33 +259,62 @@ def _random_labels(
     return {"labels": labels}
 
 
+def _places(ours: Model, batch: Batch) -> _Places:
+    """Where the real tokens stand."""
+    source = batch["attention_mask"].bool()
+    if "decoder_attention_mask" in batch:
+        return _Places(source, batch["decoder_attention_mask"].bool())
+    if "decoder_input_ids" in batch:
+        return _Places(source, torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool))
+    if isinstance(ours, Seq2SeqLM):
+        return _Places(source, batch["labels"] != IGNORED_LABEL)
+    return _Places(source, source)  # the decoder of a classifier reads the source once more
+
+
 def _their_inputs(ours: Model, batch: Batch) -> Batch:
     """What the other side must be given to mean the same.
 
-    Hugging Face's BERT numbers places, not tokens, so padding on the left moves the text, and
-    whatever takes the first token takes place 0. Such a model gets every row padded on the right.
+    Most of Hugging Face's models number places, not tokens, so padding on the left moves the text;
+    whatever takes the first token takes place 0; and what is made of labels begins at place 0. Such
+    a model gets every row padded on the right, the source and what is written each by itself.
     """
-    takes_first = isinstance(ours, SequenceClassification) or getattr(ours, "pooler", None)
-    if not (family_of_model(ours).numbers_places or takes_first):
-        return batch
-    real = batch["attention_mask"].bool()
-    order = real.byte().argsort(dim=1, descending=True, stable=True)  # (B, T), padding last
+    places = _places(ours, batch)
+    classifies = isinstance(ours, SequenceClassification)
+    numbers = family_of_model(ours).numbers_places or classifies or getattr(ours, "pooler", None)
+    source, target = ["input_ids", "attention_mask", "token_type_ids"], []
+    target += ["decoder_input_ids", "decoder_attention_mask"]
+    if not classifies:
+        (target if isinstance(ours, Seq2SeqLM) else source).append("labels")
     moved = dict(batch)
-    for name, values in batch.items():
-        if values.shape == real.shape and values.dim() == 2:
-            moved[name] = values.gather(1, order)
-        if name in ("start_positions", "end_positions"):
-            moved[name] = values - real.int().argmax(dim=1)
+    if numbers:
+        moved |= _padded_right(batch, source, places.source)
+        for name in {"start_positions", "end_positions"} & batch.keys():
+            moved[name] = batch[name] - places.source.int().argmax(dim=1)
+    if numbers or "decoder_input_ids" not in batch:
+        moved |= _padded_right(batch, target, places.target)
     return moved
 
 
+def _padded_right(batch: Batch, names: Iterable[str], real: Tensor) -> Batch:
+    """The named values, (B, T) each, with padding after the real tokens."""
+    order = real.byte().argsort(dim=1, descending=True, stable=True)  # (B, T)
+    return {name: batch[name].gather(1, order) for name in names if name in batch}
+
+
 def _their_loss(ours: Model, their_result: Any, their_batch: Batch) -> Tensor:
-    """Their loss; of question answering the one without padding among the choices."""
+    """Their loss, or what it would be by our rule, or in the dtype of the model.
+
+    Of question answering the one without padding among the choices; of a causal model in float64
+    that of the logits in float64, which theirs rounds to float32.
+    """
+    if isinstance(ours, CausalLM) and their_result.logits.dtype == torch.float64:
+        logits, labels = their_result.logits[:, :-1], their_batch["labels"][:, 1:]
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     if not isinstance(ours, QuestionAnswering):
         return their_result.loss
     padding = their_batch["attention_mask"] == 0
     start, end = (
-        torch.nn.functional.cross_entropy(
+        F.cross_entropy(
             getattr(their_result, f"{edge}_logits").masked_fill(padding, -math.inf),
             their_batch[f"{edge}_positions"],
         )
@@ -224,24 +323,62 @@ def _their_loss(ours: Model, their_result: Any, their_batch: Batch) -> Tensor:
     return (start + end) / 2
 
 
+@contextmanager
+def as_exact_as_its_dtype(theirs: nn.Module) -> Iterator[None]:
+    """Let the norms of Hugging Face's T5 compute in float64 where the rest of the model does.
+
+    They square and sum in float32 whatever the dtype. At the end they are what they were.
+    """
+
+    def exact(norm: Any, hidden: Tensor) -> Tensor:
+        return rms_norm(hidden, norm.weight, norm.variance_epsilon)
+
+    norms: list[Any] = [
+        module
+        for module in theirs.modules()
+        if type(module).__name__ == "T5LayerNorm" and module.weight.dtype == torch.float64
+    ]
+    for norm in norms:
+        norm.forward = types.MethodType(exact, norm)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward  # the class has its own
+
+
 def _module_pairs(ours: Model) -> dict[str, str]:
-    """The modules with weights, our name to theirs."""
+    """The modules that are compared, our name to theirs."""
     pairs = {
         our_name.rpartition(".")[0]: their_name.rpartition(".")[0]
         for our_name, their_name in stored_names(family_of_model(ours), ours).items()
     }
-    # A head that keeps a bias of its own is no leaf; its output is the logits, compared anyway.
-    return {n: there for n, there in pairs.items() if not any(ours.get_submodule(n).children())}
+    # Heads give the logits, compared anyway: one that keeps a bias of its own is no leaf, T5's is a
+    # matrix that does not run, and GPT-2's classifier runs there on every token, here on the last.
+    heads = {name for name in pairs if any(ours.get_submodule(name).children())}
+    for name in heads | (pairs.keys() & {"lm_head", "score"}):
+        del pairs[name]
+    for name, module in ours.named_modules():
+        if isinstance(module, SinusoidalPositions):  # without weights, so in no table of names
+            pairs[name] = name.replace(".positions", ".embed_positions")
+        if isinstance(module, Seq2SeqModel):
+            # One table here, which runs twice; two copies of it there.
+            words = f"{name}.words".removeprefix(".")
+            before = pairs.pop(words).removesuffix("shared")
+            pairs[words + _SOURCE] = f"{before}encoder.embed_tokens"
+            pairs[words + _TARGET] = f"{before}decoder.embed_tokens"
+    return pairs
 
 
 @contextmanager
-def _outputs_of(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect what the named modules put out, in the order in which they run."""
-    outputs: dict[str, Tensor] = {}
+def _outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Collect what the named modules put out, and whose it is, in the order in which they run."""
+    outputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _arguments: Any, output: Tensor) -> None:
-            outputs[name] = output.detach()
+        def hook(module: Any, _arguments: Any, output: Tensor) -> None:
+            # Hugging Face's BART scales words within the embedding; all others, and we, after it.
+            outputs.append((name, output.detach() / getattr(module, "embed_scale", 1.0)))
 
         return hook
 
@@ -253,18 +390,28 @@ def _outputs_of(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor
             hook.remove()
 
 
+def _tell_words_apart(
+    calls: list[tuple[str, Tensor]], modules: dict[str, str]
+) -> dict[str, Tensor]:
+    """Our outputs by name; of the words of an encoder-decoder first the source's come."""
+    outputs: dict[str, Tensor] = {}
+    for name, output in calls:
+        if name not in modules:
+            name += _TARGET if name + _SOURCE in outputs else _SOURCE
+        outputs[name] = output
+    return outputs
+
+
 def _result_pairs(ours: Any, theirs: Any) -> list[tuple[str, Tensor | None, Tensor | None]]:
     """The fields of two outputs, tuples taken apart."""
     pairs: list[tuple[str, Tensor | None, Tensor | None]] = []
-    for name in ("hidden_states", "attentions"):
-        their_tensors = getattr(theirs, name) or ()
-        for i, tensor in enumerate(getattr(ours, name)):
-            other = their_tensors[i] if i < len(their_tensors) else None
-            pairs.append((f"{name}[{i}]", tensor, other))
-    for name in ("last_hidden_state", "pooler_output", "logits"):
-        tensor = getattr(ours, name, None)
-        if tensor is not None:
-            pairs.append((name, tensor, getattr(theirs, name, None)))
+    for name in _RESULTS:
+        our_tensors, their_tensors = getattr(ours, name, None), getattr(theirs, name, None)
+        if isinstance(our_tensors, tuple):
+            others = [*(their_tensors or ()), *(None for _ in our_tensors)]
+            pairs += [(f"{name}[{i}]", tensor, others[i]) for i, tensor in enumerate(our_tensors)]
+        elif our_tensors is not None:
+            pairs.append((name, our_tensors, their_tensors))
     for name in ("start_logits", "end_logits"):  # (B, T), to be told from a vector a row
         if hasattr(ours, name):
             pairs.append((name, getattr(ours, name)[..., None], getattr(theirs, name)[..., None]))
@@ -275,48 +422,56 @@ def _compare_gradients(
     ours: Model, theirs: nn.Module, our_loss: Tensor, their_loss: Tensor
 ) -> list[Comparison]:
     """The gradient of every parameter of the loss, by our names."""
-    names = stored_names(family_of_model(ours), ours)
+    family = family_of_model(ours)
+    names = stored_names(family, ours)
     our_parameters = dict(ours.named_parameters())
     their_parameters = dict(theirs.named_parameters())
     our_gradients = torch.autograd.grad(our_loss, [*our_parameters.values()], allow_unused=True)
     their_gradients = torch.autograd.grad(
         their_loss, [their_parameters[names[name]] for name in our_parameters], allow_unused=True
     )
-    return [
-        _compare_tensors(f"gradient of {name}", our_gradient, their_gradient)
-        for name, our_gradient, their_gradient in zip(
-            our_parameters, our_gradients, their_gradients, strict=True
-        )
-    ]
+    rows = []
+    for name, our_gradient, their_gradient in zip(
+        our_parameters, our_gradients, their_gradients, strict=True
+    ):
+        if their_gradient is not None and is_transposed(names[name], family):
+            their_gradient = their_gradient.T
+        rows.append(_compare_tensors(f"gradient of {name}", our_gradient, their_gradient))
+    return rows
 
 
 def _compare_tensors(
     name: str,
     ours: Tensor | None,
     theirs: Tensor | None,
-    real: tuple[Tensor, Tensor] | None = None,
+    places: tuple[_Places, _Places] | None = None,
 ) -> Comparison:
-    """Compare a pair; `real`, (B, T) bool twice, says where its tokens stand on either side."""
+    """Compare a pair; `places` says where its tokens stand on either side."""
     if ours is None or theirs is None:
         return Comparison(name, "OK" if ours is theirs else "MISSING")
     ours, theirs, shape = ours.detach(), theirs.detach(), tuple(ours.shape)
-    if real is not None:
-        ours, theirs = _at_real_tokens(ours, real[0]), _at_real_tokens(theirs, real[1])
+    if places is not None and not name.endswith("position_bias.table"):  # (T, T, H): of all rows
+        if ours.dim() == 3 and theirs.dim() == 2:
+            theirs = theirs[None]  # positions may come as (T, E)
+        ours = _at_real_tokens(ours, *places[0].of(name))
+        theirs = _at_real_tokens(theirs, *places[1].of(name))
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Comparison(name, "SHAPE", shape=shape)
     if ours.dtype not in TOLERANCE:
         raise ValueError(f"{name} is {ours.dtype}; only float32 and float64 can be compared")
-    tolerance = TOLERANCE[ours.dtype]
-    close = torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)  # False for any NaN
-    difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0
-    return Comparison(name, "OK" if close else "DIFF", difference, shape)
+    if not ours.numel():
+        return Comparison(name, "OK", shape=shape)
+    apart = (ours - theirs).abs()
+    relative = float((apart / (1 + theirs.abs())).max())
+    status = "OK" if relative <= TOLERANCE[ours.dtype] else "DIFF"  # which is said of any NaN
+    return Comparison(name, status, float(apart.max()), relative, shape)
 
 
-def _at_real_tokens(tensor: Tensor, real: Tensor) -> Tensor:
+def _at_real_tokens(tensor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Leave out padding: its places, and its rows and columns of an attention map."""
     if tensor.dim() == 4:  # (B, H, T, S)
-        pairs = real[:, :, None] & real[:, None, :]  # (B, T, S)
+        pairs = rows[:, :, None] & columns[:, None, :]  # (B, T, S)
         return tensor.permute(0, 2, 3, 1)[pairs]
     if tensor.dim() < 3:  # one vector a row, such as what is pooled
         return tensor
-    return tensor.expand(len(real), *tensor.shape[1:])[real]  # positions may come as (1, T, E)
+    return tensor.expand(len(rows), *tensor.shape[1:])[rows]  # positions may come as (1, T, E)

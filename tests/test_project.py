@@ -39,7 +39,7 @@ ORDER = [
         "tokenization",
     ),
     ("generation",),
-    ("tasks", "parity", "attention_maps"),
+    ("tasks", "parity", "attention_maps", "attention_pictures"),
     ("arguments", "cli"),
     ("train",),
     ("benchmarks",),

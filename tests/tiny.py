@@ -31,11 +31,18 @@ def bert_config(**changes: object) -> BertConfig:
 
 
 def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
-    """Move every parameter: zero biases and unit norms hide half of all bugs."""
+    """Move every parameter: zero biases and unit norms hide half of all bugs.
+
+    So are buffers that are stored, such as BART's bias of the logits, but nothing that is computed,
+    such as Marian's sinusoids, which Hugging Face keeps in a parameter without a gradient.
+    """
     generator = torch.Generator().manual_seed(seed)
+    stored = model.state_dict()
+    moved = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    moved += [values for name, values in model.named_buffers() if name in stored]
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        for values in moved:
+            values.add_(0.2 * torch.randn(values.shape, generator=generator))
     return model.eval()
 
 

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 
 import minitransformer
-from minitransformer import BertModel, RobertaForMaskedLM, parity
+from minitransformer import BertModel, RobertaForMaskedLM
 from minitransformer.layers.positions import count_positions
 from minitransformer.parity import compare, random_batch
 from tests import tiny
+from tests.models.pairs import courses_of_training, there_and_back
 from tests.tiny import batch_of, perturb
 
 transformers = pytest.importorskip("transformers", reason="parity needs transformers")
@@ -174,23 +175,7 @@ def test_token_types_make_the_same_difference(tmp_path):
 @pytest.mark.parametrize("name", [name for name in CLASSES if not name.endswith("Model")])
 def test_twenty_steps_of_adamw_give_the_same_losses(name, tmp_path):
     ours, theirs = pair(name, tmp_path, "sdpa", torch.float64)
-    losses = []
-    for model in (ours, theirs):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-        course = []
-        for step in range(20):
-            batch = random_batch(ours, length=11, seed=step % 2)
-            # Theirs from all logits, ours from no more than the labels need.
-            if model is ours:
-                loss = ours.loss(**batch)
-            else:
-                their_batch = parity._their_inputs(ours, batch)
-                loss = parity._their_loss(ours, theirs(**their_batch), their_batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            course.append(loss.item())
-        losses.append(course)
+    losses = courses_of_training(ours, theirs)
     assert losses[0][-1] < 0.7 * losses[0][0]  # it does learn something
     assert losses[0] == pytest.approx(losses[1], abs=1e-9, rel=1e-9)
 
@@ -199,20 +184,7 @@ def test_twenty_steps_of_adamw_give_the_same_losses(name, tmp_path):
 def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, recwarn, caplog):
     ours, _ = pair(name, tmp_path / "theirs")
     assert recwarn.list == []
-    ours.save_pretrained(tmp_path / "ours")
-    their_class = getattr(transformers, name)
-    theirs, report = their_class.from_pretrained(
-        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
-    )
-    assert not any(report.values()), report
-    assert not [str(warning.message) for warning in recwarn]
-    assert not caplog.records
-    theirs.save_pretrained(tmp_path / "back")
-    assert compare(ours, theirs.eval(), random_batch(ours, length=11)).equal
-    again = type(ours).from_pretrained(tmp_path / "back")
-    assert again.config == ours.config
-    for name_, tensor in ours.state_dict().items():
-        assert torch.equal(again.state_dict()[name_], tensor), name_
+    assert there_and_back(ours, tmp_path, caplog) == []
 
 
 # Bugs that were really made by somebody, each put into our model, and the first module that must

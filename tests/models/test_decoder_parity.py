@@ -1,0 +1,328 @@
+"""The parity promise for GPT-2; see `tests/models/test_parity.py` for how it is tested."""
+
+import functools
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minitransformer.cli import main
+from minitransformer.parity import compare, random_batch
+from tests.models.pairs import (
+    GPT2_CLASSES,
+    courses_of_training,
+    pair,
+    their_model,
+    there_and_back,
+)
+from tests.tiny import batch_of
+
+pytest.importorskip("transformers", reason="parity needs transformers")
+
+WITH_A_LOSS = ["GPT2LMHeadModel", "GPT2ForSequenceClassification"]
+RESULTS = {
+    "GPT2Model": {"last_hidden_state"},
+    "GPT2LMHeadModel": {"logits", "loss"},
+    "GPT2ForSequenceClassification": {"logits", "loss"},
+}
+
+
+@pytest.mark.parametrize("name", GPT2_CLASSES)
+def test_parity(name, tmp_path):
+    check_parity(name, "eager", torch.float32, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attention", "dtype"),
+    [("sdpa", torch.float32), ("eager", torch.float64), ("sdpa", torch.float64)],
+)
+@pytest.mark.parametrize("name", GPT2_CLASSES)
+def test_parity_under_both_kernels_and_in_float64(name, attention, dtype, tmp_path):
+    check_parity(name, attention, dtype, tmp_path)
+
+
+def check_parity(name, attention, dtype, path):
+    ours, theirs = pair(name, path, attention, dtype)
+    report = compare(ours, theirs, random_batch(ours, length=11))
+    assert report.equal, report.table()
+    expected = {"hidden_states[0]", "hidden_states[3]", "attentions[2]", *RESULTS[name]}
+    if name in WITH_A_LOSS:
+        expected |= {f"gradient of {parameter}" for parameter, _ in ours.named_parameters()}
+    names = [row.name for row in report.rows]
+    assert expected <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_a_gradient_in_the_place_of_its_transpose_would_be_seen(tmp_path):
+    """A square matrix has the shape of its transpose, so only its numbers tell them apart."""
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path)
+    weight = ours.transformer.layers[0].attention.output.weight
+    assert weight.shape == (32, 32)
+    weight.register_hook(lambda gradient: gradient.T)
+    report = compare(ours, theirs, random_batch(ours, length=11))
+    differing = [row.name for row in report.rows if row.status != "OK"]
+    assert differing == ["gradient of transformer.layers.0.attention.output.weight"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        {"problem_type": "multi_label_classification"},
+        {"problem_type": "regression"},
+        {"id2label": {0: "stars"}},
+    ],
+)
+def test_parity_of_other_problems(problem, dtype, tmp_path):
+    ours, theirs = pair("GPT2ForSequenceClassification", tmp_path, dtype=dtype, **problem)
+    report = compare(ours, theirs, random_batch(ours, length=11))
+    assert report.equal, report.table()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scale_attn_weights": False},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+        {"n_inner": None},
+        {"activation_function": "relu"},
+        {"activation_function": "gelu"},
+        {"activation_function": "silu"},
+        {"activation_function": "gelu_pytorch_tanh"},
+        {"layer_norm_epsilon": 0.1},
+        {"n_layer": 1, "n_head": 1},
+        {"pad_token_id": 7},
+        {"reorder_and_upcast_attn": True},
+    ],
+    ids=str,
+)
+def test_fields_that_change_the_function(fields, tmp_path):
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path, **fields)
+    report = compare(ours, theirs, random_batch(ours, length=11))
+    assert report.equal, report.table()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["add_cross_attention", "is_decoder"])
+def test_fields_that_would_make_another_model_are_refused(field, tmp_path):
+    with pytest.raises(ValueError, match=f"{field}=True is not supported, only False is"):
+        pair("GPT2LMHeadModel", tmp_path, **{field: True})
+
+
+@pytest.mark.slow
+def test_padding_on_the_left_where_theirs_is_told_the_positions(tmp_path):
+    """By default transformers numbers places there; its `generate` tells it the positions."""
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path)
+    batch = batch_of([11, 7, 3], left=True)
+    real = batch["attention_mask"].bool()
+    positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    told = theirs(**batch, position_ids=positions).logits[real]
+    torch.testing.assert_close(ours(**batch).logits[real], told, rtol=1e-5, atol=1e-5)
+    untold = theirs(**batch).logits[real]
+    assert (told - untold).abs().max() > 0.01
+
+
+@pytest.mark.slow
+def test_one_row_is_classified_without_a_padding_token(tmp_path):
+    ours, theirs = pair("GPT2ForSequenceClassification", tmp_path, pad_token_id=None)
+    batch = random_batch(ours, length=11)
+    assert batch["input_ids"].shape == (1, 11)
+    report = compare(ours, theirs, batch)
+    assert report.equal, report.table()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_A_LOSS)
+def test_twenty_steps_of_adamw_give_the_same_losses(name, tmp_path):
+    ours, theirs = pair(name, tmp_path, "sdpa", torch.float64)
+    our_losses, their_losses = courses_of_training(ours, theirs)
+    assert our_losses[-1] < 0.7 * our_losses[0]  # it does learn something
+    assert our_losses == pytest.approx(their_losses, abs=1e-9, rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GPT2_CLASSES)
+def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, recwarn, caplog):
+    ours, _ = pair(name, tmp_path / "theirs")
+    assert recwarn.list == []
+    assert there_and_back(ours, tmp_path, caplog) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.2])
+def test_dropout_falls_in_the_same_places(attention_dropout, tmp_path):
+    """The same seed draws the same masks only if every dropout has the same place and size."""
+    fields = {"resid_pdrop": 0.3, "embd_pdrop": 0.4, "attn_pdrop": attention_dropout}
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path, **fields)
+    ids = torch.randint(99, (3, 11))
+    losses = []
+    for model in (ours.train(), theirs.train()):
+        torch.manual_seed(3)
+        losses.append(model(ids, labels=ids).loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    torch.manual_seed(4)
+    assert abs(ours(ids, labels=ids).loss.item() - losses[0]) > 1e-3
+
+
+# Bugs, each put into our model, and the first place that must be named.
+def swap_thirds(model):
+    for layer in model.transformer.layers:
+        for parameter in layer.attention.query_key_value.parameters():
+            query, key, value = parameter.data.chunk(3)
+            parameter.data = torch.cat([key, query, value])
+
+
+def interleave_thirds(model):
+    """Queries, keys and values of one head after the other, as some others store them."""
+    attention = model.transformer.layers[0].attention
+    linear = attention.query_key_value
+
+    def project(hidden, _context):
+        heads = linear(hidden).unflatten(-1, (4, 3, 8)).transpose(1, 2)  # (B, H, T, 3, D)
+        return heads.unbind(-2)
+
+    attention.project = project
+
+
+def norms_after(model):
+    def forward(layer, hidden, mask, past):
+        hidden = layer.attention_norm(hidden + layer.attention(hidden, mask=mask))
+        return layer.feed_forward_norm(hidden + layer.feed_forward(hidden))
+
+    for layer in model.transformer.layers:
+        layer.forward = types.MethodType(forward, layer)
+
+
+def swap_norms(model):
+    for layer in model.transformer.layers:
+        names = layer.attention_norm, layer.feed_forward_norm
+        layer.feed_forward_norm, layer.attention_norm = names
+
+
+def no_final_norm(model):
+    model.transformer.final_norm.register_forward_hook(lambda _norm, inputs, _out: inputs[0])
+
+
+def see_what_comes(model):
+    for layer in model.transformer.layers:
+        layer.attention.kernel.causal = False
+
+
+def see_one_ahead(model):
+    kernel = model.transformer.layers[1].attention.kernel
+    kernel.whole_mask = lambda query, key, mask: (
+        torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(1) & mask
+    )
+
+
+def attention_to_padding(model):
+    for layer in model.transformer.layers:
+        layer.attention.kernel.register_forward_pre_hook(
+            lambda _kernel, arguments: (*arguments[:3], None, *arguments[4:])
+        )
+
+
+def exact_for_tanh_gelu(model):
+    for layer in model.transformer.layers:
+        layer.feed_forward.activation = F.gelu
+
+
+def places_for_positions(model):
+    positions = model.transformer.positions
+    positions.forward = lambda present, num_last=None: positions.table(
+        torch.arange(present.shape[1])
+    ).expand(len(present), -1, -1)
+
+
+def no_layer_scale(model):
+    for layer in model.transformer.layers:
+        layer.attention.kernel.scale = 8**-0.5
+
+
+def wrong_eps(model):
+    model.transformer.layers[2].feed_forward_norm.eps = 1e-3
+
+
+def labels_not_moved(model):
+    model._targets = lambda labels, _mask: labels
+
+
+def copied_head(model):
+    copied = model.transformer.words.weight.detach().clone()
+    model.logits = functools.partial(F.linear, weight=copied)
+
+
+def token_as_type(model):
+    """transformers adds the words that `token_type_ids` name; here there are no such."""
+    words = model.transformer.words
+    words.forward = lambda ids: F.embedding(ids, words.weight) + words.weight[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bug", "first"),
+    [
+        (swap_thirds, "transformer.layers.0.attention.query_key_value"),
+        (interleave_thirds, "transformer.layers.0.attention.output"),
+        (norms_after, "transformer.layers.0.attention.query_key_value"),
+        (swap_norms, "transformer.layers.0.attention_norm"),
+        (no_final_norm, "transformer.final_norm"),
+        (see_what_comes, "transformer.layers.0.attention.output"),
+        (see_one_ahead, "transformer.layers.1.attention.output"),
+        (attention_to_padding, "transformer.layers.0.attention.output"),
+        (exact_for_tanh_gelu, "transformer.layers.0.feed_forward.contract"),
+        (places_for_positions, "transformer.positions.table"),
+        (no_layer_scale, "transformer.layers.1.attention.output"),
+        (wrong_eps, "transformer.layers.2.feed_forward_norm"),
+        (labels_not_moved, "loss"),
+        (copied_head, "gradient of transformer.words.weight"),
+        (token_as_type, "transformer.words"),
+    ],
+)
+def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
+    fields = {"scale_attn_by_inverse_layer_idx": True}
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path, **fields)
+    batch = random_batch(ours, length=11)
+    assert compare(ours, theirs, batch).equal
+    bug(ours)
+    report = compare(ours, theirs, batch)
+    assert report.first_difference is not None
+    assert report.first_difference.name == first, report.table()
+
+
+@pytest.mark.slow
+def test_the_harness_sees_which_token_is_classified(tmp_path, monkeypatch):
+    ours, theirs = pair("GPT2ForSequenceClassification", tmp_path)
+    monkeypatch.setattr(
+        "minitransformer.models.gpt2.last_tokens",
+        lambda present: torch.full((len(present), 1), present.shape[1] - 1),
+    )
+    report = compare(ours, theirs, random_batch(ours, length=11))
+    assert report.first_difference.name == "logits"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GPT2_CLASSES)
+def test_the_command(name, tmp_path, capsys):
+    their_model(name).save_pretrained(tmp_path)
+    assert main(["parity", str(tmp_path), "--length", "11"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}, torch.float32, tolerance 1e-05\n")
+    assert out.endswith("all equal\nthe same function\n")
+
+
+@pytest.mark.slow
+def test_the_command_finds_what_differs(tmp_path, capsys, monkeypatch):
+    their_model("GPT2LMHeadModel").save_pretrained(tmp_path)
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: F.linear(x, self.weight))
+    assert main(["parity", str(tmp_path), "--length", "11"]) == 1
+    out = capsys.readouterr().out
+    first = "transformer.layers.0.attention.query_key_value"
+    assert out.count(f"first differs: {first}\n") == 2  # in either dtype
+    assert out.endswith("not the same function: the difference is still there in float64\n")
