@@ -31,10 +31,11 @@ from minitransformer.batch_encoding import BatchEncoding
 from minitransformer.generation import generate
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.models.base import Model
-from minitransformer.models.generative import Seq2SeqLM, start_token
+from minitransformer.models.generative import Seq2SeqLM
 from minitransformer.models.gpt2 import GPT2Model
 from minitransformer.models.outputs import recording
 from minitransformer.models.seq2seq import Seq2SeqModel
+from minitransformer.models.shifting import start_token
 from minitransformer.names import unexpected_name
 from minitransformer.tasks.running import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer

@@ -52,6 +52,8 @@ LAYERS: WeightMap = {
 
 WEIGHT_MAP: WeightMap = {
     **WORDS,
+    "encoder.version": None,  # of fairseq, in the first checkpoints
+    "decoder.version": None,
     "encoder.embed_positions.weight": "encoder.positions.table.weight",
     "encoder.layernorm_embedding.weight": "encoder.embedding_norm.weight",
     "encoder.layernorm_embedding.bias": "encoder.embedding_norm.bias",
@@ -101,7 +103,10 @@ WITHOUT_EFFECT = frozenset(
         "classif_dropout",
         "extra_pos_embeddings",  # always 2
         "num_hidden_layers",  # says again what encoder_layers says
+        "replacing_rate",  # this and the next three: how a checkpoint was distilled
         "save_step",
+        "student_decoder_layers",
+        "student_encoder_layers",
     }
 )
 

@@ -67,6 +67,7 @@ WITHOUT_EFFECT = {
     "pooler_num_fc_layers",
     "pooler_size_per_head",
     "pooler_type",
+    "prefix",  # what tasks put before a text
     "return_dict",
     "sep_token_id",
     "sinusoidal_pos_embds",  # how the table was first filled
@@ -125,7 +126,8 @@ def config_from_hf(
     ours = {theirs: name for name, theirs in family.config_names.items()}
     known = {field.name for field in fields(family.config_class)}
     only_values = {**ONLY_VALUES, **family.only_values}
-    values = {**family.absent_fields, **_labels(content, path)}
+    labels = _labels(content, path) if "id2label" in known else {}  # Marian's mean nothing
+    values = {**family.absent_fields, **labels}
     for name, value in content.items():
         if name in LABELS:
             continue
@@ -149,9 +151,11 @@ def config_from_hf(
     return replace(config, **changes)
 
 
-def stored_num_labels(content: dict[str, Any], path: Path) -> int:
-    """How many classes a stored head has."""
-    return len(_labels(content, path).get("id2label", (0, 1)))
+def stored_num_labels(content: dict[str, Any], family: Family, path: Path) -> int:
+    """How many classes a stored head has; where nothing is said of it, as many as by default."""
+    default: Any = family.config_class
+    names = _labels(content, path).get("id2label")
+    return getattr(default(), "num_labels", 0) if names is None else len(names)
 
 
 def config_to_hf(model: Model) -> dict[str, Any]:

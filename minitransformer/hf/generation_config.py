@@ -78,7 +78,7 @@ def read_generation_config(directory: Path, config_content: dict[str, Any]) -> G
         content = read_json(path)
     # null is transformers' word for a field that is not set.
     given = {name: value for name, value in content.items() if value is not None}
-    _check_names(given, path)
+    check_names(given, path)
     try:
         return GenerationConfig(**{n: value for n, value in given.items() if n in FIELDS})
     except ValueError as error:
@@ -113,7 +113,12 @@ def task_parameters(config_content: dict[str, Any], task: str) -> dict[str, Any]
     return dict(found) if isinstance(found, dict) else {}
 
 
-def _check_names(given: dict[str, Any], path: Path) -> None:
+def check_names(given: dict[str, Any], path: Path) -> None:
+    """Check names that a file gives: refuse a misspelled one, and one whose effect is not built.
+
+    Raises:
+        CheckpointError: there is such a one.
+    """
     known = [*FIELDS, *NOT_BUILT]
     for name, value in given.items():
         if name in NOT_BUILT:

@@ -23,6 +23,7 @@ WEIGHT_MAP: WeightMap = {
     "h.{}.attn.c_proj.bias": "layers.{}.attention.output.bias",
     "h.{}.attn.bias": None,  # the triangle of ones, which old versions stored
     "h.{}.attn.masked_bias": None,  # -10000, what the others were set to
+    "h.{}.crossattention.bias": None,
     "h.{}.ln_2.weight": "layers.{}.feed_forward_norm.weight",
     "h.{}.ln_2.bias": "layers.{}.feed_forward_norm.bias",
     "h.{}.mlp.c_fc.weight": "layers.{}.feed_forward.expand.weight",

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,8 @@ from torch import Tensor
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
 from minitransformer.hf.config import config_from_hf, family_of, family_of_model, stored_num_labels
 from minitransformer.hf.family import Family
-from minitransformer.hf.generation_config import read_generation_config
+from minitransformer.hf.generation_config import FIELDS, read_generation_config
+from minitransformer.hf.generation_config import FILE as GENERATION
 from minitransformer.hf.names import Translation, is_transposed, number_of_layers, translate
 from minitransformer.hf.tensors import StoredTensor, list_tensors, read_tensors
 from minitransformer.hub import resolve_checkpoint
@@ -23,7 +25,7 @@ from minitransformer.models.generative import GenerativeModel
 from minitransformer.names import unexpected_name
 
 CONFIG = "config.json"
-_PATTERNS = (CONFIG, "*.safetensors", "*.safetensors.index.json")
+_PATTERNS = (CONFIG, GENERATION, "*.safetensors", "*.safetensors.index.json")
 _FLOATING = ("F64", "F32", "F16", "BF16")  # safetensors' words for what a weight may be
 
 SomeModel = TypeVar("SomeModel", bound=Model)
@@ -123,6 +125,10 @@ def _load(
     changes: Mapping[str, Any] | None = None,
 ) -> SomeModel:
     """Compare the header with the config, and only then take memory and read."""
+    if dtype == torch.float16 and model_class.overflows_in_float16:
+        raise ValueError(
+            f"a {model_class.__name__} overflows in float16; load it with dtype=torch.bfloat16"
+        )
     stored = list_tensors(directory, model_class.__name__)
     content = family.adjust(content, stored)
     config = config_from_hf(content, family, directory / CONFIG, changes or {})
@@ -131,7 +137,7 @@ def _load(
         model = model_class(config, attention=attention)
     if _has_no_pooler(stored, model, content):
         model.pooler = None  # type: ignore[assignment]
-    same_classes = stored_num_labels(content, directory / CONFIG) == getattr(
+    same_classes = stored_num_labels(content, family, directory / CONFIG) == getattr(
         config, "num_labels", None
     )
     keep_head = _has_the_head_of(model, same_classes, content, family)
@@ -151,6 +157,10 @@ def _load(
         )
     _report(found, model, directory, must_be_whole=named and keep_head)
 
+    if isinstance(model, GenerativeModel):
+        said = read_generation_config(directory, content)
+        changed = {name: v for name, v in (changes or {}).items() if name in FIELDS}
+        model.generation_config = replace(said, **changed)
     model = model.to(dtype).to_empty(device=device)
     for part in found.new:
         model.draw(model.get_submodule(part))
@@ -161,8 +171,6 @@ def _load(
         if isinstance(module, SinusoidalPositions):
             module.fill()
     _copy(stored, found, parameters, directory, family)
-    if isinstance(model, GenerativeModel):
-        model.generation_config = read_generation_config(directory, content)
     return model.eval()
 
 

@@ -18,6 +18,7 @@ class PastTokens:
 
     def __init__(self) -> None:
         self.length = 0  # S
+        self.context: Tensor | None = None  # whose they are, of a source, which does not change
         self._keys = torch.empty(0)  # (B, H, capacity, D), of which S are in use
         self._values = torch.empty(0)
 
@@ -29,15 +30,18 @@ class PastTokens:
 
         Raises:
             ValueError: gradients are asked for, which writing in place would spoil; or the number
-                of rows has changed.
+                of rows, or of heads, or their size has changed.
         """
         if key.requires_grad or value.requires_grad:
             raise ValueError("a cache is for generation: call the model within torch.no_grad()")
-        if self.length and len(key) != len(self._keys):
-            raise ValueError(
-                f"the cache holds {len(self._keys)} rows, but {len(key)} came; choose its rows by "
-                "cache.select(rows), or begin with a new cache"
-            )
+        if self.length:
+            _check_rows(len(self._keys), len(key))
+            held, came = self._keys.shape[1::2], key.shape[1::2]  # (H, D)
+            if held != came:
+                raise ValueError(
+                    f"the cache holds {held[0]} heads of size {held[1]}, but {came[0]} of size "
+                    f"{came[1]} came: it was filled by another model"
+                )
         start, self.length = self.length, self.length + key.shape[2]
         if not start:  # what is computed once, such as a prompt, is not copied
             self._keys, self._values = key, value
@@ -55,8 +59,8 @@ class PastTokens:
     def select(self, rows: Tensor) -> None:
         """Make row r what row `rows[r]` was; rows is (R,) int64, and R need not be B."""
         if self.length:
-            self._keys = self._keys.index_select(0, rows)
-            self._values = self._values.index_select(0, rows)
+            self._keys = _chosen(self._keys, rows, self.length)
+            self._values = _chosen(self._values, rows, self.length)
 
 
 class LayerPast:
@@ -95,7 +99,17 @@ class KVCache:
 
         Returns:
             (B, S) bool for all tokens so far, or None where all are real.
+
+        Raises:
+            ValueError: an earlier call counted its tokens in and then failed, so that they have no
+                keys; or the number of rows has changed.
         """
+        if any(layer.own.length != self.length for layer in self.layers):
+            raise ValueError(
+                "an earlier call with this cache ended in an error; begin with a new cache"
+            )
+        if self.length:
+            _check_rows(len(self.layers[0].own.tokens()[0]), len(input_ids))
         if attention_mask is not None or self._present is not None:
             before, now = self._present, attention_mask
             if before is None:
@@ -120,6 +134,14 @@ class KVCache:
             self._present = self._present.index_select(0, rows)
 
 
+def _check_rows(held: int, came: int) -> None:
+    if held != came:
+        raise ValueError(
+            f"the cache holds {held} rows, but {came} came; choose its rows by "
+            "cache.select(rows), or begin with a new cache"
+        )
+
+
 def _room_for(tensor: Tensor, used: int, needed: int) -> Tensor:
     """(B, H, capacity, D) with room for `needed` tokens, the first `used` of which are kept."""
     if needed <= tensor.shape[2]:
@@ -129,3 +151,26 @@ def _room_for(tensor: Tensor, used: int, needed: int) -> Tensor:
     larger = tensor.new_empty(shape)
     larger[:, :, :used] = tensor[:, :, :used]
     return larger
+
+
+def _chosen(tensor: Tensor, rows: Tensor, used: int) -> Tensor:
+    """Rows of (B, H, capacity, D): (R, H, capacity, D), of which the first `used` are copied."""
+    chosen = tensor.new_empty(len(rows), *tensor.shape[1:])
+    torch.index_select(tensor[:, :, :used], 0, rows, out=chosen[:, :, :used])
+    return chosen
+
+
+def layer_pasts(cache: KVCache | None, num_layers: int) -> list[LayerPast] | list[None]:
+    """What each layer keeps; None for each where nothing is kept.
+
+    Raises:
+        ValueError: the cache was made for another number of layers.
+    """
+    if cache is None:
+        return [None] * num_layers
+    if len(cache.layers) != num_layers:
+        raise ValueError(
+            f"the cache has {len(cache.layers)} layers, the decoder {num_layers}; "
+            "make it by model.new_cache()"
+        )
+    return cache.layers

@@ -141,6 +141,9 @@ class CrossAttention(MultiHeadAttention):
 
         Returns:
             (B * K, T, E).
+
+        Raises:
+            ValueError: `past` is of another context.
         """
         query = self.split_heads(self.query(hidden))  # (B * K, H, T, D)
         if past is None or not past.length:
@@ -148,8 +151,11 @@ class CrossAttention(MultiHeadAttention):
             value = self.split_heads(self.value(context))  # (B, H, S, D)
             if past is not None:
                 key, value = past.update(key, value)
-        else:
+                past.context = context
+        elif past.context is context:
             key, value = past.tokens()
+        else:
+            raise ValueError("the cache is of another source; begin with a new one")
         rows, sources = len(query), len(key)
         if rows == sources:
             return self.merge_heads(self.kernel(query, key, value, mask))  # (B, T, E)

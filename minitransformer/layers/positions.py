@@ -22,6 +22,11 @@ def count_positions(present: Tensor) -> Tensor:
     return present.cumsum(dim=1) * present - 1
 
 
+def present_or_all(present: Tensor | None, length: int, device: torch.device) -> Tensor:
+    """(B, T) bool, True at real tokens; where all are, (1, T) of True stands for every row."""
+    return torch.ones(1, length, dtype=torch.bool, device=device) if present is None else present
+
+
 class LearnedPositions(nn.Module):
     """One vector for each position (BERT, GPT-2).
 

@@ -50,7 +50,8 @@ def relative_position_bucket(
 class RelativePositionBias(nn.Module):
     """A number for each bucket of distance and each head, added to the scores of attention.
 
-    Distances are the same on whichever side padding stands, so nothing has to be counted.
+    Distances are the same on whichever side padding stands, so nothing has to be counted. Padding
+    between two tokens does set them apart.
 
     Args:
         num_heads: H.

@@ -49,3 +49,18 @@ def last_tokens(present: Tensor) -> Tensor:
 def take_rows(hidden: Tensor, index: Tensor) -> Tensor:
     """(B, T, E) at the places (B, P) gives (B, P, E)."""
     return torch.take_along_dim(hidden, index[..., None], dim=1)
+
+
+def take_last(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The last real token of each row.
+
+    Args:
+        hidden: (B, T, E).
+        attention_mask: (B, T), True or not 0 at real tokens; None where all are.
+
+    Returns:
+        (B, E).
+    """
+    if attention_mask is None or hidden.shape[1] == 1:
+        return hidden[:, -1]
+    return take_rows(hidden, last_tokens(attention_mask != 0)).squeeze(1)

@@ -10,21 +10,21 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.cache import KVCache, LayerPast
+from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.positions import OffsetPositions
+from minitransformer.layers.positions import OffsetPositions, present_or_all
+from minitransformer.layers.reordered_weights import linear
 from minitransformer.models.bart_config import BartConfig
 from minitransformer.models.base import initialize
 from minitransformer.models.bert import EncoderLayer
 from minitransformer.models.generative import Seq2SeqLM
 from minitransformer.models.outputs import Encoded
-from minitransformer.models.seq2seq import Seq2SeqModel, Stack, counted, layer_pasts
+from minitransformer.models.seq2seq import Seq2SeqModel, Stack
 
 NORM_EPS = 1e-5  # BART's and Marian's norms have no field for it
 
@@ -116,7 +116,7 @@ class BartEncoder(Stack):
     def forward(self, embedded: Tensor, present: Tensor | None) -> Tensor:
         """(B, S, E) and (B, S) bool, None where all tokens are real, to (B, S, E)."""
         mask = None if present is None else padding_mask(present)  # (B, 1, 1, S)
-        places = counted(present, embedded.shape[1], embedded.device)  # (B, S)
+        places = present_or_all(present, embedded.shape[1], embedded.device)  # (B, S)
         hidden = self.embedding_norm(embedded + self.positions(places))  # (B, S, E)
         hidden = self.dropout(hidden)
         for layer in self.layers:
@@ -157,16 +157,13 @@ class BartDecoder(Stack):
     ) -> Tensor:
         """(R, T, E) to (R, T, E); `present` is (R, tokens so far) bool, None where all are real."""
         mask = None if present is None else padding_mask(present)
-        source_mask = source.attention_mask
-        if source_mask is not None:
-            source_mask = padding_mask(source_mask)  # (B, 1, 1, S)
         length = embedded.shape[1]  # T
         so_far = length if cache is None else cache.length
-        places = counted(present, so_far, embedded.device)
+        places = present_or_all(present, so_far, embedded.device)
         hidden = embedded + self.positions(places, num_last=length)  # (R, T, E)
         hidden = self.dropout(self.embedding_norm(hidden))
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
-            hidden = layer(hidden, mask, source.hidden, source_mask, past)  # (R, T, E)
+            hidden = layer(hidden, mask, source.hidden, source.mask, past)  # (R, T, E)
         return hidden
 
 
@@ -227,4 +224,4 @@ class BartForConditionalGeneration(Seq2SeqLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        return F.linear(hidden, self.model.words.weight, self.final_logits_bias[0])
+        return linear(hidden, self.head.weight, self.final_logits_bias[0])

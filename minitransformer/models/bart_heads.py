@@ -11,11 +11,10 @@ from minitransformer.models.bart import BartModel
 from minitransformer.models.bart_config import BartConfig
 from minitransformer.models.base import initialize
 from minitransformer.models.classification import SequenceClassification
-from minitransformer.models.generative import start_token
 from minitransformer.models.inputs import check_same_shape, check_shape, refuse_token_types
 from minitransformer.models.outputs import Seq2SeqRecording, Seq2SeqSequenceClassifierOutput
 from minitransformer.models.roberta import RobertaClassificationHead
-from minitransformer.models.shifting import shift_right
+from minitransformer.models.shifting import shift_right, start_token
 
 
 class BartForSequenceClassification(SequenceClassification):

@@ -30,6 +30,8 @@ class Model(nn.Module):
     # The attribute under which a model with a task head keeps its backbone, such as "roberta";
     # Hugging Face puts the same word before the names of the backbone's weights.
     backbone_name: ClassVar[str | None] = None
+    # Whether hidden values grow beyond what float16 can hold.
+    overflows_in_float16: ClassVar[bool] = False
     # Whether a head scores words, with the word embedding or a matrix of its own.
     guesses_words: ClassVar[bool] = False
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from minitransformer.layers.activations import activation_named
-from minitransformer.names import unexpected_name
+from minitransformer.names import nearest, unexpected_name
 
-_LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
+LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class Config:
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                guess = cls.known_elsewhere.get(name)
+                near = nearest(name, [*known, *cls.known_elsewhere])
+                guess = cls.known_elsewhere.get(near or name)
                 raise TypeError(unexpected_name(f"{cls.__name__} field", name, known, guess))
         return super().__new__(cls)
 
@@ -41,8 +42,8 @@ class Config:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise ValueError(f"{name}={value!r} must be an integer")
-            if not minimum <= value <= _LARGEST:
-                raise ValueError(f"{name}={value!r} must lie between {minimum} and {_LARGEST}")
+            if not minimum <= value <= LARGEST:
+                raise ValueError(f"{name}={value!r} must lie between {minimum} and {LARGEST}")
 
     def _require_tokens(self, *names: str, optional: bool = False) -> None:
         for name in names:
@@ -50,8 +51,9 @@ class Config:
                 continue
             self._require_integers(name, minimum=0)
             if getattr(self, name) >= self.vocab_size:
+                fix = f"; give the id of yours, or {name}=None" * optional
                 raise ValueError(
-                    f"{name}={getattr(self, name)} lies outside vocab_size={self.vocab_size}"
+                    f"{name}={getattr(self, name)} lies outside vocab_size={self.vocab_size}{fix}"
                 )
 
     def _require_booleans(self, *names: str) -> None:
@@ -70,13 +72,13 @@ class Config:
     def _require_probabilities(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if not _is_number(value) or not 0.0 <= value < 1.0:
+            if not is_number(value) or not 0.0 <= value < 1.0:
                 raise ValueError(f"{name}={value!r} must be a number from 0 up to, not with, 1")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            if not _is_number(value) or not 0.0 < value < math.inf:
+            if not is_number(value) or not 0.0 < value < math.inf:
                 raise ValueError(f"{name}={value!r} must be a positive, finite number")
 
 
@@ -166,9 +168,10 @@ class EncoderConfig(ClassifierConfig):
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a number, finite and no larger than any size."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and abs(value) <= _LARGEST  # which NaN is not, nor an integer that is no float
+        and abs(value) <= LARGEST  # which NaN is not, nor an integer that is no float
     )

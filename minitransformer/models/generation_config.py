@@ -1,13 +1,11 @@
 """How text is generated: the fields of Hugging Face's GenerationConfig that are built here."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
+from minitransformer.models.config import LARGEST, is_number
 from minitransformer.names import unexpected_name
-
-_LARGEST = 2**31 - 1
 
 # Fields of Hugging Face that are not built here and would change what is generated, each with the
 # values that leave it off; None always does.
@@ -145,7 +143,7 @@ class GenerationConfig:
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:
                 continue
-            if type(value) is not int or not minimum <= value <= _LARGEST:
+            if type(value) is not int or not minimum <= value <= LARGEST:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}")
 
     def _check_numbers(self) -> None:
@@ -154,11 +152,11 @@ class GenerationConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ValueError(f"early_stopping={self.early_stopping!r}; True, False or 'never'")
-        if not _is_number(self.length_penalty):
+        if not is_number(self.length_penalty):
             raise ValueError(f"length_penalty={self.length_penalty!r} must be a finite number")
         for name in ("temperature", "repetition_penalty", "encoder_repetition_penalty"):
             value = getattr(self, name)
-            if not _is_number(value) or value <= 0:
+            if not is_number(value) or value <= 0:
                 greedy = "; for the likeliest token each time: do_sample=False"
                 hint = greedy if name == "temperature" and value == 0 else ""
                 raise ValueError(f"{name}={value!r} must be a positive, finite number{hint}")
@@ -166,14 +164,14 @@ class GenerationConfig:
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:
                 continue
-            if not _is_number(value) or not 0 <= value <= 1 or (value == 0 and name == "typical_p"):
+            if not is_number(value) or not 0 <= value <= 1 or (value == 0 and name == "typical_p"):
                 raise ValueError(f"{name}={value!r} must be a number from 0 to 1")
         decay = self.exponential_decay_length_penalty
         if decay is not None and not (
             isinstance(decay, tuple)
             and len(decay) == 2
             and type(decay[0]) is int
-            and _is_number(decay[1])
+            and is_number(decay[1])
             and decay[1] > 0
         ):
             raise ValueError(
@@ -258,13 +256,9 @@ def as_tuple(tokens: int | tuple[int, ...] | None) -> tuple[int, ...]:
     return tokens if isinstance(tokens, tuple) else (tokens,)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
 def _are_tokens(ids: tuple[object, ...]) -> bool:
-    return bool(ids) and all(type(i) is int and 0 <= i <= _LARGEST for i in ids)
+    return bool(ids) and all(type(i) is int and 0 <= i <= LARGEST for i in ids)

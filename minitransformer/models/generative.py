@@ -5,9 +5,10 @@ B batch, R rows that are written, T tokens, S source tokens, E hidden size, V vo
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitransformer.layers.cache import KVCache
+from minitransformer.layers.rows import take_last
 from minitransformer.models.base import TaskModel
 from minitransformer.models.config import Config
 from minitransformer.models.generation_config import GenerationConfig
@@ -19,7 +20,7 @@ from minitransformer.models.outputs import (
     Seq2SeqLMOutput,
     recording,
 )
-from minitransformer.models.shifting import next_token_labels, shift_right
+from minitransformer.models.shifting import next_token_labels, shift_right, start_token
 from minitransformer.names import strict_names
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class GenerativeModel(TaskModel):
     Attributes:
         generation_config: how the checkpoint wants to be asked; at first what the config says of
             tokens. Its fields are the defaults of :func:`minitransformer.generate`.
+        reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
+            in the order that it reads fastest. Set it to False where memory is short.
     """
 
     guesses_words = True
@@ -40,10 +43,16 @@ class GenerativeModel(TaskModel):
     def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.generation_config = GenerationConfig.from_model_config(config)
+        self.reorder_weights = True
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score each word of the vocabulary: (..., E) to (..., V)."""
         raise NotImplementedError(f"{type(self).__name__} has no head")
+
+    @property
+    def head(self) -> nn.Embedding | nn.Linear:
+        """The module whose weight, (V, E), scores the words: the word embedding."""
+        return getattr(self, self.backbone_name).words
 
     def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
         """The loss of `forward`; zero, with a gradient of zeros, where nothing is labelled."""
@@ -86,6 +95,8 @@ class CausalLM(GenerativeModel):
         """
         if labels is not None:
             check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
+            if cache is not None:
+                raise ValueError("labels need whole rows: pass them without a cache")
         with recording(
             self.backbone.layers,
             hidden_states=output_hidden_states,
@@ -124,7 +135,7 @@ class CausalLM(GenerativeModel):
         *,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Score the words that may come after the last place, which must be a real token's.
+        """Score the words that may come after the last real token of each row.
 
         Args:
             input_ids, attention_mask, cache: as in `forward`.
@@ -133,7 +144,7 @@ class CausalLM(GenerativeModel):
             (B, V).
         """
         hidden = self.backbone.decode(input_ids, attention_mask, cache)  # (B, T, E)
-        return self.logits(hidden[:, -1])
+        return self.logits(take_last(hidden, attention_mask))
 
     def new_cache(self) -> KVCache:
         """An empty cache."""
@@ -172,7 +183,8 @@ class Seq2SeqLM(GenerativeModel):
             decoder_input_ids: (B, T) int64, what the decoder reads; by default the labels, shifted
                 right: see :mod:`minitransformer.models.shifting`.
             decoder_attention_mask: (B, T), for these.
-            labels: (B, T) int64, what it is to write, -100 at padding.
+            labels: (B, T) int64, what it is to write, -100 at padding, which may stand on either
+                side: a row begins at its first label that is not -100.
             output_hidden_states: collect what enters the layers, and what leaves each of them.
             output_attentions: collect each layer's attention maps.
 
@@ -214,10 +226,12 @@ class Seq2SeqLM(GenerativeModel):
         decoder_input_ids, decoder_attention_mask = self._decoder_inputs(
             decoder_input_ids, decoder_attention_mask, labels
         )
-        encoded = self.backbone.encode(input_ids, attention_mask)
-        hidden = self.backbone.decode(decoder_input_ids, encoded, decoder_attention_mask)
+        hidden, _ = self.backbone.run(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask
+        )
         return summed_cross_entropy(self.logits(hidden), labels)
 
+    @strict_names
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Encoded:
         """What the decoder asks of the source, (B, S): to be computed once for a whole text."""
         return self.backbone.encode(input_ids, attention_mask)
@@ -231,7 +245,7 @@ class Seq2SeqLM(GenerativeModel):
         decoder_attention_mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Score the words that may come after the last place, which must be a real token's.
+        """Score the words that may come after the last real token of each row.
 
         Args:
             decoder_input_ids: (R, T), R = B * K: K rows in turn are written from one source.
@@ -243,7 +257,7 @@ class Seq2SeqLM(GenerativeModel):
             (R, V).
         """
         hidden = self.backbone.decode(decoder_input_ids, encoded, decoder_attention_mask, cache)
-        return self.logits(hidden[:, -1])
+        return self.logits(take_last(hidden, decoder_attention_mask))
 
     def new_cache(self) -> KVCache:
         """An empty cache."""
@@ -271,19 +285,7 @@ class Seq2SeqLM(GenerativeModel):
                 raise ValueError("decoder_attention_mask was given without decoder_input_ids")
             return shift_right(labels, start_token(config), config.pad_token_id)
         if labels is not None:
-            check_labels(labels, decoder_input_ids, decoder_attention_mask, config.vocab_size)
+            check_labels(
+                labels, decoder_input_ids, decoder_attention_mask, config.vocab_size, "decoder_"
+            )
         return decoder_input_ids, decoder_attention_mask
-
-
-def start_token(config: Any) -> int:
-    """The token that the decoder reads first.
-
-    Raises:
-        ValueError: the config names none.
-    """
-    if config.decoder_start_token_id is None:
-        raise ValueError(
-            "decoder_start_token_id=None: the decoder needs a token to begin with; set it in the "
-            "config, T5 takes the padding token's"
-        )
-    return config.decoder_start_token_id

@@ -7,16 +7,16 @@ B batch, T tokens, S tokens so far, E hidden size, C classes.
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.cache import KVCache, LayerPast
+from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import FusedSelfAttention
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.positions import LearnedPositions
-from minitransformer.layers.rows import last_tokens, take_rows
+from minitransformer.layers.positions import LearnedPositions, present_or_all
+from minitransformer.layers.reordered_weights import linear
+from minitransformer.layers.rows import take_last
 from minitransformer.models.base import Model, initialize
 from minitransformer.models.classification import SequenceClassification
 from minitransformer.models.generative import CausalLM
@@ -28,7 +28,6 @@ from minitransformer.models.inputs import (
     refuse_token_types,
 )
 from minitransformer.models.outputs import DecoderOutput, Recording, recording
-from minitransformer.models.seq2seq import counted, layer_pasts
 from minitransformer.names import strict_names
 
 
@@ -41,23 +40,17 @@ class GPT2Layer(nn.Module):
 
     def __init__(
         self,
+        attention: FusedSelfAttention,
+        feed_forward: FeedForward,
         hidden_size: int,
-        num_heads: int,
-        intermediate_size: int,
-        activation: str,
         dropout: float,
-        attention_dropout: float,
         eps: float,
-        attention: str,
-        scale: float,
     ) -> None:
         super().__init__()
         self.attention_norm = LayerNorm(hidden_size, eps)
-        self.attention = FusedSelfAttention(
-            hidden_size, num_heads, attention_dropout, attention, scale=scale, causal=True
-        )
+        self.attention = attention
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
-        self.feed_forward = FeedForward(hidden_size, intermediate_size, activation)
+        self.feed_forward = feed_forward
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor | None, past: LayerPast | None) -> Tensor:
@@ -92,15 +85,22 @@ class GPT2Model(Model):
         self.dropout = nn.Dropout(config.embedding_dropout_prob)
         self.layers = nn.ModuleList(
             GPT2Layer(
+                FusedSelfAttention(
+                    config.hidden_size,
+                    config.num_attention_heads,
+                    config.attention_probs_dropout_prob,
+                    attention,
+                    scale=config.attention_scale(number),
+                    causal=True,
+                ),
+                FeedForward(
+                    config.hidden_size,
+                    config.intermediate_size or 4 * config.hidden_size,
+                    config.hidden_act,
+                ),
                 config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size or 4 * config.hidden_size,
-                config.hidden_act,
                 config.hidden_dropout_prob,
-                config.attention_probs_dropout_prob,
                 config.layer_norm_eps,
-                attention,
-                config.attention_scale(number),
             )
             for number in range(config.num_hidden_layers)
         )
@@ -156,7 +156,7 @@ class GPT2Model(Model):
 
         length = input_ids.shape[1]  # T
         so_far = length if cache is None else cache.length  # S
-        places = counted(present, so_far, input_ids.device)  # (B, S)
+        places = present_or_all(present, so_far, input_ids.device)  # (B, S)
         hidden = self.words(input_ids) + self.positions(places, num_last=length)  # (B, T, E)
         hidden = self.dropout(hidden)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
@@ -192,7 +192,7 @@ class GPT2LMHeadModel(CausalLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        return F.linear(hidden, self.transformer.words.weight)
+        return linear(hidden, self.head.weight)
 
 
 class GPT2ForSequenceClassification(SequenceClassification):
@@ -228,10 +228,7 @@ class GPT2ForSequenceClassification(SequenceClassification):
             final=self.transformer.final_norm,
         ) as record:
             hidden = self.transformer.decode(input_ids, attention_mask)  # (B, T, E)
-        if attention_mask is None:
-            return hidden[:, -1], record
-        last = last_tokens(attention_mask != 0)  # (B, 1)
-        return take_rows(hidden, last).squeeze(1), record
+        return take_last(hidden, attention_mask), record
 
     def scores(self, representation: Tensor) -> Tensor:
         """(B, E) to (B, C)."""

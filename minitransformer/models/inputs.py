@@ -49,20 +49,22 @@ def check_ids(name: str, ids: Tensor, *, size: int, size_name: str) -> None:
         raise ValueError(f"{name} holds {wrong}; the ids go from 0 to {size - 1} ({size_name})")
 
 
-def check_same_shape(name: str, tensor: Tensor, input_ids: Tensor) -> None:
+def check_same_shape(
+    name: str, tensor: Tensor, input_ids: Tensor, ids_name: str = "input_ids"
+) -> None:
     """Check that `tensor` has a value for each token of `input_ids`, (B, T).
 
     Raises:
         TypeError: one of them is no tensor.
         ValueError: the shapes differ.
     """
-    check_shape("input_ids", input_ids)
+    check_shape(ids_name, input_ids)
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}; a tensor of shape (B, T) is needed")
     if tensor.shape != input_ids.shape:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; "
-            f"the shape of input_ids is needed, {tuple(input_ids.shape)}"
+            f"the shape of {ids_name} is needed, {tuple(input_ids.shape)}"
         )
 
 
@@ -116,7 +118,8 @@ def check_attention_mask(
                 f"padding would be attended to; pass attention_mask=(input_ids != {pad_token_id})"
             )
         return None
-    check_same_shape(name, attention_mask, input_ids)
+    ids_name = name.replace("attention_mask", "input_ids")
+    check_same_shape(name, attention_mask, input_ids, ids_name)
     if attention_mask.dtype == torch.bool:
         mask = attention_mask
     elif attention_mask.dtype in _INTEGERS:
@@ -148,27 +151,32 @@ def refuse_token_types(token_type_ids: Tensor | None, family: str) -> None:
 
 
 def check_labels(
-    labels: Tensor, input_ids: Tensor, attention_mask: Tensor | None, num_classes: int
+    labels: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    num_classes: int,
+    prefix: str = "",
 ) -> None:
     """Check labels for every token: (B, T) int64, a class or -100 for none.
 
     A label at padding would train the model on what nobody reads, and more so the longer the
-    padding.
+    padding. `prefix` is what the names of ids and mask begin with: "decoder_" for a decoder's.
 
     Raises:
         ValueError: the shape, the dtype or a value is off, or padding is labelled.
     """
-    check_same_shape("labels", labels, input_ids)
+    ids_name, mask_name = f"{prefix}input_ids", f"{prefix}attention_mask"
+    check_same_shape("labels", labels, input_ids, ids_name)
     _check_classes(labels, num_classes)
     if attention_mask is None or torch.compiler.is_compiling():
         return
-    check_same_shape("attention_mask", attention_mask, input_ids)
+    check_same_shape(mask_name, attention_mask, input_ids, ids_name)
     wrong = (labels != IGNORED_LABEL) & (attention_mask == 0)
     if bool(wrong.any()):
         row, place = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"labels holds {int(labels[row, place])} in row {row} at place {place}, which is "
-            f"padding; set labels to {IGNORED_LABEL} where attention_mask is 0"
+            f"padding; set labels to {IGNORED_LABEL} where {mask_name} is 0"
         )
 
 

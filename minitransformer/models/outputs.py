@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from minitransformer.layers.masks import padding_mask
+
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -85,6 +87,11 @@ class Encoded:
 
     hidden: Tensor  # (B, S, E)
     attention_mask: Tensor | None  # (B, S) bool, True at real tokens; None where all are
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The attention mask of whoever asks: (B, 1, 1, S), or None."""
+        return None if self.attention_mask is None else padding_mask(self.attention_mask)
 
 
 @dataclass(frozen=True, kw_only=True)

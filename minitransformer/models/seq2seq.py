@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.cache import KVCache, LayerPast
+from minitransformer.layers.cache import KVCache
 from minitransformer.models.base import Model
-from minitransformer.models.inputs import check_attention_mask, check_ids, check_length
+from minitransformer.models.inputs import (
+    check_attention_mask,
+    check_ids,
+    check_length,
+    check_shape,
+)
 from minitransformer.models.outputs import (
     Encoded,
     Recording,
@@ -95,7 +99,18 @@ class Seq2SeqModel(Model):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> tuple[Tensor, Seq2SeqRecording]:
-        """The decoder's last hidden state, (B, T, E), and what was to be collected on the way."""
+        """The decoder's last hidden state, (B, T, E), and what was to be collected on the way.
+
+        Raises:
+            ValueError: an input is off, or what is written has not a row for each source.
+        """
+        check_shape("input_ids", input_ids)
+        check_shape("decoder_input_ids", decoder_input_ids)
+        if len(decoder_input_ids) != len(input_ids):
+            raise ValueError(
+                f"input_ids has {len(input_ids)} rows, but decoder_input_ids, or the labels that "
+                f"they are made of, {len(decoder_input_ids)}; one for each source is needed"
+            )
         with self._recording(hidden_states, attentions) as (encoder, decoder):
             encoded = self.encode(input_ids, attention_mask)
             hidden = self.decode(decoder_input_ids, encoded, decoder_attention_mask)
@@ -168,26 +183,3 @@ class Seq2SeqModel(Model):
             ) as decoder,
         ):
             yield encoder, decoder
-
-
-def counted(present: Tensor | None, length: int, device: torch.device) -> Tensor:
-    """(B, S) bool, True at real tokens, for counting positions; (1, S) where all are real."""
-    if present is not None:
-        return present
-    return torch.ones(1, length, dtype=torch.bool, device=device)
-
-
-def layer_pasts(cache: KVCache | None, num_layers: int) -> list[LayerPast] | list[None]:
-    """What each layer keeps; None for each where nothing is kept.
-
-    Raises:
-        ValueError: the cache was made for another number of layers.
-    """
-    if cache is None:
-        return [None] * num_layers
-    if len(cache.layers) != num_layers:
-        raise ValueError(
-            f"the cache has {len(cache.layers)} layers, the decoder {num_layers}; "
-            "make it by model.new_cache()"
-        )
-    return cache.layers

@@ -8,6 +8,8 @@ way nothing sees the word that it has to guess.
 B batch, T tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from minitransformer.models.inputs import IGNORED_LABEL
 def next_token_labels(labels: Tensor, present: Tensor | None = None) -> Tensor:
     """What a decoder by itself has to guess at each place.
 
-    Nobody guesses the first word of a row: nothing stands before it.
+    Nobody guesses the first word of a row, for nothing stands before it, nor one after padding.
 
     Args:
         labels: (B, T) int64, the word at each place, -100 where it is not to be guessed.
@@ -65,5 +67,20 @@ def shift_right(
     shifted = labels.roll(1, dims=1)
     shifted = shifted.masked_fill((shifted == IGNORED_LABEL) | (places < begins), pad_token_id)
     shifted = shifted.masked_fill(places == begins, start_token_id)  # (B, T)
-    padded = not torch.compiler.is_compiling() and bool((begins > 0).any())
-    return shifted, places >= begins if padded else None
+    if not torch.compiler.is_compiling() and not bool((begins > 0).any()):
+        return shifted, None
+    return shifted, places >= begins
+
+
+def start_token(config: Any) -> int:
+    """The token that the decoder reads first.
+
+    Raises:
+        ValueError: the config names none.
+    """
+    if config.decoder_start_token_id is None:
+        raise ValueError(
+            "decoder_start_token_id=None: the decoder needs a token to begin with; set it in the "
+            "config, T5 takes the padding token's"
+        )
+    return config.decoder_start_token_id

@@ -10,18 +10,18 @@ B sources, S source tokens, R rows that are written, T their tokens, E hidden si
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.cache import KVCache, LayerPast
+from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
 from minitransformer.layers.feedforward import FeedForward, GatedFeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import RMSNorm
 from minitransformer.layers.relative_positions import RelativePositionBias
+from minitransformer.layers.reordered_weights import linear
 from minitransformer.models.generative import Seq2SeqLM
 from minitransformer.models.outputs import Encoded
-from minitransformer.models.seq2seq import Seq2SeqModel, Stack, layer_pasts
+from minitransformer.models.seq2seq import Seq2SeqModel, Stack
 from minitransformer.models.t5_config import T5Config
 
 
@@ -160,14 +160,11 @@ class T5Decoder(T5Stack):
     ) -> Tensor:
         """(R, T, E) to (R, T, E); `present` is (R, tokens so far) bool, None where all are real."""
         mask = None if present is None else padding_mask(present)
-        source_mask = source.attention_mask
-        if source_mask is not None:
-            source_mask = padding_mask(source_mask)  # (B, 1, 1, S)
         length = embedded.shape[1]  # T
         bias = self.position_bias(length, length if cache is None else cache.length)
         hidden = self.dropout(embedded)  # (R, T, E)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
-            hidden = layer(hidden, mask, bias, source.hidden, source_mask, past)  # (R, T, E)
+            hidden = layer(hidden, mask, bias, source.hidden, source.mask, past)  # (R, T, E)
         return self.finish(hidden)
 
 
@@ -181,6 +178,7 @@ class T5Model(Seq2SeqModel):
 
     config: T5Config
     config_class = T5Config
+    overflows_in_float16 = True
 
     def __init__(self, config: T5Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
@@ -208,6 +206,7 @@ class T5ForConditionalGeneration(Seq2SeqLM):
     backbone_name = "transformer"
     config: T5Config
     config_class = T5Config
+    overflows_in_float16 = True
 
     def __init__(self, config: T5Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
@@ -221,12 +220,21 @@ class T5ForConditionalGeneration(Seq2SeqLM):
         """(..., E) to (..., V)."""
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.hidden_size**-0.5
-        head = self.transformer.words if self.lm_head is None else self.lm_head
-        return F.linear(hidden, head.weight)
+        return linear(hidden, self.head.weight)
+
+    @property
+    def head(self) -> nn.Embedding | nn.Linear:
+        """The module whose weight, (V, E), scores the words."""
+        return self.transformer.words if self.lm_head is None else self.lm_head
 
     def draw(self, part: nn.Module) -> None:
-        """Give a part of the model the weights that training begins with; see `draw_t5`."""
+        """Give a part of the model the weights that training begins with; see `draw_t5`.
+
+        A head of its own is drawn like the word embedding, in whose place it stands.
+        """
         draw_t5(part, self.config)
+        if part is self.lm_head:
+            nn.init.normal_(part.weight, std=self.config.initializer_factor)
 
 
 def attention_sizes(config: T5Config, attention: str) -> dict[str, Any]:
@@ -279,5 +287,3 @@ def draw_t5(part: nn.Module, config: T5Config) -> None:
             nn.init.normal_(module.query.weight, std=deviation)
         elif isinstance(module, T5Model):
             nn.init.normal_(module.words.weight, std=factor)
-        elif isinstance(module, T5ForConditionalGeneration) and module.lm_head is not None:
-            nn.init.normal_(module.lm_head.weight, std=factor)

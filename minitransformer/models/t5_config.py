@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minitransformer.layers.activations import activation_named
+from minitransformer.layers.activations import ACTIVATIONS
 from minitransformer.models.config import Config
 
 
@@ -71,9 +71,11 @@ class T5Config(Config):
         self._require_probabilities("hidden_dropout_prob")
         self._require_positive("layer_norm_eps", "initializer_factor")
         self._require_booleans("tie_word_embeddings", "scale_decoder_outputs")
-        if not isinstance(self.feed_forward_proj, str):
-            raise ValueError(f"feed_forward_proj={self.feed_forward_proj!r} must be a string")
-        activation_named(self.activation)
+        if not isinstance(self.feed_forward_proj, str) or self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"feed_forward_proj={self.feed_forward_proj!r} is unknown; choose one of "
+                f"{sorted(ACTIVATIONS)}, or 'gated-' and one of these"
+            )
 
     @property
     def activation(self) -> str:

@@ -1,0 +1,91 @@
+"""Greedy search and sampling: one token a row at a time.
+
+B prompts, R rows that are written (R = B * N answers), L tokens so far, V vocabulary.
+"""
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from minitransformer.generation.decoding import Decoder
+from minitransformer.generation.processors import Processor
+from minitransformer.generation.sampling import candidates, draw
+from minitransformer.generation.stopping import Stopping
+from minitransformer.models.generation_config import GenerationConfig
+
+
+@torch.no_grad()
+def write(
+    decoder: Decoder,
+    config: GenerationConfig,
+    processors: Sequence[Processor],
+    stopping: Stopping,
+    generator: torch.Generator | None,
+) -> Generator[Tensor, None, None]:
+    """Give the next token of every row, (R,), until all are finished or long enough.
+
+    A row that is finished goes on with the padding token. The model runs when the next token is
+    asked for, so that whoever asks no more pays no more.
+
+    Args:
+        decoder: the model with its prompts.
+        config: what is asked for; `max_new_tokens` and, where rows may end at different lengths,
+            `pad_token_id` are known.
+        processors: what changes the scores.
+        stopping: what ends a row.
+        generator: for drawing; None is PyTorch's own.
+
+    Raises:
+        ValueError: a row has no token to go on with.
+    """
+    assert config.max_new_tokens is not None
+    scores, history = decoder.start(), decoder.prompt
+    if config.num_return_sequences > 1:
+        rows = torch.arange(len(history), device=history.device)
+        rows = rows.repeat_interleave(config.num_return_sequences)  # (R,)
+        decoder.select(rows)
+        scores, history = scores[rows], history[rows]
+    finished = torch.zeros(len(history), dtype=torch.bool, device=history.device)  # (R,)
+    for number in range(1, config.max_new_tokens + 1):
+        tokens, sound = _choose(history, scores, config, processors, generator)  # (R,) twice
+        if stopping.possible and config.pad_token_id is not None:
+            tokens = tokens.masked_fill(finished, config.pad_token_id)
+        history = torch.cat([history, tokens[:, None]], dim=1)  # (R, L)
+        broken = ~(sound | finished)
+        if stopping.possible:
+            finished = finished | stopping.ended(history)
+        # The one moment of a token at which the host waits for the device.
+        is_broken, is_over = torch.stack([broken.any(), finished.all()]).tolist()
+        if is_broken:
+            raise no_way_on(int(broken.int().argmax()), number - 1)
+        yield tokens
+        if is_over:
+            return
+        if number < config.max_new_tokens:
+            scores = decoder.step(history)  # (R, V)
+
+
+def no_way_on(row: int, number: int) -> ValueError:
+    """The error of a row that nothing can follow after so many new tokens."""
+    return ValueError(
+        f"no token can follow in row {row} after {number} new ones: every one is forbidden, or the "
+        "model's logits are NaN"
+    )
+
+
+def _choose(
+    history: Tensor,
+    scores: Tensor,
+    config: GenerationConfig,
+    processors: Sequence[Processor],
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row, (R,), and whether there is one; from (R, L) and (R, V)."""
+    scores = scores.float()
+    for process in processors:
+        scores = process(history, scores)
+    if config.do_sample:
+        return draw(candidates(scores, config), generator)
+    tokens = scores.argmax(dim=1, keepdim=True)  # where there is a NaN, it is that one's place
+    return tokens.squeeze(1), scores.gather(1, tokens).squeeze(1) > -torch.inf

@@ -1,0 +1,189 @@
+"""Linear maps of few rows at the speed of the memory: weights in the order that kernels read best.
+
+Who writes one token at a time reads every weight for it and computes two operations with each, so
+no decoder is faster than its memory. The usual product, whose weights lie row after row, is slower:
+with 8 rows by a factor of two to four, as measured on two cores. oneDNN, which comes with PyTorch,
+has kernels that keep up with the memory if the weights lie in blocks. Putting them so takes as long
+as ten products and a second copy of each weight, and is done once.
+
+The numbers are those of `F.linear` but for rounding. Wherever a copy is of no use (another device
+or dtype, gradients, torch.compile, a PyTorch without oneDNN, a weight that has changed) `F.linear`
+is what runs.
+
+O outputs, I inputs.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# oneDNN is told how many rows to expect. Its order for one row reads a quarter faster than others
+# do, but for that row alone; the order for eight suits all numbers from two on, as measured to 128.
+_ONE, _SEVERAL = 1, 8
+# How often a weight has to be used for its copy to pay. To make one takes as long as some ten
+# products; it spares half of each, or, where there is one in the other order, a quarter.
+_WORTH_A_COPY, _WORTH_ANOTHER = 16, 64
+_SAMPLES = 8  # rows and columns of a weight that are compared
+
+
+class ReorderedWeight:
+    """A copy of a weight, and what the weight was when it was made.
+
+    Args:
+        weight: (O, I).
+        rows: how many rows its order is for; it serves for other numbers too.
+    """
+
+    def __init__(self, weight: Tensor, rows: int) -> None:
+        self.rows = rows
+        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+        self._state = _state(weight)
+        self._sample = _sample(weight).clone()
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x W^T + b: (..., I) to (..., O)."""
+        if bias is not None:
+            bias = bias.contiguous()  # the kernel reads it as if it were
+        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, bias, "none", [], "")
+
+    def serves(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether it may stand for `weight` in a product with `x`."""
+        return (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled("cpu")
+            and x.dtype == weight.dtype
+            and x.dim() > 1
+            and x.numel() > 0
+            and self._state == _state(weight)
+        )
+
+    def is_current(self, weight: Tensor) -> bool:
+        """Whether it is a copy of what `weight` is now.
+
+        PyTorch counts the changes of a tensor, though not those through `.data`; for these a few
+        numbers are compared. A single number changed in that way may be missed.
+        """
+        return self._state == _state(weight) and torch.equal(self._sample, _sample(weight))
+
+
+# The copies go when their modules go. They are no part of the modules: neither a deep copy nor a
+# checkpoint of a model has anything to do with them.
+_COPIES: WeakKeyDictionary[nn.Module, ReorderedWeight] = WeakKeyDictionary()
+_IN_USE: dict[int, ReorderedWeight] = {}  # by id() of the weight, in the blocks that are open
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b, through the copy of the weight inside :func:`reordered_weights`.
+
+    Args:
+        x: (..., I).
+        weight: (O, I).
+        bias: (O,), or None.
+
+    Returns:
+        (..., O).
+    """
+    copy = _IN_USE.get(id(weight))
+    if copy is None or not copy.serves(x, weight):
+        return F.linear(x, weight, bias)
+    return copy(x, bias)
+
+
+@contextmanager
+def reordered_weights(modules: Iterable[nn.Module], rows: int, num_uses: int) -> Iterator[None]:
+    """Inside the block, compute with reordered copies of these modules' weights.
+
+    The copies are kept for the next block, as long as the modules live, and made anew when a weight
+    has changed. They take as much memory as the weights; :func:`forget_copies` frees it.
+
+    Args:
+        modules: `nn.Linear`s, and modules whose weight is used by :func:`linear`, such as word
+            embeddings that serve as a head.
+        rows: how many will be multiplied at a time.
+        num_uses: how often. For a few times no copies are made, but those that there are serve.
+    """
+    with ExitStack() as at_the_end:
+        for module in modules:
+            copy = _copy_of(module, _ONE if rows == 1 else _SEVERAL, num_uses)
+            if copy is None:
+                continue
+            weight: Any = module.weight
+            if id(weight) not in _IN_USE:  # else an outer block, or another thread's, sees to it
+                _IN_USE[id(weight)] = copy
+                at_the_end.callback(_IN_USE.pop, id(weight), None)
+            if type(module) is nn.Linear and "forward" not in vars(module):
+                module.forward = partial(_forward, module)  # type: ignore[method-assign]
+                at_the_end.callback(vars(module).pop, "forward", None)
+        yield
+
+
+def forget_copies(modules: Iterable[nn.Module]) -> None:
+    """Free the memory of the copies of these modules' weights."""
+    for module in modules:
+        _COPIES.pop(module, None)
+
+
+def _forward(module: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, module.weight, module.bias)
+
+
+def _copy_of(module: nn.Module, rows: int, num_uses: int) -> ReorderedWeight | None:
+    """The copy of a module's weight as it is now, or None where there can be, or is, none."""
+    weight: Any = module.weight
+    if not _can_be_reordered(weight):
+        return None
+    copy = _COPIES.get(module)
+    if copy is not None and copy.is_current(weight):
+        if copy.rows == rows or num_uses < _WORTH_ANOTHER:
+            return copy
+    elif num_uses < _WORTH_A_COPY:
+        return None
+    _COPIES.pop(module, None)  # before the new one takes its memory
+    _COPIES[module] = ReorderedWeight(weight, rows)
+    return _COPIES[module]
+
+
+def _can_be_reordered(weight: Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.dim() == 2
+        and weight.numel() > 0
+        and not weight.is_inference()  # whose changes nobody counts
+        and bool(torch.backends.mkldnn.enabled)
+        and _kernels_work(weight.dtype)
+    )
+
+
+@cache
+def _kernels_work(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch has oneDNN's kernels for a dtype, and they compute what they should.
+
+    They are not part of PyTorch's public interface, so they are tried before they are trusted.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    weight = (torch.arange(15.0).view(5, 3) - 7).to(dtype)  # small integers: nothing is rounded
+    x, bias = weight[:2] + 1, weight[:, 0]
+    try:
+        with torch.no_grad():
+            expected = F.linear(x, weight, bias)
+            copies = [ReorderedWeight(weight, rows) for rows in (_ONE, _SEVERAL)]
+            return all(torch.equal(copy(x, bias), expected) for copy in copies)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def _state(weight: Tensor) -> tuple[int, int, torch.dtype]:
+    return weight.data_ptr(), weight._version, weight.dtype
+
+
+def _sample(weight: Tensor) -> Tensor:
+    rows, columns = (max(1, size // _SAMPLES) for size in weight.shape)
+    return weight.detach()[::rows, ::columns]

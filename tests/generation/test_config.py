@@ -1,0 +1,83 @@
+"""The fields of GenerationConfig: names, values, and what goes together."""
+
+import dataclasses
+
+import pytest
+
+from minitransformer.models.generation_config import GenerationConfig
+from minitransformer.models.gpt2_config import GPT2Config
+from minitransformer.models.t5_config import T5Config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0 must be an integer of at least 1"),
+        ({"max_new_tokens": 2.0}, "max_new_tokens=2.0 must be an integer"),
+        ({"num_beams": True}, "num_beams=True must be an integer"),
+        ({"num_beams": None}, "num_beams=None must be an integer"),
+        ({"min_length": None}, "min_length=None must be an integer of at least 0"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"temperature": 0.0}, "temperature=0.0 .*for the likeliest token each time: do_sample"),
+        ({"temperature": float("nan")}, "temperature=nan must be a positive, finite number"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0 must be a positive"),
+        ({"length_penalty": float("inf")}, "length_penalty=inf must be a finite number"),
+        ({"length_penalty": "long"}, "length_penalty='long'"),
+        ({"top_p": 1.1}, "top_p=1.1 must be a number from 0 to 1"),
+        ({"top_p": None}, "top_p=None"),
+        ({"min_p": -0.1}, "min_p=-0.1"),
+        ({"typical_p": 0}, "typical_p=0"),
+        ({"early_stopping": "sometimes"}, "early_stopping='sometimes'; True, False or 'never'"),
+        ({"early_stopping": 1}, "early_stopping=1"),
+        ({"do_sample": 1}, "do_sample=1 must be True or False"),
+        ({"pad_token_id": -1}, "pad_token_id=-1 must be a token's id"),
+        ({"pad_token_id": [1]}, "pad_token_id=\\(1,\\) must be a token's id$"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token's id, or several"),
+        ({"eos_token_id": [2, None]}, "eos_token_id=\\(2, None\\)"),
+        ({"bad_words_ids": [3]}, "bad_words_ids=.* must be a list of lists of ids"),
+        ({"bad_words_ids": [[]]}, "bad_words_ids=.* must be a list of lists of ids"),
+        ({"stop_strings": ["a", ""]}, "stop_strings=.* must be a text, or a list of texts"),
+        ({"exponential_decay_length_penalty": 3}, "exponential_decay_length_penalty=3"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "is more than num_beams=2 can give"),
+        ({"num_return_sequences": 3}, "greedy search finds one"),
+        (
+            {"forced_eos_token_id": [3, 4], "suppress_tokens": [3, 4, 5]},
+            "forced_eos_token_id=\\(3, 4\\) is forced and, in suppress_tokens, forbidden",
+        ),
+    ],
+    ids=str,
+)
+def test_values_without_a_meaning(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GenerationConfig(**fields)
+
+
+def test_names():
+    with pytest.raises(TypeError, match="did you mean 'temperature'"):
+        GenerationConfig(temprature=0.7)
+    with pytest.raises(TypeError, match="penalty_alpha is not built here; the fields are: max_new"):
+        GenerationConfig(penalty_alpha=0.6)
+    with pytest.raises(TypeError, match="did you mean 'num_beams'"):
+        GenerationConfig(beam_size=4)
+
+
+def test_nothing_inside_can_change():
+    words = [[1, 2], [3]]
+    config = GenerationConfig(bad_words_ids=words, stop_strings="end", eos_token_id=[4, 5])
+    words[0].append(9)
+    assert config.bad_words_ids == ((1, 2), (3,))
+    assert config.stop_strings == ("end",)
+    assert config.eos_token_ids == config.eos_token_id == (4, 5)
+    assert GenerationConfig(eos_token_id=4).eos_token_ids == (4,)
+    assert GenerationConfig(suppress_tokens=[]) == GenerationConfig()
+    assert hash(config) == hash(dataclasses.replace(config))
+
+
+def test_a_model_knows_its_tokens():
+    gpt2 = GPT2Config(vocab_size=9, bos_token_id=0, eos_token_id=2)
+    assert GenerationConfig.from_model_config(gpt2) == GenerationConfig(
+        bos_token_id=0, eos_token_id=2
+    )
+    assert GenerationConfig.from_model_config(T5Config()) == GenerationConfig(
+        pad_token_id=0, eos_token_id=1, decoder_start_token_id=0
+    )

@@ -1,0 +1,395 @@
+"""What `generate` accepts, refuses and leaves as it was."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitransformer import BertConfig, BertForMaskedLM
+from minitransformer.generation import generate
+from minitransformer.generation.stopping import Stopping
+from minitransformer.generation.writing import write
+from minitransformer.models.generation_config import GenerationConfig
+from minitransformer.models.gpt2 import GPT2LMHeadModel
+from minitransformer.models.gpt2_config import GPT2Config
+from tests.models.decoders import WRITERS, build, pad, words
+from tests.tiny import perturb
+
+IDS = torch.tensor([[9, 20, 31], [40, 9, 7]])
+
+
+def tiny(**changes: Any) -> GPT2LMHeadModel:
+    sizes: dict[str, Any] = {
+        "vocab_size": 50,
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 16,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+    torch.manual_seed(0)
+    return perturb(GPT2LMHeadModel(GPT2Config(**sizes | changes)))
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2LMHeadModel:
+    return tiny()
+
+
+def with_config(model: Any, **fields: Any) -> Any:
+    """A model whose checkpoint says this of generation."""
+    other = copy.copy(model)
+    other.generation_config = replace(model.generation_config, **fields)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "how many tokens are to be written\\? Pass max_new_tokens"),
+        ({"max_length": 3}, "max_length=3 leaves no room for a new token after 3 tokens"),
+        ({"max_new_tokens": 14}, "3 tokens of the prompt and 14 new ones .* the 16 .* at most 13"),
+        ({"max_length": 17}, "ask for at most 13"),
+        ({"max_new_tokens": 4, "max_length": 9}, "say the same in two ways"),
+        ({"max_new_tokens": 4, "min_new_tokens": 5}, "at least 5 new tokens .* at most 4"),
+        ({"max_length": 6, "min_length": 8}, "at least 5 new tokens .* at most 3"),
+        ({"max_new_tokens": 4, "temperature": 0.7}, "temperature=0.7 has no effect without do_s"),
+        ({"max_new_tokens": 4, "top_k": 5}, "top_k=5 has no effect without do_sample=True"),
+        ({"max_new_tokens": 4, "length_penalty": 2.0}, "no effect without num_beams of at least 2"),
+        ({"max_new_tokens": 4, "early_stopping": True}, "no effect without num_beams"),
+        ({"max_new_tokens": 4, "num_return_sequences": 2}, "greedy search finds one; set num_bea"),
+        ({"max_new_tokens": 4, "stop_strings": "x"}, "pass tokenizer="),
+        ({"max_new_tokens": 4, "eos_token_id": [3, 50]}, "eos_token_id holds 50, outside vocab"),
+        ({"max_new_tokens": 4, "bad_words_ids": [[3, 77]]}, "bad_words_ids holds 77"),
+        ({"max_new_tokens": 4, "seed": -1}, "seed=-1 must be an integer"),
+        ({"max_new_tokens": 4, "seed": True}, "seed=True must be an integer"),
+    ],
+    ids=str,
+)
+def test_what_is_asked_for_wrongly(model, fields, message):
+    with pytest.raises(ValueError, match=message):
+        generate(model, IDS, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_new_token": 4}, "'max_new_token'; did you mean 'max_new_tokens'"),
+        ({"max_tokens": 4}, "did you mean 'max_new_tokens'"),
+        ({"num_beam_groups": 2}, "num_beam_groups is not built here"),
+        ({"config": {"max_new_tokens": 3}}, "config is a dict; a GenerationConfig is needed"),
+    ],
+    ids=str,
+)
+def test_names_that_are_wrong(model, fields, message):
+    with pytest.raises(TypeError, match=message):
+        generate(model, IDS, **fields)
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask", "message"),
+    [
+        (IDS[0], None, "pass input_ids\\[None\\]"),
+        (IDS + 48, None, "input_ids holds"),
+        (IDS, torch.tensor([[1, 1, 1], [0, 0, 0]]), "row 1 of input_ids is padding alone"),
+        (IDS, torch.ones(2, 2), "attention_mask has shape"),
+        (
+            torch.tensor([[1, 5]]),
+            None,
+            "input_ids holds the padding id 1 but there is no attention",
+        ),
+    ],
+    ids=lambda value: "",
+)
+def test_prompts_that_are_wrong(model, ids, mask, message):
+    with pytest.raises(ValueError, match=message):
+        generate(model, ids, mask, max_new_tokens=2)
+
+
+def test_an_encoder_does_not_write():
+    encoder = BertForMaskedLM(
+        BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
+    )
+    with pytest.raises(TypeError, match="a BertForMaskedLM does not write"):
+        generate(encoder, IDS, max_new_tokens=2)
+
+
+def test_a_padding_token_that_ends_rows_may_stand_in_a_prompt(model):
+    assert (
+        generate(model, torch.tensor([[2, 5]]), max_new_tokens=2, pad_token_id=2).sequences[0, 0]
+        == 2
+    )
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_mask_of_ones_says_that_padding_is_meant(name, beams):
+    model = build(name)
+    padding = model.config.pad_token_id or 0
+    ids = torch.tensor([[5, 6, padding, 7, 4]])
+    written = [
+        generate(
+            model, ids, mask, max_new_tokens=3, num_beams=beams, pad_token_id=padding
+        ).new_tokens
+        for mask in (torch.ones_like(ids), torch.ones_like(ids).bool())
+    ]
+    assert torch.equal(*written)
+    with pytest.raises(ValueError, match="input_ids holds the padding id"):
+        generate(model, ids, max_new_tokens=3, num_beams=beams, pad_token_id=padding)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_decoder_needs_a_token_to_begin_with(name):
+    model: Any = build(name)
+    if "decoder_start_token_id" not in vars(model.config):
+        pytest.skip("it begins with its prompt")
+    without = with_config(model, decoder_start_token_id=None)
+    with pytest.raises(ValueError, match="decoder_start_token_id=None: .*set it in the config, T5"):
+        generate(without, torch.tensor([[5, 6]]), max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tokenizer": "t5", "stop_strings": "x"}, "tokenizer is a str; a minitransformer.Token"),
+        ({"tokenizer": 3}, "tokenizer is a int"),
+        ({"streamer": print}, "streamer is a builtin_function.* put\\(tokens\\) and end"),
+    ],
+    ids=str,
+)
+def test_helpers_that_are_none(model, fields, message):
+    with pytest.raises(TypeError, match=message):
+        generate(model, IDS, max_new_tokens=2, **fields)
+
+
+def test_nothing_runs_before_all_is_checked(model, monkeypatch):
+    monkeypatch.setattr(GPT2LMHeadModel, "next_token_logits", None)
+    with pytest.raises(ValueError, match="more than the 16"):
+        generate(model, IDS, max_new_tokens=14)
+
+
+def test_the_last_position_can_be_written(model):
+    assert generate(model, IDS, max_new_tokens=13, eos_token_id=None).sequences.shape == (2, 16)
+    # Padding on every row takes no positions.
+    ids, mask = torch.nn.functional.pad(IDS, (4, 0), value=1), torch.tensor([[0] * 4 + [1] * 3] * 2)
+    result = generate(model, ids, mask, max_new_tokens=13, eos_token_id=None)
+    assert result.sequences.shape == (2, 20)
+
+
+def test_what_the_checkpoint_says(model):
+    said = with_config(model, max_new_tokens=4, eos_token_id=None, num_beams=2, temperature=0.5)
+    assert generate(said, IDS).new_tokens.shape == (2, 4)  # a checkpoint's temperature is suffered
+    assert generate(said, IDS).sequences_scores is not None
+    assert generate(said, IDS, num_beams=1).sequences_scores is None
+    # What the caller says replaces the other way to say it.
+    assert generate(said, IDS, max_length=5).new_tokens.shape == (2, 2)
+    longest = with_config(model, max_length=5, eos_token_id=None)
+    assert generate(longest, IDS).new_tokens.shape == (2, 2)
+    assert generate(longest, IDS, max_new_tokens=6).new_tokens.shape == (2, 6)
+
+
+def test_a_config_takes_the_place_of_the_checkpoint_s(model):
+    words = [[token] for token in range(50) if token != 7]
+    said = with_config(model, num_beams=3, max_new_tokens=7, eos_token_id=None, bad_words_ids=words)
+    config = GenerationConfig(max_new_tokens=4, num_return_sequences=2, do_sample=True)
+    result = generate(said, IDS, config=config, seed=0)
+    assert result.new_tokens.shape == (4, 4)
+    assert result.sequences_scores is None
+    assert (result.new_tokens == 7).all()  # what the config leaves None, the checkpoint says
+    forbidden = [(token,) for token in range(50) if token != 5]
+    only = generate(said, IDS, config=config, bad_words_ids=forbidden, seed=0)
+    assert (only.new_tokens == 5).all()
+    with pytest.raises(ValueError, match="temperature=0.5 has no effect"):
+        generate(said, IDS, config=GenerationConfig(max_new_tokens=4, temperature=0.5))
+    # What came from the checkpoint is not what the caller asks for.
+    suffered = with_config(said, temperature=0.5)
+    generate(suffered, IDS, config=replace(suffered.generation_config, num_beams=1))
+
+
+def test_a_minimum_of_the_checkpoint_that_is_too_long_is_said(model):
+    long = with_config(model, min_length=12)
+    with pytest.warns(
+        UserWarning, match="at least 9 new tokens .* at most 2; 2 are written"
+    ) as seen:
+        assert generate(long, IDS, max_new_tokens=2).new_tokens.shape == (2, 2)
+    assert seen[0].filename == __file__
+
+
+def test_rows_that_are_finished_are_filled_up(model):
+    free = generate(model, IDS, max_new_tokens=8, eos_token_id=None).new_tokens
+    first = next(t for t in free[0].tolist() if t not in free[1].tolist())
+    place = free[0].tolist().index(first)
+    fields: dict[str, Any] = {"max_new_tokens": 8, "eos_token_id": first}
+    ended = generate(model, IDS, **fields).new_tokens
+    assert ended[0].tolist() == [*free[0, : place + 1].tolist(), *[1] * (7 - place)]
+    assert torch.equal(ended[1], free[1])
+    without = with_config(model, pad_token_id=None)
+    assert (generate(without, IDS, **fields).new_tokens[0, place:] == first).all()
+    # All are finished: nothing more is computed.
+    assert generate(model, IDS[:1], **fields).new_tokens.shape == (1, place + 1)
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny(hidden_dropout_prob=0.5)
+    model.train()
+    model.transformer.layers[1].eval()  # a part that is frozen, say
+    modes = [module.training for module in model.modules()]
+    outputs = [
+        generate(
+            model, IDS, max_new_tokens=3, eos_token_id=None, num_beams=beams
+        ).sequences.tolist()
+        for beams in (1, 1, 2, 2)
+    ]
+    assert outputs[0] == outputs[1] and outputs[2] == outputs[3]  # no dropout
+    assert [module.training for module in model.modules()] == modes
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("fields", [{}, {"do_sample": True}], ids=str)
+def test_logits_that_are_no_numbers(fields, beams):
+    model = tiny()
+    with torch.no_grad():
+        model.transformer.final_norm.bias[3] = torch.nan
+    with pytest.raises(ValueError, match="no token can follow in row 0 .*logits are NaN"):
+        generate(model, IDS, max_new_tokens=2, num_beams=beams, **fields)
+
+
+class Script:
+    """A decoder whose scores are known: row 0 ends at once, and then has no scores."""
+
+    prompt = torch.tensor([[5], [6]])
+
+    def start(self) -> torch.Tensor:
+        return torch.eye(9)[[2, 7]]
+
+    def step(self, history: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.full((9,), torch.nan), torch.eye(9)[history.shape[1]]])
+
+
+def test_a_row_that_has_ended_needs_no_scores():
+    config = GenerationConfig(max_new_tokens=3, pad_token_id=1)
+    rows = [*write(Script(), config, [], Stopping((2,), None, torch.device("cpu")), None)]
+    assert torch.stack(rows, dim=1).tolist() == [[2, 1], [7, 2]]
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_row_in_which_everything_is_forbidden(model, sampled, beams):
+    fields: dict[str, Any] = {"num_beams": beams, "seed": 0}
+    fields |= {
+        "max_new_tokens": 8,
+        "suppress_tokens": list(range(3, 50)),
+        "no_repeat_ngram_size": 1,
+    }
+    fields |= {"do_sample": sampled, "eos_token_id": None}
+    with pytest.raises(
+        ValueError, match="follow in row 0 after 3 new ones: every one is forbidden"
+    ):
+        generate(model, IDS, **fields)
+    # A row that has ended needs no further token.
+    written = generate(model, IDS, **fields | {"eos_token_id": [0, 1, 2]}).new_tokens
+    assert written.shape == (2, 1)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_source_that_nothing_can_follow_is_named(model, sampled):
+    """Only row 1 has a beginning that no token may follow."""
+    fields: dict[str, Any] = {"num_beams": 2, "do_sample": sampled, "eos_token_id": None}
+    fields |= {"bad_words_ids": [[7, token] for token in range(50)], "max_new_tokens": 3}
+    with pytest.raises(ValueError, match="no token can follow in row 1 after 0 new ones"):
+        generate(model, IDS, **fields)
+
+
+class Recorder:
+    """A streamer that is interrupted after some tokens."""
+
+    def __init__(self, stop_after: int = 99) -> None:
+        self.got: list[Any] = []
+        self.stop_after = stop_after
+        self.modes: list[bool] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.got.append(value.tolist())
+        if len(self.got) > self.stop_after:
+            raise KeyboardInterrupt
+
+    def end(self) -> None:
+        self.got.append("end")
+
+
+def test_a_streamer_gets_the_prompt_then_each_token(model):
+    recorder = Recorder()
+    result = generate(model, IDS, max_new_tokens=4, eos_token_id=None, streamer=recorder)
+    assert recorder.got == [IDS.tolist(), *result.new_tokens.T.tolist(), "end"]
+    with pytest.raises(ValueError, match="a streamer needs num_beams=1"):
+        generate(model, IDS, max_new_tokens=4, num_beams=2, streamer=recorder)
+
+
+def test_ctrl_c_leaves_what_was_written_with_the_streamer():
+    model = tiny().train()
+    recorder = Recorder(stop_after=2)
+    # What was caught keeps the frames alive, and with them all that nobody closed.
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate(model, IDS, max_new_tokens=9, eos_token_id=None, streamer=recorder)
+    assert caught.value.__traceback__ is not None
+    assert [type(got) for got in recorder.got] == [list, list, list, str]
+    assert model.training and all(module.training for module in model.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_the_cache_is_not_moved_where_no_beam_moves(model, monkeypatch):
+    from minitransformer.layers.cache import KVCache
+
+    selected = []
+    select = KVCache.select
+    monkeypatch.setattr(
+        KVCache, "select", lambda self, rows: (selected.append(rows.tolist()), select(self, rows))
+    )
+    # One token is always forced, so that every beam goes on where it is.
+    only = [[token] for token in range(50) if token not in (7, 8)]
+    generate(model, IDS[:1], max_new_tokens=2, num_beams=2, bad_words_ids=only)
+    assert selected in ([[0, 0]], [[0, 0], [0, 0]])
+    generate(model, IDS, max_new_tokens=9, num_beams=2, eos_token_id=None)
+    assert selected[-1] != [0, 1, 2, 3]
+    assert all(rows != [0, 1, 2, 3] for rows in selected)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@settings(max_examples=5)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    seed=st.integers(0, 1000),
+    beams=st.integers(1, 4),
+    sides=st.permutations([True, False]),
+    sampled=st.booleans(),
+)
+def test_cached_is_uncached_with_padding_on_either_side(name, lengths, seed, beams, sides, sampled):
+    model = build(name)
+    texts = [words(length, seed + row) for row, length in enumerate(lengths)]
+    filling = 1 if model.config.pad_token_id is None else model.config.pad_token_id
+    fields: dict[str, Any] = {"max_new_tokens": 7, "num_beams": beams, "eos_token_id": [7, 8, 9]}
+    if sampled:
+        fields |= {"do_sample": True, "seed": seed, "top_k": 10}
+    quick, slow = (
+        generate(model, *pad(texts, filling, left=left), **fields, use_cache=use_cache)
+        for left, use_cache in zip(sides, (True, False), strict=True)
+    )
+    assert torch.equal(quick.new_tokens, slow.new_tokens)
+    if beams > 1:
+        torch.testing.assert_close(
+            quick.sequences_scores, slow.sequences_scores, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_half_precision_is_scored_in_single(model):
+    half = tiny().bfloat16()
+    result = generate(half, IDS, max_new_tokens=4, num_beams=2)
+    assert result.sequences_scores.dtype == torch.float32

@@ -1,0 +1,210 @@
+"""What may be drawn is what transformers leaves, and each token is drawn as often as it should."""
+
+import pytest
+import torch
+
+from minitransformer.generation import generate, sampling
+from minitransformer.generation.sampling import Candidates, candidates, draw
+from minitransformer.models.generation_config import GenerationConfig
+from tests.generation.pairs import ours, pair, prompts
+
+logits_process = pytest.importorskip(
+    "transformers.generation.logits_process", reason="the comparison needs transformers"
+)
+
+
+def theirs(scores: torch.Tensor, keep: int, **fields: object) -> torch.Tensor:
+    """What transformers' processors leave, in its order."""
+    chain = {
+        "temperature": logits_process.TemperatureLogitsWarper,
+        "top_k": lambda k: logits_process.TopKLogitsWarper(k, min_tokens_to_keep=keep),
+        "top_p": lambda p: logits_process.TopPLogitsWarper(p, min_tokens_to_keep=keep),
+        "min_p": lambda p: logits_process.MinPLogitsWarper(p, min_tokens_to_keep=keep),
+        "typical_p": lambda p: logits_process.TypicalLogitsWarper(p, min_tokens_to_keep=keep),
+    }
+    for name, make in chain.items():
+        if name in fields:
+            scores = make(fields[name])(None, scores)
+    return scores
+
+
+CASES = [
+    {"temperature": 0.6},
+    {"top_k": 1},
+    {"top_k": 7},
+    {"top_k": 500},
+    {"top_p": 0.7},
+    {"top_p": 0.999},
+    {"top_p": 0.01},
+    {"min_p": 0.1},
+    {"min_p": 1.0},
+    {"typical_p": 0.5},
+    {"typical_p": 0.95},
+    {"temperature": 1.5, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "typical_p": 0.9},
+    {"temperature": 0.8, "top_p": 0.9, "typical_p": 0.6},
+    {"min_p": 0.02, "typical_p": 0.6},
+]
+
+
+@pytest.mark.parametrize("first_look", [1024, 4])
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("fields", CASES, ids=str)
+def test_the_candidates_are_theirs_logit_for_logit(fields, keep, first_look, monkeypatch):
+    monkeypatch.setattr(sampling, "_FIRST_LOOK", first_look)
+    scores = 3 * torch.randn(6, 60, generator=torch.Generator().manual_seed(1))
+    scores[2, 10:50] = -torch.inf
+    config = GenerationConfig(do_sample=True, **{"top_k": 0, **fields})
+    left = candidates(scores.clone(), config, keep=keep)
+    expected = theirs(scores, keep, **fields)
+    ids = torch.arange(60).expand(6, 60) if left.ids is None else left.ids
+    whole = torch.full_like(scores, -torch.inf).scatter(1, ids, left.scores)
+    assert torch.equal(whole, expected)
+
+
+def test_few_candidates_are_few_numbers():
+    scores = torch.randn(2, 60)
+    config = GenerationConfig(do_sample=True, top_k=5, top_p=0.9)
+    assert candidates(scores, config).scores.shape == (2, 5)
+
+
+def test_a_nucleus_is_looked_for_among_the_best_first(monkeypatch):
+    config = GenerationConfig(do_sample=True, top_k=0, top_p=0.9)
+    peaked = torch.zeros(2, 3000)
+    peaked[:, 1234] = 20.0
+    assert candidates(peaked, config).scores.shape == (2, 1024)
+    assert candidates(torch.zeros(2, 3000), config).scores.shape == (2, 3000)
+
+
+def chi_squared(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
+    there = probabilities > 0
+    assert counts[~there].sum() == 0
+    expected = probabilities[there] * counts.sum()
+    assert expected.min() >= 5, "too few for the test to mean anything"
+    return float(((counts[there] - expected) ** 2 / expected).sum())
+
+
+def rare(degrees: int) -> float:
+    """What a chi-squared number exceeds once in a thousand times (Wilson and Hilferty 1931)."""
+    width = 2 / (9 * degrees)
+    return degrees * (1 - width + 3.09 * width**0.5) ** 3
+
+
+def test_tokens_are_drawn_by_their_probability():
+    scores = torch.tensor(
+        [2.0, 1.0, 0.0, -1.0, 0.5, -torch.inf, 1.5, -2.0, 0.3, -0.4, 1.1, -torch.inf]
+    )
+    rows = scores.expand(20_000, -1)
+    drawn, there = draw(Candidates(rows, None), torch.Generator().manual_seed(0))
+    assert there.all()
+    counts = drawn.bincount(minlength=12).double()
+    assert chi_squared(counts, scores.double().softmax(0)) < rare(9)
+
+
+def test_what_has_no_probability_is_never_drawn():
+    scores = torch.full((50_000, 3), -torch.inf)
+    scores[:, 1] = 0.0
+    assert (draw(Candidates(scores, None), None)[0] == 1).all()
+    scores[7, 1] = -torch.inf
+    scores[9, 0] = torch.nan
+    _, there = draw(Candidates(scores, None), None)
+    assert (~there).nonzero().flatten().tolist() == [7, 9]
+
+
+def test_the_smallest_random_number_draws_what_has_probability(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_settings: torch.zeros(*shape))
+    scores = torch.tensor([[-torch.inf, -torch.inf, 0.0, 1.0]])
+    assert draw(Candidates(scores, None), None)[0].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"top_k": 8},
+        {"top_k": 0, "top_p": 0.55, "temperature": 1.3},
+        {"top_k": 12, "repetition_penalty": 1.5, "temperature": 1.5},
+    ],
+    ids=str,
+)
+def test_a_model_draws_with_the_probabilities_of_transformers(fields):
+    our_model, their_model = pair("GPT2")
+    ids = torch.tensor([[9, 20, 9, 31]])
+    number = 4000
+    result = generate(
+        our_model, ids, max_new_tokens=1, do_sample=True, num_return_sequences=number, seed=0,
+        **fields,
+    )  # fmt: skip
+    expected = their_model.generate(
+        ids, max_new_tokens=1, do_sample=True, output_scores=True, return_dict_in_generate=True,
+        pad_token_id=1, **fields,
+    )  # fmt: skip
+    probabilities = expected.scores[0][0].double().softmax(0)
+    counts = result.new_tokens[:, 0].bincount(minlength=99).double()
+    degrees = int((probabilities > 0).sum()) - 1
+    assert chi_squared(counts, probabilities) < rare(degrees)
+
+
+def test_a_seed_decides():
+    fields = {"max_new_tokens": 12, "do_sample": True, "pad_token_id": 1}
+    batch = prompts("GPT2", [4, 2])
+    results = [
+        generate(ours("GPT2"), **batch, **fields, seed=seed).sequences.tolist()
+        for seed in (3, 3, 4)
+    ]
+    assert results[0] == results[1] != results[2]
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    generate(ours("GPT2"), **batch, **fields, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)  # PyTorch's own generator is left alone
+    unseeded = [generate(ours("GPT2"), **batch, **fields).sequences.tolist() for _ in range(2)]
+    assert unseeded[0] != unseeded[1]
+    torch.manual_seed(0)
+    assert generate(ours("GPT2"), **batch, **fields).sequences.tolist() == unseeded[0]
+
+
+@pytest.mark.parametrize("family", ["GPT2", "T5"])
+def test_drawn_rows_are_the_same_without_a_cache(family):
+    batch = prompts(family, [5, 3])
+    fields = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 3, "seed": 7}
+    fields |= {"pad_token_id": 1, "top_k": 20, "eos_token_id": list(range(2, 12))}
+    quick = generate(ours(family), **batch, **fields)
+    slow = generate(ours(family), **batch, **fields, use_cache=False)
+    assert torch.equal(quick.sequences, slow.sequences)
+    assert len({tuple(row) for row in quick.new_tokens.tolist()}) > 4
+
+
+def test_beams_that_are_drawn():
+    batch = prompts("GPT2", [5, 3])
+    fields = {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2, "do_sample": True}
+    fields |= {"pad_token_id": 1, "eos_token_id": 98}
+    first, again, other, slow = (
+        generate(ours("GPT2"), **batch, **fields, seed=seed, use_cache=use_cache)
+        for seed, use_cache in ((0, True), (0, True), (1, True), (0, False))
+    )
+    assert first.sequences.tolist() == again.sequences.tolist() == slow.sequences.tolist()
+    assert first.sequences.tolist() != other.sequences.tolist()
+    assert (first.sequences_scores.view(2, 2).diff() <= 0).all()
+    with torch.no_grad():
+        logits = ours("GPT2")(first.sequences[:2]).logits.log_softmax(2)  # of the longer prompt
+    scores = logits[:, 4:-1].gather(2, first.new_tokens[:2, :, None]).squeeze(2)
+    assert (first.new_tokens[:2] != 98).all()
+    torch.testing.assert_close(scores.mean(1), first.sequences_scores[:2], rtol=1e-5, atol=1e-5)
+
+
+def test_the_better_of_two_beams_that_are_drawn():
+    """One new token: two are drawn without being put back, and the likelier one is returned."""
+    ids = torch.tensor([[9, 20, 9, 31]])
+    result = generate(
+        ours("GPT2"), ids.expand(3000, -1), max_new_tokens=1, num_beams=2, do_sample=True, seed=0,
+        top_k=7, pad_token_id=1,
+    )  # fmt: skip
+    with torch.no_grad():
+        scores = ours("GPT2").next_token_logits(ids)[0].double()
+    best, ids = scores.topk(7)
+    p = best.softmax(0)
+    expected = torch.zeros(99, dtype=torch.float64)
+    for i in range(7):
+        for j in range(i + 1, 7):
+            expected[ids[i]] += p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j])
+    assert float(expected.sum()) == pytest.approx(1)
+    counts = result.new_tokens[:, 0].bincount(minlength=99).double()
+    assert chi_squared(counts, expected) < rare(5)

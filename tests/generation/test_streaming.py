@@ -1,0 +1,321 @@
+"""Text as it comes: whole characters, spaces where they belong, texts that end a row."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from minitransformer import Tokenizer
+from minitransformer import tokenizer_loading as loading
+from minitransformer.generation import generate, stream
+from minitransformer.generation.stopping import StopStrings
+from minitransformer.generation.streaming import TextPieces
+from tests.models.decoders import WRITERS
+from tests.models.decoders import new as new_model
+from tests.tiny import SHARED_DATA
+
+tokenizers = pytest.importorskip("tokenizers")
+
+# "do n ' t" is cleaned up to "don't", and only when its last token comes.
+WORDS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "do", "n", "'", "t", "##s", ".", "ve", "è"]
+
+
+def bytes_alone() -> Tokenizer:
+    """Every byte a token: a character that is no ASCII takes two to four of them."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocab = {byte: number for number, byte in enumerate(alphabet)}
+    backend = loading.byte_level({**vocab, "<|endoftext|>": 256}, [])
+    return Tokenizer(backend, {"eos_token": "<|endoftext|>"})
+
+
+def wordpiece(**settings: Any) -> Tokenizer:
+    vocab = {word: number for number, word in enumerate(WORDS)}
+    return Tokenizer(loading.wordpiece(vocab, False), loading.BERT, **settings)
+
+
+def unigram() -> Tokenizer:
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "\u2581", "\u2581a", "b", "\u2581bc", "c."]
+    return Tokenizer(loading.unigram([(piece, -1.0) for piece in pieces]), loading.ROBERTA)
+
+
+TOKENIZERS = {
+    "bytes": bytes_alone(),
+    "wordpiece": wordpiece(),
+    "cleaned": wordpiece(clean_up_tokenization_spaces=True),
+    "unigram": unigram(),
+}
+
+
+def check_pieces(tokenizer: Tokenizer, ids: list[int], *, after: int, skip: bool) -> None:
+    """Pieces of all tokens, and of those after a beginning that is shown already."""
+    whole = tokenizer.decode(ids, skip_special_tokens=skip)
+    for start in (0, after):
+        shown = tokenizer.decode(ids[:start], skip_special_tokens=skip).rstrip("\ufffd")
+        pieces = TextPieces(tokenizer, ids[:start], skip_special_tokens=skip)
+        joined = "".join([pieces.add(token) for token in ids[start:]]) + pieces.rest()
+        if tokenizer.clean_up_tokenization_spaces and start:
+            continue  # what was shown may change afterwards
+        assert shown + joined == whole, (ids, start)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_pieces_joined_are_the_whole(name, skip):
+    tokenizer, chance = TOKENIZERS[name], random.Random(0)
+    for _ in range(400):
+        ids = [chance.randrange(tokenizer.vocab_size) for _ in range(chance.randint(1, 12))]
+        check_pieces(tokenizer, ids, after=chance.randrange(len(ids)), skip=skip)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bert-base-uncased"])
+def test_the_pieces_of_real_tokenizers(name):
+    path = SHARED_DATA / "tokenizers" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    tokenizer, chance = Tokenizer.from_pretrained(path), random.Random(1)
+    for _ in range(200):
+        ids = [chance.randrange(tokenizer.vocab_size) for _ in range(chance.randint(1, 12))]
+        check_pieces(tokenizer, ids, after=chance.randrange(len(ids)), skip=True)
+
+
+def test_a_character_comes_whole():
+    tokenizer = TOKENIZERS["bytes"]
+    text = "già 日本 🙂!"
+    pieces = TextPieces(tokenizer)
+    got = [pieces.add(token) for token in tokenizer(text)["input_ids"]]
+    assert [piece for piece in got if piece] == list(text)
+    assert got.count("") == len(text.encode()) - len(text)
+    assert pieces.rest() == ""
+
+
+def test_a_character_that_is_never_finished_is_shown_at_the_end():
+    tokenizer = TOKENIZERS["bytes"]
+    ids = tokenizer("a🙂")["input_ids"][:-1]
+    pieces = TextPieces(tokenizer)
+    assert [pieces.add(token) for token in ids] == ["a", "", "", ""]
+    assert pieces.rest() == tokenizer.decode(ids)[1:] != ""
+
+
+def test_spaces_are_those_between_prompt_and_answer():
+    tokenizer = TOKENIZERS["wordpiece"]
+    ids = [WORDS.index(word) for word in ("do", "##s", "n", ".")]
+    for start, expected in ((0, ["do", "s", " n", "."]), (1, ["s", " n", "."]), (2, [" n", "."])):
+        pieces = TextPieces(tokenizer, ids[:start])
+        assert [pieces.add(token) for token in ids[start:]] == expected
+
+
+def writer(tokenizer: Tokenizer, **changes: Any) -> Any:
+    size = tokenizer.vocab_size
+    special = {"bos_token_id": size - 1, "eos_token_id": size - 1}
+    return new_model("GPT2LMHeadModel", vocab_size=size, **special, **changes)
+
+
+def test_a_stream_is_what_generate_writes():
+    tokenizer = TOKENIZERS["bytes"]
+    model = writer(tokenizer)
+    prompt = tokenizer("ciao", return_tensors="pt")["input_ids"]
+    for fields in ({"max_new_tokens": 12}, {"max_new_tokens": 12, "do_sample": True, "seed": 1}):
+        written = generate(model, prompt, **fields).new_tokens[0]
+        expected = tokenizer.decode(written, skip_special_tokens=True)
+        for source in ("ciao", prompt, prompt[0], prompt[0].tolist()):
+            pieces = list(stream(model, tokenizer, source, **fields))
+            assert "".join(pieces) == expected
+            assert len(pieces) > 1 and all(pieces)
+
+
+def test_an_encoder_decoder_streams_what_it_writes():
+    tokenizer = TOKENIZERS["wordpiece"]
+    model = new_model("T5ForConditionalGeneration", vocab_size=tokenizer.vocab_size)
+    source = torch.tensor([[5, 6, 7]])
+    fields: dict[str, Any] = {"max_new_tokens": 8, "suppress_tokens": [0, 1, 2, 3, 4]}
+    written = generate(model, source, **fields).new_tokens[0]
+    pieces = stream(model, tokenizer, source, **fields)
+    assert "".join(pieces) == tokenizer.decode(written, skip_special_tokens=True) != ""
+
+
+def test_a_stream_is_checked_before_it_is_read():
+    tokenizer = TOKENIZERS["bytes"]
+    model = writer(tokenizer)
+    with pytest.raises(ValueError, match="how many tokens"):
+        stream(model, tokenizer, "ciao")
+    with pytest.raises(ValueError, match="it gives one text"):
+        stream(model, tokenizer, "ciao", max_new_tokens=2, num_beams=2)
+    with pytest.raises(ValueError, match="stream writes one text; the ids have shape"):
+        stream(model, tokenizer, torch.ones(2, 3, dtype=torch.int64), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_stream_takes_padding_tokens_as_words(name):
+    tokenizer = TOKENIZERS["bytes"]
+    model: Any = new_model(name, vocab_size=tokenizer.vocab_size)
+    ids = torch.tensor([[70, 71, model.config.pad_token_id or 0, 72]])
+    fields: dict[str, Any] = {"max_new_tokens": 4, "eos_token_id": None}
+    written = generate(model, ids, torch.ones_like(ids), **fields).new_tokens[0]
+    pieces = stream(model, tokenizer, ids, **fields)
+    assert "".join(pieces) == tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("source", [["a", "b"], None, {}, [[70], [71, 72]]], ids=str)
+def test_a_source_that_is_no_text_and_no_ids(source):
+    tokenizer = TOKENIZERS["bytes"]
+    with pytest.raises(TypeError, match=f"text_or_ids is a {type(source).__name__} that holds no"):
+        stream(writer(tokenizer), tokenizer, source, max_new_tokens=2)
+
+
+def test_a_tokenizer_that_is_none():
+    model: Any = writer(TOKENIZERS["bytes"])
+    for tokenizer in (None, "gpt2", model):
+        with pytest.raises(TypeError, match=f"tokenizer is a {type(tokenizer).__name__}; a minit"):
+            stream(model, tokenizer, "ciao", max_new_tokens=2)
+
+
+def test_tokens_that_the_tokenizer_does_not_have_have_no_text():
+    """T5 scores 28 more than its tokenizer knows; transformers' `decode` passes over them too."""
+    tokenizer = TOKENIZERS["bytes"]
+    model = new_model("GPT2LMHeadModel", vocab_size=300, bos_token_id=256, eos_token_id=256)
+    known = [[token] for token in range(257)]
+    fields: dict[str, Any] = {"max_new_tokens": 4, "eos_token_id": None, "bad_words_ids": known}
+    assert list(stream(model, tokenizer, "ciao", **fields)) == []
+    assert list(stream(model, tokenizer, [70, 299], **fields, stop_strings="x")) == []
+    result = generate(model, torch.tensor([[70]]), **fields, stop_strings="x", tokenizer=tokenizer)
+    assert (result.new_tokens >= 257).all() and result.new_tokens.shape == (1, 4)
+    grave = tokenizer("\u00ec")["input_ids"]  # a character of two tokens
+    ids = [257, tokenizer("a")["input_ids"][0], 299, grave[0], 280, grave[1], 257]
+    pieces = TextPieces(tokenizer, ids[:1])
+    assert [pieces.add(token) for token in ids[1:]] == ["a", "", "", "", "\u00ec", ""]
+    assert pieces.rest() == ""
+    assert tokenizer.backend.decode(ids) == "a\u00ec"
+
+
+def test_the_model_is_in_its_mode_again_when_a_stream_is_closed():
+    tokenizer = TOKENIZERS["bytes"]
+    model = writer(tokenizer).train()
+    pieces = stream(model, tokenizer, "ciao", max_new_tokens=12, eos_token_id=None)
+    assert model.training  # nothing has run
+    next(pieces)
+    assert not model.training and torch.is_grad_enabled()
+    pieces.close()
+    assert model.training
+    list(stream(model, tokenizer, "ciao", max_new_tokens=2))
+    assert model.training
+
+
+@pytest.mark.parametrize("first_to_end", [0, 1])
+def test_two_streams_that_are_read_in_turn(first_to_end):
+    tokenizer = TOKENIZERS["bytes"]
+    model = writer(tokenizer, hidden_dropout_prob=0.5).train()
+    model.transformer.layers[1].eval()  # a part that is frozen, say
+    modes = [module.training for module in model.modules()]
+    fields: dict[str, Any] = {"max_new_tokens": 9, "eos_token_id": None}
+    fields["suppress_tokens"] = list(range(94, 256))  # ASCII remains: each token is a piece
+    alone = ["".join(stream(model, tokenizer, text, **fields)) for text in ("ciao", "addio")]
+    pieces = [stream(model, tokenizer, text, **fields) for text in ("ciao", "addio")]
+    got = [next(one) for one in pieces]
+    for number in (first_to_end, 1 - first_to_end):
+        assert not any(module.training for module in model.modules())
+        got[number] += "".join(pieces[number])
+    assert got == alone
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_ctrl_c_ends_a_stream_after_what_was_written(monkeypatch):
+    tokenizer = TOKENIZERS["bytes"]
+    model = writer(tokenizer).train()
+    fields: dict[str, Any] = {"max_new_tokens": 9, "eos_token_id": None}
+    whole = "".join(stream(model, tokenizer, "ciao", **fields))
+    runs, forward = [], type(model).next_token_logits
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        runs.append(1)
+        if len(runs) == 5:
+            raise KeyboardInterrupt
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(type(model), "next_token_logits", interrupted)
+    got = "".join(stream(model, tokenizer, "ciao", **fields))
+    assert model.training
+    written = generate(model, tokenizer("ciao", return_tensors="pt")["input_ids"], **fields)
+    assert got == tokenizer.decode(written.new_tokens[0, :4], skip_special_tokens=True)
+    assert 0 < len(got) < len(whole)
+
+
+# ---- texts that end a row ----
+
+
+def test_a_text_is_found_across_the_borders_of_tokens():
+    tokenizer = TOKENIZERS["bytes"]
+    ids = tokenizer("così, è così.")["input_ids"]
+    found = StopStrings(["è c", "sì."], tokenizer, 257)
+    ends = [end for end in range(1, len(ids) + 1) if found.end(ids[:end])]
+    assert [tokenizer.decode(ids[:end]) for end in ends] == ["così, è c", "così, è così."]
+    # A token without a text completes nothing: what stands before it did.
+    found = StopStrings(["è c"], tokenizer, 300)
+    assert found.end([*ids[:6], 299, *ids[6:11]]) and not found.end([*ids[:11], 299])
+    half = StopStrings(["\u00ec,"], tokenizer, 257)
+    assert [end for end in range(1, len(ids) + 1) if half.end(ids[:end])] == [6]
+
+
+def test_only_what_the_last_token_completes_counts():
+    tokenizer = TOKENIZERS["wordpiece"]
+    found = StopStrings(["dos"], tokenizer, 13)
+    do, s, n = (WORDS.index(word) for word in ("do", "##s", "n"))
+    assert found.end([do, s]) and found.end([n, do, s]) and found.end([13, 13, do, s])
+    assert not found.end([do, s, n]) and not found.end([do]) and not found.end([s])
+    assert StopStrings(["n"], tokenizer, 13).end([do, s, n])
+    assert StopStrings([" n"], tokenizer, 13).end([do, n])
+
+
+def theirs_with(tokenizer: Tokenizer) -> Any:
+    transformers = pytest.importorskip("transformers", reason="the comparison needs transformers")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+
+
+def test_texts_are_found_where_transformers_finds_them():
+    tokenizer = TOKENIZERS["bytes"]
+    from_theirs = pytest.importorskip("transformers.generation.stopping_criteria")
+    theirs, chance = theirs_with(tokenizer), random.Random(0)
+    text = "La città è là: “già” così, così. 日本語"
+    ids = tokenizer(text)["input_ids"]
+    for _ in range(6):
+        start = chance.randrange(len(text) - 5)
+        string = text[start : start + chance.randint(1, 5)]
+        expected = from_theirs.StopStringCriteria(theirs, [string])
+        found = StopStrings([string], tokenizer, 257)
+        for end in range(1, len(ids) + 1):
+            there = bool(expected(torch.tensor([ids[:end]]), None))
+            assert found.end(ids[:end]) == there, (string, tokenizer.decode(ids[:end]))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rows_end_at_texts_as_in_transformers(beams, tmp_path):
+    tokenizer = TOKENIZERS["bytes"]
+    theirs_tokenizer = theirs_with(tokenizer)
+    transformers = pytest.importorskip("transformers")
+    model = writer(tokenizer).float()
+    model.save_pretrained(tmp_path)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    prompt = tokenizer(["ciao", "addi"], return_tensors="pt")["input_ids"]
+    fields: dict[str, Any] = {"max_new_tokens": 12, "num_beams": beams, "pad_token_id": 256}
+    fields |= {"suppress_tokens": list(range(94, 256)), "no_repeat_ngram_size": 2}  # ASCII remains
+    free = generate(model, prompt, **fields).new_tokens[0]
+    fields |= {"stop_strings": tokenizer.decode(free[3:5]), "num_return_sequences": min(beams, 2)}
+    expected = theirs.generate(
+        prompt, attention_mask=torch.ones_like(prompt), tokenizer=theirs_tokenizer, **fields
+    )
+    result = generate(model, prompt, **fields, tokenizer=tokenizer)
+    assert result.sequences.tolist() == expected.tolist()
+    texts = tokenizer.batch_decode(result.new_tokens, skip_special_tokens=True)
+    assert any(text.endswith(fields["stop_strings"]) and len(text) < 12 for text in texts)
+
+
+def test_rows_that_texts_end_need_something_to_be_filled_up_with():
+    tokenizer = TOKENIZERS["bytes"]
+    model = writer(tokenizer)
+    ids = torch.tensor([[70, 71], [72, 73]])
+    fields: dict[str, Any] = {"stop_strings": ["x"], "max_new_tokens": 2, "tokenizer": tokenizer}
+    with pytest.raises(ValueError, match="pad_token_id=None: rows that stop_strings end"):
+        generate(model, ids, eos_token_id=None, **fields)
+    assert generate(model, ids[:1], eos_token_id=None, **fields).new_tokens.shape == (1, 2)

@@ -1,0 +1,203 @@
+"""Cached equals uncached: any chunks, padding anywhere, rows chosen anew, beams of one source."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from minitransformer.models.outputs import Encoded
+from tests.models.decoders import (
+    CAUSAL,
+    SEQ2SEQ,
+    assert_equal,
+    build,
+    gradients,
+    rows,
+)
+from tests.models.test_decoder_invariants import (
+    every_decoder,
+    every_encoder_decoder,
+    every_kernel,
+    every_writer,
+    kernels,
+)
+
+
+def decode(model: Any, ids: Tensor, source: Encoded | None, mask: Tensor | None, cache: Any):
+    """One call of a decoder: what it says at every place."""
+    backbone = getattr(model, "backbone", model)
+    if source is None:
+        hidden = backbone.decode(ids, mask, cache)
+    else:
+        hidden = backbone.decode(ids, source, mask, cache)
+    return model.logits(hidden) if hasattr(model, "logits") else hidden
+
+
+def sources_of(name: str, count: int) -> Encoded | None:
+    """Encoded sources, one of them padded on the left; none for a decoder by itself."""
+    if name not in SEQ2SEQ:
+        return None
+    mask = torch.ones(count, 4, dtype=torch.int64)
+    mask[-1, 0] = 0
+    return build(name).encode(rows(count, 4, seed=9), mask)
+
+
+def new_cache(model: Any) -> Any:
+    from minitransformer.layers.cache import KVCache
+
+    config = model.config
+    return KVCache(getattr(config, "num_decoder_layers", config.num_hidden_layers))
+
+
+@st.composite
+def chunked_masks(draw: Any) -> tuple[Tensor, list[int]]:
+    """(2, T) bool with padding anywhere, and the lengths of the chunks that T is cut into."""
+    chunks = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+    length = sum(chunks)
+    kind = draw(st.sampled_from(["none", "left", "right", "anywhere"]))
+    mask = torch.ones(2, length, dtype=torch.bool)
+    padding = draw(st.integers(1, length))
+    if kind == "left":
+        mask[0, :padding] = False
+    elif kind == "right":
+        mask[0, length - padding :] = False
+    elif kind == "anywhere":
+        places = draw(st.lists(st.booleans(), min_size=length, max_size=length))
+        mask[0] = torch.tensor(places)
+    return mask, chunks
+
+
+@every_decoder
+@torch.no_grad()
+@settings(max_examples=6)
+@given(case=chunked_masks(), kernel=kernels, seed=st.integers(0, 99))
+def test_with_a_cache_any_chunks_give_the_logits_of_the_whole(name, case, kernel, seed):
+    mask, chunks = case
+    model, source = build(name, kernel), sources_of(name, 2)
+    ids = rows(2, mask.shape[1], seed)
+    whole = decode(model, ids, source, mask, None)
+    cache, found = new_cache(model), []
+    for part, present in zip(ids.split(chunks, dim=1), mask.split(chunks, dim=1), strict=True):
+        # A chunk without padding may come with its mask or without.
+        given_mask = None if seed % 2 and bool(present.all()) else present
+        found.append(decode(model, part, source, given_mask, cache))
+        assert cache.length == sum(f.shape[1] for f in found)
+    assert_equal(torch.cat(found, dim=1), whole)
+    # Where positions are counted from the mask, the places of padding do not matter at all.
+    if not name.startswith("T5") and mask[0].any():
+        one = None if source is None else one_source(source, 0)
+        alone = decode(model, ids[:1, mask[0]], one, None, None)
+        assert_equal(torch.cat(found, dim=1)[:1, mask[0]], alone)
+
+
+def one_source(source: Encoded, row: int) -> Encoded:
+    mask = source.attention_mask
+    assert mask is not None
+    return Encoded(hidden=source.hidden[[row]], attention_mask=mask[[row]])
+
+
+@pytest.mark.slow
+@every_writer
+@torch.no_grad()
+@settings(max_examples=4)
+@given(padding=st.integers(0, 3), kernel=kernels, steps=st.integers(1, 9))
+def test_token_by_token_the_cache_gives_what_forward_gives(name, padding, kernel, steps):
+    """Greedy by hand: each word is put behind a prompt that is padded on the left."""
+    model: Any = build(name, kernel)
+    source = sources_of(name, 2)
+    ids = rows(2, 4)
+    mask = torch.ones_like(ids)
+    mask[0, :padding] = 0
+    mask_name = "attention_mask" if source is None else "decoder_attention_mask"
+    encoded = () if source is None else (source,)
+    cache = model.new_cache()
+    logits = model.next_token_logits(ids, *encoded, **{mask_name: mask}, cache=cache)
+    for _ in range(steps):
+        expected = model.next_token_logits(ids, *encoded, **{mask_name: mask})
+        assert_equal(logits, expected)
+        best = logits.argmax(dim=-1, keepdim=True)
+        ids = torch.cat([ids, best], dim=1)
+        mask = torch.cat([mask, torch.ones_like(best)], dim=1)
+        logits = model.next_token_logits(best, *encoded, cache=cache)
+
+
+@every_decoder
+@torch.no_grad()
+@settings(max_examples=6)
+@given(
+    choices=st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=1, max_size=3),
+    chunk=st.integers(1, 3),
+    padded=st.booleans(),
+    kernel=kernels,
+)
+def test_rows_that_are_chosen_anew_go_on_as_what_they_were(name, choices, chunk, padded, kernel):
+    """Beams: first one row a source, then three, which are reordered and repeated at each step.
+
+    Against the whole text of each row, and its source repeated, without a cache.
+    """
+    model, source = build(name, kernel), sources_of(name, 2)
+    ids = rows(2, 3)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if padded:
+        mask[0, :2] = False
+    cache = new_cache(model)
+    decode(model, ids, source, mask, cache)
+    repeated = None
+    if source is not None:
+        assert source.attention_mask is not None
+        repeated = Encoded(
+            hidden=source.hidden.repeat_interleave(3, dim=0),
+            attention_mask=source.attention_mask.repeat_interleave(3, dim=0),
+        )
+    beams = torch.arange(2).repeat_interleave(3)
+    for step, chosen in enumerate(choices):
+        # Three rows of each prompt, whichever they were.
+        selection = beams if not step else torch.tensor(chosen) + torch.arange(6) // 3 * 3
+        cache.select(selection)
+        ids, mask = ids[selection], mask[selection]
+        new = rows(6, chunk, seed=step)
+        logits = decode(model, new, source, None, cache)
+        ids = torch.cat([ids, new], dim=1)
+        mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
+        assert_equal(logits, decode(model, ids, repeated, mask, None)[:, -chunk:])
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@torch.no_grad()
+@settings(max_examples=6)
+@given(selection=st.lists(st.integers(0, 2), min_size=1, max_size=5), kernel=kernels)
+def test_any_rows_of_any_number_may_be_chosen_where_there_is_no_source(name, selection, kernel):
+    model, chosen = build(name, kernel), torch.tensor(selection)
+    ids, mask = rows(3, 4), torch.ones(3, 4, dtype=torch.bool)
+    mask[1, :2] = False
+    cache = new_cache(model)
+    decode(model, ids, None, mask, cache)
+    cache.select(chosen)
+    new = rows(len(selection), 2, seed=3)
+    logits = decode(model, new, None, None, cache)
+    whole = torch.cat([ids[chosen], new], dim=1)
+    present = torch.cat([mask[chosen], torch.ones_like(new, dtype=torch.bool)], dim=1)
+    assert_equal(logits, decode(model, whole, None, present, None)[:, -2:])
+
+
+@pytest.mark.slow
+@every_encoder_decoder
+@every_kernel
+@pytest.mark.parametrize("beams", [1, 2, 3])
+def test_beams_of_one_source_are_what_copies_of_the_source_give(name, attention, beams):
+    """With gradients, and without a cache: the folding is one of the attention alone."""
+    model = build(name, attention)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
+    source_ids, ids = rows(2, 4, seed=9), rows(2 * beams, 3)
+    present = torch.ones_like(ids)
+    present[0, 0] = 0
+    shared = decode(model, ids, model.encode(source_ids, mask), present, None)
+    copies = model.encode(
+        source_ids.repeat_interleave(beams, dim=0), mask.repeat_interleave(beams, dim=0)
+    )
+    copied = decode(model, ids, copies, present, None)
+    assert_equal(shared, copied)
+    assert_equal(gradients(model, shared.sin().sum()), gradients(model, copied.sin().sum()))

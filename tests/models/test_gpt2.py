@@ -1,0 +1,243 @@
+"""What is GPT-2's own: the wiring by hand, its scales, its head, its losses, its last token."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minitransformer.models.gpt2 import GPT2LMHeadModel
+from minitransformer.models.gpt2_config import GPT2Config
+from tests.models.decoders import (
+    GPT2_SIZES,
+    THREE_CLASSES,
+    assert_equal,
+    build,
+    gradients,
+    new,
+    pad,
+    rows,
+    words,
+)
+
+
+def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    deviation = x - x.mean(-1, keepdim=True)
+    return deviation / (deviation.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
+
+
+def by_hand(model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
+    """The logits of one row, (T,), from the weights alone, to be read beside the paper."""
+    config = model.config
+    w = dict(model.transformer.state_dict())
+    hidden = w["words.weight"][ids] + w["positions.table.weight"][: len(ids)]
+    size = config.hidden_size // config.num_attention_heads
+    for number in range(config.num_hidden_layers):
+        name = f"layers.{number}."
+        x = norm(hidden, w[f"{name}attention_norm.weight"], w[f"{name}attention_norm.bias"])
+        x = x @ w[f"{name}attention.query_key_value.weight"].T
+        x = x + w[f"{name}attention.query_key_value.bias"]
+        query, key, value = x.split(config.hidden_size, dim=-1)
+        gathered = []
+        for head in range(config.num_attention_heads):
+            part = slice(head * size, head * size + size)
+            scores = query[:, part] @ key[:, part].T
+            if config.scale_attn_weights:
+                scores = scores / math.sqrt(size)
+            if config.scale_attn_by_inverse_layer_idx:
+                scores = scores / (number + 1)
+            weights = torch.zeros_like(scores)
+            for t in range(len(ids)):
+                weights[t, : t + 1] = scores[t, : t + 1].softmax(-1)
+            gathered.append(weights @ value[:, part])
+        x = torch.cat(gathered, dim=-1) @ w[f"{name}attention.output.weight"].T
+        hidden = hidden + x + w[f"{name}attention.output.bias"]
+        x = norm(hidden, w[f"{name}feed_forward_norm.weight"], w[f"{name}feed_forward_norm.bias"])
+        x = x @ w[f"{name}feed_forward.expand.weight"].T + w[f"{name}feed_forward.expand.bias"]
+        x = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        x = x @ w[f"{name}feed_forward.contract.weight"].T
+        hidden = hidden + x + w[f"{name}feed_forward.contract.bias"]
+    hidden = norm(hidden, w["final_norm.weight"], w["final_norm.bias"])
+    return hidden @ w["words.weight"].T
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("by_layer", [True, False])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_the_whole_model_by_hand(scaled, by_layer, attention):
+    model = new(
+        "GPT2LMHeadModel",
+        attention,
+        scale_attn_weights=scaled,
+        scale_attn_by_inverse_layer_idx=by_layer,
+        num_hidden_layers=3,
+    )
+    ids = words(6)
+    assert_equal(model(ids[None]).logits[0], by_hand(model, ids))
+
+
+def test_the_hidden_states_end_with_the_last_norm():
+    model = build("GPT2LMHeadModel")
+    output = model(rows(2, 4), output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert_equal(output.logits, output.hidden_states[-1] @ model.transformer.words.weight.T)
+    backbone = build("GPT2Model")
+    output = backbone(rows(2, 4), output_hidden_states=True)
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    assert not torch.allclose(output.hidden_states[-2], output.last_hidden_state)
+
+
+def test_the_middle_is_four_times_as_wide_unless_the_config_says_otherwise():
+    widths = [
+        GPT2LMHeadModel(GPT2Config(**GPT2_SIZES | {"intermediate_size": size}))
+        .transformer.layers[0]
+        .feed_forward.expand.out_features
+        for size in (None, 17)
+    ]
+    assert widths == [4 * 12, 17]
+
+
+def test_what_is_added_is_drawn_smaller_the_deeper_the_model():
+    """ "Language Models are Unsupervised Multitask Learners", section 2.3: 1 / sqrt(2 L)."""
+    sizes = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 8}
+    model = GPT2LMHeadModel(GPT2Config(**GPT2_SIZES | sizes)).transformer
+    for layer in model.layers:
+        for linear, deviation in (
+            (layer.attention.output, 0.02 / 4),
+            (layer.feed_forward.contract, 0.02 / 4),
+            (layer.attention.query_key_value, 0.02),
+            (layer.feed_forward.expand, 0.02),
+        ):
+            assert linear.weight.std().item() == pytest.approx(deviation, rel=0.05)
+            assert not linear.bias.any()
+
+
+def test_the_head_is_the_word_embedding():
+    model = build("GPT2LMHeadModel")
+    assert len(list(model.parameters())) == len(list(model.transformer.parameters()))
+    assert "lm_head.weight" not in model.state_dict()
+
+
+def test_the_loss_is_that_of_each_word_but_the_first_by_hand():
+    model = build("GPT2LMHeadModel")
+    ids, mask = pad([words(4), words(2, 1)], 0, left=True)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[0, 2] = -100
+    output = model(ids, mask, labels)
+    losses = [
+        -output.logits[row, place].log_softmax(-1)[ids[row, place + 1]]
+        for row, place in ((0, 0), (0, 2), (1, 2))
+    ]
+    assert output.num_supervised_tokens == 3
+    assert_equal(output.loss, sum(losses) / 3)
+    total, count = model.summed_loss(ids, mask, labels=labels)
+    assert_equal(total, sum(losses))
+    assert count == model.count_supervised({"labels": labels, "attention_mask": mask}) == 3
+
+
+def test_the_scores_of_the_next_word_are_those_of_the_last_place():
+    model = build("GPT2LMHeadModel")
+    ids, mask = pad([words(4), words(2, 1)], 0, left=True)
+    logits = model.next_token_logits(ids, mask)
+    assert logits.shape == (2, 31)
+    assert_equal(logits, model(ids, mask).logits[:, -1])
+
+
+def test_the_scores_of_the_next_word_alone_are_computed(monkeypatch):
+    model = new("GPT2LMHeadModel")
+    seen, logits = [], model.logits
+    monkeypatch.setattr(model, "logits", lambda hidden: seen.append(hidden.shape) or logits(hidden))
+    model.next_token_logits(rows(2, 5))
+    assert seen == [(2, 12)]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_text_is_classified_by_its_last_token(left):
+    model = build("GPT2ForSequenceClassification")
+    texts = [words(5), words(2, 1), words(4, 2)]
+    ids, mask = pad(texts, 0, left=left)
+    output = model(ids, mask, output_hidden_states=True)
+    assert output.logits.shape == (3, len(THREE_CLASSES))
+    for text, logits in zip(texts, output.logits, strict=True):
+        hidden = model.transformer(text[None]).last_hidden_state[0, -1]
+        assert_equal(logits, model.score.weight @ hidden)
+    last = [int(row.nonzero().max()) for row in mask]
+    assert_equal(output.logits, model.score(output.hidden_states[-1][range(3), last]))
+
+
+def test_the_last_token_is_that_of_the_mask_whatever_its_id():
+    """Hugging Face looks for the last id that is not the padding token's."""
+    model = new("GPT2ForSequenceClassification", pad_token_id=2)
+    text = torch.cat([words(3), torch.tensor([2])])  # it ends with the end token, which pads too
+    ids, mask = pad([text, words(2)], 2)
+    assert_equal(model(ids, mask).logits[:1], model(text[None], torch.ones(1, 4).long()).logits)
+    without_end = model(text[None, :3], torch.ones(1, 3).long()).logits
+    assert not torch.allclose(model(ids, mask).logits[:1], without_end)
+
+
+def test_the_head_for_classes_has_no_bias_and_learns():
+    model = build("GPT2ForSequenceClassification")
+    assert [name for name, _ in model.score.named_parameters()] == ["weight"]
+    loss = model(rows(2, 3), labels=torch.tensor([0, 2])).loss
+    assert any(gradient.any() for gradient in gradients(model.score, loss))
+    logits = model(rows(2, 3)).logits
+    assert_equal(loss, F.cross_entropy(logits, torch.tensor([0, 2])))
+
+
+def test_as_many_tokens_fit_as_there_are_positions():
+    model = build("GPT2LMHeadModel")
+    assert model.config.max_sequence_length == 24
+    assert model(rows(1, 24)).logits.shape == (1, 24, 31)
+
+
+def test_the_defaults_are_those_of_gpt2():
+    config = GPT2Config()
+    assert (config.num_hidden_layers, config.num_attention_heads, config.hidden_size) == (
+        12,
+        12,
+        768,
+    )
+    assert config.eos_token_id == config.bos_token_id == 50_256
+    assert config.pad_token_id is None
+    assert config.num_labels == 2
+    assert dataclasses.replace(config, num_hidden_layers=6).num_hidden_layers == 6
+
+
+def test_what_the_config_says_of_tokens_is_where_generation_begins():
+    said = build("GPT2LMHeadModel").generation_config
+    assert (said.bos_token_id, said.eos_token_id, said.pad_token_id) == (2, 2, None)
+    assert said.max_new_tokens is None
+
+
+def test_dropout_falls_where_the_config_says():
+    for field in (
+        "hidden_dropout_prob",
+        "embedding_dropout_prob",
+        "attention_probs_dropout_prob",
+    ):
+        model = new("GPT2LMHeadModel", "eager", **{field: 0.5})
+        ids = rows(1, 4)
+        assert torch.equal(model(ids).logits, model(ids).logits)
+        model.train()
+        assert not torch.equal(model(ids).logits, model(ids).logits), field
+
+
+def test_what_comes_next_is_read_off_the_last_real_token():
+    model = build("GPT2LMHeadModel")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    padded = torch.tensor([[5, 6, 7, 8, 0, 0]])
+    expected = model.next_token_logits(ids)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0]])
+    torch.testing.assert_close(model.next_token_logits(padded, mask), expected)
+    left = model.next_token_logits(padded.roll(2, dims=1), mask.roll(2, dims=1))
+    torch.testing.assert_close(left, expected)
+
+
+def test_labels_and_a_cache_do_not_go_together():
+    model = build("GPT2LMHeadModel")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad(), pytest.raises(ValueError, match="labels need whole rows"):
+        model(ids, labels=ids, cache=model.new_cache())

@@ -1,0 +1,439 @@
+"""BART, Marian and T5: the wiring by hand, heads, what is kept of a source, losses."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from minitransformer.layers.positions import sinusoids
+from minitransformer.models.bart_config import BartConfig
+from minitransformer.models.base import Model
+from minitransformer.models.marian import MarianConfig
+from minitransformer.models.t5 import T5ForConditionalGeneration
+from minitransformer.models.t5_config import T5Config
+from tests.models.decoders import (
+    CLASSES,
+    SEQ2SEQ,
+    T5_1_1,
+    T5_SIZES,
+    WRITERS,
+    assert_equal,
+    build,
+    gradients,
+    new,
+    pad,
+    rows,
+    words,
+)
+
+WRITERS_WITH_SOURCE = [name for name in WRITERS if name in SEQ2SEQ]
+every_class = pytest.mark.parametrize("name", SEQ2SEQ)
+every_writer = pytest.mark.parametrize("name", WRITERS_WITH_SOURCE)
+Weights = dict[str, Tensor]
+
+
+# --- Written a second time, one text at a time, from the weights alone
+
+
+def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    bias = w.get(f"{name}.bias")
+    return x @ w[f"{name}.weight"].T + (0 if bias is None else bias)
+
+
+def attend(
+    w: Weights, name: str, asks: Tensor, asked: Tensor, heads: int, causal: bool, **terms: Any
+) -> Tensor:
+    """(T, E) asks (S, E); terms: scale, and bias (H, T, S)."""
+    query, key, value = (
+        linear(w, f"{name}.{part}", x).chunk(heads, dim=-1)
+        for part, x in (("query", asks), ("key", asked), ("value", asked))
+    )
+    gathered = []
+    for head in range(heads):
+        scores = query[head] @ key[head].T
+        scores = scores * terms.get("scale", query[head].shape[-1] ** -0.5)
+        if "bias" in terms:
+            scores = scores + terms["bias"][head]
+        if causal:
+            scores = scores + torch.full_like(scores, -math.inf).triu(1)
+        gathered.append(scores.softmax(-1) @ value[head])
+    return linear(w, f"{name}.output", torch.cat(gathered, -1))
+
+
+def layer_norm(w: Weights, name: str, x: Tensor) -> Tensor:
+    deviation = x - x.mean(-1, keepdim=True)
+    spread = (deviation.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return deviation / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def activated(name: str, x: Tensor) -> Tensor:
+    if name == "gelu":
+        return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+    if name == "gelu_new":
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return x * torch.sigmoid(x) if name == "swish" else x.clamp(min=0)
+
+
+def bart_by_hand(model: Any, source: Tensor, target: Tensor) -> Tensor:
+    """BART's and Marian's decoder over one text: (T, E)."""
+    config, w = model.config, dict(model.state_dict())
+    sinusoidal = isinstance(config, MarianConfig)
+    hidden = {}
+    for stack, ids in (("encoder", source), ("decoder", target)):
+        x = w["words.weight"][ids]
+        if config.scale_embedding:
+            x = x * math.sqrt(config.hidden_size)
+        if sinusoidal:
+            x = x + sinusoids(len(ids), config.hidden_size).float()
+        else:
+            x = x + w[f"{stack}.positions.table.weight"][2 : 2 + len(ids)]
+            x = layer_norm(w, f"{stack}.embedding_norm", x)
+        encoding = stack == "encoder"
+        layers = config.num_hidden_layers if encoding else config.num_decoder_layers
+        heads = config.num_attention_heads if encoding else config.num_decoder_attention_heads
+        for number in range(layers):
+            name = f"{stack}.layers.{number}."
+            x = layer_norm(
+                w,
+                f"{name}attention_norm",
+                x + attend(w, f"{name}attention", x, x, heads, causal=not encoding),
+            )
+            if not encoding:
+                crossed = attend(w, f"{name}cross_attention", x, hidden["encoder"], heads, False)
+                x = layer_norm(w, f"{name}cross_attention_norm", x + crossed)
+            wide = activated(config.hidden_act, linear(w, f"{name}feed_forward.expand", x))
+            x = layer_norm(
+                w,
+                f"{name}feed_forward_norm",
+                x + linear(w, f"{name}feed_forward.contract", wide),
+            )
+        hidden[stack] = x
+    return hidden["decoder"]
+
+
+def rms_norm(w: Weights, name: str, x: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"]
+
+
+def t5_by_hand(model: Any, source: Tensor, target: Tensor) -> Tensor:
+    """T5's decoder over one text: (T, E)."""
+    config, w = model.config, dict(model.state_dict())
+    hidden = {}
+    for stack, ids in (("encoder", source), ("decoder", target)):
+        encoding = stack == "encoder"
+        x = w["words.weight"][ids]
+        bias = getattr(model, stack).position_bias(len(ids), len(ids))[0]  # tested by itself
+        for number in range(config.num_hidden_layers if encoding else config.num_decoder_layers):
+            name = f"{stack}.layers.{number}."
+            normed = rms_norm(w, f"{name}attention_norm", x)
+            terms = {"scale": 1.0, "bias": bias}
+            heads = config.num_attention_heads
+            x = x + attend(w, f"{name}attention", normed, normed, heads, not encoding, **terms)
+            if not encoding:
+                normed = rms_norm(w, f"{name}cross_attention_norm", x)
+                seen = hidden["encoder"]
+                x = x + attend(w, f"{name}cross_attention", normed, seen, heads, False, scale=1.0)
+            normed = rms_norm(w, f"{name}feed_forward_norm", x)
+            name = f"{name}feed_forward"
+            if config.is_gated:
+                wide = activated("gelu_new", linear(w, f"{name}.gate", normed))
+                wide = wide * linear(w, f"{name}.gated", normed)
+            else:
+                wide = activated("relu", linear(w, f"{name}.expand", normed))
+            x = x + linear(w, f"{name}.contract", wide)
+        hidden[stack] = rms_norm(w, f"{stack}.final_norm", x)
+    return hidden["decoder"]
+
+
+@every_class
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_the_whole_model_by_hand(name, attention):
+    model: Any = build(name, attention)
+    backbone = getattr(model, "backbone", model)
+    source, target = words(6), words(4, 1)
+    written = (t5_by_hand if name.startswith("T5") else bart_by_hand)(backbone, source, target)
+    output = model(source[None], decoder_input_ids=target[None])
+    if backbone is model:
+        assert_equal(output.last_hidden_state[0], written)
+        return
+    if name == "T5ForConditionalGeneration":
+        expected = written / math.sqrt(12) @ backbone.words.weight.T
+    elif name == "T5 1.1":
+        expected = written @ model.lm_head.weight.T
+    else:
+        expected = written @ backbone.words.weight.T + model.final_logits_bias[0]
+    assert_equal(output.logits[0], expected)
+
+
+def test_bart_with_scaled_words_by_hand():
+    model = new("BartModel", scale_embedding=True)
+    source, target = words(3), words(5, 1)
+    output = model(source[None], decoder_input_ids=target[None])
+    assert_equal(output.last_hidden_state[0], bart_by_hand(model, source, target))
+
+
+# --- Parts
+
+
+def test_t5_has_one_table_of_positions_for_each_stack_and_none_for_cross_attention():
+    model: Any = build("T5Model")
+    tables = [name for name, _ in model.named_parameters() if "position" in name]
+    assert tables == ["encoder.position_bias.table.weight", "decoder.position_bias.table.weight"]
+    assert model.encoder.position_bias.bidirectional
+    assert not model.decoder.position_bias.bidirectional
+    assert not [name for name, _ in model.named_parameters() if name.endswith("bias")]
+
+
+def test_the_heads_of_t5():
+    tied, untied = build("T5ForConditionalGeneration"), build("T5 1.1")
+    assert tied.lm_head is None
+    assert untied.lm_head.weight.shape == (31, 12)
+    assert untied.lm_head.bias is None
+    # Each of the two fields by itself.
+    hidden = torch.randn(2, 12, dtype=torch.float64)
+    scaled = new("T5 1.1", scale_decoder_outputs=True)
+    assert_equal(scaled.logits(hidden), untied.logits(hidden) / math.sqrt(12))
+    plain = new("T5ForConditionalGeneration", scale_decoder_outputs=False)
+    assert_equal(plain.logits(hidden), tied.logits(hidden) * math.sqrt(12))
+
+
+def test_any_number_of_tokens_fits_into_t5():
+    model = build("T5ForConditionalGeneration")
+    assert model.config.max_sequence_length is None
+    assert model(rows(1, 60), decoder_input_ids=rows(1, 50)).logits.shape == (1, 50, 31)
+
+
+@pytest.mark.parametrize("name", ["BartForConditionalGeneration", "MarianMTModel"])
+def test_as_many_tokens_fit_into_each_stack_as_there_are_positions(name):
+    model = build(name)
+    assert model.config.max_sequence_length == 24
+    assert model(rows(1, 24), decoder_input_ids=rows(1, 24)).logits.shape == (1, 24, 31)
+
+
+def test_what_is_added_to_the_scores_is_stored_and_not_learnt():
+    for name in ("BartForConditionalGeneration", "MarianMTModel"):
+        model = build(name)
+        assert "final_logits_bias" in model.state_dict()
+        assert not [n for n, _ in model.named_parameters() if "final_logits_bias" in n]
+        hidden = torch.zeros(1, 12, dtype=torch.float64)
+        assert torch.equal(model.logits(hidden), model.final_logits_bias)
+        assert model.final_logits_bias.any()
+
+
+def test_marian_has_neither_learnt_positions_nor_a_norm_of_the_embeddings():
+    names = dict(build("MarianModel").named_parameters())
+    assert not [name for name in names if "positions" in name or "embedding_norm" in name]
+    names = dict(build("BartModel").named_parameters())
+    assert len([name for name in names if "positions" in name]) == 2
+    assert len([name for name in names if "embedding_norm" in name]) == 4
+
+
+def test_the_defaults_are_those_of_the_checkpoints():
+    bart, marian, t5 = BartConfig(), MarianConfig(), T5Config()
+    assert (bart.vocab_size, bart.decoder_start_token_id, bart.num_labels) == (50_265, 2, 3)
+    assert (marian.pad_token_id, marian.decoder_start_token_id) == (58_100, 58_100)
+    assert (t5.vocab_size, t5.hidden_size, t5.num_decoder_layers) == (32_128, 512, 6)
+    assert t5.activation == "relu"
+    for projection, activation in (
+        ("gated-gelu", "gelu_new"),  # the one exception
+        ("gelu", "gelu"),
+        ("gated-silu", "silu"),
+        ("gated-relu", "relu"),
+    ):
+        config = T5Config(feed_forward_proj=projection)
+        assert config.activation == activation
+        assert config.is_gated == projection.startswith("gated-")
+
+
+def test_t5_is_drawn_so_that_nothing_has_to_be_scaled():
+    sizes = {"hidden_size": 128, "head_size": 32, "intermediate_size": 300, "vocab_size": 500}
+    for factor in (1.0, 0.5):
+        config = T5Config(**T5_SIZES | T5_1_1 | sizes | {"initializer_factor": factor})
+        model = T5ForConditionalGeneration(config)
+        layer = model.transformer.decoder.layers[0]
+        for weight, deviation in (
+            (model.transformer.words.weight, 1.0),
+            (layer.attention.query.weight, (128 * 32) ** -0.5),
+            (layer.cross_attention.query.weight, (128 * 32) ** -0.5),
+            (layer.attention.key.weight, 128**-0.5),
+            (layer.attention.value.weight, 128**-0.5),
+            (layer.attention.output.weight, (3 * 32) ** -0.5),
+            (layer.feed_forward.gate.weight, 128**-0.5),
+            (layer.feed_forward.gated.weight, 128**-0.5),
+            (layer.feed_forward.contract.weight, 300**-0.5),
+        ):
+            assert weight.std().item() == pytest.approx(factor * deviation, rel=0.06)
+        assert (layer.attention_norm.weight == factor).all()
+
+
+# --- The source
+
+
+@every_class
+def test_encoding_is_the_first_half_of_forward(name):
+    model: Any = build(name)
+    ids, mask = pad([words(4), words(2, 1)], model.config.pad_token_id)
+    encoded = model.encode(ids, mask)
+    assert encoded.attention_mask.dtype == torch.bool
+    assert torch.equal(encoded.attention_mask, mask.bool())
+    output = model(ids, mask, rows(2, 3))
+    assert_equal(encoded.hidden, output.encoder_last_hidden_state)
+    assert model.encode(ids[:1], mask[:1]).attention_mask is None  # nothing is padded
+
+
+@every_writer
+@torch.no_grad()
+def test_a_source_is_asked_for_its_keys_once(name):
+    model = new(name)
+    encoded, cache = model.encode(rows(2, 4)), model.new_cache()
+    counts: list[int] = []
+    for layer in model.backbone.decoder.layers:
+        layer.cross_attention.key.register_forward_hook(lambda *_inputs: counts.append(1))
+    ids = rows(2, 1)
+    for step in range(3):
+        model.next_token_logits(ids, encoded, cache=cache)
+        if step == 0:
+            cache.select(torch.tensor([0, 0, 1, 1]))
+            ids = rows(4, 1)
+    assert len(counts) == 3  # one for each layer
+    assert all(len(layer.source.tokens()[0]) == 2 for layer in cache.layers)
+    assert all(len(layer.own.tokens()[0]) == 4 for layer in cache.layers)
+
+
+@every_writer
+def test_the_scores_of_the_next_word_are_those_of_the_last_place(name):
+    model: Any = build(name)
+    ids, mask = pad([words(4), words(2, 1)], model.config.pad_token_id, left=True)
+    source = rows(2, 5)
+    logits = model.next_token_logits(ids, model.encode(source), decoder_attention_mask=mask)
+    whole = model(source, decoder_input_ids=ids, decoder_attention_mask=mask).logits
+    assert_equal(logits, whole[:, -1])
+
+
+@every_class
+def test_what_is_collected_has_its_own_field(name):
+    model: Any = build(name)
+    ids, target = rows(2, 5), rows(2, 3)
+    output = model(ids, decoder_input_ids=target, output_hidden_states=True, output_attentions=True)
+    sizes = CLASSES[name][2]
+    heads = sizes["num_attention_heads"]
+    decoder_heads = sizes.get("num_decoder_attention_heads", heads)
+    assert [tuple(s.shape) for s in output.encoder_hidden_states] == [(2, 5, 12)] * 3
+    assert [tuple(s.shape) for s in output.decoder_hidden_states] == [(2, 3, 12)] * 4
+    assert [tuple(m.shape) for m in output.encoder_attentions] == [(2, heads, 5, 5)] * 2
+    assert [tuple(m.shape) for m in output.decoder_attentions] == [(2, decoder_heads, 3, 3)] * 3
+    assert [tuple(m.shape) for m in output.cross_attentions] == [(2, decoder_heads, 3, 5)] * 3
+    assert_equal(output.encoder_hidden_states[-1], output.encoder_last_hidden_state)
+    if hasattr(output, "last_hidden_state"):
+        assert_equal(output.decoder_hidden_states[-1], output.last_hidden_state)
+    bare = model(ids, decoder_input_ids=target)
+    for field in ("encoder_hidden_states", "decoder_attentions", "cross_attentions"):
+        assert getattr(bare, field) is None
+
+
+# --- Losses
+
+
+@every_writer
+@pytest.mark.parametrize("left", [False, True])
+def test_labels_are_read_shifted_right_behind_the_start_token(name, left):
+    model: Any = build(name)
+    start, padding = model.config.decoder_start_token_id, model.config.pad_token_id
+    texts = [words(4), words(2, 1)]
+    labels, _ = pad(texts, -100, left=left)
+    read = [torch.cat([torch.tensor([start]), text[:-1]]) for text in texts]
+    decoder_input_ids, mask = pad(read, padding, left=left)
+    source = rows(2, 5)
+    implied = model(source, labels=labels)
+    explicit = model(
+        source, decoder_input_ids=decoder_input_ids, decoder_attention_mask=mask, labels=labels
+    )
+    real = mask.bool()
+    assert_equal(implied.logits[real], explicit.logits[real])
+    assert_equal(implied.loss, explicit.loss)
+    losses = [
+        -explicit.logits[row, place].log_softmax(-1)[labels[row, place]]
+        for row, place in real.nonzero().tolist()
+    ]
+    assert_equal(implied.loss, sum(losses) / 6)
+    assert implied.num_supervised_tokens == 6
+    total, count = model.summed_loss(source, labels=labels)
+    assert_equal(total, sum(losses))
+    assert count == model.count_supervised({"labels": labels}) == 6
+
+
+@every_writer
+def test_the_loss_reaches_every_parameter(name):
+    model = build(name)
+    ids, mask = pad([words(5), words(3, 1)], model.config.pad_token_id)
+    loss = model(ids, mask, labels=rows(2, 4)).loss
+    names = [parameter for parameter, _ in model.named_parameters()]
+    for parameter, gradient in zip(names, gradients(model, loss), strict=True):
+        assert gradient.any(), parameter
+
+
+# --- BART's classifier
+
+
+def classifier() -> Model:
+    return build("BartForSequenceClassification")
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_text_is_classified_by_the_decoder_at_its_last_end_token(left):
+    model: Any = classifier()
+    end = torch.tensor([2])
+    texts = [
+        torch.cat([words(3), end, words(2, 1), end]),  # a pair: two ends
+        torch.cat([words(1), end]),
+        torch.cat([words(4), end, words(1, 1)]),  # something comes after the end
+    ]
+    ids, mask = pad(texts, 1, left=left)
+    output = model(ids, mask)
+    assert output.logits.shape == (3, 3)
+    for text, logits in zip(texts, output.logits, strict=True):
+        read = torch.cat([torch.tensor([2]), text[:-1]])[None]
+        hidden = model.model(text[None], decoder_input_ids=read).last_hidden_state[0]
+        place = (text == 2).nonzero().max()
+        head = model.classification_head
+        dense = torch.tanh(head.dense.weight @ hidden[place] + head.dense.bias)
+        assert_equal(logits, head.output.weight @ dense + head.output.bias)
+
+
+def test_the_classifier_collects_what_the_backbone_does():
+    ids = torch.tensor([[5, 6, 2]])
+    output: Any = classifier()(ids, output_attentions=True, output_hidden_states=True)
+    assert len(output.cross_attentions) == len(output.decoder_attentions) == 3
+    assert len(output.encoder_attentions) == 2
+    assert len(output.decoder_hidden_states) == 4
+    assert output.encoder_last_hidden_state.shape == (1, 3, 12)
+
+
+# --- Dropout
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("BartForConditionalGeneration", "hidden_dropout_prob"),
+        ("BartForConditionalGeneration", "attention_probs_dropout_prob"),
+        ("BartForConditionalGeneration", "activation_dropout"),
+        ("BartForSequenceClassification", "classifier_dropout"),
+        ("T5ForConditionalGeneration", "hidden_dropout_prob"),
+    ],
+)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_dropout_falls_where_the_config_says(name, field, attention):
+    model = new(name, attention, **{field: 0.5})
+    ids = torch.tensor([[5, 6, 7, 2]])
+    inputs = {"input_ids": ids}
+    if name != "BartForSequenceClassification":
+        inputs["decoder_input_ids"] = ids
+    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
+    model.train()
+    assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+    without = new(name, attention)
+    assert torch.equal(without.train()(**inputs).logits, without.eval()(**inputs).logits)
