@@ -3,8 +3,9 @@
 B batch, T tokens.
 """
 
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.batch_encoding import BatchEncoding
+from minitransformer.hf.config import FAMILIES
 from minitransformer.hf.loading import from_pretrained
 from minitransformer.models.base import Model
 from minitransformer.tokenization import Tokenizer
@@ -43,10 +45,7 @@ class Task:
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
         if not isinstance(model, self.model_class):
-            raise ValueError(
-                f"{self.name} needs a model such as {self.example}; this is a "
-                f"{type(model).__name__}"
-            )
+            raise ValueError(_wrong_model(type(self), model))
         check_vocabularies(model, tokenizer)
         check_count("batch_size", batch_size)
         self.model = model.eval()
@@ -106,11 +105,9 @@ class Task:
         """
         device = next(self.model.parameters()).device
         lengths = [len(encoding) for encoding in batch.encodings]
-        by_length = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
         results: dict[int, Result] = {}
-        for start in range(0, len(by_length), self.batch_size):
-            rows = by_length[start : start + self.batch_size]
-            inputs = batch.padded_rows(rows, self.tokenizer.pad_token_id)
+        for rows in rows_by_length(lengths, self.batch_size):
+            inputs = batch.padded_rows(rows, padding_id(self.tokenizer))
             moved = {name: tensor.to(device) for name, tensor in inputs.items()}
             results.update(zip(rows, compute(moved), strict=True))
         return [results[row] for row in range(len(lengths))]
@@ -142,9 +139,39 @@ def check_vocabularies(model: Model, tokenizer: Tokenizer) -> None:
 
 
 def longest_row(model: Model, tokenizer: Tokenizer) -> int:
-    """How many tokens a row may have: what the model can take, or less if the tokenizer says so."""
-    fits: int = model.config.max_sequence_length  # type: ignore[attr-defined]
-    return min(fits, tokenizer.model_max_length or fits)
+    """How many tokens a row may have: what the model can take, or less if the tokenizer says so.
+
+    `sys.maxsize` where neither sets a limit, as T5's may.
+    """
+    fits: int | None = model.config.max_sequence_length  # type: ignore[attr-defined]
+    return min(fits or sys.maxsize, tokenizer.model_max_length or sys.maxsize)
+
+
+def padding_id(tokenizer: Tokenizer) -> int:
+    """What stands at padding; nothing reads it, so it may be any token where there is none."""
+    roles = tokenizer.special_tokens
+    return tokenizer.padding_id if "pad_token" in roles or "eos_token" in roles else 0
+
+
+def rows_by_length(
+    lengths: Sequence[int], batch_size: int, *, equal: bool = False
+) -> Iterator[list[int]]:
+    """Numbers of rows that are computed together: those of like length, the longest first.
+
+    Args:
+        lengths: of the rows, in tokens.
+        batch_size: rows in a batch, at most.
+        equal: whether all rows of a batch must have the same length.
+    """
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    batch: list[int] = []
+    for row in by_length:
+        if len(batch) == batch_size or (equal and batch and lengths[row] != lengths[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def check_count(name: str, value: int) -> None:
@@ -175,6 +202,21 @@ def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = Fals
         if not may_be_empty and not text.strip():
             raise ValueError(f"{name}[{number}] is empty: {text!r}")
     return list(texts)
+
+
+def _wrong_model(task: type[Task], model: Model) -> str:
+    """What is wrong, which tasks are the model's, and which class of its family would do."""
+    from minitransformer.tasks.pipeline import TASKS  # which imports this file
+
+    message = f"{task.name} needs a model such as {task.example}; this is a {type(model).__name__}"
+    if own := [name for name, other in TASKS.items() if isinstance(model, other.model_class)]:
+        message += f", which is for {', '.join(own)}"
+    for family in FAMILIES.values():
+        fitting = [known for known in family.models if issubclass(known, task.model_class)]
+        if type(model) in family.models and fitting:
+            name = fitting[0].__name__
+            message += f"; {name}.from_pretrained(path) loads it as one, and says what is untrained"
+    return message
 
 
 def _truncation_message(too_long: Mapping[int, int], total: int, limit: int) -> str:

@@ -3,7 +3,9 @@
 import inspect
 import typing
 
-from minitransformer.tasks.pipeline import TASKS, pipeline
+import pytest
+
+from minitransformer.tasks.pipeline import ALIASES, TASKS, pipeline
 from minitransformer.tasks.running import Task
 
 
@@ -19,3 +21,15 @@ def test_type_checkers_know_what_every_task_gives():
     *named, other = map(typing.get_type_hints, typing.get_overloads(pipeline))
     assert {typing.get_args(form["task"])[0]: form["return"] for form in named} == TASKS
     assert other["task"] is str
+
+
+def test_another_word_for_a_task_is_none_of_the_tasks():
+    for alias, name in ALIASES.items():
+        assert alias not in TASKS
+        assert name in TASKS
+        assert f'"{alias}"' in inspect.getdoc(pipeline)
+
+
+def test_an_unknown_task_is_named(tmp_path):
+    with pytest.raises(ValueError, match="'text-generaton'; did you mean 'text-generation'"):
+        pipeline("text-generaton", tmp_path)

@@ -1,0 +1,136 @@
+"""Text to text: one text in, another out. A summary is one such task."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from minitransformer.batch_encoding import BatchEncoding
+from minitransformer.models.generative import Seq2SeqLM
+from minitransformer.tasks.running import as_texts
+from minitransformer.tasks.settings import Settings
+from minitransformer.tasks.writing import WritingTask
+
+
+class TextToTextGeneration(WritingTask):
+    """Callable that writes what an encoder-decoder makes of texts.
+
+    The texts are those that transformers' `generate` and `decode` give, in the form that its
+    pipelines for this had. How is written, is said by the fields of :class:`GenerationConfig`,
+    those of the call before those of the checkpoint; where neither says how many tokens are
+    wanted, that is an error.
+
+    A prefix that the checkpoint names, such as T5's "summarize: ", is put before every text. For
+    other prefixes this task serves: `write("cola sentence: He go home.", max_new_tokens=5)`.
+
+    Args:
+        model: an encoder-decoder that writes.
+        tokenizer: its tokenizer.
+        batch_size: texts that are computed at once; with beams, each takes as many rows.
+
+    Raises:
+        ValueError: the model is no encoder-decoder that writes, or the tokenizer has more tokens
+            than the model has embeddings.
+    """
+
+    name = "text2text-generation"
+    model_class = Seq2SeqLM
+    example = "T5ForConditionalGeneration"
+    result = "generated_text"
+    model: Seq2SeqLM
+
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prefix: str | None = None,
+        seed: int | None = None,
+        **fields: Any,
+    ) -> list[Any]:
+        """Write a text for every text.
+
+        Args:
+            texts: one or several.
+            prefix: put before every text in place of the checkpoint's.
+            seed: what is drawn is a function of it, of the texts and of the batch size.
+            fields: of GenerationConfig, such as `max_new_tokens=50`, `num_beams=4` or
+                `num_return_sequences=3`.
+
+        Returns:
+            A list of dicts with what was written, one for each text. With several answers to each
+            of several texts, a list of them for each text.
+
+        Warns:
+            UserWarning: texts were longer than the model can take, and were truncated.
+
+        Raises:
+            TypeError: a text is no str, or a field is unknown.
+            ValueError: a text is empty or begins with the prefix already, nobody says how many
+                tokens are wanted, or a field has no meaning.
+        """
+        rows = self._encode(with_prefix(as_texts("texts", texts), self.settings, prefix))
+        return self._answers(texts, rows, self.settings, seed, fields)
+
+    def stream(
+        self, text: str, *, prefix: str | None = None, seed: int | None = None, **fields: Any
+    ) -> Iterator[str]:
+        """Write a text for one text, and give it piece by piece, as it comes.
+
+        Everything is checked at once; the model runs when a piece is asked for. Ctrl-C ends the
+        iterator after what was written.
+
+        Args:
+            text: the source.
+            prefix, seed, fields: as in a call; one answer, without beams: where the checkpoint
+                asks for some, pass `num_beams=1`.
+
+        Warns, Raises:
+            As a call does.
+        """
+        rows = self._encode(with_prefix(as_texts("text", [text]), self.settings, prefix))
+        return self._stream(rows.encodings[0].ids, self.settings.config, seed, fields)
+
+    def _answers(
+        self,
+        texts: str | Sequence[str],
+        rows: BatchEncoding,
+        settings: Settings,
+        seed: int | None,
+        fields: dict[str, Any],
+    ) -> list[Any]:
+        """What is written for each row, in the form in which the texts came."""
+        ids = [encoding.ids for encoding in rows.encodings]
+        answers = [
+            [{self.result: self.tokenizer.decode(new, skip_special_tokens=True)} for new in several]
+            for several in self._write(ids, settings.config, seed, fields)
+        ]
+        if isinstance(texts, str):
+            return answers[0]
+        one_each = all(len(several) == 1 for several in answers)
+        return [several[0] for several in answers] if one_each else answers
+
+
+class Summarization(TextToTextGeneration):
+    """Callable that sums texts up; everything else is as in :class:`TextToTextGeneration`.
+
+    Number of beams, least and greatest length, and T5's "summarize: " are those that config.json
+    gives for "summarization", where it does.
+    """
+
+    name = "summarization"
+    example = "BartForConditionalGeneration"
+    result = "summary_text"
+
+
+def with_prefix(texts: list[str], settings: Settings, prefix: str | None) -> list[str]:
+    """Put the prefix, or that of the settings, before every text.
+
+    Raises:
+        ValueError: a text begins with it already.
+    """
+    before = settings.prefix if prefix is None else prefix
+    for number, text in enumerate(texts):
+        if before.strip() and text.startswith(before.strip()):
+            raise ValueError(
+                f"texts[{number}] begins with the prefix {before!r}, which is put before every "
+                "text; leave it out, or pass prefix=''"
+            )
+    return [before + text for text in texts]

@@ -1,0 +1,114 @@
+"""The command `minitransformer generate`."""
+
+import json
+
+import pytest
+
+from minitransformer import pipeline
+from minitransformer.cli import main
+from tests.tasks.tiny_checkpoints import TEXTS
+from tests.tasks.tiny_writers import save_writer
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    return save_writer(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    says = {"max_length": 9, "num_beams": 2, "prefix": "il libro: "}
+    config = {"task_specific_params": {"summarization": says, "translation_en_to_de": says}}
+    directory = tmp_path_factory.mktemp("t5")
+    return save_writer(directory, "T5ForConditionalGeneration", config=config)
+
+
+def run(capsys, *arguments):
+    status = main(["generate", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    return out
+
+
+def test_a_prompt_goes_on(gpt2, capsys):
+    write = pipeline("text-generation", gpt2)
+    texts = [answer["generated_text"] for (answer,) in write(TEXTS[:2], max_new_tokens=6)]
+    assert run(capsys, gpt2, *TEXTS[:2], "--max-new-tokens", 6) == f"{texts[0]}\n{texts[1]}\n"
+    streamed = run(capsys, gpt2, TEXTS[0], "--max-new-tokens", 6, "--stream")
+    assert streamed == f"{texts[0]}\n"
+    printed = run(capsys, gpt2, TEXTS[0], "--max-new-tokens", 6, "--json")
+    assert json.loads(printed) == [{"generated_text": texts[0]}]
+
+
+def test_every_option_is_a_field(gpt2, capsys):
+    drawn = {
+        "max_new_tokens": 6,
+        "num_return_sequences": 2,
+        "temperature": 0.7,
+        "top_k": 30,
+        "top_p": 0.9,
+        "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 2,
+    }
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in drawn.items()]
+    written = run(capsys, gpt2, "ciao", *options, "--sample", "--seed=3", "--stop= ", "--json")
+    write = pipeline("text-generation", gpt2)
+    assert json.loads(written) == write("ciao", **drawn, do_sample=True, seed=3, stop_strings=[" "])
+    beams = run(capsys, gpt2, "ciao", "--num-beams=3", "--length-penalty=2", "--max-new-tokens=3")
+    answer = write("ciao", num_beams=3, length_penalty=2.0, max_new_tokens=3)[0]
+    assert beams == f"{answer['generated_text']}\n"
+
+
+def test_the_task_is_that_of_the_family_or_the_one_that_is_named(t5, tmp_path, capsys):
+    write = pipeline("text2text-generation", t5)
+    assert run(capsys, t5, "ciao", "--max-new-tokens=4") == (
+        write("ciao", max_new_tokens=4)[0]["generated_text"] + "\n"
+    )
+    for task, name in (
+        ("summarization", "summary_text"),
+        ("translation_en_to_de", "translation_text"),
+    ):
+        answers = pipeline(task, t5)(TEXTS[:2])
+        lines = run(capsys, t5, *TEXTS[:2], "--task", task)
+        assert lines == "".join(f"{answer[name]}\n" for answer in answers)
+    streamed = run(capsys, t5, "ciao", "--task=summarization", "--num-beams=1", "--stream")
+    summary = pipeline("summarization", t5)("ciao", num_beams=1)
+    assert streamed == summary[0]["summary_text"] + "\n"
+    marian = save_writer(tmp_path, "MarianMTModel")
+    assert main(["generate", str(marian), "ciao", "--max-new-tokens=4"]) == 1
+    assert "does not say into which language" in capsys.readouterr().err
+    translated = run(capsys, marian, ">>fra<< ciao", "--max-new-tokens=4")
+    expected = pipeline("translation", marian)("ciao", tgt_lang="fra", max_new_tokens=4)
+    assert translated == expected[0]["translation_text"] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ciao"], "error: how many tokens are to be written?"),
+        (["ciao", "--max-new-tokens=2", "--top-p=0.5"], "top_p=0.5 has no effect without do_s"),
+        (["ciao", "va", "--max-new-tokens=2", "--stream"], "--stream prints one text, not 2"),
+        (["ciao", "--max-new-tokens=2", "--task=summarisation"], "did you mean 'summarization'"),
+        (["ciao", "--max-new-tokens=2", "--task=summarization"], "which is for text-generation"),
+    ],
+)
+def test_what_is_wrong_is_one_line(gpt2, arguments, message, capsys):
+    assert main(["generate", str(gpt2), *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_task_that_writes_nothing(tmp_path, capsys):
+    path = save_writer(tmp_path, "GPT2ForSequenceClassification")
+    assert main(["generate", str(path), "ciao", "--task=text-classification"]) == 1
+    assert "--task text-classification does not write" in capsys.readouterr().err
+
+
+def test_a_misspelled_option(gpt2, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", str(gpt2), "ciao", "--max-new-token", "3"])
+    assert stopped.value.code == 2
+    assert "did you mean '--max-new-tokens'" in capsys.readouterr().err

@@ -1,0 +1,325 @@
+"""Text generation: transformers' texts, whatever is computed together; what is wrong is named."""
+
+import json
+
+import pytest
+import torch
+
+from minitransformer import CheckpointError, GPT2LMHeadModel, Tokenizer, pipeline
+from minitransformer.tasks import writing
+from minitransformer.tasks.text_generation import TextGeneration
+from tests.tasks.tiny_checkpoints import TEXTS, their_pipeline
+from tests.tasks.tiny_writers import (
+    bart_tokenizer,
+    real_tokenizer,
+    save_writer,
+    t5_tokenizer,
+)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return save_writer(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
+
+
+@pytest.fixture(scope="module")
+def write(path) -> TextGeneration:
+    return pipeline("text-generation", path)
+
+
+@pytest.fixture
+def shapes(monkeypatch):
+    """The shapes of the batches that are written."""
+    seen = []
+    generate = writing.generate
+
+    def watched(model, input_ids, mask, **arguments):
+        seen.append((tuple(input_ids.shape), int(mask.sum())))
+        return generate(model, input_ids, mask, **arguments)
+
+    monkeypatch.setattr(writing, "generate", watched)
+    return seen
+
+
+def of_lengths(*lengths):
+    """Texts of so many tokens."""
+    return ["z" * length for length in lengths]
+
+
+def new_texts(answers):
+    return [[answer["generated_text"] for answer in several] for several in answers]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_new_tokens": 8},
+        {"max_new_tokens": 6, "return_full_text": False},
+        {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2, "length_penalty": 2.0},
+        {"max_length": 28},  # with prompts of unequal length, each of which counts its own
+        {"max_length": 28, "min_length": 25, "eos_token_id": [7, 24], "num_beams": 2},
+        {"max_new_tokens": 6, "no_repeat_ngram_size": 1, "repetition_penalty": 1.5},
+    ],
+)
+def test_the_answers_are_those_of_transformers(path, write, fields):
+    theirs = their_pipeline("text-generation", path)
+    answers = write(TEXTS, **fields)
+    assert answers == theirs(TEXTS, do_sample=False, **fields)
+    assert write(TEXTS[0], **fields) == answers[0]
+
+
+def test_a_text_that_ends_what_is_written(path, write):
+    whole = write(TEXTS, max_new_tokens=9, return_full_text=False)
+    text = whole[0][0]["generated_text"]
+    pairs = [text[place : place + 2] for place in range(1, len(text) - 3)]
+    stop = next(pair for pair in pairs if pair.isascii())  # in the midst, of two tokens
+    answers = write(TEXTS, max_new_tokens=9, stop_strings=[stop], return_full_text=False)
+    assert len(answers[0][0]["generated_text"]) < len(text)
+    theirs = their_pipeline("text-generation", path)
+    asked = {"max_new_tokens": 9, "do_sample": False, "return_full_text": False}
+    assert answers == theirs(TEXTS, stop_sequence=stop, **asked)
+
+
+def test_an_empty_prompt_is_the_first_token(path, write, tmp_path):
+    theirs = their_pipeline("text-generation", path)
+    assert write("", max_new_tokens=5) == theirs("", max_new_tokens=5, do_sample=False)
+    path = save_writer(tmp_path, "GPT2LMHeadModel", bos_token_id=None)
+    with pytest.raises(ValueError, match=r"texts\[1\] is empty, and bos_token_id=None"):
+        pipeline("text-generation", path)(["a", ""], max_new_tokens=5)
+
+
+def test_what_is_computed_together_changes_nothing(write):
+    small = TextGeneration(write.model, write.tokenizer, batch_size=2)
+    for fields in ({"max_new_tokens": 7}, {"max_length": 28, "num_beams": 2}):
+        every = write(TEXTS, **fields)
+        assert small(TEXTS, **fields) == every
+        assert [write(text, **fields) for text in TEXTS] == every
+    assert write([], max_new_tokens=7) == []
+
+
+def test_texts_of_like_length_are_computed_together(write, shapes):
+    small = TextGeneration(write.model, write.tokenizer, batch_size=2)
+    texts = of_lengths(3, 9, 2, 9, 9)
+    small(texts, max_new_tokens=1)
+    assert shapes == [((2, 9), 18), ((2, 9), 12), ((1, 2), 2)]
+    shapes.clear()
+    small(texts, max_length=10)  # each must count its own tokens
+    assert shapes == [((2, 9), 18), ((1, 9), 9), ((1, 3), 3), ((1, 2), 2)]
+    shapes.clear()
+    small(texts, max_new_tokens=3, min_length=4)
+    assert len(shapes) == 4
+    shapes.clear()
+    small(texts, max_new_tokens=3, min_new_tokens=2)
+    assert len(shapes) == 3
+
+
+def test_a_tokenizer_without_padding_or_end(write):
+    bare = Tokenizer(write.tokenizer.backend, {})
+    asked = {"max_new_tokens": 5, "return_full_text": False}
+    assert TextGeneration(write.model, bare)(TEXTS, **asked) == write(TEXTS, **asked)
+
+
+def test_what_a_tokenizer_puts_after_a_text_ends_no_prompt(tmp_path, monkeypatch):
+    tokenizer = bart_tokenizer(tmp_path)
+    assert tokenizer("ciao")["input_ids"][-1] == tokenizer.eos_token_id
+    path = save_writer(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    write = pipeline("text-generation", path)
+    seen = []
+    next_token_logits = write.model.next_token_logits
+
+    def watched(input_ids, attention_mask, **arguments):
+        for ids, mask in zip(input_ids, attention_mask, strict=True):
+            seen.append(ids[mask.bool()].tolist())
+        return next_token_logits(input_ids, attention_mask, **arguments)
+
+    monkeypatch.setattr(write.model, "next_token_logits", watched)
+    write(["ciao", "ciao</s>", ""], max_new_tokens=1)
+    start, *word, end = tokenizer("ciao")["input_ids"]
+    assert seen == [[start, *word, end], [start, *word], [start]]
+
+
+def test_a_space_that_depends_on_the_prompt_is_kept(tmp_path):
+    """transformers decodes the new tokens by themselves, and the space is lost."""
+    tokenizer = t5_tokenizer(tmp_path)
+    path = save_writer(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    write = pipeline("text-generation", path)
+    words = {tokenizer.id_to_token(token): token for token in range(tokenizer.vocab_size)}
+    word, token = next((w, t) for w, t in words.items() if w[0] == "▁" and len(w) > 1)
+    others = [other for other in words.values() if other != token]
+    (answer,) = write("come", max_new_tokens=2, suppress_tokens=others)
+    assert answer["generated_text"] == f"come {word[1:]} {word[1:]}"
+
+
+def test_a_seed_says_what_is_drawn(write):
+    drawn = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 2}
+    first = write(TEXTS, seed=3, **drawn)
+    assert first == write(TEXTS, seed=3, **drawn)
+    assert first != write(TEXTS, seed=4, **drawn)
+    assert all(len(set(texts)) == 2 for texts in new_texts(first))
+    small = TextGeneration(write.model, write.tokenizer, batch_size=1)
+    twice = new_texts(small(["ciao", "ciao"], seed=3, **drawn))
+    assert twice[0] != twice[1]  # each batch draws anew
+
+
+def test_pieces_as_they_come(write):
+    for fields in ({}, {"do_sample": True, "seed": 5}):
+        pieces = write.stream(TEXTS[0], max_new_tokens=12, **fields)
+        assert iter(pieces) is pieces
+        pieces = list(pieces)
+        whole = write(TEXTS[0], max_new_tokens=12, return_full_text=False, **fields)
+        assert "".join(pieces) == whole[0]["generated_text"]
+        assert len(pieces) > 3
+    for error, message, fields in (
+        (ValueError, "how many tokens are to be written", {}),
+        (ValueError, "num_beams=1", {"max_new_tokens": 2, "num_beams": 2}),
+        (ValueError, r"texts\[0\] has 11 tokens, and 50 new", {"max_new_tokens": 50}),
+        (TypeError, "'max_new_token'; did you mean 'max_new_tokens'", {"max_new_token": 2}),
+        (TypeError, "unknown GenerationConfig field 'use_cache'", {"use_cache": False}),
+    ):
+        with pytest.raises(error, match=message):
+            write.stream(*of_lengths(11), **fields)  # before anything is asked for
+    with pytest.raises(TypeError, match="must be a str, not list"):
+        write.stream(["ciao"], max_new_tokens=2)
+
+
+def test_a_prefix_is_read_and_not_given_back(path, write, tmp_path):
+    theirs = their_pipeline("text-generation", path)
+    for length in ({"max_length": 20, "min_length": 18}, {"max_new_tokens": 5}):
+        answers = write(TEXTS, prefix="ciao, ", **length)
+        assert answers == theirs(TEXTS, prefix="ciao, ", do_sample=False, **length)
+    assert answers != write(TEXTS, max_new_tokens=5)
+    (pieces,) = write.stream(TEXTS[0], prefix="ciao, ", max_new_tokens=1)
+    assert answers[0][0]["generated_text"].startswith(TEXTS[0] + pieces)
+    path = save_writer(
+        tmp_path, "GPT2LMHeadModel", config={"prefix": "ciao, "}, generation={"max_length": 20}
+    )
+    theirs = their_pipeline("text-generation", path)
+    assert theirs.prefix == "ciao, "
+    write = pipeline("text-generation", path)
+    answers = write(TEXTS)
+    assert answers == theirs(TEXTS, do_sample=False)
+    assert answers == write(TEXTS, max_length=20)
+    streamed = "".join(write.stream(TEXTS[0]))
+    assert answers[0][0]["generated_text"] == TEXTS[0] + streamed
+
+
+def test_the_config_says_how_the_task_is_asked(tmp_path):
+    """As that of the published gpt2 does."""
+    asked = {"do_sample": True, "max_length": 20}
+    config = {"task_specific_params": {"text-generation": asked}}
+    path = save_writer(tmp_path, "GPT2LMHeadModel", config=config)
+    write = pipeline("text-generation", path)
+    plain = TextGeneration(GPT2LMHeadModel.from_pretrained(path), Tokenizer.from_pretrained(path))
+    assert write("ciao", seed=1) == plain("ciao", seed=1, **asked)
+    assert write("ciao", seed=1, temperature=0.5) == plain("ciao", seed=1, temperature=0.5, **asked)
+    greedy = write("ciao", do_sample=False, max_new_tokens=4)
+    assert greedy == plain("ciao", max_new_tokens=4)
+    assert write.model.generation_config == plain.model.generation_config
+    config["task_specific_params"]["text-generation"] = {"num_beam_groups": 2}
+    path = save_writer(tmp_path, "GPT2LMHeadModel", config=config)
+    with pytest.raises(CheckpointError, match="num_beam_groups=2 would change what is written"):
+        pipeline("text-generation", path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({}, ValueError, "how many tokens are to be written[?] Pass max_new_tokens"),
+        (
+            {"max_new_tokens": 40},
+            ValueError,
+            r"texts\[2\] has 37 tokens, and 40 new ones are more than the 60 .*at most 23",
+        ),
+        (
+            {"max_length": 37},
+            ValueError,
+            r"texts\[2\] has 37 tokens, which leaves no room for a new one in max_length=37",
+        ),
+        ({"max_length": 61}, ValueError, r"texts\[0\] has 11 tokens, and 50 new ones"),
+        ({"max_tokens": 3}, TypeError, "'max_tokens'; did you mean 'max_new_tokens'"),
+        ({"max_new_tokens": 3, "streamer": None}, TypeError, "unknown GenerationConfig field"),
+        ({"max_new_tokens": 3, "temperature": 0.7}, ValueError, "without do_sample=True"),
+        ({"max_new_tokens": 3, "seed": -1}, ValueError, "seed=-1"),
+    ],
+)
+def test_what_is_wrong_is_named(write, fields, error, message):
+    with pytest.raises(error, match=message):
+        write(of_lengths(11, 2, 37), **fields)
+
+
+def test_a_prompt_that_is_too_long_itself(write):
+    with pytest.raises(ValueError, match=r"texts\[1\] has 61 tokens, and 1 new .*shorten it"):
+        write(of_lengths(1, 61), max_new_tokens=1)
+
+
+def test_what_is_no_text_is_named(write):
+    with pytest.raises(TypeError, match=r"texts\[1\] must be a str, not int"):
+        write(["ciao", 3], max_new_tokens=2)
+    with pytest.raises(TypeError, match="texts must be a str or a list of str"):
+        write(7, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "T5ForConditionalGeneration",
+            "text-generation needs a model such as GPT2LMHeadModel; this is a T5ForConditional"
+            "Generation, which is for summarization, text2text-generation, translation$",
+        ),
+        (
+            "GPT2ForSequenceClassification",
+            "which is for text-classification, zero-shot-classification; GPT2LMHeadModel.from_pre",
+        ),
+        ("GPT2Model", "this is a GPT2Model; GPT2LMHeadModel.from_pretrained.path. loads it as one"),
+    ],
+)
+def test_the_right_task_is_named(name, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        pipeline("text-generation", save_writer(tmp_path, name))
+
+
+def test_a_batch_of_zero(write):
+    with pytest.raises(ValueError, match="batch_size=0"):
+        TextGeneration(write.model, write.tokenizer, batch_size=0)
+
+
+def test_the_model_is_left_as_it_was(write):
+    before = write.model.generation_config
+    write.model.train()
+    write("ciao", max_new_tokens=2)
+    assert write.model.training
+    assert write.model.generation_config is before
+    with pytest.raises(ValueError):
+        write("ciao")
+    assert write.model.generation_config is before
+    write.model.eval()
+
+
+@pytest.mark.slow
+def test_a_real_vocabulary(tmp_path):
+    """Random tokens of GPT-2's vocabulary: many are parts of characters."""
+    tokenizer = real_tokenizer("gpt2")
+    path = save_writer(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    write, theirs = pipeline("text-generation", path), their_pipeline("text-generation", path)
+    texts = ["The cat", "Perché no? L'acqua è fredda", "日本語", " two  spaces\n"]
+    for fields in ({}, {"no_repeat_ngram_size": 1}, {"num_beams": 3, "num_return_sequences": 3}):
+        ours = write(texts, max_new_tokens=20, **fields)
+        assert ours == theirs(texts, do_sample=False, max_new_tokens=20, **fields)
+    drawn = {"do_sample": True, "top_k": 0, "temperature": 5.0, "max_new_tokens": 30}
+    for seed in range(20):
+        whole = write(texts[2], seed=seed, return_full_text=False, **drawn)[0]["generated_text"]
+        assert "".join(write.stream(texts[2], seed=seed, **drawn)) == whole
+
+
+@pytest.mark.cuda
+def test_on_a_gpu(path, write):
+    there = pipeline("text-generation", path, device="cuda")
+    assert next(there.model.parameters()).device.type == torch.device("cuda").type
+    assert there(TEXTS, max_new_tokens=6) == write(TEXTS, max_new_tokens=6)
+
+
+def test_a_config_that_is_no_json(path, tmp_path):
+    path = save_writer(tmp_path, "GPT2LMHeadModel", config={"task_specific_params": "none"})
+    assert json.loads((path / "config.json").read_text())["task_specific_params"] == "none"
+    assert pipeline("text-generation", path)("ciao", max_new_tokens=2)
