@@ -1,11 +1,15 @@
-# Two commands: `make demo` and `make test`. Each sets itself up; they need Python 3.11 and make.
+# Two demos, `make demo` and `make translation-demo`, and `make test`. Each sets itself up; they need
+# Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo translation-demo test lint clean
 
 demo: .venv/viz
 	.venv/bin/python -m train.demo --output runs/demo
+
+translation-demo: .venv/viz .venv/translation
+	.venv/bin/python -m train.translation_demo --output runs/translation
 
 test: .venv/test
 	.venv/bin/python -m pytest
@@ -24,6 +28,6 @@ clean:
 	$(PIP) torch setuptools wheel
 	touch $@
 
-.venv/viz .venv/test .venv/dev: .venv/%: .venv/torch setup.py
+.venv/viz .venv/translation .venv/test .venv/dev: .venv/%: .venv/torch setup.py
 	$(PIP) --no-build-isolation --editable ".[$*]"
 	touch $@

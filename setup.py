@@ -6,7 +6,8 @@ from setuptools import find_packages, setup
 
 VIZ = ["matplotlib>=3.8"]
 SENTENCEPIECE = ["sentencepiece>=0.2.3"]
-TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ, *SENTENCEPIECE]
+TRANSLATION = ["sacrebleu>=2.4"]
+TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ, *SENTENCEPIECE, *TRANSLATION]
 
 setup(
     name="minitransformer",
@@ -27,6 +28,7 @@ setup(
     extras_require={
         "viz": VIZ,
         "sentencepiece": SENTENCEPIECE,
+        "translation": TRANSLATION,
         "test": TEST,
         "dev": ["ruff>=0.9", "mypy>=1.13"],
     },

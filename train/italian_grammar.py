@@ -1,6 +1,6 @@
 """The grammar behind :mod:`train.italian`: what a sentence is, and how one is drawn.
 
-`_Draft` writes a sentence from left to right and notes each place where agreement decides a form.
+`Draft` writes a sentence from left to right and notes each place where agreement decides a form.
 Read it from the end: sentences are made of clauses, clauses of subjects, verbs and noun phrases.
 """
 
@@ -82,7 +82,7 @@ _PRONOUNS = {"io": 0, "tu": 1, "lui": 2, "lei": 2, "noi": 3, "voi": 4, "loro": 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Subject:
+class Subject:
     """Of whom a clause speaks. `name` is without a determiner: Laura e Marco, ragazze, io."""
 
     name: str
@@ -103,7 +103,7 @@ class _Subject:
     def overlaps(self, name: str) -> bool:
         return not set(self.name.split(" e ")).isdisjoint(name.split(" e "))
 
-    def may_contrast_with(self, other: "_Subject") -> bool:
+    def may_contrast_with(self, other: "Subject") -> bool:
         """Laura, then Marco; but neither Laura, then Laura e Marco nor noi, then io e Marco."""
         return not self.overlaps(other.name) and (
             self.person != other.person or self.person in (2, 5)
@@ -150,16 +150,12 @@ def _verbs_beside(verb: Verb) -> tuple[Verb, ...]:
 
 
 def draw(random: Random) -> Sentence:
-    draft = _Draft(random)
-    constructions = (
-        *(draft.conditional_period, draft.simple_tense, draft.passato_prossimo, draft.copula),
-        *(draft.more_time, draft.place, draft.dialogue),
-    )
-    random.choices(constructions, weights=(27, 29, 12, 17, 4, 4, 8))[0]()
+    draft = Draft(random)
+    draft.compose()
     return Sentence(text=draft.text, agreements=tuple(draft.agreements), pairs=tuple(draft.pairs))
 
 
-class _Draft:
+class Draft:
     """A sentence while it is written, from left to right."""
 
     def __init__(self, random: Random) -> None:
@@ -220,7 +216,7 @@ class _Draft:
         else:  # l', un'
             self.write(article)
 
-    def adjective(self, subject: _Subject, adjective: Adjective) -> None:
+    def adjective(self, subject: Subject, adjective: Adjective) -> None:
         one_form_for_both_genders = adjective.forms[0] == adjective.forms[1]
         self.agree(
             subject.gender_and_number,
@@ -241,44 +237,44 @@ class _Draft:
             self.noun_phrase(noun, plural, _SPECIFIC if is_specific else _ANY_DETERMINER)
         adjectives = [a for a in _adjectives(noun.tags) if "predicative" not in a.tags]
         if adjectives and self.maybe(0.25):
-            described = _Subject(name=form, person=5 if plural else 2, gender=noun.gender)
+            described = Subject(name=form, person=5 if plural else 2, gender=noun.gender)
             self.adjective(described, self.random.choice(adjectives))
 
     # ---- subjects
 
-    def person(self, beside: _Subject | None = None) -> _Subject:
+    def person(self, beside: Subject | None = None) -> Subject:
         """One or more people, none of whom is in `beside`."""
         subject = self._person()
         while beside and not subject.may_contrast_with(beside):
             subject = self._person()
         return subject
 
-    def _person(self) -> _Subject:
+    def _person(self) -> Subject:
         drawn = self.weighted(_SUBJECTS)
         if drawn in _PRONOUNS:
             person = _PRONOUNS[drawn]
             gender = {"lui": "m", "lei": "f"}.get(drawn, self.random.choice("mf"))
             visible = drawn in ("lui", "lei")
-            return _Subject(name=drawn, person=person, gender=gender, gender_is_visible=visible)
+            return Subject(name=drawn, person=person, gender=gender, gender_is_visible=visible)
         if drawn in ("io e", "tu e"):  # Marco makes the two masculine; with Laura, who knows
             other = self.random.choice(NAMES)
             visible = _gender([other]) == "m"
             gender = "m" if visible else self.random.choice("mf")
             person = 3 if drawn == "io e" else 4
             name = f"{drawn} {other}"
-            return _Subject(name=name, person=person, gender=gender, gender_is_visible=visible)
+            return Subject(name=name, person=person, gender=gender, gender_is_visible=visible)
         if drawn in ("name", "two names"):
             names = self.random.sample(NAMES, 1 if drawn == "name" else 2)
             person = 2 if drawn == "name" else 5
-            return _Subject(name=" e ".join(names), person=person, gender=_gender(names))
+            return Subject(name=" e ".join(names), person=person, gender=_gender(names))
         return self.noun_subject(_nouns("person"), plural=drawn == "plural noun")
 
-    def noun_subject(self, nouns: Sequence[Noun], plural: bool) -> _Subject:
+    def noun_subject(self, nouns: Sequence[Noun], plural: bool) -> Subject:
         noun = self.random.choice([noun for noun in nouns if noun.plural or not plural])
         person = 5 if plural else 2
-        return _Subject(name=noun.form(plural), person=person, gender=noun.gender, noun=noun)
+        return Subject(name=noun.form(plural), person=person, gender=noun.gender, noun=noun)
 
-    def introduce(self, subject: _Subject) -> None:
+    def introduce(self, subject: Subject) -> None:
         if subject.noun is None:
             self.write(subject.name)
             return
@@ -288,12 +284,12 @@ class _Draft:
 
     # ---- clauses
 
-    def compound_verb(self, subject: _Subject) -> Verb:
+    def compound_verb(self, subject: Subject) -> Verb:
         """Verbs of movement mostly for those whose gender shows, in whom alone it can be learnt."""
         moves = self.maybe(0.5 if subject.gender_is_visible else 0.15)
         return self.random.choice(_verbs_with("essere" if moves else "avere"))
 
-    def verb(self, subject: _Subject, verb: Verb, tense: str, *, decidable: bool = True) -> None:
+    def verb(self, subject: Subject, verb: Verb, tense: str, *, decidable: bool = True) -> None:
         pair = (subject.name, f"{verb.infinitive} {tense}")
         if tense in SIMPLE_TENSES:
             self.agree(subject.person, verb.forms(tense), "verb", pair, decidable=decidable)
@@ -308,7 +304,7 @@ class _Draft:
             index = subject.gender_and_number
             self.agree(index, verb.participles(), "participle", pair, decidable=visible)
 
-    def complement(self, subject: _Subject, verb: Verb, negated: bool) -> None:
+    def complement(self, subject: Subject, verb: Verb, negated: bool) -> None:
         if verb.phrases and (not verb.objects or self.maybe(0.5)):
             self.write(self.random.choice(verb.phrases))
             return
@@ -319,7 +315,7 @@ class _Draft:
         else:
             self.object(noun, preposition=verb.preposition, negated=negated)
 
-    def clause(self, subject: _Subject, verb: Verb, tense: str, *, is_silent: bool = False) -> None:
+    def clause(self, subject: Subject, verb: Verb, tense: str, *, is_silent: bool = False) -> None:
         if not is_silent:
             self.introduce(subject)
         negated = self.maybe(0.12)
@@ -333,6 +329,14 @@ class _Draft:
             self.write(self.random.choice(leads))
 
     # ---- sentences
+
+    def compose(self) -> None:
+        """Draw one of the constructions and write it."""
+        constructions = (
+            *(self.conditional_period, self.simple_tense, self.passato_prossimo, self.copula),
+            *(self.more_time, self.place, self.dialogue),
+        )
+        self.random.choices(constructions, weights=(27, 29, 12, 17, 4, 4, 8))[0]()
 
     def simple_tense(self) -> None:
         tense = self.random.choices(SIMPLE_TENSES, weights=(35, 22, 21, 22))[0]
@@ -404,7 +408,7 @@ class _Draft:
         self.adjective(subject, adjective)
         self.write(".")
 
-    def be(self, subject: _Subject, tense: str) -> None:
+    def be(self, subject: Subject, tense: str) -> None:
         pair = (subject.name, f"essere {tense}")
         if self.maybe(0.1):
             self.write("non")
@@ -453,7 +457,7 @@ class _Draft:
     def question(self, name: str) -> None:
         """hai visto il mare? There is no tu to be seen, so nothing in the verb is asked about."""
         verb = self.random.choice(VERBS)
-        asked = _Subject(name="tu", person=1, gender=_gender([name]))
+        asked = Subject(name="tu", person=1, gender=_gender([name]))
         self.verb(asked, verb, "passato prossimo", decidable=False)
         self.complement(asked, verb, negated=False)
         self.write("?")

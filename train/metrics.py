@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -62,8 +62,13 @@ def try_to_draw(draw: Callable[..., None], *arguments: Any) -> None:
         print(f"no picture: {error}")
 
 
-def draw_curve(metrics: Path, picture: Path) -> None:
+def draw_curve(metrics: Path, picture: Path, baselines: Mapping[str, float] | None = None) -> None:
     """Draw training and held-out loss over the steps, to a PNG.
+
+    Args:
+        metrics: of the run.
+        picture: to write.
+        baselines: losses to compare with, by their names; each becomes a level line.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -88,6 +93,8 @@ def draw_curve(metrics: Path, picture: Path) -> None:
         axes.plot(
             *zip(*evaluated, strict=True), "o-", color="tab:orange", markersize=4, label="held-out"
         )
+    for number, (name, loss) in enumerate((baselines or {}).items()):
+        axes.axhline(loss, color="gray", linestyle=("--", ":")[number % 2], label=name)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a supervised token)")
     axes.set_ylim(bottom=0)

@@ -18,8 +18,10 @@ from minitransformer.tokenization import Tokenizer
 _LINES_AT_ONCE = 1000
 
 
-def read_lines(files: Sequence[str | Path]) -> Iterator[str]:
+def read_lines(files: Sequence[str | Path], *, whole: bool = False) -> Iterator[str]:
     """The lines of the files that are not blank, without the white space around them.
+
+    With `whole`, all lines as they stand, line breaks included.
 
     Raises:
         ValueError: a file is missing or is not UTF-8, or none of them has any text.
@@ -31,7 +33,8 @@ def read_lines(files: Sequence[str | Path]) -> Iterator[str]:
                 for line in file:
                     if text := line.strip():
                         empty = False
-                        yield text
+                    if text or whole:
+                        yield line if whole else text
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8 ({error})"

@@ -1,0 +1,134 @@
+"""Pairs of texts: what a line says is read as it stands, and batches hold what they should."""
+
+import numpy as np
+import pytest
+import torch
+
+from minitransformer import Tokenizer
+from tests.tiny import SHARED_DATA
+from train.pairs import PairBatches, TextPair, read_pairs
+
+PAIRS = [("la zia legge", "the aunt reads"), ("ciao", "hello"), ("va a casa oggi", "goes home")] * 3
+
+
+def write(path, content):
+    path = path / "pairs.tsv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_source_and_target_of_every_line(tmp_path):
+    path = write(tmp_path, "\ufeffsì, certo.\tyes\r\n\r\n  \n perché  no? \t why\u2028not?\nx\ty")
+    assert read_pairs(path) == [
+        TextPair("sì, certo.", "yes", 1),
+        TextPair("perché  no?", "why\u2028not?", 4),
+        TextPair("x", "y", 5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\tb\nc d\n", "row 2: there is no tab in 'c d'; a line is a source, a tab and a target"),
+        ("a\tb\n1\tc\td\n", r"row 2: there are 3 fields in '1\\tc\\td'.*cut -f2,3"),
+        ("a\tb\n\n \tc\n", "row 3: the source is empty"),
+        ("a\tb\nc\t \r\n", "row 2: the target is empty"),
+        ("a\tb\n\t\n", "row 2: the source is empty"),
+        (b"a\tb\nperch\xe9\tc\n", "row 2 is not UTF-8; convert it: iconv"),
+        ("", "holds no pair of texts; a line is a source, a tab"),
+        ("\ufeff\n \r\n", "holds no pair"),
+        ("Source\tTarget\na\tb\n", "row 1: 'Source' and 'Target' are a header"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
+    with pytest.raises(ValueError, match=f"pairs.tsv.*{message}"):
+        read_pairs(write(tmp_path, content))
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    with pytest.raises(ValueError, match="nowhere.tsv cannot be read: No such file"):
+        read_pairs(tmp_path / "nowhere.tsv")
+
+
+def test_the_real_file_has_a_column_too_many():
+    path = SHARED_DATA / "translation" / "pud-en-it.tsv"
+    if not path.is_file():
+        pytest.skip("needs shared/data/translation")
+    with pytest.raises(ValueError, match="row 1: there are 3 fields"):
+        read_pairs(path)
+
+
+# ---- batches -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Tokenizer:
+    file = tmp_path_factory.mktemp("pairs") / "texts.txt"
+    file.write_text("".join(f"{source}\n{target}\n" for source, target in PAIRS))
+    return Tokenizer.train(file, vocab_size=290, show_progress=False)
+
+
+def batches_of(tokenizer, pairs=PAIRS, seed=0) -> PairBatches:
+    sources = tokenizer([source for source, _ in pairs])
+    targets = tokenizer(text_target=[target for _, target in pairs])
+    return PairBatches(sources, targets, pad_token_id=1, batch_size=2, seed=seed)
+
+
+def test_a_batch_is_what_the_model_takes(tokenizer):
+    batches = batches_of(tokenizer)
+    assert batches.num_batches == 5
+    seen = []
+    for index in range(5):
+        batch = batches.batch(0, index)
+        assert batch.keys() == {"input_ids", "attention_mask", "labels"}
+        assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+        assert torch.equal(batch["attention_mask"] == 0, batch["input_ids"] == 1)
+        for ids, mask, labels in zip(*batch.values(), strict=True):
+            kept = labels[labels != -100]
+            assert (labels[: len(kept)] != -100).all()
+            source, target = ids[mask == 1].tolist(), kept.tolist()
+            assert source[-1] == target[-1] == 2
+            seen.append(
+                tuple(tokenizer.decode(r, skip_special_tokens=True) for r in (source, target))
+            )
+    assert sorted(seen) == sorted(PAIRS)
+
+
+def test_pairs_of_like_length_meet(tokenizer):
+    batches = batches_of(tokenizer, PAIRS[:2] * 6)
+    for index in range(batches.num_batches):
+        batch = batches.batch(0, index)
+        assert (batch["attention_mask"] == 1).all()
+        assert (batch["labels"] != -100).all()
+
+
+def test_a_batch_is_a_function_of_seed_epoch_and_number(tokenizer):
+    def ids(seed, epoch):
+        batches = batches_of(tokenizer, seed=seed)
+        return [batches.batch(epoch, index)["labels"].tolist() for index in (3, 0, 3)]
+
+    assert ids(0, 0) == ids(0, 0)
+    assert ids(0, 0)[0] == ids(0, 0)[2]
+    assert any(ids(0, 0) != ids(seed, epoch) for seed, epoch in ((1, 0), (0, 1)))
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_checksum_sees_other_pairs(side, tokenizer):
+    other = [list(pair) for pair in PAIRS]
+    other[-1][side] = "oggi hello"
+    assert batches_of(tokenizer).checksum() == batches_of(tokenizer).checksum()
+    assert batches_of(tokenizer).checksum() != batches_of(tokenizer, other).checksum()
+
+
+def test_no_pairs(tokenizer):
+    with pytest.raises(ValueError, match="no row"):
+        batches_of(tokenizer, PAIRS[:0])
+
+
+def test_lengths_are_those_of_both_sides(tokenizer):
+    """A short source with a long target goes with its like."""
+    pairs = [("ciao", "goes home"), ("va a casa oggi", "hello")] * 4
+    batches = batches_of(tokenizer, pairs)
+    lengths = [len(a) + len(b) for a, b in zip(
+        batches.sources["input_ids"], batches.targets, strict=True)]  # fmt: skip
+    assert np.array_equal(batches.order.lengths, lengths)
