@@ -249,6 +249,7 @@ def test_the_grid_has_its_size_and_is_not_blank(length, side, picture):
     assert list(picture.parent.iterdir()) == [picture]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [9, pytest.param(200, marks=pytest.mark.slow)])
 def test_evenly_spread_attention_is_seen_however_long_the_text(length, picture):
     maps = some_maps(length, layers=2, heads=3)
@@ -271,6 +272,7 @@ def test_a_row_is_a_query_and_a_column_a_key(picture):
     assert dark.sum(axis=1).max() < 60
 
 
+@pytest.mark.slow
 def test_one_layer_is_large(picture):
     draw_layer(some_maps(30), 1, picture)
     height, width, _ = pixels_of(picture).shape
@@ -318,6 +320,7 @@ def test_every_panel_shows_its_own_map(figures, tmp_path):
         assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_what_is_written_around_the_panels(figures, tmp_path):
     draw_grid(some_maps(24), tmp_path / "grid.png")
     written = texts_of(figures[0])
@@ -367,6 +370,7 @@ def test_tokens_that_no_font_has_and_tokens_like_formulas(figures, tmp_path):
     assert "l" + "o" * 16 + "…" in written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".PNG", b"\x89PNG")]
 )

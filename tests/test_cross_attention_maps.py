@@ -294,6 +294,7 @@ def test_a_grid_of_maps_that_are_no_squares(figures, tmp_path):
     assert {texts_of(small).count(f"s{place}") for place in range(12)} == {4}
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_checkpoint(paths, figures, tmp_path):
     path, picture = paths("BartForConditionalGeneration"), tmp_path / "a.png"
     attention_picture(path, TEXT, picture, target=TARGET)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -238,7 +239,7 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
 def test_the_questions_of_the_readme_are_answered(tmp_path, monkeypatch):
-    _, example = re.findall(
+    _, example, _ = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
     )
     monkeypatch.chdir(tmp_path)
@@ -260,3 +261,42 @@ def test_the_questions_of_the_readme_are_answered(tmp_path, monkeypatch):
     assert len(answers[1]) == 2
     assert all(word.keys() >= {"entity_group", "word"} for word in answers[2])
     assert answers[3].shape == (2, 32)
+
+
+def test_the_models_of_the_readme_write(tmp_path, monkeypatch):
+    *_, example = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("ROMEO: What light? ciao, Laura, come stai? il gatto nero\n" * 3)
+    tokenizer = minitransformer.Tokenizer.train(["text"], vocab_size=300)
+    sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": 8, "num_hidden_layers": 1}
+    tokens = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": tokenizer.pad_token_id}
+    lm = minitransformer.GPT2Config(**sizes, **tokens, num_attention_heads=2)
+    translator = minitransformer.MarianConfig(
+        **sizes,
+        **tokens,
+        num_decoder_layers=1,
+        num_attention_heads=2,
+        num_decoder_attention_heads=2,
+        intermediate_size=8,
+        decoder_intermediate_size=8,
+        decoder_start_token_id=2,
+        max_position_embeddings=64,
+    )
+    minitransformer.GPT2LMHeadModel(lm).save_pretrained("runs/lm")
+    model = minitransformer.MarianMTModel(translator)
+    model.generation_config = replace(model.generation_config, max_length=20)
+    model.save_pretrained("runs/translation")
+    for place in ("runs/lm", "runs/translation"):
+        tokenizer.save_pretrained(place)
+    names = {name: getattr(minitransformer, name) for name in minitransformer.__all__}
+    answers = [
+        eval(compile(ast.Expression(node.value), "README.md", "eval"), names)
+        for node in ast.parse(example).body
+        if isinstance(node, ast.Expr) or exec(ast.unparse(node), names)
+    ]
+    assert answers[0][0]["generated_text"].startswith("ROMEO:")
+    assert [answer.keys() for answer in answers[1]] == [{"translation_text"}] * 2
+    texts, scores = answers[2]
+    assert len(texts) == len(scores) == 2

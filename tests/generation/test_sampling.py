@@ -116,6 +116,7 @@ def test_the_smallest_random_number_draws_what_has_probability(monkeypatch):
     assert draw(Candidates(scores, None), None)[0].tolist() == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

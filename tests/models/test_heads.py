@@ -366,6 +366,7 @@ NAMES_THERE = {
 }
 
 
+@pytest.mark.slow
 @every_problem
 @pytest.mark.parametrize(
     ("family", "dropouts"),

@@ -172,6 +172,7 @@ def test_token_types_make_the_same_difference(tmp_path):
     assert report.equal, report.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CLASSES if not name.endswith("Model")])
 def test_twenty_steps_of_adamw_give_the_same_losses(name, tmp_path):
     ours, theirs = pair(name, tmp_path, "sdpa", torch.float64)

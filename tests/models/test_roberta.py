@@ -28,6 +28,7 @@ def labels_for(batch: dict[str, torch.Tensor], share: float = 0.4) -> torch.Tens
     return torch.where(chosen, batch["input_ids"].flip(1).clamp(4), -100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize(
     ("model_class", "config", "pad"),
@@ -68,6 +69,7 @@ def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(attention):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", KERNELS)
 @given(lengths=lengths, left=st.booleans(), share=st.sampled_from([0.0, 0.2, 1.0]))
 def test_the_loss_of_labelled_rows_is_the_loss_of_forward(attention, lengths, left, share):

@@ -101,6 +101,7 @@ def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys)
     assert Tokenizer.from_pretrained(tmp_path).model_max_length == 64
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
 def test_questions_without_an_answer_are_scored_with_a_tuned_threshold(files, tmp_path, capsys):
     assert qa.main(arguments(files, tmp_path, "--epochs", "8", version="2")) == 0
