@@ -287,6 +287,20 @@ def test_swish_is_what_the_opus_checkpoints_call_it(tmp_path):
     assert torch.equal(from_pretrained(tmp_path)(**inputs).logits, again(**inputs).logits)
 
 
+@pytest.mark.parametrize("name", ["T5Model", "T5ForConditionalGeneration"])
+def test_t5_does_not_fit_float16(name, tmp_path):
+    save(name, tmp_path)
+    with pytest.raises(ValueError, match=f"{name} overflows in float16; .*torch.bfloat16"):
+        from_pretrained(tmp_path, dtype=torch.float16)
+
+
+def test_what_fairseq_left_in_the_first_barts_is_left_out(tmp_path):
+    model = save("BartForConditionalGeneration", tmp_path)
+    versions = {f"model__{stack}__version": torch.ones(1) for stack in ("encoder", "decoder")}
+    edit_tensors(tmp_path, added(**versions))
+    assert equal(from_pretrained(tmp_path), model)
+
+
 def test_the_bias_of_cross_attention_in_the_first_t5_checkpoints_is_left_out(tmp_path):
     model = save("T5ForConditionalGeneration", tmp_path)
     name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -522,6 +536,14 @@ def test_a_broken_file_of_how_to_write_is_one_clear_error(content, message, tmp_
     save("GPT2LMHeadModel", tmp_path)
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
+        from_pretrained(tmp_path)
+
+
+def test_how_to_write_is_read_before_memory_is_taken(tmp_path, monkeypatch):
+    save("GPT2LMHeadModel", tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"num_beams": 0}')
+    monkeypatch.setattr(torch.nn.Module, "to_empty", lambda *_a, **_n: pytest.fail("too late"))
+    with pytest.raises(CheckpointError, match="num_beams"):
         from_pretrained(tmp_path)
 
 

@@ -156,6 +156,8 @@ def test_a_misspelled_field_gets_the_right_name(name, wrong, right):
         (T5Config, "num_layers", "num_hidden_layers"),
         (T5Config, "dropout_rate", "hidden_dropout_prob"),
         (T5Config, "hidden_act", "feed_forward_proj"),
+        (T5Config, "d_modl", "hidden_size"),  # misspelled there as well
+        (GPT2Config, "n_hed", "num_attention_heads"),
     ],
 )
 def test_a_name_of_hugging_face_leads_to_ours(config_class, wrong, right):
