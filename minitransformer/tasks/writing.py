@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from minitransformer.generation import generate
 from minitransformer.generation import stream as stream_text
 from minitransformer.generation.settings import settle
+from minitransformer.generation.stopping import has_text
 from minitransformer.models.base import Model
 from minitransformer.models.generation_config import GenerationConfig, check_field_names
 from minitransformer.models.generative import CausalLM, Seq2SeqLM
@@ -87,7 +88,9 @@ class WritingTask(Task):
                 )
             new = output.new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A, N)
             for row, several in zip(batch, new, strict=True):
-                answers[row] = [_until_the_end(ids, settled.eos_token_ids) for ids in several]
+                ended = [_until_the_end(ids, settled.eos_token_ids) for ids in several]
+                # A model may have more words than its tokenizer, as T5 has 28; they have no text.
+                answers[row] = [[i for i in ids if has_text(self.tokenizer, i)] for ids in ended]
         return [answers[row] for row in range(len(rows))]
 
     def _stream(

@@ -264,6 +264,9 @@ def test_only_what_the_last_token_completes_counts():
     assert not found.end([do, s, n]) and not found.end([do]) and not found.end([s])
     assert StopStrings(["n"], tokenizer, 13).end([do, s, n])
     assert StopStrings([" n"], tokenizer, 13).end([do, n])
+    # Padding is what comes after the model's ids, also where the tokenizer has more.
+    assert StopStrings(["do è"], tokenizer, 13).end([do, 12])
+    assert not StopStrings(["do è"], tokenizer, 12).end([do, 12])
 
 
 def theirs_with(tokenizer: Tokenizer) -> Any:

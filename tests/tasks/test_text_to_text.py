@@ -1,8 +1,17 @@
 """Texts from texts, and summaries: what transformers' generate and decode give, and what is cut."""
 
-import pytest
+import dataclasses
 
-from minitransformer import CheckpointError, T5ForConditionalGeneration, Tokenizer, pipeline
+import pytest
+import torch
+
+from minitransformer import (
+    CheckpointError,
+    T5Config,
+    T5ForConditionalGeneration,
+    Tokenizer,
+    pipeline,
+)
 from minitransformer.tasks.text_to_text import Summarization, TextToTextGeneration
 from tests.tasks.tiny_checkpoints import TEXTS
 from tests.tasks.tiny_writers import WRITERS, real_tokenizer, save_writer, their_texts
@@ -285,3 +294,16 @@ def test_a_tokenizer_of_another_model(write, tmp_path):
         TextToTextGeneration(write.model, Tokenizer.from_pretrained(path))
     model = T5ForConditionalGeneration(write.model.config)
     assert TextToTextGeneration(model, write.tokenizer)("ciao", max_new_tokens=1)
+
+
+def test_words_that_the_tokenizer_does_not_have_are_no_text(tmp_path):
+    """T5 has 28 rows more than its tokenizer has tokens."""
+    path = save_writer(tmp_path, "T5ForConditionalGeneration")
+    tokenizer = Tokenizer.from_pretrained(path)
+    task = pipeline("text2text-generation", path)
+    sizes = dataclasses.asdict(task.model.config) | {"vocab_size": tokenizer.vocab_size + 7}
+    torch.manual_seed(0)
+    larger = T5ForConditionalGeneration(T5Config(**sizes))
+    task = TextToTextGeneration(larger, tokenizer)
+    only_new = list(range(tokenizer.vocab_size))
+    assert task("ciao", max_new_tokens=4, suppress_tokens=only_new) == [{"generated_text": ""}]

@@ -1,0 +1,214 @@
+"""The benchmark of generation, on models so small that its clocks mean nothing."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from benchmarks import generation
+from benchmarks.generation import OURS, THEIRS, Case, Clock, Plan, Side
+from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from minitransformer.models.t5 import T5ForConditionalGeneration
+from minitransformer.models.t5_config import T5Config
+
+SHAPES = {
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {
+            "n_layer": 2,
+            "n_embd": 32,
+            "n_head": 4,
+            "vocab_size": 99,
+            "n_positions": 64,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 98,
+        },
+    ),
+    "t5": (
+        "T5ForConditionalGeneration",
+        {
+            "d_model": 32,
+            "d_kv": 6,
+            "d_ff": 37,
+            "num_layers": 2,
+            "num_heads": 4,
+            "vocab_size": 99,
+            "decoder_start_token_id": 0,
+        },
+    ),
+}
+PLAN = Plan(
+    [
+        Case("GPT-2, 3 prompts", "gpt2", rows=3, beams=1, prompt=5, new=6),
+        Case("T5, 1 source, 2 beams", "t5", rows=1, beams=2, prompt=5, new=6),
+    ],
+    rounds=2,
+    curve_rows=[1, 2],
+    curve_tokens=13,
+    curve_bins=3,
+    curve_rounds=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(generation, "SHAPES", SHAPES)
+    monkeypatch.setattr(generation, "QUICK_PLAN", PLAN)
+    monkeypatch.setattr(generation, "READ", 2**16)
+
+
+@pytest.fixture
+def gpt2():
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=99,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    ).eval()
+
+
+@pytest.mark.slow
+def test_a_whole_run(tmp_path, capsys):
+    pytest.importorskip("transformers", reason="the comparison needs transformers")
+    assert generation.main(["--quick", "--out", str(tmp_path / "out"), "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert all(case.name in out for case in PLAN.cases)
+
+    found = json.loads((tmp_path / "out" / "generation.json").read_text())
+    around = found["environment"]
+    assert around["threads"] == 1
+    assert around["versions"]["torch"] == torch.__version__
+    assert found["seconds_to_copy_weights"].keys() == {"gpt2", "t5"}
+    sides = [(row["library"], row["dtype"]) for row in found["speeds"]]
+    assert sides == [(THEIRS, "float32"), (OURS, "float32"), (OURS, "bfloat16")] * 2
+    for theirs, ours, half in (found["speeds"][:3], found["speeds"][3:]):
+        assert theirs["times_faster"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+        assert theirs["same_tokens"] == ours["same_tokens"] == 1.0
+        assert half["megabytes_per_step"] == pytest.approx(theirs["megabytes_per_step"] / 2)
+        rows = 3 if "GPT" in ours["case"] else 1
+        assert ours["tokens_per_second"]["median"] == pytest.approx(
+            1e3 * rows / ours["ms_per_step"], rel=0.5
+        )
+        floor = ours["megabytes_per_step"] / ours["gigabytes_per_second_read"]  # milliseconds
+        assert ours["share_of_floor"] == pytest.approx(floor / ours["ms_per_step"])
+    contexts = [row["context"] for row in found["curves"] if row["rows"] == 2]
+    assert contexts == [2, 6, 10] * 3
+
+    with open(tmp_path / "out" / "generation.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["measured"] for line in lines] == ["text"] * 6 + ["one token"] * 18
+    assert float(lines[1]["times_faster_low"]) <= float(lines[1]["times_faster"])
+    picture = imread(tmp_path / "out" / "generation.png")
+    assert picture.shape[1] == 960  # eight inches of 120 dots
+    colours = {tuple(pixel) for pixel in (picture[::3, ::3, :3] * 255).astype(int).reshape(-1, 3)}
+    assert len(colours) > 10
+
+
+def test_different_texts_are_not_timed(gpt2):
+    case = Case("a case", "gpt2", rows=2, beams=1, prompt=3, new=4)
+    ids = torch.arange(6).view(2, 3)
+    text = torch.cat([ids, torch.ones(2, 4, dtype=torch.int64)], dim=1)
+    other = text.clone()
+    other[0, -1] = 7
+    sides = [
+        Side(library, dtype, lambda *_, t=tokens: t)
+        for library, dtype, tokens in (
+            (THEIRS, "float32", text),
+            (OURS, "float32", text),
+            (OURS, "bfloat16", other),  # rounded otherwise, it may choose otherwise
+        )
+    ]
+    assert generation.check_same(case, sides, ids) == {0: 1.0, 1: 1.0, 2: 7 / 8}
+    wrong = Side(OURS, "float32", lambda *_: other)
+    with pytest.raises(ValueError, match="a case: minitransformer wrote 87.5% of the tokens"):
+        generation.compare(case, [sides[0], wrong], gpt2, rounds=1)
+    short = Side(OURS, "bfloat16", lambda *_: text[:, :-1])
+    with pytest.raises(ValueError, match="wrote \\(2, 6\\) tokens"):
+        generation.check_same(case, [sides[0], short], ids)
+
+
+def test_sides_take_turns_and_are_compared_within_a_round(gpt2, monkeypatch):
+    calls = []
+    case = Case("a case", "gpt2", rows=2, beams=1, prompt=3, new=4)
+
+    def side(name, dtype):
+        def write(ids, new, beams, streamer):
+            assert (ids.shape, new, beams, streamer) == ((2, 3), 4, 1, None)
+            calls.append(name)
+            return torch.zeros(2, 7)
+
+        return Side(name, dtype, write)
+
+    # What the clock shows: theirs take 8 and 24 seconds, ours 2 and 4.
+    seconds = iter([8.0, 2.0, 4.0, 24.0])
+
+    def timed(write):
+        write()
+        return next(seconds)
+
+    monkeypatch.setattr(generation, "timed", timed)
+    monkeypatch.setattr(generation, "memory_bandwidth", lambda _: 1e6)
+    sides = [side(THEIRS, "float32"), side(OURS, "float32")]
+    theirs, ours = generation.compare(case, sides, gpt2, rounds=2)
+    assert calls == [THEIRS, OURS, THEIRS, OURS, OURS, THEIRS]
+    assert theirs["tokens_per_second"]["median"] == pytest.approx((8 / 8 + 8 / 24) / 2)
+    assert ours["tokens_per_second"] == pytest.approx({"median": 3.0, "low": 2.5, "high": 3.5})
+    assert ours["times_faster"] == pytest.approx({"median": 5.0, "low": 4.5, "high": 5.5})
+    assert ours["ms_per_step"] == pytest.approx(1e3 * 3 / 4)
+
+
+def test_the_bytes_of_a_step_counted_by_hand(gpt2):
+    E, V, layers = 32, 99, 2
+    # A layer has 12 E^2 weights and 9 E biases of its linear maps.
+    weights = layers * (12 * E**2 + 9 * E) + V * E
+    assert generation.bytes_a_step(gpt2, 4, tokens=0) == 4 * weights
+    # Keys and values of every token in every layer.
+    assert generation.bytes_a_step(gpt2, 2, tokens=7) == 2 * (weights + 2 * layers * E * 7)
+    config = T5Config(
+        vocab_size=99,
+        hidden_size=32,
+        head_size=6,
+        intermediate_size=37,
+        num_hidden_layers=3,
+        num_decoder_layers=2,
+        num_attention_heads=4,
+    )
+    t5 = T5ForConditionalGeneration(config)
+    inner = 4 * 6
+    # Four maps of self-attention, two of cross-attention, two of the feed-forward network.
+    weights = layers * (6 * E * inner + 2 * E * 37) + V * E
+    needed = generation.bytes_a_step(t5, 4, tokens=7, source_tokens=5)
+    assert needed == 4 * (weights + 2 * layers * inner * 12)
+
+
+def test_clock_bins_and_spread():
+    clock = Clock()
+    for moment in (5.0, 6.0, 8.0, 11.0):  # the prompt, then three tokens
+        clock.put(torch.zeros(1))
+        clock.moments[-1] = moment
+    clock.end()
+    assert clock.intervals() == [2.0, 3.0]
+    assert generation.bins(10, 3) == [(0, 3), (3, 7), (7, 10)]
+    assert generation.spread([1.0, 2.0, 4.0, 8.0, 9.0]) == {"median": 4.0, "low": 2.0, "high": 8.0}
+    assert generation.spread([3.0]) == {"median": 3.0, "low": 3.0, "high": 3.0}
+    assert math.isfinite(generation.memory_bandwidth(torch.device("cpu")))
+
+
+def test_options_that_make_no_sense(capsys):
+    for words, message in (
+        (["--out", "x", "--dtype", "float16"], "float16"),
+        (["--out", "x", "--rouds", "3"], "unknown option '--rouds'"),
+        ([], "--out"),
+    ):
+        with pytest.raises(SystemExit):
+            generation.main(words)
+        assert message in capsys.readouterr().err
