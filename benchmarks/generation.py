@@ -1,0 +1,426 @@
+"""How fast is text written, beside transformers' `generate` as a user gets it?
+
+    python -m benchmarks.generation --out DIR
+
+Both sides load the same weights (random ones, in the shapes of real checkpoints), get the same
+prompts and write the same number of tokens, in turns in one run. Before a clock starts, both must
+have written the same tokens. A table goes to the terminal; DIR gets generation.csv, .json and
+.png. benchmarks/results/README.md says what the columns mean.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.generation_report import environment, load_average, save, table
+from minitransformer import from_pretrained, generate
+from minitransformer.arguments import Parser, device, positive
+from minitransformer.generation.fast_weights import fast_weights, maps_for_each_word
+from minitransformer.layers.reordered_weights import forget_copies
+from minitransformer.models.generative import CausalLM, Seq2SeqLM
+from train.arguments import run_job
+
+OURS, THEIRS = "minitransformer", "transformers"
+READ = 2**28  # bytes that are read to find out how fast memory is: more than a cache holds
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+# Which class, and what transformers' config says other than by default: GPT-2 with 6 of its 12
+# layers, t5-small, and the translators of OPUS-MT.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2LMHeadModel", {"n_layer": 6, "pad_token_id": 50_256}),
+    "t5": ("T5ForConditionalGeneration", {"decoder_start_token_id": 0}),
+    "marian": (
+        "MarianMTModel",
+        {
+            "vocab_size": 58_101,
+            "d_model": 512,
+            "encoder_layers": 6,
+            "decoder_layers": 6,
+            "encoder_attention_heads": 8,
+            "decoder_attention_heads": 8,
+            "encoder_ffn_dim": 2048,
+            "decoder_ffn_dim": 2048,
+            "max_position_embeddings": 512,
+            "activation_function": "swish",
+            "scale_embedding": True,
+            "pad_token_id": 58_100,
+            "decoder_start_token_id": 58_100,
+            "eos_token_id": 0,
+            "forced_eos_token_id": None,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is written: greedily from prompts, or by beams from sources."""
+
+    name: str
+    family: str  # of SHAPES
+    rows: int
+    beams: int
+    prompt: int  # tokens of a prompt or source
+    new: int  # tokens that are written
+
+
+CASES = [
+    Case("GPT-2, 1 prompt", "gpt2", rows=1, beams=1, prompt=32, new=128),
+    Case("GPT-2, 8 prompts", "gpt2", rows=8, beams=1, prompt=32, new=128),
+    Case("T5, 1 source, 4 beams", "t5", rows=1, beams=4, prompt=32, new=64),
+    Case("T5, 8 sources, 4 beams", "t5", rows=8, beams=4, prompt=32, new=64),
+    Case("Marian, 1 source, 4 beams", "marian", rows=1, beams=4, prompt=32, new=64),
+    Case("Marian, 8 sources, 4 beams", "marian", rows=8, beams=4, prompt=32, new=64),
+]
+QUICK = [replace(CASES[number], new=16) for number in (0, 1, 2, 4)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    cases: list[Case]
+    rounds: int  # in each of which every side writes once
+    curve_rows: list[int]  # prompts that are written side by side while the context grows
+    curve_tokens: int  # to which it grows, from one token on
+    curve_bins: int
+    curve_rounds: int
+
+
+FULL_PLAN = Plan(CASES, rounds=5, curve_rows=[1], curve_tokens=900, curve_bins=15, curve_rounds=3)
+QUICK_PLAN = Plan(QUICK, rounds=3, curve_rows=[1], curve_tokens=60, curve_bins=4, curve_rounds=1)
+
+
+class Clock:
+    """A streamer that notes when each token came."""
+
+    def __init__(self) -> None:
+        self.moments: list[float] = []
+
+    def put(self, _value: Tensor) -> None:
+        """First the prompt, then each token."""
+        self.moments.append(perf_counter())
+
+    def end(self) -> None:
+        """Nothing more comes."""
+
+    def intervals(self) -> list[float]:
+        """Seconds from each new token to the next."""
+        tokens = self.moments[1:]
+        return [after - before for before, after in pairwise(tokens)]
+
+
+# Ids, tokens to write, beams and a streamer, or None, to the sequences.
+Write = Callable[[Tensor, int, int, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One library with a model in one dtype."""
+
+    library: str
+    dtype: str
+    write: Write
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    return run_job(lambda: run(arguments, QUICK_PLAN if arguments.quick else FULL_PLAN))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = Parser(prog="python -m benchmarks.generation", description=__doc__.split("\n")[0])
+    made.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    made.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        default="float32",
+        help="of both sides; beside float32, ours is measured in bfloat16 too",
+    )
+    made.add_argument(
+        "--threads", type=positive, default=torch.get_num_threads(), help="of the CPU"
+    )
+    made.add_argument("--quick", action="store_true", help="end within a minute")
+    made.add_argument("--out", type=Path, required=True, help="directory for CSV, JSON and PNG")
+    return made
+
+
+def run(arguments: argparse.Namespace, plan: Plan) -> int:
+    """The benchmark, top to bottom."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(arguments.threads)
+    start = environment(arguments.device)
+    speeds: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    copying = {}
+    for family in dict.fromkeys(case.family for case in plan.cases):
+        sides, model = load(family, arguments.dtype, arguments.device)
+        copying[family] = seconds_to_copy(model)
+        for case in plan.cases:
+            if case.family == family:
+                speeds += compare(case, sides, model, plan.rounds)
+        if isinstance(model, CausalLM):
+            curves += grow(sides, model, plan)
+    found = {
+        "environment": start | {"load_at_the_end": load_average()},
+        "seconds_to_copy_weights": copying,
+        "speeds": speeds,
+        "curves": curves,
+    }
+    print(table(found))
+    save(found, arguments.out)
+    return 0
+
+
+def load(family: str, dtype: str, device: str) -> tuple[list[Side], CausalLM | Seq2SeqLM]:
+    """Every side with the same weights, theirs first, and our model in `dtype`."""
+    import transformers
+
+    class_name, sizes = SHAPES[family]
+    their_class = getattr(transformers, class_name)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as directory:
+        their_class(transformers.AutoConfig.for_model(family, **sizes)).save_pretrained(directory)
+        theirs = their_class.from_pretrained(directory, dtype=DTYPES[dtype]).to(device).eval()
+        ours = {
+            name: from_pretrained(directory, dtype=DTYPES[name], device=device)
+            for name in dict.fromkeys([dtype, "bfloat16"])
+        }
+    sides = [Side(THEIRS, dtype, their_write(theirs))]
+    sides += [Side(OURS, name, our_write(model)) for name, model in ours.items()]
+    return sides, ours[dtype]  # type: ignore[return-value]
+
+
+def their_write(model: Any) -> Write:
+    """transformers' `generate`, with nothing but what is asked for."""
+
+    def write(ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
+        return model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            num_beams=beams,
+            do_sample=False,
+            streamer=streamer,
+        )
+
+    return write
+
+
+def our_write(model: Any) -> Write:
+    """Ours, asked for the same."""
+
+    def write(ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
+        return generate(
+            model,
+            ids,
+            torch.ones_like(ids),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            num_beams=beams,
+            streamer=streamer,
+        ).sequences
+
+    return write
+
+
+def prompts(rows: int, length: int, model: CausalLM | Seq2SeqLM) -> Tensor:
+    """Random ids that have no role: (rows, length)."""
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(rows)
+    ids = torch.randint(2, min(config.vocab_size - 2, 30_000), (rows, length), generator=generator)
+    return ids.to(device_of(model))
+
+
+def check_same(case: Case, sides: list[Side], ids: Tensor) -> dict[int, float]:
+    """Let every side write once, and hold it against the first.
+
+    Returns:
+        Which share of the tokens is the first side's, by the number of the side.
+
+    Raises:
+        ValueError: a side in the same dtype wrote something else.
+    """
+    written = [side.write(ids, case.new, case.beams, None) for side in sides]
+    shares = {}
+    for number, (side, tokens) in enumerate(zip(sides, written, strict=True)):
+        if tokens.shape != written[0].shape:
+            raise ValueError(f"{case.name}: {side.library} wrote {tuple(tokens.shape)} tokens")
+        new = (tokens == written[0])[:, -case.new :]
+        shares[number] = new.float().mean().item()
+        if side.dtype == sides[0].dtype and shares[number] < 1:
+            raise ValueError(
+                f"{case.name}: {side.library} wrote {shares[number]:.1%} of the tokens of "
+                f"{sides[0].library}; speeds of different texts cannot be compared"
+            )
+    return shares
+
+
+def compare(
+    case: Case, sides: list[Side], model: CausalLM | Seq2SeqLM, rounds: int
+) -> list[dict[str, Any]]:
+    """Time every side in turns, and between them the reading of memory."""
+    ids = prompts(case.rows, case.prompt, model)
+    shares = check_same(case, sides, ids)
+    seconds: list[list[float]] = [[] for _ in sides]
+    readings = []
+    for turn in range(rounds):
+        readings.append(memory_bandwidth(ids.device))
+        for number in range(len(sides)):
+            place = (number + turn) % len(sides)  # nobody always comes first
+            write = partial(sides[place].write, ids, case.new, case.beams, None)
+            seconds[place].append(timed(write))
+    bandwidth = max(readings)
+    seq2seq = isinstance(model, Seq2SeqLM)
+    context = case.new / 2 + (0 if seq2seq else case.prompt)  # halfway
+    results = []
+    for number, side in enumerate(sides):
+        step = median(seconds[number]) / case.new
+        needed = bytes_a_step(
+            model,
+            DTYPES[side.dtype].itemsize,
+            tokens=case.rows * case.beams * context,
+            source_tokens=case.rows * case.prompt if seq2seq else 0,
+        )
+        results.append(
+            {
+                "case": case.name,
+                "library": side.library,
+                "dtype": side.dtype,
+                "tokens_per_second": spread([case.rows * case.new / s for s in seconds[number]]),
+                "times_faster": spread(
+                    [theirs / s for theirs, s in zip(seconds[0], seconds[number], strict=True)]
+                ),
+                "ms_per_step": 1e3 * step,
+                "megabytes_per_step": needed / 1e6,
+                "gigabytes_per_second_read": bandwidth / 1e9,
+                "share_of_floor": needed / bandwidth / step,
+                "same_tokens": shares[number],
+            }
+        )
+    return results
+
+
+def timed(write: Callable[[], object]) -> float:
+    """Seconds that a call takes, the device's work included."""
+    _wait()
+    start = perf_counter()
+    write()
+    _wait()
+    return perf_counter() - start
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"median": median(values), "low": low, "high": high}
+
+
+def memory_bandwidth(device: torch.device) -> float:
+    """Bytes a second at which as many threads as write read memory, the best of three times."""
+    numbers = torch.ones(READ // 4, device=device)
+    return numbers.nbytes / min(timed(numbers.sum) for _ in range(3))
+
+
+def seconds_to_copy(model: CausalLM | Seq2SeqLM) -> float:
+    """What the first text of a model pays for all others: the weights in another order."""
+    forget_copies(maps_for_each_word(model))
+    asked = replace(model.generation_config, max_new_tokens=10_000)
+
+    def enter() -> None:
+        with fast_weights(model, asked, 1):
+            pass
+
+    return timed(enter)
+
+
+def bytes_a_step(model: Any, size: int, *, tokens: float, source_tokens: float = 0) -> float:
+    """What has to be read for one step, by the sizes of the model.
+
+    Every weight of decoder and head once, however many rows are written, but not the projections of
+    the source, which are done before; and the keys and values of all tokens.
+
+    Args:
+        model: ours.
+        size: bytes of a number.
+        tokens: that were read or written so far, of all rows together.
+        source_tokens: of all sources together; the beams of one share it.
+    """
+    numbers = sum(p.numel() for part in maps_for_each_word(model) for p in part.parameters())
+    layers: Any = getattr(model.backbone, "decoder", model.backbone).layers
+    for layer in layers:
+        if isinstance(model, Seq2SeqLM):
+            projections = [layer.cross_attention.key, layer.cross_attention.value]
+            numbers -= sum(p.numel() for part in projections for p in part.parameters())
+    inner_size = layers[0].attention.output.in_features  # heads times their size
+    return size * (numbers + 2 * len(layers) * inner_size * (tokens + source_tokens))
+
+
+def grow(sides: list[Side], model: CausalLM, plan: Plan) -> list[dict[str, Any]]:
+    """Time each token while the context grows from one token on."""
+    bandwidth = memory_bandwidth(device_of(model))
+    results = []
+    for rows in plan.curve_rows:
+        ids = prompts(rows, 1, model)
+        for side in sides:
+            side.write(ids, 20, 1, None)  # whatever is made once
+        times: list[list[list[float]]] = [[] for _ in sides]
+        for _ in range(plan.curve_rounds):
+            for number, side in enumerate(sides):
+                clock = Clock()
+                side.write(ids, plan.curve_tokens, 1, clock)
+                times[number].append(clock.intervals())
+        for number, side in enumerate(sides):
+            size = DTYPES[side.dtype].itemsize
+            for low, high in bins(plan.curve_tokens - 1, plan.curve_bins):
+                context = (low + high) / 2
+                floor = bytes_a_step(model, size, tokens=rows * context) / bandwidth
+                steps = [1e3 * median(intervals[low:high]) for intervals in times[number]]
+                results.append(
+                    {
+                        "rows": rows,
+                        "library": side.library,
+                        "dtype": side.dtype,
+                        "context": context,
+                        "ms_per_step": spread(steps),
+                        "floor_ms": 1e3 * floor,
+                    }
+                )
+    return results
+
+
+def bins(total: int, number: int) -> list[tuple[int, int]]:
+    """The numbers from 0 to `total` in as many ranges of nearly equal length."""
+    edges = [round(total * i / number) for i in range(number + 1)]
+    return list(pairwise(edges))
+
+
+def device_of(model: CausalLM | Seq2SeqLM) -> torch.device:
+    """Where the model is."""
+    return next(model.parameters()).device
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

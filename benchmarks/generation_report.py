@@ -1,0 +1,200 @@
+"""What `benchmarks/generation.py` has found, as a table, a picture, and files."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.metrics import new_figure, try_to_draw
+
+Found = Mapping[str, Any]
+
+# A colour for each side, and a darker one for what it cannot be faster than.
+COLOURS = {
+    ("transformers", "float32"): "tab:gray",
+    ("minitransformer", "float32"): "tab:blue",
+    ("transformers", "bfloat16"): "black",
+    ("minitransformer", "bfloat16"): "tab:orange",
+}
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers depend on beside the code that is measured."""
+    return {
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if device != "cpu" else _processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("minitransformer", "torch", "transformers")}
+        | {"python": platform.python_version()},
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "load_at_the_start": load_average(),
+    }
+
+
+def load_average() -> float:
+    """Processes that wanted a core during the last minute: how quiet the machine was."""
+    return round(os.getloadavg()[0], 2)
+
+
+def table(found: Found) -> str:
+    """One line for each case and side."""
+    around = found["environment"]
+    lines = [
+        f"{around['device']}, {around['threads']} threads; load {around['load_at_the_start']} "
+        f"at the start, {around['load_at_the_end']} at the end",
+        f"\n{'':28}{'tokens a second':>26}{'times transformers':>24}{'ms/step':>9}{'MB/step':>9}"
+        f"{'of floor':>9}",
+    ]
+    for row in found["speeds"]:
+        if row["library"] == "transformers":
+            lines.append(row["case"])
+        speed, times = row["tokens_per_second"], row["times_faster"]
+        lines.append(
+            f"  {label(row):26}"
+            f"{speed['median']:>10.1f} ({speed['low']:>6.1f}-{speed['high']:>6.1f})"
+            f"{times['median']:>10.2f} ({times['low']:.2f}-{times['high']:.2f})"
+            f"{row['ms_per_step']:>9.1f}{row['megabytes_per_step']:>9.0f}"
+            f"{row['share_of_floor']:>9.0%}"
+        )
+    lines.append("\nin brackets: quartiles. Paid once for a model, the weights in another order:")
+    seconds = found["seconds_to_copy_weights"]
+    lines.append(", ".join(f"{name} {second:.2f} s" for name, second in seconds.items()))
+    return "\n".join(lines)
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """The side's name."""
+    return f"{row['library']} {row['dtype']}"
+
+
+def save(found: Found, directory: Path) -> None:
+    """Write generation.json, .csv and .png."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found, indent=1)
+    (directory / "generation.json").write_text(text + "\n", encoding="utf-8")
+    rows = [{"measured": "text", **_flat(row)} for row in found["speeds"]]
+    rows += [{"measured": "one token", **_flat(row)} for row in found["curves"]]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(directory / "generation.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    try_to_draw(draw, found, directory / "generation.png")
+
+
+def draw(found: Found, picture: Path) -> None:
+    """Draw speeds above, and time per token against the context below.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    rows = list(dict.fromkeys(row["rows"] for row in found["curves"]))
+    figure = new_figure(height=9)
+    parts: Any = figure.subfigures(2, height_ratios=[1.15, 1])
+    above, below = parts
+    _draw_speeds(above.subplots(), found)
+    panels = below.subplots(1, len(rows), squeeze=False)[0]
+    for panel, number in zip(panels, rows, strict=True):
+        _draw_curve(panel, [row for row in found["curves"] if row["rows"] == number])
+        panel.set_title(f"GPT-2, {number} prompt{'s' * (number > 1)}", fontsize=10)
+    panels[0].set_ylabel("milliseconds for the next token")
+    panels[0].legend(fontsize=8)
+    figure.savefig(picture)
+
+
+def _draw_speeds(axes: Any, found: Found) -> None:
+    """Bars of tokens a second, one group a case, with quartiles and the floor of the memory."""
+    speeds = found["speeds"]
+    cases = list(dict.fromkeys(row["case"] for row in speeds))
+    sides = list(dict.fromkeys((row["library"], row["dtype"]) for row in speeds))
+    height = 0.8 / len(sides)
+    for row in speeds:
+        side = (row["library"], row["dtype"])
+        place = cases.index(row["case"]) + (sides.index(side) - (len(sides) - 1) / 2) * height
+        speed, times = row["tokens_per_second"], row["times_faster"]["median"]
+        errors = [[speed["median"] - speed["low"]], [speed["high"] - speed["median"]]]
+        name = label(row) if row["case"] == cases[0] else None
+        axes.barh(place, speed["median"], height * 0.92, color=COLOURS[side], label=name)
+        axes.errorbar(speed["median"], place, xerr=errors, color="black", capsize=2, linewidth=1)
+        floor = speed["median"] / row["share_of_floor"]
+        if row["library"] == "minitransformer":
+            axes.plot([floor] * 2, [place - height / 2, place + height / 2], color="tab:red")
+            text = f"  {times:.1f} x"
+            axes.text(speed["high"], place, text, va="center", fontsize=8, fontweight="bold")
+    axes.plot([], [], color="tab:red", label="memory read at full speed")
+    axes.set_yticks(range(len(cases)), cases)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens a second, all rows together (bars: median; whiskers: quartiles)")
+    around = found["environment"]
+    axes.set_title(
+        f"generate() beside transformers {around['versions']['transformers']}, "
+        f"{around['device']}, {around['threads']} threads",
+        fontsize=10,
+    )
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def _draw_curve(axes: Any, curve: list[Mapping[str, Any]]) -> None:
+    """Milliseconds a token over the context, a line a side, and the memory's floor, dotted."""
+    for side in dict.fromkeys((row["library"], row["dtype"]) for row in curve):
+        mine = [row for row in curve if (row["library"], row["dtype"]) == side]
+        contexts, times = [row["context"] for row in mine], [row["ms_per_step"] for row in mine]
+        colour = COLOURS[side]
+        axes.plot(
+            contexts, [t["median"] for t in times], "o-", ms=3, color=colour, label=label(mine[0])
+        )
+        low, high = ([t[edge] for t in times] for edge in ("low", "high"))
+        axes.fill_between(contexts, low, high, color=colour, alpha=0.2, linewidth=0)
+        if side[0] == "minitransformer":
+            axes.plot(contexts, [row["floor_ms"] for row in mine], ":", color=colour)
+    axes.set_xlabel("tokens before it (dotted: memory at full speed)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without rows in it: what has a spread gets three columns."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {name if edge == "median" else f"{name}_{edge}": value[edge] for edge in value}
+        else:
+            flat[name] = value
+    return {n: round(v, 4) if isinstance(v, float) else v for n, v in flat.items()}
+
+
+def _commit() -> str:
+    """The state of the code; a plus sign says that it was edited since."""
+    try:
+        where = Path(__file__).parent
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _processor() -> str:
+    """The name of the CPU."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
