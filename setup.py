@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 VIZ = ["matplotlib>=3.8"]
 SENTENCEPIECE = ["sentencepiece>=0.2.3"]
-TRANSLATION = ["sacrebleu>=2.4"]
-TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ, *SENTENCEPIECE, *TRANSLATION]
+TRANSLATION = ["sacrebleu>=2.4", *SENTENCEPIECE]
+TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ, *TRANSLATION]
 
 setup(
     name="minitransformer",

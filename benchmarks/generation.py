@@ -345,7 +345,7 @@ def seconds_to_copy(model: CausalLM | Seq2SeqLM) -> float:
     asked = replace(model.generation_config, max_new_tokens=10_000)
 
     def enter() -> None:
-        with fast_weights(model, asked, 1):
+        with fast_weights(model, asked):
             pass
 
     return timed(enter)

@@ -149,7 +149,7 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
         help="text-generation, text2text-generation, summarization, translation, "
         "translation_en_to_de; if not given what the checkpoint's family is for",
     )
-    for names, kind in ((_GENERATION, positive), (_GENERATION_NUMBERS, float)):
+    for names, kind in ((_GENERATION, int), (_GENERATION_NUMBERS, float)):
         for name, explanation in names.items():
             # Nothing that is not given goes before what the checkpoint says.
             generate.add_argument(

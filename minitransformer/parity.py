@@ -255,7 +255,10 @@ def _random_labels(
     labels = ids.roll(1, dims=1)
     if isinstance(model, TokenClassification):
         labels = labels % num_labels
-    labels[~real | (torch.arange(length) % 3 > 0)] = IGNORED_LABEL
+    asked = torch.arange(length) % 3 == 0
+    if isinstance(model, CausalLM):  # nobody guesses the first word
+        asked = asked.roll(1) if length > 1 else asked
+    labels[~real | ~asked] = IGNORED_LABEL
     return {"labels": labels}
 
 

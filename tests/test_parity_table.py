@@ -34,12 +34,14 @@ def test_the_readme_shows_what_is_measured():
     assert [row[:3] for row in shown] == [row[:3] for row in measured], (
         "python -m tests.parity_table writes it anew"
     )
-    assert len(shown) == 10
-    for row in shown[2:]:
+    for row, again in zip(shown[2:], measured[2:], strict=True):
         *single, double = [float(cell) for cell in row[3:]]
         assert len(single) == 4
         assert max(single) <= TOLERANCE[torch.float32]
         assert double <= TOLERANCE[torch.float64]
+        for one, other in zip(row[3:], map(float, again[3:]), strict=True):
+            # A loss may be equal to the last bit on one machine and not on another.
+            assert float(one) == 0 or other == 0 or 1 / 30 < float(one) / other < 30, (row, again)
 
 
 def test_a_number_is_that_of_its_kind_of_rows():

@@ -8,6 +8,7 @@ megabyte of text, two cores and some minutes.
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,8 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     print()
     _print_results(final)
     print(f"\nthe model, its tokenizer, loss.png, metrics.jsonl, report.json: {config.output}")
-    asked = f"--sample --max-new-tokens {sampler.num_tokens}"
-    print(f'try it: minitransformer generate {config.output} "..." {asked}')
+    half = max(1, min(100, model.config.max_sequence_length // 2))  # the rest is for the prompt
+    asked = f"--sample --max-new-tokens {half}"
+    print(f'try it: minitransformer generate {shlex.quote(str(config.output))} "..." {asked}')
     return 0
 
 
@@ -204,7 +206,7 @@ def _parser() -> Parser:
     parser.add_argument("--batch-size", type=positive, default=16, help="rows")
     add_model_arguments(parser)
     add_sampling_arguments(parser)
-    add_training_arguments(parser, epochs=5, learning_rate=1e-3, evaluate_every=200, save_every=200)
+    add_training_arguments(parser, epochs=5, learning_rate=2e-3, evaluate_every=200, save_every=200)
     return parser
 
 

@@ -1,6 +1,7 @@
 """What a language model writes while it is trained, so that one sees what its loss means."""
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +72,8 @@ def sampler_of(arguments: argparse.Namespace, model: CausalLM, tokenizer: Tokeni
             + " or fewer --sample-tokens"
             * (room > 0)
         )
-    if not arguments.temperature > 0:
-        raise ValueError(f"temperature={arguments.temperature} must be positive")
+    if not 0 < arguments.temperature < math.inf:
+        raise ValueError(f"temperature={arguments.temperature} must be positive and finite")
     return Sampler(
         tokenizer=tokenizer,
         prompt=prompt,

@@ -40,7 +40,7 @@ def read_documents(files: Sequence[str | Path]) -> list[str]:
 
 
 def hold_out_tail(documents: Sequence[str], share: float) -> tuple[list[str], list[str]]:
-    """Cut the last `share` of all characters off, and what of its first line stands before them.
+    """Cut off the last `share` of all characters, from the beginning of a line on.
 
     In the first line of a document, the cut is made within the line.
 

@@ -11,6 +11,7 @@ times sooner with absolute positions, Marian's or BART's, than with T5's relativ
 """
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -98,7 +99,8 @@ def run(arguments: argparse.Namespace, again: str) -> int:
     model.to(config.device)
     scorer.report(progress.step)
     print(f"\nmodel, tokenizer, translations.json, report.json, loss.png: {config.output}")
-    print(f"try it: pipeline('translation', '{config.output}')('...')")
+    path = shlex.quote(str(config.output))
+    print(f'try it: minitransformer generate {path} "..." --task translation')
     return 0
 
 

@@ -35,7 +35,7 @@ JOB = {
     "--eval-batch-size": 100,
     "--curve-pairs": 100,
 }
-# Held out: no lesson is interesting in the training text. English says half of it elsewhere.
+# Held out: no lesson is interesting in the training text. Half of it stands elsewhere in English.
 DRAWN = "ogni mattina i cugini di Luca ascoltano una lezione interessante."
 
 
@@ -60,8 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     train_file, dev_file = output / "train.tsv", output / "held_out.tsv"
-    write_pairs(train_file, arguments.pairs, seed=0, held_out=False)
-    write_pairs(dev_file, arguments.questions, seed=1, held_out=True)
+    # Written again only where there is no run yet, so that a run that is refused keeps its own.
+    for file, count, held_out in (
+        (train_file, arguments.pairs, False),
+        (dev_file, arguments.questions, True),
+    ):
+        if not file.exists():
+            write_pairs(file, count, seed=int(held_out), held_out=held_out)
+        elif sum(1 for _ in file.open(encoding="utf-8")) != count:
+            raise ValueError(f"{file} has not {count} pairs: it is of another run; remove {output}")
     print(
         f"{arguments.pairs:,} Italian sentences with their English, made by a grammar: {train_file}"
         f"\n{arguments.questions:,} more, each with a combination of words held out: {dev_file}"

@@ -20,9 +20,7 @@ def maps_for_each_word(model: GenerativeModel) -> list[nn.Module]:
     return [*(module for module in modules if isinstance(module, nn.Linear)), model.head]
 
 
-def fast_weights(
-    model: GenerativeModel, config: GenerationConfig, num_prompts: int
-) -> AbstractContextManager[None]:
+def fast_weights(model: GenerativeModel, config: GenerationConfig) -> AbstractContextManager[None]:
     """Inside the block, the model computes with copies of those weights, on a CPU.
 
     They are kept as long as the model, and take as much memory as the weights;
@@ -32,9 +30,7 @@ def fast_weights(
     Args:
         model: the one that writes.
         config: what is asked for; `max_new_tokens` is known.
-        num_prompts: for how many prompts or sources.
     """
     assert config.max_new_tokens is not None
     maps = maps_for_each_word(model) if model.reorder_weights else []
-    rows = num_prompts * max(config.num_beams, config.num_return_sequences)
-    return reordered_weights(maps, rows, num_uses=config.max_new_tokens)
+    return reordered_weights(maps, num_uses=config.max_new_tokens)

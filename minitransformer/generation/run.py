@@ -62,6 +62,7 @@ class GenerationOutput:
     sequences: Tensor  # (R, L), the prompt (of an encoder-decoder, the start token) and what came
     sequences_scores: Tensor | None = None  # (R,), of beams: what they were ranked by
     prompt_length: int  # where in `sequences` the new tokens begin
+    num_new_tokens: Tensor  # (R,) int64, how many a row has, without those that fill it up
 
     @property
     def new_tokens(self) -> Tensor:
@@ -145,21 +146,24 @@ class Job:
     stopping: Stopping
     generator: torch.Generator | None
 
-    def tokens(self) -> Generator[Tensor, None, None]:
-        """The next token of each row, (R,), as they come; the model is in eval mode meanwhile."""
-        with evaluating(self.model), fast_weights(self.model, self.config, len(self.prompt)):
+    def tokens(self, lengths: Tensor | None = None) -> Generator[Tensor, None, None]:
+        """The next token of each row, (R,), as they come; the model is in eval mode meanwhile.
+
+        `lengths`, (R,) of zeros, counts those that do not only fill a row up.
+        """
+        with evaluating(self.model), fast_weights(self.model, self.config):
             yield from write(
-                self.decoder, self.config, self.processors, self.stopping, self.generator
+                self.decoder, self.config, self.processors, self.stopping, self.generator, lengths
             )
 
     def write(self, streamer: Streamer | None) -> GenerationOutput:
         """Greedy search and sampling."""
         prompt = self.prompt.repeat_interleave(self.config.num_return_sequences, dim=0)  # (R, T)
-        columns = []
+        columns, lengths = [], torch.zeros_like(prompt[:, 0])
         try:
             if streamer is not None:
                 streamer.put(prompt.cpu())
-            with closing(self.tokens()) as written:
+            with closing(self.tokens(lengths)) as written:
                 for tokens in written:
                     columns.append(tokens)
                     if streamer is not None:
@@ -168,11 +172,13 @@ class Job:
             if streamer is not None:
                 streamer.end()
         sequences = torch.cat([prompt, torch.stack(columns, dim=1)], dim=1)  # (R, L)
-        return GenerationOutput(sequences=sequences, prompt_length=prompt.shape[1])
+        return GenerationOutput(
+            sequences=sequences, prompt_length=prompt.shape[1], num_new_tokens=lengths
+        )
 
     def search(self) -> GenerationOutput:
         """Beam search and beam sampling."""
-        with evaluating(self.model), fast_weights(self.model, self.config, len(self.prompt)):
+        with evaluating(self.model), fast_weights(self.model, self.config):
             answers = search_beams(
                 self.decoder, self.config, self.processors, self.stopping, self.generator
             )
@@ -184,6 +190,7 @@ class Job:
             sequences=torch.cat([prompt, new], dim=1),
             sequences_scores=scores,
             prompt_length=prompt.shape[1],
+            num_new_tokens=torch.tensor([len(beam.tokens) for beam in beams], device=prompt.device),
         )
 
 

@@ -22,6 +22,7 @@ def write(
     processors: Sequence[Processor],
     stopping: Stopping,
     generator: torch.Generator | None,
+    lengths: Tensor | None = None,
 ) -> Generator[Tensor, None, None]:
     """Give the next token of every row, (R,), until all are finished or long enough.
 
@@ -35,6 +36,8 @@ def write(
         processors: what changes the scores.
         stopping: what ends a row.
         generator: for drawing; None is PyTorch's own.
+        lengths: (R,) int64 of zeros, which becomes how many tokens each row has, without those
+            that fill it up.
 
     Raises:
         ValueError: a row has no token to go on with.
@@ -52,6 +55,8 @@ def write(
         if stopping.possible and config.pad_token_id is not None:
             tokens = tokens.masked_fill(finished, config.pad_token_id)
         history = torch.cat([history, tokens[:, None]], dim=1)  # (R, L)
+        if lengths is not None:
+            lengths += ~finished
         broken = ~(sound | finished)
         if stopping.possible:
             finished = finished | stopping.ended(history)

@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# oneDNN is told how many rows to expect. Its order for one row reads a quarter faster than others
-# do, but for that row alone; the order for eight suits all numbers from two on, as measured to 128.
-_ONE, _SEVERAL = 1, 8
-# How often a weight has to be used for its copy to pay. To make one takes as long as some ten
-# products; it spares half of each, or, where there is one in the other order, a quarter.
-_WORTH_A_COPY, _WORTH_ANOTHER = 16, 64
+# oneDNN is told how many rows to expect. Of 1, 8 and 64, measured with 1 to 128 rows, 8 gives the
+# order that is nearly the fastest for all.
+_EXPECTED_ROWS = 8
+# Its kernel for one row reads more slowly than that for four, so a single row is given four times.
+_FEWEST_ROWS = 4
+_WORTH_A_COPY = 16  # uses: a copy takes as long as some ten products, and spares half of each
 _SAMPLES = 8  # rows and columns of a weight that are compared
 
 
@@ -37,12 +37,10 @@ class ReorderedWeight:
 
     Args:
         weight: (O, I).
-        rows: how many rows its order is for; it serves for other numbers too.
     """
 
-    def __init__(self, weight: Tensor, rows: int) -> None:
-        self.rows = rows
-        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    def __init__(self, weight: Tensor) -> None:
+        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _EXPECTED_ROWS)
         self._state = _state(weight)
         self._sample = _sample(weight).clone()
 
@@ -50,7 +48,11 @@ class ReorderedWeight:
         """x W^T + b: (..., I) to (..., O)."""
         if bias is not None:
             bias = bias.contiguous()  # the kernel reads it as if it were
-        return torch.ops.mkldnn._linear_pointwise(x, self.blocks, bias, "none", [], "")
+        if x.numel() > x.shape[-1]:
+            return torch.ops.mkldnn._linear_pointwise(x, self.blocks, bias, "none", [], "")
+        rows = x.reshape(1, -1).expand(_FEWEST_ROWS, -1)  # (4, I)
+        products = torch.ops.mkldnn._linear_pointwise(rows, self.blocks, bias, "none", [], "")
+        return products[0].view(*x.shape[:-1], -1)
 
     def serves(self, x: Tensor, weight: Tensor) -> bool:
         """Whether it may stand for `weight` in a product with `x`."""
@@ -97,7 +99,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @contextmanager
-def reordered_weights(modules: Iterable[nn.Module], rows: int, num_uses: int) -> Iterator[None]:
+def reordered_weights(modules: Iterable[nn.Module], num_uses: int) -> Iterator[None]:
     """Inside the block, compute with reordered copies of these modules' weights.
 
     The copies are kept for the next block, as long as the modules live, and made anew when a weight
@@ -106,12 +108,12 @@ def reordered_weights(modules: Iterable[nn.Module], rows: int, num_uses: int) ->
     Args:
         modules: `nn.Linear`s, and modules whose weight is used by :func:`linear`, such as word
             embeddings that serve as a head.
-        rows: how many will be multiplied at a time.
-        num_uses: how often. For a few times no copies are made, but those that there are serve.
+        num_uses: how often each weight will be used. For a few times no copies are made, but those
+            that there are serve.
     """
     with ExitStack() as at_the_end:
         for module in modules:
-            copy = _copy_of(module, _ONE if rows == 1 else _SEVERAL, num_uses)
+            copy = _copy_of(module, make=num_uses >= _WORTH_A_COPY)
             if copy is None:
                 continue
             weight: Any = module.weight
@@ -134,20 +136,19 @@ def _forward(module: nn.Linear, x: Tensor) -> Tensor:
     return linear(x, module.weight, module.bias)
 
 
-def _copy_of(module: nn.Module, rows: int, num_uses: int) -> ReorderedWeight | None:
+def _copy_of(module: nn.Module, *, make: bool) -> ReorderedWeight | None:
     """The copy of a module's weight as it is now, or None where there can be, or is, none."""
     weight: Any = module.weight
     if not _can_be_reordered(weight):
         return None
     copy = _COPIES.get(module)
     if copy is not None and copy.is_current(weight):
-        if copy.rows == rows or num_uses < _WORTH_ANOTHER:
-            return copy
-    elif num_uses < _WORTH_A_COPY:
+        return copy
+    _COPIES.pop(module, None)  # before a new one takes its memory
+    if not make:
         return None
-    _COPIES.pop(module, None)  # before the new one takes its memory
-    _COPIES[module] = ReorderedWeight(weight, rows)
-    return _COPIES[module]
+    copy = _COPIES[module] = ReorderedWeight(weight)
+    return copy
 
 
 def _can_be_reordered(weight: Tensor) -> bool:
@@ -173,9 +174,7 @@ def _kernels_work(dtype: torch.dtype) -> bool:
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
         with torch.no_grad():
-            expected = F.linear(x, weight, bias)
-            copies = [ReorderedWeight(weight, rows) for rows in (_ONE, _SEVERAL)]
-            return all(torch.equal(copy(x, bias), expected) for copy in copies)
+            return torch.equal(ReorderedWeight(weight)(x, bias), F.linear(x, weight, bias))
     except (AttributeError, RuntimeError, TypeError):
         return False
 

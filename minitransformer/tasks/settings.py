@@ -92,6 +92,17 @@ def direction_of(task: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
+def checked_prefix(prefix: object) -> str:
+    """What is put before every text.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a str, not {type(prefix).__name__}: {prefix!r}")
+    return prefix
+
+
 @contextmanager
 def asking(model: CausalLM | Seq2SeqLM, config: GenerationConfig) -> Iterator[None]:
     """Inside the block, `config` is what the checkpoint says; a caller's fields go before it."""

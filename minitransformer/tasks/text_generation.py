@@ -9,6 +9,7 @@ from minitransformer.generation.streaming import TextPieces
 from minitransformer.models.generation_config import GenerationConfig
 from minitransformer.models.generative import CausalLM
 from minitransformer.tasks.running import as_texts
+from minitransformer.tasks.settings import checked_prefix
 from minitransformer.tasks.writing import WritingTask
 
 
@@ -68,7 +69,7 @@ class TextGeneration(WritingTask):
                 or a field has no meaning.
         """
         prompts = as_texts("texts", texts, may_be_empty=True)
-        before = self.settings.prefix if prefix is None else prefix
+        before = checked_prefix(self.settings.prefix if prefix is None else prefix)
         rows = self._prompts(prompts, before)
         config, fields = self._lengths(before, fields)
         self._check_room(rows, config, fields)
@@ -97,7 +98,7 @@ class TextGeneration(WritingTask):
         Raises:
             TypeError, ValueError: as in a call.
         """
-        before = self.settings.prefix if prefix is None else prefix
+        before = checked_prefix(self.settings.prefix if prefix is None else prefix)
         rows = self._prompts(as_texts("text", [text], may_be_empty=True), before)
         config, fields = self._lengths(before, fields)
         self._check_room(rows, config, fields)

@@ -6,7 +6,7 @@ from typing import Any
 from minitransformer.batch_encoding import BatchEncoding
 from minitransformer.models.generative import Seq2SeqLM
 from minitransformer.tasks.running import as_texts
-from minitransformer.tasks.settings import Settings
+from minitransformer.tasks.settings import Settings, checked_prefix
 from minitransformer.tasks.writing import WritingTask
 
 
@@ -124,9 +124,10 @@ def with_prefix(texts: list[str], settings: Settings, prefix: str | None) -> lis
     """Put the prefix, or that of the settings, before every text.
 
     Raises:
+        TypeError: it is no text.
         ValueError: a text begins with it already.
     """
-    before = settings.prefix if prefix is None else prefix
+    before = checked_prefix(settings.prefix if prefix is None else prefix)
     for number, text in enumerate(texts):
         if before.strip() and text.startswith(before.strip()):
             raise ValueError(

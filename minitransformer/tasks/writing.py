@@ -87,8 +87,9 @@ class WritingTask(Task):
                     **fields,
                 )
             new = output.new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A, N)
-            for row, several in zip(batch, new, strict=True):
-                ended = [_until_the_end(ids, settled.eos_token_ids) for ids in several]
+            lengths = output.num_new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A)
+            for row, several, counts in zip(batch, new, lengths, strict=True):
+                ended = [ids[:count] for ids, count in zip(several, counts, strict=True)]
                 # A model may have more words than its tokenizer, as T5 has 28; they have no text.
                 answers[row] = [[i for i in ids if has_text(self.tokenizer, i)] for ids in ended]
         return [answers[row] for row in range(len(rows))]
@@ -122,11 +123,3 @@ def _counts_the_prompt(config: GenerationConfig) -> bool:
     return config.max_new_tokens is None or (
         config.min_new_tokens is None and config.min_length > 0
     )
-
-
-def _until_the_end(ids: list[int], ends: Sequence[int]) -> list[int]:
-    """New tokens without those that fill up a row that ended before others."""
-    for place, token in enumerate(ids):
-        if token in ends:
-            return ids[: place + 1]
-    return ids

@@ -393,3 +393,18 @@ def test_half_precision_is_scored_in_single(model):
     half = tiny().bfloat16()
     result = generate(half, IDS, max_new_tokens=4, num_beams=2)
     assert result.sequences_scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_how_many_tokens_each_row_has_is_known(beams):
+    """Padding is no token of a row, though its id may be that of a word."""
+    model = tiny(pad_token_id=5)
+    ids = torch.tensor([[7, 8], [9, 10], [11, 12]])
+    whole = generate(model, ids, max_new_tokens=6, num_beams=beams).new_tokens
+    end = int(whole[0, 1])
+    output = generate(model, ids, max_new_tokens=6, num_beams=beams, eos_token_id=end)
+    for row, count in zip(output.new_tokens.tolist(), output.num_new_tokens.tolist(), strict=True):
+        assert end not in row[: count - 1]
+        assert count == 6 or row[count - 1] == end
+        assert set(row[count:]) <= {5}
+    assert output.num_new_tokens.min() < 6

@@ -326,3 +326,14 @@ def test_the_command_finds_what_differs(tmp_path, capsys, monkeypatch):
     first = "transformer.layers.0.attention.query_key_value"
     assert out.count(f"first differs: {first}\n") == 2  # in either dtype
     assert out.endswith("not the same function: the difference is still there in float64\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_the_shortest_rows_have_a_label_too(length, tmp_path):
+    """The first word of a row is guessed by nobody, so its label says nothing."""
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path)
+    batch = random_batch(ours, length=length)
+    assert ours.count_supervised(batch) > 0
+    report = compare(ours, theirs, batch)
+    assert report.equal, report.table()

@@ -322,6 +322,7 @@ def test_a_new_tokenizer_has_not_seen_what_is_held_out(tmp_path):
         (["--sample-prompt", "?" * 24], "--sample-prompt has 24 tokens.*the model takes 24; give"),
         (["--sample-tokens", "24"], "with 24 more.*or fewer --sample-tokens"),
         (["--temperature", "0"], "temperature=0.0 must be positive"),
+        (["--temperature", "inf"], "temperature=inf must be positive and finite"),
         (["--tokenizer", "nowhere"], "--vocab-size has no effect beside --tokenizer"),
         (["--model", "nowhere"], "--vocab-size has no effect beside --model"),
     ],

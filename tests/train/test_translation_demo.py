@@ -60,3 +60,11 @@ def test_the_demo_from_nothing_and_once_more(tmp_path: Path, capsys):
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert translation_demo.main([*command[:-1], "3"]) == 1
     assert "max_steps was 2, is 3" in capsys.readouterr().err
+
+
+def test_the_pairs_of_a_finished_demo_are_not_written_over(tmp_path, capsys):
+    train_file = tmp_path / "train.tsv"
+    train_file.write_text("ciao.\thello.\n" * 3)
+    assert translation_demo.main(["--output", str(tmp_path), "--pairs", "9"]) == 1
+    assert "has not 9 pairs: it is of another run" in capsys.readouterr().err
+    assert train_file.read_text() == "ciao.\thello.\n" * 3
