@@ -287,12 +287,11 @@ def compare(
             place = (number + turn) % len(sides)  # nobody always comes first
             write = partial(sides[place].write, ids, case.new, case.beams, None)
             seconds[place].append(timed(write))
-    bandwidth = max(readings)
     seq2seq = isinstance(model, Seq2SeqLM)
     context = case.new / 2 + (0 if seq2seq else case.prompt)  # halfway
     results = []
     for number, side in enumerate(sides):
-        step = median(seconds[number]) / case.new
+        steps = [second / case.new for second in seconds[number]]
         needed = bytes_a_step(
             model,
             DTYPES[side.dtype].itemsize,
@@ -308,10 +307,13 @@ def compare(
                 "times_faster": spread(
                     [theirs / s for theirs, s in zip(seconds[0], seconds[number], strict=True)]
                 ),
-                "ms_per_step": 1e3 * step,
+                "ms_per_step": 1e3 * median(steps),
                 "megabytes_per_step": needed / 1e6,
-                "gigabytes_per_second_read": bandwidth / 1e9,
-                "share_of_floor": needed / bandwidth / step,
+                "gigabytes_per_second_read": spread([reading / 1e9 for reading in readings]),
+                # Of the same round, for the speed of memory is not the same at all times.
+                "share_of_floor": spread(
+                    [needed / reading / step for reading, step in zip(readings, steps, strict=True)]
+                ),
                 "same_tokens": shares[number],
             }
         )
@@ -375,14 +377,15 @@ def bytes_a_step(model: Any, size: int, *, tokens: float, source_tokens: float =
 
 def grow(sides: list[Side], model: CausalLM, plan: Plan) -> list[dict[str, Any]]:
     """Time each token while the context grows from one token on."""
-    bandwidth = memory_bandwidth(device_of(model))
     results = []
     for rows in plan.curve_rows:
         ids = prompts(rows, 1, model)
         for side in sides:
             side.write(ids, 20, 1, None)  # whatever is made once
         times: list[list[list[float]]] = [[] for _ in sides]
+        readings = []
         for _ in range(plan.curve_rounds):
+            readings.append(memory_bandwidth(ids.device))
             for number, side in enumerate(sides):
                 clock = Clock()
                 side.write(ids, plan.curve_tokens, 1, clock)
@@ -391,7 +394,7 @@ def grow(sides: list[Side], model: CausalLM, plan: Plan) -> list[dict[str, Any]]
             size = DTYPES[side.dtype].itemsize
             for low, high in bins(plan.curve_tokens - 1, plan.curve_bins):
                 context = (low + high) / 2
-                floor = bytes_a_step(model, size, tokens=rows * context) / bandwidth
+                floor = bytes_a_step(model, size, tokens=rows * context) / median(readings)
                 steps = [1e3 * median(intervals[low:high]) for intervals in times[number]]
                 results.append(
                     {

@@ -61,7 +61,7 @@ def table(found: Found) -> str:
             f"{speed['median']:>10.1f} ({speed['low']:>6.1f}-{speed['high']:>6.1f})"
             f"{times['median']:>10.2f} ({times['low']:.2f}-{times['high']:.2f})"
             f"{row['ms_per_step']:>9.1f}{row['megabytes_per_step']:>9.0f}"
-            f"{row['share_of_floor']:>9.0%}"
+            f"{row['share_of_floor']['median']:>9.0%}"
         )
     lines.append("\nin brackets: quartiles. Paid once for a model, the weights in another order:")
     seconds = found["seconds_to_copy_weights"]
@@ -99,6 +99,12 @@ def draw(found: Found, picture: Path) -> None:
     figure = new_figure(height=9)
     parts: Any = figure.subfigures(2, height_ratios=[1.15, 1])
     above, below = parts
+    around = found["environment"]
+    above.suptitle(
+        f"generate() beside that of transformers {around['versions']['transformers']}, "
+        f"{around['device']}, {around['threads']} threads",
+        fontsize=10,
+    )
     _draw_speeds(above.subplots(), found)
     panels = below.subplots(1, len(rows), squeeze=False)[0]
     for panel, number in zip(panels, rows, strict=True):
@@ -110,37 +116,41 @@ def draw(found: Found, picture: Path) -> None:
 
 
 def _draw_speeds(axes: Any, found: Found) -> None:
-    """Bars of tokens a second, one group a case, with quartiles and the floor of the memory."""
+    """Tokens a second with their quartiles, one group a case, and the floor of the memory."""
     speeds = found["speeds"]
     cases = list(dict.fromkeys(row["case"] for row in speeds))
     sides = list(dict.fromkeys((row["library"], row["dtype"]) for row in speeds))
-    height = 0.8 / len(sides)
     for row in speeds:
         side = (row["library"], row["dtype"])
-        place = cases.index(row["case"]) + (sides.index(side) - (len(sides) - 1) / 2) * height
+        place = cases.index(row["case"]) + (sides.index(side) - (len(sides) - 1) / 2) * 0.26
         speed, times = row["tokens_per_second"], row["times_faster"]["median"]
         errors = [[speed["median"] - speed["low"]], [speed["high"] - speed["median"]]]
         name = label(row) if row["case"] == cases[0] else None
-        axes.barh(place, speed["median"], height * 0.92, color=COLOURS[side], label=name)
-        axes.errorbar(speed["median"], place, xerr=errors, color="black", capsize=2, linewidth=1)
-        floor = speed["median"] / row["share_of_floor"]
+        style = {"fmt": "o", "ms": 7, "capsize": 4, "color": COLOURS[side], "label": name}
+        axes.errorbar(speed["median"], place, xerr=errors, **style)
         if row["library"] == "minitransformer":
-            axes.plot([floor] * 2, [place - height / 2, place + height / 2], color="tab:red")
-            text = f"  {times:.1f} x"
-            axes.text(speed["high"], place, text, va="center", fontsize=8, fontweight="bold")
-    axes.plot([], [], color="tab:red", label="memory read at full speed")
+            limit = speed["median"] / row["share_of_floor"]["median"]
+            axes.plot([speed["median"], limit], [place] * 2, ":", color=COLOURS[side], linewidth=1)
+            axes.plot(limit, place, "|", ms=11, mew=2, color=COLOURS[side])
+            axes.annotate(
+                f"{times:.1f} x",
+                (speed["median"], place),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                fontweight="bold",
+            )
+    axes.plot([], [], "|", ms=11, mew=2, color="black", label="if only the memory were waited for")
     axes.set_yticks(range(len(cases)), cases)
-    axes.invert_yaxis()
+    axes.set_ylim(len(cases) - 0.45, -0.55)
     axes.set_xscale("log")
-    axes.set_xlabel("tokens a second, all rows together (bars: median; whiskers: quartiles)")
-    around = found["environment"]
-    axes.set_title(
-        f"generate() beside transformers {around['versions']['transformers']}, "
-        f"{around['device']}, {around['threads']} threads",
-        fontsize=10,
-    )
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("tokens a second, all rows together (median and quartiles; log scale)")
+    for border in range(1, len(cases)):
+        axes.axhline(border - 0.5, color="lightgray", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
 
 
 def _draw_curve(axes: Any, curve: list[Mapping[str, Any]]) -> None:

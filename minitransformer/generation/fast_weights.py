@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from minitransformer.layers.reordered_weights import reordered_weights
+from minitransformer.layers.reordered_weights import forget_copies, reordered_weights
 from minitransformer.models.generation_config import GenerationConfig
 from minitransformer.models.generative import GenerativeModel
 
@@ -32,5 +32,8 @@ def fast_weights(model: GenerativeModel, config: GenerationConfig) -> AbstractCo
         config: what is asked for; `max_new_tokens` is known.
     """
     assert config.max_new_tokens is not None
-    maps = maps_for_each_word(model) if model.reorder_weights else []
+    maps = maps_for_each_word(model)
+    if not model.reorder_weights:
+        forget_copies(maps)  # which frees their memory
+        maps = []
     return reordered_weights(maps, num_uses=config.max_new_tokens)

@@ -149,6 +149,24 @@ def test_a_weight_that_has_changed(change, products):
 
 
 @needs_kernels
+@pytest.mark.parametrize("shape", [(60, 40), (5, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_row_that_is_changed_behind_the_back_of_pytorch(shape, dtype):
+    """`.data` is how tokens are added to a table; no version counts it."""
+    module = nn.Linear(shape[1], shape[0]).to(dtype)
+    x = torch.randn(2, shape[1], dtype=dtype)
+    with torch.no_grad():
+        for row in range(shape[0]):
+            with reordered_weights([module], MANY):
+                module(x)
+            module.weight.data[row, -1] += 1
+            with reordered_weights([module], MANY):
+                torch.testing.assert_close(
+                    module(x), F.linear(x, module.weight, module.bias), rtol=2e-2, atol=2e-2
+                )
+
+
+@needs_kernels
 def test_a_weight_that_changes_inside_the_block(products):
     module, x = nn.Linear(4, 6, bias=False), torch.randn(2, 4)
     with torch.no_grad(), reordered_weights([module], MANY):
