@@ -186,6 +186,8 @@ def there_and_back(ours: Any, path: Path, caplog: pytest.LogCaptureFixture) -> l
 def their_words(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """What transformers says in its log, which it keeps apart from everybody else's."""
     said: list[str] = []
+    before = transformers.utils.logging.get_verbosity()  # another test may have silenced it
+    transformers.utils.logging.set_verbosity_warning()
     transformers.utils.logging.enable_propagation()
     caplog.clear()
     try:
@@ -193,4 +195,5 @@ def their_words(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
             yield said
     finally:
         transformers.utils.logging.disable_propagation()
+        transformers.utils.logging.set_verbosity(before)
         said += [record.getMessage() for record in caplog.records]

@@ -300,8 +300,7 @@ def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
 def test_the_harness_sees_which_token_is_classified(tmp_path, monkeypatch):
     ours, theirs = pair("GPT2ForSequenceClassification", tmp_path)
     monkeypatch.setattr(
-        "minitransformer.models.gpt2.last_tokens",
-        lambda present: torch.full((len(present), 1), present.shape[1] - 1),
+        "minitransformer.models.gpt2.take_last", lambda hidden, _attention_mask: hidden[:, -1]
     )
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.first_difference.name == "logits"
