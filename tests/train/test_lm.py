@@ -186,6 +186,7 @@ def test_a_checkpoint_is_gone_on_from(text, trained, tmp_path):
     assert ids == Tokenizer.from_pretrained(trained)("la ragazza")["input_ids"]
 
 
+@pytest.mark.slow
 def test_samples_change_nothing_of_the_training(text, trained, tmp_path):
     more = ["--max-steps", "8", "--evaluate-every", "3", "--learning-rate", "1e-2"]
     more += ["--sample-tokens", "9", "--temperature", "2", "--sample-prompt", "se "]
@@ -285,6 +286,7 @@ def test_the_flags(flags, text, tmp_path):
         assert best < evaluated[-1]["eval_loss"]
 
 
+@pytest.mark.slow
 def test_a_given_tokenizer_is_used(text, trained, tmp_path):
     arguments = ["--text", str(text), "--output", str(tmp_path), "--max-steps", "1", *SIZES]
     arguments += ["--max-length", "24", "--tokenizer", str(trained)]
