@@ -223,7 +223,7 @@ def test_stopped_in_an_evaluation_and_resumed(text, trained, tmp_path, monkeypat
 def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     """A process of its own, interrupted as a terminal does it."""
     command = [sys.executable, "-m", "train.lm", "--text", str(text), *SMALL, *SIZES]
-    command += ["--max-steps", "150", "--evaluate-every", "40", "--save-every", "70"]
+    command += ["--max-steps", "400", "--evaluate-every", "150", "--save-every", "170"]
     settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
     settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], **settings)
