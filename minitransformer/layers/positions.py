@@ -39,18 +39,9 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.table = nn.Embedding(num_positions, hidden_size)
 
-    def forward(self, present: Tensor, num_last: int | None = None) -> Tensor:
-        """Vectors for the tokens of each row, or for its last ones, which a cache has not seen.
-
-        Args:
-            present: (B, T) bool, True at real tokens.
-            num_last: how many tokens are asked for; all by default.
-
-        Returns:
-            (B, T, E), or (B, num_last, E). Padding gets the first vector.
-        """
-        positions = count_positions(present).clamp(min=0)  # (B, T)
-        return self.table(positions if num_last is None else positions[:, -num_last:])
+    def forward(self, positions: Tensor) -> Tensor:
+        """The numbers of tokens, (B, T), to (B, T, E). Padding gets the first vector."""
+        return self.table(positions.clamp(min=0))
 
 
 class OffsetPositions(nn.Module):
@@ -74,10 +65,9 @@ class OffsetPositions(nn.Module):
         self.offset = offset
         self.table = nn.Embedding(num_positions + offset, hidden_size, padding_idx)
 
-    def forward(self, present: Tensor, num_last: int | None = None) -> Tensor:
-        """(B, T) bool, True at real tokens, to (B, T, E), or (B, num_last, E)."""
-        positions = count_positions(present) + self.offset  # (B, T)
-        return self.table(positions if num_last is None else positions[:, -num_last:])
+    def forward(self, positions: Tensor) -> Tensor:
+        """The numbers of tokens, (B, T), to (B, T, E)."""
+        return self.table(positions + self.offset)
 
 
 class SinusoidalPositions(nn.Module):
@@ -102,10 +92,9 @@ class SinusoidalPositions(nn.Module):
         """Compute the table, rounded to float32 as Hugging Face rounds it."""
         self.table.copy_(sinusoids(*self.table.shape).float())
 
-    def forward(self, present: Tensor, num_last: int | None = None) -> Tensor:
-        """(B, T) bool, True at real tokens, to (B, T, E), or (B, num_last, E)."""
-        positions = count_positions(present).clamp(min=0)  # (B, T)
-        return self.table[positions if num_last is None else positions[:, -num_last:]]
+    def forward(self, positions: Tensor) -> Tensor:
+        """The numbers of tokens, (B, T), to (B, T, E)."""
+        return self.table[positions.clamp(min=0)]
 
 
 def sinusoids(num_positions: int, hidden_size: int) -> Tensor:

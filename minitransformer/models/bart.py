@@ -17,7 +17,11 @@ from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.positions import OffsetPositions, present_or_all
+from minitransformer.layers.positions import (
+    OffsetPositions,
+    count_positions,
+    present_or_all,
+)
 from minitransformer.layers.reordered_weights import linear
 from minitransformer.models.bart_config import BartConfig
 from minitransformer.models.base import initialize
@@ -86,7 +90,7 @@ class BartEncoder(Stack):
 
     Args:
         config: the sizes.
-        positions: module that turns (B, S) bool, True at real tokens, into (B, S, E).
+        positions: module that turns the numbers of tokens, (B, S), into (B, S, E).
         embedding_norm: norm of the embeddings, or nothing.
         attention: the kernel.
     """
@@ -117,7 +121,8 @@ class BartEncoder(Stack):
         """(B, S, E) and (B, S) bool, None where all tokens are real, to (B, S, E)."""
         mask = None if present is None else padding_mask(present)  # (B, 1, 1, S)
         places = present_or_all(present, embedded.shape[1], embedded.device)  # (B, S)
-        hidden = self.embedding_norm(embedded + self.positions(places))  # (B, S, E)
+        positions = self.positions(count_positions(places))  # (B, S, E)
+        hidden = self.embedding_norm(embedded + positions)
         hidden = self.dropout(hidden)
         for layer in self.layers:
             hidden = layer(hidden, mask)  # (B, S, E)
@@ -160,8 +165,8 @@ class BartDecoder(Stack):
         length = embedded.shape[1]  # T
         so_far = length if cache is None else cache.length
         places = present_or_all(present, so_far, embedded.device)
-        hidden = embedded + self.positions(places, num_last=length)  # (R, T, E)
-        hidden = self.dropout(self.embedding_norm(hidden))
+        positions = self.positions(count_positions(places)[:, -length:])  # (R, T, E)
+        hidden = self.dropout(self.embedding_norm(embedded + positions))
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, mask, source.hidden, source.mask, past)  # (R, T, E)
         return hidden

@@ -15,7 +15,7 @@ from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.positions import LearnedPositions
+from minitransformer.layers.positions import LearnedPositions, count_positions
 from minitransformer.layers.rows import first_tokens, take_rows
 from minitransformer.models.base import Model, initialize
 from minitransformer.models.config import EncoderConfig
@@ -57,7 +57,7 @@ class BertEmbeddings(nn.Module):
 
     Args:
         vocab_size, hidden_size, type_vocab_size: rows and width of the tables.
-        positions: module that turns (B, T) bool, True at real tokens, into (B, T, E).
+        positions: module that turns the numbers of tokens, (B, T), into (B, T, E).
         pad_token_id: the token whose vector gets no gradient from here.
         eps: of the norm.
         dropout: probability.
@@ -80,13 +80,15 @@ class BertEmbeddings(nn.Module):
         self.norm = LayerNorm(hidden_size, eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None, present: Tensor) -> Tensor:
-        """(B, T) three times: ids, types (None: all 0), True at real tokens. Gives (B, T, E)."""
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor | None, positions: Tensor
+    ) -> Tensor:
+        """(B, T) three times: ids, types (None: all 0), numbers of tokens. Gives (B, T, E)."""
         if token_type_ids is None:
             token_types = self.token_types.weight[0]  # (E,)
         else:
             token_types = self.token_types(token_type_ids)  # (B, T, E)
-        embedded = self.words(input_ids) + token_types + self.positions(present)  # (B, T, E)
+        embedded = self.words(input_ids) + token_types + self.positions(positions)  # (B, T, E)
         return self.dropout(self.norm(embedded))
 
 
@@ -254,7 +256,7 @@ class BertModel(Model):
         mask = None if attention_mask is None else padding_mask(attention_mask)  # (B, 1, 1, T)
 
         present = self.counted_tokens(input_ids, attention_mask)  # (B, T)
-        hidden = self.embeddings(input_ids, token_type_ids, present)  # (B, T, E)
+        hidden = self.embeddings(input_ids, token_type_ids, count_positions(present))  # (B, T, E)
         *earlier, last = self.layers
         for layer in earlier:
             hidden = layer(hidden, mask)  # (B, T, E)

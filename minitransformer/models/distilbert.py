@@ -57,7 +57,7 @@ class DistilBertEmbeddings(nn.Module):
 
     Args:
         vocab_size, hidden_size: rows and width of the table.
-        positions: module that turns (B, T) bool, True at real tokens, into (B, T, E).
+        positions: module that turns the numbers of tokens, (B, T), into (B, T, E).
         pad_token_id: the token whose vector gets no gradient from here.
         eps: of the norm.
         dropout: probability.
@@ -78,9 +78,9 @@ class DistilBertEmbeddings(nn.Module):
         self.norm = LayerNorm(hidden_size, eps)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, input_ids: Tensor, _token_type_ids: None, present: Tensor) -> Tensor:
-        """(B, T) twice: ids, True at real tokens. Gives (B, T, E)."""
-        embedded = self.words(input_ids) + self.positions(present)  # (B, T, E)
+    def forward(self, input_ids: Tensor, _token_type_ids: None, positions: Tensor) -> Tensor:
+        """(B, T) twice: ids, numbers of tokens. Gives (B, T, E)."""
+        embedded = self.words(input_ids) + self.positions(positions)  # (B, T, E)
         return self.dropout(self.norm(embedded))
 
 

@@ -14,7 +14,11 @@ from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import FusedSelfAttention
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.positions import LearnedPositions, present_or_all
+from minitransformer.layers.positions import (
+    LearnedPositions,
+    count_positions,
+    present_or_all,
+)
 from minitransformer.layers.reordered_weights import linear
 from minitransformer.layers.rows import take_last
 from minitransformer.models.base import Model, initialize
@@ -157,8 +161,8 @@ class GPT2Model(Model):
         length = input_ids.shape[1]  # T
         so_far = length if cache is None else cache.length  # S
         places = present_or_all(present, so_far, input_ids.device)  # (B, S)
-        hidden = self.words(input_ids) + self.positions(places, num_last=length)  # (B, T, E)
-        hidden = self.dropout(hidden)
+        positions = self.positions(count_positions(places)[:, -length:])  # (B, T, E)
+        hidden = self.dropout(self.words(input_ids) + positions)  # (B, T, E)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, mask, past)  # (B, T, E)
         return self.final_norm(hidden)

@@ -235,9 +235,9 @@ def exact_for_tanh_gelu(model):
 
 def places_for_positions(model):
     positions = model.transformer.positions
-    positions.forward = lambda present, num_last=None: positions.table(
-        torch.arange(present.shape[1])
-    ).expand(len(present), -1, -1)
+    positions.forward = lambda numbers: positions.table(torch.arange(numbers.shape[1])).expand(
+        len(numbers), -1, -1
+    )
 
 
 def no_layer_scale(model):

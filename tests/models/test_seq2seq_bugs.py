@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from minitransformer.layers.norm import layer_norm
-from minitransformer.layers.positions import count_positions
 from minitransformer.parity import compare, random_batch
 from tests.models.pairs import BART, MARIAN, T5, pair
 
@@ -70,13 +69,13 @@ def swap_decoder_norms(model):
 
 def no_offset(model):
     positions = backbone(model).encoder.positions
-    positions.forward = lambda present: positions.table(count_positions(present).clamp(min=0))
+    positions.forward = lambda numbers: positions.table(numbers.clamp(min=0))
 
 
 def places_for_positions(model):
     positions = backbone(model).decoder.positions
     forward = positions.forward
-    positions.forward = lambda present, num_last=None: forward(torch.ones_like(present), num_last)
+    positions.forward = lambda numbers: forward(torch.ones_like(numbers).cumsum(dim=1) - 1)
 
 
 def norms_first(model):
@@ -135,7 +134,7 @@ def interleaved_sinusoids(model):
 
 def positions_begin_at_one(model):
     positions = backbone(model).decoder.positions
-    positions.forward = lambda present, num_last=None: positions.table[count_positions(present) + 1]
+    positions.forward = lambda numbers: positions.table[numbers + 1]
 
 
 def scale_scores(model):
