@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from minitransformer import BertForQuestionAnswering, Tokenizer, from_pretrained
+from minitransformer import BertForQuestionAnswering, Tokenizer, cli, from_pretrained
 from minitransformer.tasks.spans import Prediction, Span
 from tests.train import tiny_job
 from tests.train.pretrained import save_tiny_bert
@@ -110,7 +110,7 @@ def test_questions_without_an_answer_are_scored_with_a_tuned_threshold(files, tm
     assert report["scores"]["has answer"]["count"] == report["scores"]["no answer"]["count"] == 20
     assert report["scores"]["all"]["f1"] == pytest.approx(report["thresholds"]["f1"])
     assert report["scores"]["all"]["exact"] > 80
-    assert f"--threshold {report['thresholds']['f1_threshold']!r}" in out
+    assert f"--threshold={report['thresholds']['f1_threshold']!r}" in out
     predictions = json.loads((tmp_path / "predictions.json").read_text())
     odds = json.loads((tmp_path / "null_odds.json").read_text())
     empty = {name for name, text in predictions.items() if not text}
@@ -148,6 +148,17 @@ def test_the_report_scores_with_the_threshold_that_it_names(files, tmp_path, cap
     out = capsys.readouterr().out
     assert "25.00%" in out
     assert "75.00%" in out
+
+
+@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+def test_the_command_to_try_it_can_be_typed_as_it_is_printed(files, tmp_path, capsys, monkeypatch):
+    """With -5.3e-05 for a threshold too, which is no number to argparse but an option."""
+    monkeypatch.setattr(qa.Scorer, "report", lambda *_: -5.3e-05)
+    assert qa.main(arguments(files, tmp_path / "out", "--max-steps", "1", version="2")) == 0
+    printed = capsys.readouterr().out.split("try it: minitransformer ")[1].split()
+    command = ["anna went to rome" if word == "..." else word for word in printed]
+    assert cli.main(command) == 0
+    assert "anna went to rome" in capsys.readouterr().out
 
 
 @pytest.mark.slow
