@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
             "checksum of the training windows": features.checksum(),
             "checksum of the windows of the curve": curve_features.checksum(),
         },
+        unit="window",
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal

@@ -17,7 +17,7 @@ import torch
 from minitransformer import BertForQuestionAnswering, Tokenizer, cli, from_pretrained
 from minitransformer.tasks.spans import Prediction, Span
 from tests.train import tiny_job
-from tests.train.pretrained import save_tiny_bert
+from tests.train.pretrained import save_tiny_bert, watch_figures
 from tests.train.test_loop import ROOT
 from train import download, qa
 from train.config import TrainingConfig
@@ -77,7 +77,8 @@ def arguments(files: Path, output: Path, *more: str, version: str = "") -> list[
 
 
 @pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
-def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys):
+def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys, monkeypatch):
+    figures = watch_figures(monkeypatch)
     assert qa.main(arguments(files, tmp_path, "--epochs", "10")) == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
@@ -94,6 +95,7 @@ def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys)
     assert 100 * np.mean(right) == pytest.approx(total["exact"])
 
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert figures[0].axes[0].get_ylabel() == "loss (nats a window)"
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_f1" in r]
     assert evaluated[-1]["eval_exact"] > 90
     assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"]
