@@ -1,0 +1,319 @@
+"""How fast is a training step, beside transformers as it comes and at its best?
+
+    python -m benchmarks.training --text FILE... --squad FILE --out DIR
+
+Both libraries train the same model from the same weights on the same rows: masked language
+modelling with full rows and with lines of text one a row, and question answering. Before a clock
+starts, their losses and gradients must agree. A step is forward, backward, AdamW and zero_grad.
+Without --text or --squad the rows are made up; the report says so. A table goes to the terminal;
+DIR gets training_DTYPE.csv and .json, and training.png of all dtypes that are there.
+
+B rows, T tokens of the longest of them.
+"""
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import comparison_report
+from benchmarks.arguments import benchmark_parser
+from benchmarks.comparison import (
+    AS_IT_COMES,
+    AT_ITS_BEST,
+    COMPILED,
+    OURS,
+    OURS_SORTED,
+    Comparison,
+    Side,
+    lengths_of,
+    measure,
+    to_device,
+    without_useless_mask,
+)
+from benchmarks.measuring import DTYPES
+from benchmarks.reporting import environment, load_average
+from benchmarks.rows import (
+    Batch,
+    Rows,
+    made_up_rows,
+    made_up_windows,
+    masked_batch,
+    random_batches,
+    sorted_batches,
+    squad_rows,
+    text_rows,
+)
+from benchmarks.training_steps import (
+    Case,
+    Shape,
+    Step,
+    batches_to_check,
+    check_agreement,
+    load_models,
+    necessary_flops,
+    our_flops,
+    our_loss,
+    our_optimizer,
+    their_flops,
+    their_loss,
+    their_optimizer,
+    training_step,
+)
+from minitransformer.arguments import Parser, positive
+from minitransformer.models.base import TaskModel
+from train.arguments import run_job
+
+CASES = {
+    "full-30k": Case("MLM, V 30,522, full rows", "full", 30_522, 512, 8, 1, (2.0, 1.9)),
+    "full-50k": Case("MLM, V 50,265, full rows", "full", 50_265, 512, 8, 1, (2.2, 2.0)),
+    "lines": Case("MLM, V 30,522, one line a row", "lines", 30_522, 512, 32, 8, (3.5, 2.2)),
+    "squad": Case("SQuAD, windows of 384", "squad", 30_522, 384, 16, 6, (2.0, 1.15)),
+}
+QUICK_SHAPE = Shape(64, 2, 4, 256)
+QUICK_CASES = {
+    # The bars are for the full sizes.
+    name: replace(
+        case,
+        vocab_size=2000,
+        length=case.length // 4,
+        batch_size=8,
+        batches=2,
+        targets=(None, None),
+    )
+    for name, case in CASES.items()
+}
+STRIDE = 128  # tokens that two windows of SQuAD share, of 384
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    cases: dict[str, Case]
+    shape: Shape
+    passes: int
+
+
+FULL_PLAN = Plan(CASES, Shape(), passes=3)
+QUICK_PLAN = Plan(QUICK_CASES, QUICK_SHAPE, passes=2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    return run_job(lambda: run(arguments, QUICK_PLAN if arguments.quick else FULL_PLAN))
+
+
+def parser() -> Parser:
+    """The options."""
+    made = benchmark_parser(
+        "training", str(__doc__).split("\n")[0], "of both sides; weights stay in float32"
+    )
+    made.add_argument("--text", type=Path, nargs="+", help="UTF-8 text, a sentence or so a line")
+    made.add_argument("--squad", type=Path, help="a file in SQuAD's form")
+    made.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    made.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="everywhere")
+    made.add_argument("--passes", type=positive, help="times over the batches of each case")
+    made.add_argument(
+        "--compile-theirs", action="store_true", help="measure transformers compiled too"
+    )
+    made.add_argument("--attention", default="sdpa", help="our kernel")
+    made.add_argument("--seed", type=int, default=0, help="of batches, masks and weights")
+    return made
+
+
+def run(arguments: argparse.Namespace, plan: Plan) -> int:
+    """The benchmark, top to bottom."""
+    prepare_transformers()
+    torch.set_num_threads(arguments.threads)
+    plan = replace(
+        plan,
+        cases={name: plan.cases[name] for name in arguments.cases},
+        passes=arguments.passes or plan.passes,
+    )
+    start = environment(arguments.device)
+    rows = read_rows(arguments, plan)
+    sides: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
+    for case in plan.cases.values():
+        for dropout in arguments.dropout:
+            what = {"case": case.name, "dtype": arguments.dtype, "dropout": dropout}
+            found = measure_case(case, rows[case.rows], dropout, arguments, plan)
+            sides += [what | row for row in found[0]]
+            ratios += [what | row for row in found[1]]
+            gc.collect()  # the models of this case, before those of the next are made
+    found_all = {
+        "environment": start | {"load_at_the_end": load_average()},
+        "rows": {name: made.source for name, made in rows.items()},
+        "attention": arguments.attention,
+        "sides": sides,
+        "ratios": ratios,
+    }
+    print(comparison_report.table(found_all))
+    comparison_report.save(found_all, arguments.out, "training", arguments.dtype)
+    return 0
+
+
+def prepare_transformers() -> None:
+    """Import it, and have it say nothing but errors.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "this benchmark compares with transformers: pip install transformers"
+        ) from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def read_rows(arguments: argparse.Namespace, plan: Plan) -> dict[str, Rows]:
+    """The rows that the cases are made of, by their kind."""
+    made: dict[str, Rows] = {}
+    for case in plan.cases.values():
+        if case.rows in made:
+            continue
+        if case.is_squad:
+            made["squad"] = (
+                made_up_windows(case.vocab_size, case.length, arguments.seed)
+                if arguments.squad is None
+                else squad_rows(
+                    arguments.squad, case.vocab_size, case.length, STRIDE * case.length // 384
+                )
+            )
+        else:
+            made["lines"], made["full"] = (
+                made_up_rows(case.vocab_size, case.length, arguments.seed)
+                if arguments.text is None
+                else text_rows(arguments.text, case.vocab_size, case.length)
+            )
+    return made
+
+
+def measure_case(
+    case: Case, rows: Rows, dropout: float, arguments: argparse.Namespace, plan: Plan
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Build both models and all batches, hold the losses against each other, and take turns."""
+    dtype, device = arguments.dtype, arguments.device
+    torch.manual_seed(arguments.seed)
+    theirs, ours = load_models(
+        case, plan.shape, dropout, rows.pad_token_id, arguments.attention, device
+    )
+    batches = make_batches(case, rows, arguments.seed)
+    for group in batches.values():
+        checked = batches_to_check(case, to_device(group[0], device))
+        check_agreement(theirs, ours, checked, dtype)
+    sides = make_sides(case, plan.shape, theirs, ours, batches, arguments)
+    return measure(sides, comparisons(case), plan.passes, DTYPES[dtype], device)
+
+
+def comparisons(case: Case) -> list[Comparison]:
+    """Who is compared with whom."""
+    ours_sorted = OURS if case.rows == "full" else OURS_SORTED
+    as_it_comes, at_its_best = case.targets
+    found = [
+        Comparison("as it comes", [AS_IT_COMES], OURS, as_it_comes),
+        Comparison("at its best", [AT_ITS_BEST, COMPILED], ours_sorted, at_its_best),
+    ]
+    if case.rows != "full":
+        found.append(Comparison("as it comes, ours sorted", [AS_IT_COMES], OURS_SORTED))
+    return found
+
+
+def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:
+    """The batches in random order, and where lengths differ those of like length."""
+    orders = {"random": random_batches}
+    if case.rows != "full":
+        orders["sorted"] = sorted_batches
+    made: dict[str, list[Batch]] = {}
+    for order, draw in orders.items():
+        numbers = draw(rows.lengths, case.batch_size, case.batches, seed)
+        made[order] = [
+            rows.padded(chosen)
+            if case.is_squad
+            else masked_batch(rows.padded(chosen), case.vocab_size, seed)
+            for chosen in numbers
+        ]
+    return made
+
+
+def make_sides(
+    case: Case,
+    shape: Shape,
+    theirs: nn.Module,
+    ours: TaskModel,
+    batches: dict[str, list[Batch]],
+    arguments: argparse.Namespace,
+) -> list[Side]:
+    """Everybody with the batches that he would get."""
+    dtype, device = arguments.dtype, arguments.device
+    at_random = batches["random"]
+    by_length = batches.get("sorted", at_random)
+    whole = [pad_to(case.length, batch) for batch in at_random] if case.is_squad else at_random
+    best = [without_useless_mask(batch) for batch in by_length]
+
+    their_flops_of = partial(their_flops, case, shape.sizes)
+    optimizer = their_optimizer(theirs)
+    step = training_step(their_loss(theirs), optimizer, dtype)
+    sides = [
+        make_side(AS_IT_COMES, step, whole, case, shape, their_flops_of, device),
+        make_side(AT_ITS_BEST, step, best, case, shape, their_flops_of, device),
+    ]
+    if arguments.compile_theirs:
+        compiled = torch.compile(theirs, dynamic=len(best) > 1)
+        step = training_step(their_loss(compiled), optimizer, dtype)
+        sides.append(make_side(COMPILED, step, best, case, shape, their_flops_of, device))
+
+    our_flops_of = partial(our_flops, case, shape.sizes, attention=arguments.attention)
+    step = training_step(our_loss(ours), our_optimizer(ours), dtype)
+    sides.append(make_side(OURS, step, at_random, case, shape, our_flops_of, device))
+    if "sorted" in batches:
+        sides.append(make_side(OURS_SORTED, step, by_length, case, shape, our_flops_of, device))
+    return sides
+
+
+def make_side(
+    name: str,
+    step: Step,
+    batches: Sequence[Batch],
+    case: Case,
+    shape: Shape,
+    executed: Callable[[Batch], int],
+    device: str,
+) -> Side:
+    """A side with what is known of its batches."""
+    return Side(
+        name,
+        step,
+        [to_device(batch, device) for batch in batches],
+        [int(lengths_of(batch).sum()) for batch in batches],
+        [necessary_flops(case, shape.sizes, batch) for batch in batches],
+        [executed(batch) for batch in batches],
+    )
+
+
+def pad_to(length: int, batch: Batch) -> Batch:
+    """The batch padded to a fixed length, as transformers' course on question answering has it.
+
+    What stands at padding does not matter, for the mask hides it.
+    """
+    extra = length - batch["input_ids"].shape[1]
+    wide = {
+        name: nn.functional.pad(batch[name], (0, extra)) for name in ("input_ids", "attention_mask")
+    }
+    return batch | wide
+
+
+if __name__ == "__main__":
+    sys.exit(main())
