@@ -23,6 +23,7 @@ AT_ITS_BEST = "transformers at its best"
 COMPILED = "transformers compiled"
 OURS = "minitransformer"
 OURS_SORTED = "minitransformer, sorted batches"
+SAME_BATCHES = "as it comes, on the same batches"
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,60 @@ def without_useless_mask(batch: Batch) -> Batch:
     return {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
 
 
-def to_device(batch: Batch, device: str) -> Batch:
-    """The batch where it is worked on."""
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+def make_side(
+    name: str,
+    work: Callable[[Batch], object],
+    batches: Sequence[Batch],
+    necessary: Callable[[Batch], int],
+    executed: Callable[[Batch], int],
+    device: str,
+) -> Side:
+    """A side with what is known of its batches; `necessary` and `executed` count their FLOPs."""
+    return Side(
+        name,
+        work,
+        [{key: tensor.to(device) for key, tensor in batch.items()} for batch in batches],
+        [int(lengths_of(batch).sum()) for batch in batches],
+        [necessary(batch) for batch in batches],
+        [executed(batch) for batch in batches],
+    )
+
+
+def comparisons(targets: tuple[float | None, float | None], *, ragged: bool) -> list[Comparison]:
+    """Who is compared with whom.
+
+    As it comes, transformers gets batches that are drawn without regard to length, and ours what
+    its own loader makes, which sorts. At its best, both get the same sorted batches.
+
+    Args:
+        targets: what the two ratios should reach.
+        ragged: whether rows differ in length; without that all get the same batches.
+    """
+    as_it_comes, at_its_best = targets
+    ours = OURS_SORTED if ragged else OURS
+    found = [
+        Comparison("as it comes", [AS_IT_COMES], ours, as_it_comes),
+        Comparison("at its best", [AT_ITS_BEST, COMPILED], ours, at_its_best),
+    ]
+    if ragged:
+        found.append(Comparison(SAME_BATCHES, [AS_IT_COMES], OURS))
+    return found
+
+
+def prepare_transformers() -> None:
+    """Import it, and have it say nothing but errors.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "this benchmark compares with transformers: pip install transformers"
+        ) from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def _next_batch(side: Side) -> Callable[[], object]:

@@ -1,6 +1,6 @@
 """What the benchmarks of training and inference have found: a table, files, and a picture.
 
-The picture is drawn from the files alone, so that it can be drawn again: `python -m benchmarks.draw`.
+The picture is drawn from the files alone, so `python -m benchmarks.draw` can draw it again.
 """
 
 import json
@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import reporting
+from benchmarks.comparison import SAME_BATCHES
 from benchmarks.reporting import Found, around
 from train.metrics import new_figure, try_to_draw
 
 Row = Mapping[str, Any]
 
 COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
+PANELS = {
+    "as it comes": "rows in random order, padded; ours sorts them by length",
+    "at its best": "both get the same rows, sorted by length",
+}
 
 
 def table(found: Found) -> str:
@@ -80,8 +85,8 @@ def save(found: Found, directory: Path, name: str, dtype: str) -> None:
 def draw(directory: Path, name: str) -> None:
     """Draw name.png from every name_*.json of a directory.
 
-    A panel for each way in which transformers is used; in it a line for each case, and a dot for
-    each ratio with its quartiles.
+    A panel for transformers as it comes and one for it at its best; in it a line for each case, and
+    a dot for each ratio with its quartiles.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -90,22 +95,21 @@ def draw(directory: Path, name: str) -> None:
     rows: list[Row] = [row for part in found for row in part["ratios"]]
     cases = list(dict.fromkeys(row["case"] for row in rows))
     variants = list(dict.fromkeys(_variant(row) for row in rows))
-    panels = list(dict.fromkeys(row["against"] for row in rows))
-    height = 1.9 + len(cases) * (0.35 + 0.22 * len(variants))
-    figure = new_figure(height=height)
-    figure.set_figwidth(3.5 + 3.2 * len(panels))
-    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    for panel, against in zip(axes, panels, strict=True):
-        _draw_panel(panel, [row for row in rows if row["against"] == against], cases, variants)
-        panel.set_title(f"transformers {against}", fontsize=10)
-    axes[0].set_yticks(range(len(cases)), cases)
-    axes[0].set_ylim(len(cases) - 0.5, -0.5)
-    figure.supxlabel(
-        "how many times faster minitransformer is (median and quartiles of the passes)", fontsize=9
-    )
-    figure.suptitle(_title(found[0], name), fontsize=10)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    figure = new_figure(height=1.8 + len(cases) * (0.35 + 0.2 * len(variants)))
+    figure.set_figwidth(10)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for panel, (against, explained) in zip(panels, PANELS.items(), strict=True):
+        shown = [row for row in rows if row["against"].startswith(against)]
+        _draw_panel(panel, shown, cases, variants)
+        panel.set_title(f"transformers {against}\n{explained}", fontsize=9)
+        panel.set_xlabel("times faster (median and quartiles)", fontsize=9)
+    panels[0].set_yticks(range(len(cases)), cases)
+    panels[0].set_ylim(len(cases) - 0.5, -0.5)
+    panels[0].set_xlim(right=1.08 * max(row["ratio"]["high"] for row in rows))
+    figure.suptitle(_title(found[0], name), fontsize=11)
+    _explain(panels[0], variants)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(directory / f"{name}.png")
 
 
@@ -123,9 +127,10 @@ def read(directory: Path, name: str) -> list[Found]:
 
 def _title(found: Found, name: str) -> str:
     where = found["environment"]
+    threads = f"{where['threads']} thread{'s' * (where['threads'] > 1)}"
     return (
-        f"{name.capitalize()} beside transformers {where['versions']['transformers']}: "
-        f"{where['device']}, {where['threads']} threads"
+        f"{name.capitalize()}: how many times faster than transformers "
+        f"{where['versions']['transformers']}\n{where['device']}, {threads}"
     )
 
 
@@ -133,39 +138,44 @@ def _draw_panel(
     axes: Any, rows: Sequence[Row], cases: Sequence[str], variants: Sequence[str]
 ) -> None:
     for row in rows:
-        ratio, number = row["ratio"], variants.index(_variant(row))
-        place = cases.index(row["case"]) + (number - (len(variants) - 1) / 2) * 0.7 / len(variants)
-        errors = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]
-        colour = COLOURS[row["dtype"]]
-        filling = "white" if row.get("dropout") == 0 else colour
-        axes.errorbar(
-            ratio["median"], place, xerr=errors, fmt="o", ms=7, capsize=3, color=colour, mfc=filling
-        )
-        axes.annotate(
-            f"{ratio['median']:.2f}",
-            (ratio["high"], place),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    for case, target in {row["case"]: row["target"] for row in rows}.items():
-        if target is not None:
-            place = cases.index(case)
-            axes.plot([target] * 2, [place - 0.45, place + 0.45], color="tab:red", linewidth=2)
-    axes.axvline(1, color="black", linewidth=0.8)
+        number = variants.index(_variant(row))
+        place = cases.index(row["case"]) + (number - (len(variants) - 1) / 2) * 0.8 / len(variants)
+        if row["against"] == SAME_BATCHES:
+            axes.plot(row["ratio"]["median"], place, "x", ms=6, color="gray")
+        else:
+            _draw_ratio(axes, row, place)
+    for case, target in {row["case"]: row["target"] for row in rows if row["target"]}.items():
+        place = cases.index(case)
+        axes.plot([target] * 2, [place - 0.45, place + 0.45], color="tab:red", linewidth=2)
+    axes.axvline(1, color="black", linewidth=1)
     for border in range(1, len(cases)):
         axes.axhline(border - 0.5, color="lightgray", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
-    _explain(axes, variants)
+
+
+def _draw_ratio(axes: Any, row: Row, place: float) -> None:
+    """A dot with its quartiles and its number; hollow where there is no dropout."""
+    ratio, colour = row["ratio"], COLOURS[row["dtype"]]
+    filling = "white" if row.get("dropout") == 0 else colour
+    errors = [[ratio["median"] - ratio["low"]], [ratio["high"] - ratio["median"]]]
+    style = {"fmt": "o", "ms": 7, "capsize": 3, "color": colour, "mfc": filling}
+    axes.errorbar(ratio["median"], place, xerr=errors, **style)
+    axes.annotate(
+        f"{ratio['median']:.2f}",
+        (ratio["high"], place),
+        (6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+    )
 
 
 def _explain(axes: Any, variants: Sequence[str]) -> None:
     """Give the legend a line for each kind of mark."""
     for variant in variants:
-        dtype = variant.split(",")[0]
-        colour = COLOURS[dtype]
+        colour = COLOURS[variant.split(",")[0]]
         filling = "white" if variant.endswith("dropout 0") else colour
         axes.plot([], [], "o", ms=7, color=colour, mfc=filling, label=variant)
-    axes.plot([], [], color="tab:red", linewidth=2, label="to reach")
-    axes.plot([], [], color="black", linewidth=0.8, label="equally fast")
+    axes.plot([], [], "x", ms=6, color="gray", label="ours unsorted, on their batches")
+    axes.plot([], [], color="tab:red", linewidth=2, label="bar to reach")
+    axes.plot([], [], color="black", linewidth=1, label="equally fast")

@@ -19,11 +19,15 @@ TRAINING = 3  # forward and backward together, by forward alone
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """The sizes of a BERT-like encoder, on which the count depends."""
+    """The sizes of a BERT-like encoder; the defaults are those of DistilBERT.
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
+    The number of heads has no influence on the count.
+    """
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
 
     def layer(self, tokens: int, wanted: int, pairs: int) -> int:
         """One layer.

@@ -116,12 +116,7 @@ def squad_rows(file: Path, vocab_size: int, length: int, stride: int) -> Rows:
     check_files("--squad", [file])
     examples = read_squad(file).examples
     texts = {" ".join(e.context.split()) for e in examples} | {e.question for e in examples}
-    with tempfile.TemporaryDirectory() as directory:
-        text = Path(directory) / "text"
-        text.write_text("\n".join(sorted(texts)), encoding="utf-8")
-        tokenizer = Tokenizer.train(
-            text, vocab_size, algorithm="wordpiece", lowercase=True, show_progress=False
-        )
+    tokenizer = _word_pieces(sorted(texts), vocab_size)
     features = make_features(
         examples, tokenizer, max_length=length, stride=stride, show_progress=False
     )
@@ -136,13 +131,57 @@ def squad_rows(file: Path, vocab_size: int, length: int, stride: int) -> Rows:
 
 
 def made_up_windows(vocab_size: int, length: int, seed: int = 0) -> Rows:
-    """Random ids with answers; lengths are normal around 160 tokens as those of SQuAD."""
+    """Random ids with answers; of 384 tokens at most, lengths are those of SQuAD: 160, sigma 60."""
     random = np.random.default_rng(seed)
-    lengths = np.clip(random.normal(160, 60, 1024), 12, length).astype(int)
+    mean, sigma = 160 * length / 384, 60 * length / 384
+    lengths = np.clip(random.normal(mean, sigma, 1024), 4, length).astype(int)
     spans = np.sort(random.integers(1, lengths[:, None] - 1, (len(lengths), 2)), axis=1)
-    source = "made up, lengths normal around 160 tokens (sigma 60)"
-    ids = [_random_row(random, n, vocab_size) for n in lengths]
-    return Rows(source, ids, spans, pad_token_id=PAD)
+    source = f"made up, lengths normal around {mean:.0f} tokens (sigma {sigma:.0f})"
+    return Rows(source, [_random_row(random, n, vocab_size) for n in lengths], spans)
+
+
+def mixed_rows(
+    texts: Sequence[Path], squad: Path | None, vocab_size: int, length: int, seed: int
+) -> Rows:
+    """The lines of text files up to a tab, and the contexts of a SQuAD file, in random order.
+
+    A WordPiece vocabulary is trained on them; longer rows than `length` are cut.
+
+    Raises:
+        ValueError: a file is missing, or is not of this form.
+    """
+    check_files("--text", texts)
+    sentences = [line.split("\t")[0].strip() for line in read_lines(texts)] if texts else []
+    contexts: list[str] = []
+    if squad is not None:
+        check_files("--squad", [squad])
+        contexts = sorted({" ".join(e.context.split()) for e in read_squad(squad).examples})
+    lines = [line for line in sentences + contexts if line]
+    tokenizer = _word_pieces(lines, vocab_size)
+    encoded = tokenizer(lines, truncation=True, max_length=length)["input_ids"]
+    order = np.random.default_rng(seed).permutation(len(lines))
+    return Rows(
+        f"{len(sentences):,} sentences and {len(contexts):,} paragraphs, "
+        f"WordPiece of {tokenizer.vocab_size:,}",
+        [np.array(encoded[number]) for number in order],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def made_up_mixture(vocab_size: int, length: int, seed: int = 0) -> Rows:
+    """Random ids: half as long as sentences, half as paragraphs, in random order."""
+    random = np.random.default_rng(seed)
+    lengths = np.concatenate([random.normal(24, 11, 512), random.normal(150, 60, 512)])
+    lengths = random.permutation(np.clip(lengths, 4, length).astype(int))
+    source = "made up, half normal around 24 tokens (sigma 11), half around 150 (sigma 60)"
+    return Rows(source, [_random_row(random, n, vocab_size) for n in lengths])
+
+
+def rows_of_length(length: int, vocab_size: int, count: int, seed: int = 0) -> Rows:
+    """Random ids, rows of one length."""
+    random = np.random.default_rng(seed)
+    rows = [_random_row(random, length, vocab_size) for _ in range(count)]
+    return Rows(f"made up, {length} tokens", rows)
 
 
 def check_files(option: str, files: Sequence[Path]) -> None:
@@ -221,6 +260,16 @@ def their_collator(vocab_size: int, seed: int) -> Any:
         mask_token="<mask>",
     )
     return transformers.DataCollatorForLanguageModeling(tokenizer, seed=seed)
+
+
+def _word_pieces(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """A lower-case WordPiece vocabulary of some texts."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "text"
+        file.write_text("\n".join(texts), encoding="utf-8")
+        return Tokenizer.train(
+            file, vocab_size, algorithm="wordpiece", lowercase=True, show_progress=False
+        )
 
 
 def _random_row(random: np.random.Generator, length: int, vocab_size: int) -> np.ndarray:

@@ -14,7 +14,7 @@ B rows, T tokens of the longest of them.
 import argparse
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,14 @@ from benchmarks.comparison import (
     COMPILED,
     OURS,
     OURS_SORTED,
-    Comparison,
     Side,
-    lengths_of,
+    comparisons,
+    make_side,
     measure,
-    to_device,
+    prepare_transformers,
     without_useless_mask,
 )
+from benchmarks.flops import EncoderSizes
 from benchmarks.measuring import DTYPES
 from benchmarks.reporting import environment, load_average
 from benchmarks.rows import (
@@ -53,8 +54,6 @@ from benchmarks.rows import (
 )
 from benchmarks.training_steps import (
     Case,
-    Shape,
-    Step,
     batches_to_check,
     check_agreement,
     load_models,
@@ -68,7 +67,7 @@ from benchmarks.training_steps import (
     training_step,
 )
 from minitransformer.arguments import Parser, positive
-from minitransformer.models.base import TaskModel
+from minitransformer.models.heads import EncoderTask
 from train.arguments import run_job
 
 CASES = {
@@ -77,7 +76,7 @@ CASES = {
     "lines": Case("MLM, V 30,522, one line a row", "lines", 30_522, 512, 32, 8, (3.5, 2.2)),
     "squad": Case("SQuAD, windows of 384", "squad", 30_522, 384, 16, 6, (2.0, 1.15)),
 }
-QUICK_SHAPE = Shape(64, 2, 4, 256)
+QUICK_SIZES = EncoderSizes(64, 2, 4, 256)
 QUICK_CASES = {
     # The bars are for the full sizes.
     name: replace(
@@ -98,12 +97,12 @@ class Plan:
     """What is measured."""
 
     cases: dict[str, Case]
-    shape: Shape
+    sizes: EncoderSizes
     passes: int
 
 
-FULL_PLAN = Plan(CASES, Shape(), passes=3)
-QUICK_PLAN = Plan(QUICK_CASES, QUICK_SHAPE, passes=2)
+FULL_PLAN = Plan(CASES, EncoderSizes(), passes=3)
+QUICK_PLAN = Plan(QUICK_CASES, QUICK_SIZES, passes=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -162,22 +161,6 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     return 0
 
 
-def prepare_transformers() -> None:
-    """Import it, and have it say nothing but errors.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "this benchmark compares with transformers: pip install transformers"
-        ) from error
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
 def read_rows(arguments: argparse.Namespace, plan: Plan) -> dict[str, Rows]:
     """The rows that the cases are made of, by their kind."""
     made: dict[str, Rows] = {}
@@ -208,33 +191,22 @@ def measure_case(
     dtype, device = arguments.dtype, arguments.device
     torch.manual_seed(arguments.seed)
     theirs, ours = load_models(
-        case, plan.shape, dropout, rows.pad_token_id, arguments.attention, device
+        case, plan.sizes, dropout, rows.pad_token_id, arguments.attention, device
     )
     batches = make_batches(case, rows, arguments.seed)
     for group in batches.values():
-        checked = batches_to_check(case, to_device(group[0], device))
+        first = {name: tensor.to(device) for name, tensor in group[0].items()}
+        checked = batches_to_check(case, first)
         check_agreement(theirs, ours, checked, dtype)
-    sides = make_sides(case, plan.shape, theirs, ours, batches, arguments)
-    return measure(sides, comparisons(case), plan.passes, DTYPES[dtype], device)
-
-
-def comparisons(case: Case) -> list[Comparison]:
-    """Who is compared with whom."""
-    ours_sorted = OURS if case.rows == "full" else OURS_SORTED
-    as_it_comes, at_its_best = case.targets
-    found = [
-        Comparison("as it comes", [AS_IT_COMES], OURS, as_it_comes),
-        Comparison("at its best", [AT_ITS_BEST, COMPILED], ours_sorted, at_its_best),
-    ]
-    if case.rows != "full":
-        found.append(Comparison("as it comes, ours sorted", [AS_IT_COMES], OURS_SORTED))
-    return found
+    sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    pairs = comparisons(case.targets, ragged=case.is_ragged)
+    return measure(sides, pairs, plan.passes, DTYPES[dtype], device)
 
 
 def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:
     """The batches in random order, and where lengths differ those of like length."""
     orders = {"random": random_batches}
-    if case.rows != "full":
+    if case.is_ragged:
         orders["sorted"] = sorted_batches
     made: dict[str, list[Batch]] = {}
     for order, draw in orders.items():
@@ -250,57 +222,38 @@ def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:
 
 def make_sides(
     case: Case,
-    shape: Shape,
+    sizes: EncoderSizes,
     theirs: nn.Module,
-    ours: TaskModel,
+    ours: EncoderTask,
     batches: dict[str, list[Batch]],
     arguments: argparse.Namespace,
 ) -> list[Side]:
     """Everybody with the batches that he would get."""
-    dtype, device = arguments.dtype, arguments.device
+    device = arguments.device
     at_random = batches["random"]
     by_length = batches.get("sorted", at_random)
     whole = [pad_to(case.length, batch) for batch in at_random] if case.is_squad else at_random
     best = [without_useless_mask(batch) for batch in by_length]
 
-    their_flops_of = partial(their_flops, case, shape.sizes)
+    count = partial(necessary_flops, case, sizes)
     optimizer = their_optimizer(theirs)
-    step = training_step(their_loss(theirs), optimizer, dtype)
+    step = training_step(their_loss(theirs), optimizer, arguments.dtype)
+    theirs_count = partial(their_flops, case, sizes)
     sides = [
-        make_side(AS_IT_COMES, step, whole, case, shape, their_flops_of, device),
-        make_side(AT_ITS_BEST, step, best, case, shape, their_flops_of, device),
+        make_side(AS_IT_COMES, step, whole, count, theirs_count, device),
+        make_side(AT_ITS_BEST, step, best, count, theirs_count, device),
     ]
     if arguments.compile_theirs:
-        compiled = torch.compile(theirs, dynamic=len(best) > 1)
-        step = training_step(their_loss(compiled), optimizer, dtype)
-        sides.append(make_side(COMPILED, step, best, case, shape, their_flops_of, device))
+        compiled = torch.compile(theirs, dynamic=case.is_ragged)
+        step = training_step(their_loss(compiled), optimizer, arguments.dtype)
+        sides.append(make_side(COMPILED, step, best, count, theirs_count, device))
 
-    our_flops_of = partial(our_flops, case, shape.sizes, attention=arguments.attention)
-    step = training_step(our_loss(ours), our_optimizer(ours), dtype)
-    sides.append(make_side(OURS, step, at_random, case, shape, our_flops_of, device))
-    if "sorted" in batches:
-        sides.append(make_side(OURS_SORTED, step, by_length, case, shape, our_flops_of, device))
+    step = training_step(our_loss(ours), our_optimizer(ours), arguments.dtype)
+    ours_count = partial(our_flops, case, sizes, attention=arguments.attention)
+    sides.append(make_side(OURS, step, at_random, count, ours_count, device))
+    if case.is_ragged:
+        sides.append(make_side(OURS_SORTED, step, by_length, count, ours_count, device))
     return sides
-
-
-def make_side(
-    name: str,
-    step: Step,
-    batches: Sequence[Batch],
-    case: Case,
-    shape: Shape,
-    executed: Callable[[Batch], int],
-    device: str,
-) -> Side:
-    """A side with what is known of its batches."""
-    return Side(
-        name,
-        step,
-        [to_device(batch, device) for batch in batches],
-        [int(lengths_of(batch).sum()) for batch in batches],
-        [necessary_flops(case, shape.sizes, batch) for batch in batches],
-        [executed(batch) for batch in batches],
-    )
 
 
 def pad_to(length: int, batch: Batch) -> Batch:

@@ -17,7 +17,7 @@ from benchmarks.comparison import lengths_of
 from benchmarks.flops import TRAINING, EncoderSizes
 from benchmarks.rows import Batch
 from minitransformer import from_pretrained
-from minitransformer.models.base import TaskModel
+from minitransformer.models.heads import EncoderTask
 from minitransformer.models.inputs import IGNORED_LABEL
 from train.optimizer import build_optimizer
 
@@ -27,21 +27,6 @@ LEARNING_RATE = 5e-5  # the default of transformers' Trainer
 TOLERANCES = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 1e-1)}
 
 Step = Callable[[Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of all models of a run."""
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-
-    @property
-    def sizes(self) -> EncoderSizes:
-        """Those on which FLOPs depend."""
-        return EncoderSizes(self.hidden_size, self.intermediate_size, self.num_hidden_layers)
 
 
 @dataclass(frozen=True)
@@ -72,17 +57,22 @@ class Case:
         """Whether answers are looked for, not words."""
         return self.rows == "squad"
 
+    @property
+    def is_ragged(self) -> bool:
+        """Whether rows differ in length."""
+        return self.rows != "full"
+
 
 def load_models(
-    case: Case, shape: Shape, dropout: float, pad_token_id: int, attention: str, device: str
-) -> tuple[nn.Module, TaskModel]:
+    case: Case, sizes: EncoderSizes, dropout: float, pad_token_id: int, attention: str, device: str
+) -> tuple[nn.Module, EncoderTask]:
     """transformers' model with weights drawn anew, and ours with the same ones.
 
     `attention` is our kernel; transformers takes the one that it takes by default.
     """
     import transformers
 
-    class_name, config = their_config(case, shape, dropout, pad_token_id)
+    class_name, config = their_config(case, sizes, dropout, pad_token_id)
     their_class = getattr(transformers, class_name)
     with tempfile.TemporaryDirectory() as directory:
         their_class(config).save_pretrained(directory)
@@ -91,7 +81,9 @@ def load_models(
     return theirs.train(), ours.train()
 
 
-def their_config(case: Case, shape: Shape, dropout: float, pad_token_id: int) -> tuple[str, Any]:
+def their_config(
+    case: Case, sizes: EncoderSizes, dropout: float, pad_token_id: int
+) -> tuple[str, Any]:
     """The class of a case's model, and transformers' config of it."""
     import transformers
 
@@ -99,10 +91,10 @@ def their_config(case: Case, shape: Shape, dropout: float, pad_token_id: int) ->
         return "DistilBertForQuestionAnswering", transformers.DistilBertConfig(
             vocab_size=case.vocab_size,
             max_position_embeddings=max(512, case.length),
-            dim=shape.hidden_size,
-            n_layers=shape.num_hidden_layers,
-            n_heads=shape.num_attention_heads,
-            hidden_dim=shape.intermediate_size,
+            dim=sizes.hidden_size,
+            n_layers=sizes.num_hidden_layers,
+            n_heads=sizes.num_attention_heads,
+            hidden_dim=sizes.intermediate_size,
             dropout=dropout,
             attention_dropout=dropout,
             qa_dropout=dropout,
@@ -111,10 +103,10 @@ def their_config(case: Case, shape: Shape, dropout: float, pad_token_id: int) ->
     return "RobertaForMaskedLM", transformers.RobertaConfig(
         vocab_size=case.vocab_size,
         max_position_embeddings=case.length + pad_token_id + 1,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        intermediate_size=shape.intermediate_size,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.num_hidden_layers,
+        num_attention_heads=sizes.num_attention_heads,
+        intermediate_size=sizes.intermediate_size,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         type_vocab_size=1,
@@ -128,7 +120,7 @@ def their_loss(model: Callable[..., Any]) -> Step:
     return lambda batch: model(**batch).loss
 
 
-def our_loss(model: TaskModel) -> Step:
+def our_loss(model: EncoderTask) -> Step:
     """The same from the labelled rows alone."""
     return lambda batch: model.loss(**batch)
 
@@ -165,7 +157,7 @@ def autocast(batch: Batch, dtype: str) -> AbstractContextManager[Any]:
 
 
 def check_agreement(
-    theirs: nn.Module, ours: TaskModel, batches: Sequence[Batch], dtype: str
+    theirs: nn.Module, ours: EncoderTask, batches: Sequence[Batch], dtype: str
 ) -> None:
     """Compare loss and length of the gradient, without dropout, on every batch.
 
