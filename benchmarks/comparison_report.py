@@ -105,7 +105,7 @@ def draw(directory: Path, name: str) -> None:
         panel.set_xlabel("times faster (median and quartiles)", fontsize=9)
     panels[0].set_yticks(range(len(cases)), cases)
     panels[0].set_ylim(len(cases) - 0.5, -0.5)
-    panels[0].set_xlim(right=1.08 * max(row["ratio"]["high"] for row in rows))
+    panels[0].set_xlim(right=1.12 * max(row["ratio"]["high"] for row in rows))
     figure.suptitle(_title(found[0], name), fontsize=11)
     _explain(panels[0], variants)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -129,7 +129,7 @@ def _title(found: Found, name: str) -> str:
     where = found["environment"]
     threads = f"{where['threads']} thread{'s' * (where['threads'] > 1)}"
     return (
-        f"{name.capitalize()}: how many times faster than transformers "
+        f"{name.capitalize()}: how many times faster minitransformer is than transformers "
         f"{where['versions']['transformers']}\n{where['device']}, {threads}"
     )
 

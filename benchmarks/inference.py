@@ -209,6 +209,7 @@ def load_models(
         intermediate_size=plan.sizes.intermediate_size,
         max_position_embeddings=LENGTH,
         pad_token_id=pad_token_id,
+        initializer_range=plan.sizes.hidden_size**-0.5,  # wide, so that every weight matters
     )
     their_class: Any = transformers.BertModel
     if case.classify:

@@ -84,9 +84,14 @@ def load_models(
 def their_config(
     case: Case, sizes: EncoderSizes, dropout: float, pad_token_id: int
 ) -> tuple[str, Any]:
-    """The class of a case's model, and transformers' config of it."""
+    """The class of a case's model, and transformers' config of it.
+
+    Weights are drawn wider than by default, so that each of them matters to the loss that is
+    compared: with narrow ones a new model guesses alike whatever it reads.
+    """
     import transformers
 
+    wide = sizes.hidden_size**-0.5  # keeps what a matrix is given as large as it was
     if case.is_squad:
         return "DistilBertForQuestionAnswering", transformers.DistilBertConfig(
             vocab_size=case.vocab_size,
@@ -99,6 +104,7 @@ def their_config(
             attention_dropout=dropout,
             qa_dropout=dropout,
             pad_token_id=pad_token_id,
+            initializer_range=wide,
         )
     return "RobertaForMaskedLM", transformers.RobertaConfig(
         vocab_size=case.vocab_size,
@@ -112,6 +118,7 @@ def their_config(
         type_vocab_size=1,
         layer_norm_eps=1e-5,
         pad_token_id=pad_token_id,
+        initializer_range=wide,
     )
 
 
