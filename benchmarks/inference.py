@@ -134,7 +134,7 @@ def parser() -> Parser:
     made.add_argument(
         "--compile-theirs", action="store_true", help="measure transformers compiled too"
     )
-    made.add_argument("--attention", default="sdpa", help="our kernel")
+    made.add_argument("--attention", default="packed", help="our kernel")
     made.add_argument("--seed", type=int, default=0, help="of batches and weights")
     return made
 

@@ -105,8 +105,11 @@ def made_up_rows(vocab_size: int, length: int, seed: int = 0) -> tuple[Rows, Row
     return lines, Rows("made up, full rows", full)
 
 
-def squad_rows(file: Path, vocab_size: int, length: int, stride: int) -> Rows:
+def squad_rows(file: Path, vocab_size: int, length: int) -> Rows:
     """The windows of the questions of a SQuAD file, as fine-tuning has them.
+
+    Of 384 tokens two windows share 128, and a question has 64 at most; with another length, as many
+    in proportion.
 
     A WordPiece vocabulary is trained on the contexts and questions.
 
@@ -118,7 +121,12 @@ def squad_rows(file: Path, vocab_size: int, length: int, stride: int) -> Rows:
     texts = {" ".join(e.context.split()) for e in examples} | {e.question for e in examples}
     tokenizer = _word_pieces(sorted(texts), vocab_size)
     features = make_features(
-        examples, tokenizer, max_length=length, stride=stride, show_progress=False
+        examples,
+        tokenizer,
+        max_length=length,
+        stride=length // 3,
+        max_question_length=length // 6,
+        show_progress=False,
     )
     windows = np.flatnonzero(features.trainable)
     spans = np.stack([features.start_positions, features.end_positions], axis=1)[windows]

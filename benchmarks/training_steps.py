@@ -34,7 +34,6 @@ class Case:
     """A model, the rows that it is trained on, and the ratios that ours should reach.
 
     Attributes:
-        name: for people.
         rows: "full", "lines" or "squad".
         vocab_size: of the model; a tokenizer's may be smaller.
         length: tokens a row at most; rows of SQuAD are padded to it where transformers is used as
@@ -44,13 +43,20 @@ class Case:
         targets: the ratio against transformers as it comes, and at its best.
     """
 
-    name: str
     rows: str
     vocab_size: int
     length: int
     batch_size: int
     batches: int
     targets: tuple[float | None, float | None]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.is_squad:
+            return f"SQuAD, windows of {self.length}"
+        kind = "one line a row" if self.is_ragged else f"rows of {self.length}"
+        return f"MLM, V {self.vocab_size:,}, {kind}"
 
     @property
     def is_squad(self) -> bool:
@@ -233,15 +239,15 @@ def their_flops(case: Case, sizes: EncoderSizes, batch: Batch) -> int:
 
 
 def our_flops(case: Case, sizes: EncoderSizes, batch: Batch, attention: str) -> int:
-    """What ours executes: padding, unless it is packed, but no scores that nobody asks for."""
-    if attention == "packed":
-        return necessary_flops(case, sizes, batch)
+    """What ours executes: padding, unless it is packed, but no words that nobody asks for."""
     rows, length = batch["input_ids"].shape
-    lengths = np.full(rows, length)
-    if case.is_squad:
+    packed = attention == "packed"
+    lengths = lengths_of(batch).cpu().numpy() if packed else np.full(rows, length)
+    if case.is_squad:  # the two scores are given to padding too
         return TRAINING * (sizes.encoder(lengths) + sizes.span_scores(rows * length))
     labelled = _labelled(batch)
-    wanted = np.full(rows, max(1, labelled.max()))  # as many in every row as in that with most
+    # Without packing, as many in every row as in that with most.
+    wanted = labelled if packed else np.full(rows, max(1, labelled.max()))
     head = sizes.word_scores(int(labelled.sum()), case.vocab_size)
     return TRAINING * (sizes.encoder(lengths, wanted) + head)
 

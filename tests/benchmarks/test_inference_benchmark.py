@@ -32,7 +32,7 @@ def prepared(name, *words):
     """Both models and the batches of a case."""
     arguments = inference.parser().parse_args(["--out", "x", *words])
     theirs, ours = inference.load_models(TINY[name], rows.PAD, arguments, PLAN)
-    theirs.set_attn_implementation(arguments.attention)
+    theirs.set_attn_implementation("eager" if arguments.attention == "eager" else "sdpa")
     made = rows.made_up_mixture(99, 64)
     return theirs, ours, inference.make_batches(TINY[name], made, seed=0), arguments
 
