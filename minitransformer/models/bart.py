@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
+from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts, of_new_tokens
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
@@ -165,7 +165,8 @@ class BartDecoder(Stack):
         length = embedded.shape[1]  # T
         so_far = length if cache is None else cache.length
         places = present_or_all(present, so_far, embedded.device)
-        positions = self.positions(count_positions(places)[:, -length:])  # (R, T, E)
+        numbers = of_new_tokens(count_positions(places), length, cache)  # (R, T)
+        positions = self.positions(numbers)  # (R, T, E)
         hidden = self.dropout(self.embedding_norm(embedded + positions))
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, mask, source.hidden, source.mask, past)  # (R, T, E)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
+from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts, of_new_tokens
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import FusedSelfAttention
@@ -161,7 +161,8 @@ class GPT2Model(Model):
         length = input_ids.shape[1]  # T
         so_far = length if cache is None else cache.length  # S
         places = present_or_all(present, so_far, input_ids.device)  # (B, S)
-        positions = self.positions(count_positions(places)[:, -length:])  # (B, T, E)
+        numbers = of_new_tokens(count_positions(places), length, cache)  # (B, T)
+        positions = self.positions(numbers)  # (B, T, E)
         hidden = self.dropout(self.words(input_ids) + positions)  # (B, T, E)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, mask, past)  # (B, T, E)

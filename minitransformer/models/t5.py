@@ -161,7 +161,8 @@ class T5Decoder(T5Stack):
         """(R, T, E) to (R, T, E); `present` is (R, tokens so far) bool, None where all are real."""
         mask = None if present is None else padding_mask(present)
         length = embedded.shape[1]  # T
-        bias = self.position_bias(length, length if cache is None else cache.length)
+        so_far, slot = (length, None) if cache is None else (cache.length, cache.slot)
+        bias = self.position_bias(length, so_far, slot)  # (1, H, T, so far)
         hidden = self.dropout(embedded)  # (R, T, E)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, mask, bias, source.hidden, source.mask, past)  # (R, T, E)
