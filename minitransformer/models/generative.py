@@ -36,6 +36,8 @@ class GenerativeModel(TaskModel):
             tokens. Its fields are the defaults of :func:`minitransformer.generate`.
         reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
             in the order that it reads fastest. Set it to False where memory is short.
+        record_steps: whether a GPU that writes may keep the step for one token as a CUDA graph,
+            with the memory that it works in.
     """
 
     guesses_words = True
@@ -44,6 +46,7 @@ class GenerativeModel(TaskModel):
         super().__init__(config, attention=attention)
         self.generation_config = GenerationConfig.from_model_config(config)
         self.reorder_weights = True
+        self.record_steps = True
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score each word of the vocabulary: (..., E) to (..., V)."""
