@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,6 +135,14 @@ def test_a_run_with_the_side_that_a_gpu_adds(tmp_path, capsys, monkeypatch):
         assert (ratio == 1.0) == (row["library"] == COMPILED)
     assert {row["library"] for row in found["curves"]} == {THEIRS, COMPILED, OURS}
     assert (tmp_path / "generation.png").exists()
+
+
+def test_what_transformers_is_asked_for():
+    model = SimpleNamespace(generate=lambda _, **named: named)
+    plain = generation.their_write(model)(torch.ones(1, 2), 4, 1, None)
+    static = generation.their_write(model, generation.STATIC)(torch.ones(1, 2), 4, 1, None)
+    assert plain["min_new_tokens"] == plain["max_new_tokens"] == 4
+    assert static.keys() - plain.keys() == {"cache_implementation"}
 
 
 def test_a_gpu_has_cases_and_a_side_of_its_own():
