@@ -34,6 +34,8 @@ class GenerativeModel(TaskModel):
     Attributes:
         generation_config: how the checkpoint wants to be asked; at first what the config says of
             tokens. Its fields are the defaults of :func:`minitransformer.generate`.
+        said_of_tasks: what the checkpoint's config.json says of single tasks, such as T5's
+            prefixes, as it stands there; kept for the next save.
         reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
             in the order that it reads fastest. Set it to False where memory is short.
         record_steps: whether a GPU that writes may keep the step for one token as a CUDA graph,
@@ -45,6 +47,7 @@ class GenerativeModel(TaskModel):
     def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.generation_config = GenerationConfig.from_model_config(config)
+        self.said_of_tasks: dict[str, Any] = {}
         self.reorder_weights = True
         self.record_steps = True
 
