@@ -328,6 +328,7 @@ def test_a_model_that_is_saved_still_knows_how_it_is_to_be_asked(summaries, tmp_
     assert pipeline("text2text-generation", third).settings.prefix == "un libro: "
     new = T5ForConditionalGeneration(there.model.config)
     new.save_pretrained(tmp_path / "new")
-    assert not {"prefix", "task_specific_params"} & json.loads(
-        (tmp_path / "new" / "config.json").read_text()
-    ).keys()
+    assert (
+        not {"prefix", "task_specific_params"}
+        & json.loads((tmp_path / "new" / "config.json").read_text()).keys()
+    )
