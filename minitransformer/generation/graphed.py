@@ -174,9 +174,10 @@ def graphed(decoder: Decoder, config: GenerationConfig, watched: bool) -> Iterat
         yield decoder
         return
     assert config.max_new_tokens is not None
-    if not decoder.model.record_steps:
+    possible = _can_be_recorded(decoder)
+    if not possible:
         _KEPT.pop(decoder.model, None)  # which frees its memory
-    if config.max_new_tokens < _WORTH_A_GRAPH or not _can_be_recorded(decoder):
+    if not possible or config.max_new_tokens < _WORTH_A_GRAPH:
         yield decoder
         return
     quick = GraphedDecoder(decoder, config.max_new_tokens)

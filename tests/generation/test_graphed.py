@@ -167,6 +167,8 @@ def test_what_records_nothing(recorder):  # noqa: F811
     generate(model, **batch, max_new_tokens=16)
     assert recorder.recorded == 1
     assert model in graphed._KEPT
+    generate(model, **batch, max_new_tokens=15)
+    assert model in graphed._KEPT
     model.record_steps = False
     generate(model, **batch, max_new_tokens=16)
     assert recorder.recorded == 1
