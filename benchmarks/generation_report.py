@@ -13,6 +13,8 @@ COLOURS = {
     ("transformers", "float32"): "tab:gray",
     ("minitransformer", "float32"): "tab:blue",
     ("transformers", "bfloat16"): "black",
+    ("transformers compiled", "float32"): "tab:olive",
+    ("transformers compiled", "bfloat16"): "tab:brown",
     ("minitransformer", "bfloat16"): "tab:orange",
 }
 
@@ -33,12 +35,20 @@ def table(found: Found) -> str:
             f"{speed['median']:>10.1f} ({speed['low']:>6.1f}-{speed['high']:>6.1f})"
             f"{times['median']:>10.2f} ({times['low']:.2f}-{times['high']:.2f})"
             f"{row['ms_per_step']:>9.1f}{row['megabytes_per_step']:>9.0f}"
-            f"{row['share_of_floor']['median']:>9.0%}"
+            f"{row['share_of_floor']['median']:>9.0%}{_beside_compiled(row)}"
         )
     lines.append("\nin brackets: quartiles. Paid once for a model, the weights in another order:")
     seconds = found["seconds_to_copy_weights"]
     lines.append(", ".join(f"{name} {second:.2f} s" for name, second in seconds.items()))
     return "\n".join(lines)
+
+
+def _beside_compiled(row: Mapping[str, Any]) -> str:
+    """How many times as fast as the compiled side, where there is one, and how alike the texts."""
+    if "times_faster_than_compiled" not in row:
+        return ""
+    times = row["times_faster_than_compiled"]["median"]
+    return f"  {times:.2f} times compiled, {row['same_tokens']:.0%} of the tokens"
 
 
 def label(row: Mapping[str, Any]) -> str:

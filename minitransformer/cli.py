@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from minitransformer.arguments import Parser, device, positive
 # The options of `generate` that are fields of GenerationConfig.
 _GENERATION = {
     "max_new_tokens": "how many tokens are written at most; needed where the checkpoint is silent",
+    "max_length": "the same with the prompt counted in, which an encoder-decoder has none of",
     "num_beams": "beams of the search; 1 is greedy",
     "num_return_sequences": "answers to each text",
     "top_k": "draw among so many tokens",
@@ -22,6 +24,11 @@ _GENERATION_NUMBERS = {
     "top_p": "draw among the likeliest tokens that have this probability together",
     "repetition_penalty": "above 1 lowers what was written before",
     "length_penalty": "of beams; above 0 favours length",
+}
+_OF_TEXTS = {
+    "prefix": "put before every text in place of the checkpoint's",
+    "src_lang": "of a translation, the language of the texts, in the checkpoint's words",
+    "tgt_lang": "of a translation, the language that is written",
 }
 
 
@@ -149,11 +156,11 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
         help="text-generation, text2text-generation, summarization, translation, "
         "translation_en_to_de; if not given what the checkpoint's family is for",
     )
-    for names, kind in ((_GENERATION, int), (_GENERATION_NUMBERS, float)):
+    for names, kind in ((_GENERATION, int), (_GENERATION_NUMBERS, float), (_OF_TEXTS, str)):
         for name, explanation in names.items():
             # Nothing that is not given goes before what the checkpoint says.
             generate.add_argument(
-                f"--{name.replace('_', '-')}",
+                _option(name),
                 type=kind,
                 help=explanation,
                 default=argparse.SUPPRESS,
@@ -182,22 +189,55 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     from minitransformer.tasks.pipeline import pipeline, writing_task
 
-    names = [*_GENERATION, *_GENERATION_NUMBERS, "do_sample", "stop_strings"]
+    names = [*_GENERATION, *_GENERATION_NUMBERS, *_OF_TEXTS, "do_sample", "stop_strings"]
     fields = {name: value for name, value in vars(arguments).items() if name in names}
     task = arguments.task or writing_task(arguments.path)
     write = pipeline(task, arguments.path, device=arguments.device)
     if not hasattr(write, "stream"):
         raise ValueError(f"--task {task} does not write")
+    if write.name != "translation" and {"src_lang", "tgt_lang"} & fields.keys():
+        raise ValueError(f"--src-lang and --tgt-lang are for --task translation, not {write.name}")
+    try:
+        return _print_written(write, arguments, fields)
+    except ValueError as error:
+        raise ValueError(_by_options(str(error))) from error
+
+
+def _print_written(write: Any, arguments: argparse.Namespace, fields: dict[str, Any]) -> int:
     if arguments.stream:
         return _stream(write, arguments.texts, arguments.seed, fields)
     results = write(arguments.texts, seed=arguments.seed, **fields)
     if arguments.json:
         _print_json(results)
         return 0
-    for answers in results:
-        for answer in [answers] if isinstance(answers, dict) else answers:
-            print(*answer.values())
+    # A blank line between two answers, which may be of several lines.
+    every = [answer for some in results for answer in ([some] if isinstance(some, dict) else some)]
+    print("\n\n".join(" ".join(answer.values()) for answer in every))
     return 0
+
+
+def _option(field: str) -> str:
+    """What a field is called here."""
+    others = {"do_sample": "--sample", "stop_strings": "--stop"}
+    return others.get(field, f"--{field.replace('_', '-')}")
+
+
+def _by_options(message: str) -> str:
+    """An error that speaks of fields, as who typed options knows them.
+
+    Example:
+        >>> _by_options("top_p=0.5 has no effect without do_sample=True; add that")
+        '--top-p 0.5 has no effect without --sample; add that'
+    """
+    fields = [*_GENERATION, *_GENERATION_NUMBERS, *_OF_TEXTS, "do_sample", "stop_strings", "seed"]
+    for field in fields:
+        option, alone = _option(field), rf"(?<![\w./'\"-]){field}"
+        message = re.sub(rf"{alone}=None", f"no {option}", message)
+        message = re.sub(rf"{alone}=True", option, message)
+        message = re.sub(rf"{alone}=", f"{option} ", message)
+        if "_" in field:  # else it is a word of its own: "a prefix", "the seed"
+            message = re.sub(rf"{alone}(?![\w.'\"-])", option, message)
+    return re.sub(r"pipeline\('(\w+)', path\)", r"--task \1", message)
 
 
 def _stream(write: Any, texts: list[str], seed: int | None, fields: dict[str, Any]) -> int:

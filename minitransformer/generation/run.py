@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from minitransformer.generation.beams import Beam, search_beams
 from minitransformer.generation.decoding import CausalDecoder, Decoder, Seq2SeqDecoder
 from minitransformer.generation.fast_weights import fast_weights
+from minitransformer.generation.graphed import LOOK_EVERY, graphed, writes_ahead
 from minitransformer.generation.processors import Processor, make_processors
 from minitransformer.generation.prompts import (
     align,
@@ -146,14 +147,29 @@ class Job:
     stopping: Stopping
     generator: torch.Generator | None
 
-    def tokens(self, lengths: Tensor | None = None) -> Generator[Tensor, None, None]:
+    def tokens(
+        self, lengths: Tensor | None = None, *, watched: bool = True
+    ) -> Generator[Tensor, None, None]:
         """The next token of each row, (R,), as they come; the model is in eval mode meanwhile.
 
-        `lengths`, (R,) of zeros, counts those that do not only fill a row up.
+        `lengths`, (R,) of zeros, counts those that do not only fill a row up. Where nobody watches
+        the tokens as they come, a GPU may write some that only fill up after the last row's end.
         """
-        with evaluating(self.model), fast_weights(self.model, self.config):
+        watched = watched or self.stopping.strings is not None
+        ahead = not watched and writes_ahead(self.prompt.device)
+        with (
+            evaluating(self.model),
+            fast_weights(self.model, self.config),
+            graphed(self.decoder, self.config, watched) as decoder,
+        ):
             yield from write(
-                self.decoder, self.config, self.processors, self.stopping, self.generator, lengths
+                decoder,
+                self.config,
+                self.processors,
+                self.stopping,
+                self.generator,
+                lengths,
+                look_every=LOOK_EVERY if ahead else 1,
             )
 
     def write(self, streamer: Streamer | None) -> GenerationOutput:
@@ -163,7 +179,7 @@ class Job:
         try:
             if streamer is not None:
                 streamer.put(prompt.cpu())
-            with closing(self.tokens(lengths)) as written:
+            with closing(self.tokens(lengths, watched=streamer is not None)) as written:
                 for tokens in written:
                     columns.append(tokens)
                     if streamer is not None:
@@ -171,6 +187,7 @@ class Job:
         finally:
             if streamer is not None:
                 streamer.end()
+        columns = columns[: int(lengths.max())]  # without what was written after the last row's end
         sequences = torch.cat([prompt, torch.stack(columns, dim=1)], dim=1)  # (R, L)
         return GenerationOutput(
             sequences=sequences, prompt_length=prompt.shape[1], num_new_tokens=lengths

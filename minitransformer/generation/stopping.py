@@ -71,10 +71,8 @@ class Stopping:
         tokens = history[:, -1]
         if self._eos is None:
             ended = torch.zeros_like(tokens, dtype=torch.bool)
-        elif len(self._eos) == 1:
-            ended = tokens == self._eos
         else:
-            ended = torch.isin(tokens, self._eos)
+            ended = (tokens[:, None] == self._eos).any(dim=1)
         if self.strings is None:
             return ended
         rows = history[:, -self.strings.reach :].tolist()

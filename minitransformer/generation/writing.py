@@ -23,6 +23,7 @@ def write(
     stopping: Stopping,
     generator: torch.Generator | None,
     lengths: Tensor | None = None,
+    look_every: int = 1,
 ) -> Generator[Tensor, None, None]:
     """Give the next token of every row, (R,), until all are finished or long enough.
 
@@ -38,11 +39,15 @@ def write(
         generator: for drawing; None is PyTorch's own.
         lengths: (R,) int64 of zeros, which becomes how many tokens each row has, without those
             that fill it up.
+        look_every: tokens from one look at whether all rows are finished to the next. Above 1, a
+            GPU need not be waited for in between; then up to so many tokens may come after the
+            last row was finished, all of them padding, or after a row had none to go on with.
 
     Raises:
         ValueError: a row has no token to go on with.
     """
-    assert config.max_new_tokens is not None
+    last = config.max_new_tokens
+    assert last is not None
     scores, history = decoder.start(), decoder.prompt
     if config.num_return_sequences > 1:
         rows = torch.arange(len(history), device=history.device)
@@ -50,25 +55,35 @@ def write(
         decoder.select(rows)
         scores, history = scores[rows], history[rows]
     finished = torch.zeros(len(history), dtype=torch.bool, device=history.device)  # (R,)
-    for number in range(1, config.max_new_tokens + 1):
+    # (R,), after how many new tokens nothing could follow; `last` where that did not happen.
+    broken_after = torch.full_like(history[:, 0], last)
+    for number in range(1, last + 1):
         tokens, sound = _choose(history, scores, config, processors, generator)  # (R,) twice
         if stopping.possible and config.pad_token_id is not None:
             tokens = tokens.masked_fill(finished, config.pad_token_id)
         history = torch.cat([history, tokens[:, None]], dim=1)  # (R, L)
         if lengths is not None:
             lengths += ~finished
-        broken = ~(sound | finished)
+        broken_after = broken_after.where(sound | finished, broken_after.clamp(max=number - 1))
         if stopping.possible:
             finished = finished | stopping.ended(history)
-        # The one moment of a token at which the host waits for the device.
-        is_broken, is_over = torch.stack([broken.any(), finished.all()]).tolist()
-        if is_broken:
-            raise no_way_on(int(broken.int().argmax()), number - 1)
+        is_over = (number % look_every == 0 or number == last) and _is_over(
+            finished, broken_after, last
+        )
         yield tokens
         if is_over:
             return
-        if number < config.max_new_tokens:
+        if number < last:
             scores = decoder.step(history)  # (R, V)
+
+
+def _is_over(finished: Tensor, broken_after: Tensor, last: int) -> bool:
+    """Whether all rows are finished: the one moment at which the host waits for the device."""
+    first = broken_after.amin()
+    is_broken, is_over = torch.stack([first < last, finished.all()]).tolist()
+    if is_broken:
+        raise no_way_on(int(broken_after.argmin()), int(first))
+    return is_over
 
 
 def no_way_on(row: int, number: int) -> ValueError:

@@ -52,6 +52,10 @@ IN_MODEL_CONFIG = {
     "task_specific_params",
 }
 
+# What a config.json says of single tasks, beside what it says of the model. Nothing of it is looked
+# at until a task is asked for (minitransformer/tasks/settings.py).
+OF_TASKS = ("prefix", "task_specific_params")
+
 
 def read_generation_config(directory: Path, config_content: dict[str, Any]) -> GenerationConfig:
     """The generation config of a checkpoint.

@@ -12,7 +12,7 @@ from torch import Tensor
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
 from minitransformer.hf.config import config_from_hf, family_of, family_of_model, stored_num_labels
 from minitransformer.hf.family import Family
-from minitransformer.hf.generation_config import FIELDS, read_generation_config
+from minitransformer.hf.generation_config import FIELDS, OF_TASKS, read_generation_config
 from minitransformer.hf.generation_config import FILE as GENERATION
 from minitransformer.hf.names import Translation, is_transposed, number_of_layers, translate
 from minitransformer.hf.tensors import StoredTensor, list_tensors, read_tensors
@@ -161,6 +161,7 @@ def _load(
         said = read_generation_config(directory, content)
         changed = {name: v for name, v in (changes or {}).items() if name in FIELDS}
         model.generation_config = replace(said, **changed)
+        model.said_of_tasks = {name: content[name] for name in OF_TASKS if name in content}
     model = model.to(dtype).to_empty(device=device)
     for part in found.new:
         model.draw(model.get_submodule(part))

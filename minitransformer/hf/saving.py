@@ -28,7 +28,8 @@ def save_pretrained(model: Model, path: str | Path) -> None:
         stored = names[name]
         tensors[stored] = (values.T if is_transposed(stored, family) else values).contiguous()
     with atomic_directory(path, last="config.json") as directory:
-        write_json(directory / "config.json", config_to_hf(model))
+        of_tasks = model.said_of_tasks if isinstance(model, GenerativeModel) else {}
+        write_json(directory / "config.json", {**config_to_hf(model), **of_tasks})
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
         if isinstance(model, GenerativeModel):
             write_generation_config(model.generation_config, directory)

@@ -85,6 +85,9 @@ class KVCache:
         num_layers: of the decoder.
     """
 
+    # (1,) int64, where the token that is read stands; None where new tokens are the last ones.
+    slot: Tensor | None = None
+
     def __init__(self, num_layers: int) -> None:
         self.layers = [LayerPast() for _ in range(num_layers)]
         self.length = 0  # S, padding included
@@ -118,6 +121,11 @@ class KVCache:
                 now = torch.ones_like(input_ids, dtype=torch.bool)
             self._present = torch.cat([before, now], dim=1)  # (B, S)
         self.length += input_ids.shape[1]
+        return self._present
+
+    @property
+    def present(self) -> Tensor | None:
+        """(B, S) bool, True at real tokens; None as long as nothing was padding."""
         return self._present
 
     def select(self, rows: Tensor) -> None:
@@ -158,6 +166,13 @@ def _chosen(tensor: Tensor, rows: Tensor, used: int) -> Tensor:
     chosen = tensor.new_empty(len(rows), *tensor.shape[1:])
     torch.index_select(tensor[:, :, :used], 0, rows, out=chosen[:, :, :used])
     return chosen
+
+
+def of_new_tokens(numbers: Tensor, num_new: int, cache: KVCache | None) -> Tensor:
+    """Of numbers for all tokens so far, (B, S), those of the new ones: (B, T)."""
+    if cache is None or cache.slot is None:
+        return numbers[:, -num_new:]
+    return numbers.index_select(1, cache.slot)
 
 
 def layer_pasts(cache: KVCache | None, num_layers: int) -> list[LayerPast] | list[None]:

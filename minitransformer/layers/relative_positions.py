@@ -67,10 +67,16 @@ class RelativePositionBias(nn.Module):
         self.bidirectional = bidirectional
         self.table = nn.Embedding(num_buckets, num_heads)
 
-    def forward(self, num_queries: int, num_keys: int) -> Tensor:
-        """The bias of the last T of S tokens over all S: (1, H, T, S)."""
+    def forward(self, num_queries: int, num_keys: int, places: Tensor | None = None) -> Tensor:
+        """The bias of T tokens over all S: (1, H, T, S).
+
+        Args:
+            num_queries: T.
+            num_keys: S.
+            places: (T,) int64, where among the keys the queries stand; the last T by default.
+        """
         keys = torch.arange(num_keys, device=self.table.weight.device)
-        queries = keys[num_keys - num_queries :]
+        queries = keys[num_keys - num_queries :] if places is None else places  # (T,)
         buckets = relative_position_bucket(
             keys - queries[:, None],  # (T, S)
             bidirectional=self.bidirectional,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minitransformer.layers.arrangement import arrange
-from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
+from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts, of_new_tokens
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
@@ -168,8 +168,9 @@ class BartDecoder(Stack):
         places = present_or_all(present, so_far, embedded.device)
         rows = arrange(present, packed=self.packed and cache is None)
         context = rows.context(source.hidden, source.attention_mask)
-        positions = self.positions(count_positions(places)[:, -length:])  # (R, T, E)
-        hidden = self.dropout(self.embedding_norm(rows.enter(embedded + positions)))
+        numbers = of_new_tokens(count_positions(places), length, cache)  # (R, T)
+        hidden = rows.enter(embedded + self.positions(numbers))  # (R, T, E)
+        hidden = self.dropout(self.embedding_norm(hidden))
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, rows.mask, *context, past)  # (R, T, E)
         return rows.leave(hidden)

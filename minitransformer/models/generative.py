@@ -5,7 +5,6 @@ B batch, R rows that are written, T tokens, S source tokens, E hidden size, V vo
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from minitransformer.layers.cache import KVCache
@@ -13,7 +12,7 @@ from minitransformer.layers.rows import take_last
 from minitransformer.models.base import TaskModel
 from minitransformer.models.config import Config
 from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.heads import mean_loss, summed_cross_entropy
+from minitransformer.models.heads import labelled_cross_entropy, mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
 from minitransformer.models.outputs import (
     CausalLMOutput,
@@ -35,8 +34,12 @@ class GenerativeModel(TaskModel):
     Attributes:
         generation_config: how the checkpoint wants to be asked; at first what the config says of
             tokens. Its fields are the defaults of :func:`minitransformer.generate`.
+        said_of_tasks: what the checkpoint's config.json says of single tasks, such as T5's
+            prefixes, as it stands there; kept for the next save.
         reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
             in the order that it reads fastest. Set it to False where memory is short.
+        record_steps: whether a GPU that writes may keep the step for one token as a CUDA graph,
+            with the memory that it works in.
     """
 
     guesses_words = True
@@ -44,7 +47,9 @@ class GenerativeModel(TaskModel):
     def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.generation_config = GenerationConfig.from_model_config(config)
+        self.said_of_tasks: dict[str, Any] = {}
         self.reorder_weights = True
+        self.record_steps = True
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score each word of the vocabulary: (..., E) to (..., V)."""
@@ -59,13 +64,6 @@ class GenerativeModel(TaskModel):
         """The loss of `forward`; zero, with a gradient of zeros, where nothing is labelled."""
         total, count = self.summed_loss(*inputs, **named)
         return mean_loss(total, count)
-
-    def _labelled_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, E) and (B, T) to a sum and a count, scoring words only where there is a label."""
-        if not torch.compiler.is_compiling():  # which needs to know how many there are
-            labelled = labels != IGNORED_LABEL
-            hidden, labels = hidden[labelled], labels[labelled]  # (N, E), (N,)
-        return summed_cross_entropy(self.logits(hidden), labels)
 
 
 class CausalLM(GenerativeModel):
@@ -128,7 +126,8 @@ class CausalLM(GenerativeModel):
         """The sum of the losses of the words that are guessed, and how many those are."""
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         hidden = self.backbone.decode(input_ids, attention_mask)  # (B, T, E)
-        return self._labelled_loss(hidden, self._targets(labels, attention_mask))
+        targets = self._targets(labels, attention_mask)
+        return labelled_cross_entropy(self.logits, hidden, targets)
 
     def count_supervised(self, batch: dict[str, Tensor]) -> int:
         """The words of a batch that are guessed; the first of a row is not."""
@@ -237,7 +236,7 @@ class Seq2SeqLM(GenerativeModel):
         hidden, _ = self.backbone.run(
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask
         )
-        return self._labelled_loss(hidden, labels)
+        return labelled_cross_entropy(self.logits, hidden, labels)
 
     @strict_names
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Encoded:

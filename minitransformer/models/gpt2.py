@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from minitransformer.layers.arrangement import arrange
-from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
+from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts, of_new_tokens
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.multihead import FusedSelfAttention
@@ -164,8 +164,8 @@ class GPT2Model(Model):
         length = input_ids.shape[1]  # T
         so_far = length if cache is None else cache.length  # S
         places = present_or_all(present, so_far, input_ids.device)  # (B, S)
-        positions = rows.enter(count_positions(places)[:, -length:])  # (B, T)
-        hidden = self.words(rows.enter(input_ids)) + self.positions(positions)  # (B, T, E)
+        numbers = rows.enter(of_new_tokens(count_positions(places), length, cache))  # (B, T)
+        hidden = self.words(rows.enter(input_ids)) + self.positions(numbers)  # (B, T, E)
         hidden = self.dropout(hidden)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, rows.mask, past)  # (B, T, E)

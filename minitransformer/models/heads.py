@@ -3,6 +3,7 @@
 B batch, T tokens, W tokens wanted of the last layer, E hidden size, V vocabulary or classes.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,3 +96,19 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
         reduction="sum",
     )
     return total, (labels != IGNORED_LABEL).sum()
+
+
+def labelled_cross_entropy(
+    scores: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`summed_cross_entropy` with scores that are computed only where there is a label.
+
+    Args:
+        scores: (..., E) to (..., V).
+        hidden: (B, T, E).
+        labels: (B, T) int64, -100 where there is no label.
+    """
+    if not torch.compiler.is_compiling():  # which needs to know how many there are
+        labelled = labels != IGNORED_LABEL
+        hidden, labels = hidden[labelled], labels[labelled]  # (N, E), (N,)
+    return summed_cross_entropy(scores(hidden), labels)

@@ -3,8 +3,8 @@
 B batch, T tokens, C classes.
 
 The values of a tensor (is every id in the vocabulary?) can be looked at only where that is
-possible, so those checks are skipped while torch.compile traces. All of them together read a few
-thousand integers a call.
+possible, so those checks are skipped while torch.compile traces, those of ids and masks while a
+CUDA graph is recorded too. All of them together read a few thousand integers a call.
 """
 
 import torch
@@ -41,7 +41,7 @@ def check_ids(name: str, ids: Tensor, *, size: int, size_name: str) -> None:
     check_shape(name, ids)
     if ids.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name} has dtype {ids.dtype}; torch.int64 is needed")
-    if torch.compiler.is_compiling():
+    if not _can_read(ids):
         return
     smallest, largest = (int(bound) for bound in ids.aminmax())
     if smallest < 0 or largest >= size:
@@ -110,9 +110,9 @@ def check_attention_mask(
     Raises:
         ValueError: its shape, dtype or values are off, or it is missing where there is padding.
     """
-    compiling = torch.compiler.is_compiling()
+    readable = _can_read(input_ids)
     if attention_mask is None:
-        if pad_token_id is not None and not compiling and bool((input_ids == pad_token_id).any()):
+        if pad_token_id is not None and readable and bool((input_ids == pad_token_id).any()):
             raise ValueError(
                 f"input_ids holds the padding id {pad_token_id} but there is no attention_mask, so "
                 f"padding would be attended to; pass attention_mask=(input_ids != {pad_token_id})"
@@ -124,7 +124,7 @@ def check_attention_mask(
         mask = attention_mask
     elif attention_mask.dtype in _INTEGERS:
         mask = attention_mask != 0
-        if not compiling and not bool((attention_mask == mask).all()):
+        if readable and not bool((attention_mask == mask).all()):
             raise ValueError(
                 f"{name} holds {int(attention_mask[attention_mask != mask][0])}; "
                 "only 1 (a real token) and 0 (padding) have a meaning"
@@ -134,7 +134,7 @@ def check_attention_mask(
             f"{name} has dtype {attention_mask.dtype}; bool or an integer of 0 and 1 is "
             "needed. Of an additive mask (0 and -inf) pass `mask == 0`"
         )
-    return None if not compiling and bool(mask.all()) else mask
+    return None if readable and bool(mask.all()) else mask
 
 
 def refuse_token_types(token_type_ids: Tensor | None, family: str) -> None:
@@ -264,6 +264,13 @@ def check_positions(
             f"row {row}: end_positions is {int(end_positions[row])}, before start_positions, "
             f"{int(start_positions[row])}; both are the places of tokens of the answer"
         )
+
+
+def _can_read(tensor: Tensor) -> bool:
+    """Whether its values can be looked at: not while what is done with it is only written down."""
+    if torch.compiler.is_compiling():
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _check_vector(name: str, values: Tensor, num_rows: int) -> None:

@@ -167,7 +167,8 @@ class T5Decoder(T5Stack):
         rows = arrange(present, packed=self.packed and cache is None, places_matter=True)
         context = rows.context(source.hidden, source.attention_mask)
         length = embedded.shape[1]  # T
-        bias = self.position_bias(length, length if cache is None else cache.length)
+        so_far, slot = (length, None) if cache is None else (cache.length, cache.slot)
+        bias = self.position_bias(length, so_far, slot)  # (1, H, T, so far)
         hidden = self.dropout(rows.enter(embedded))  # (R, T, E)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
             hidden = layer(hidden, rows.mask, bias, *context, past)  # (R, T, E)

@@ -2,13 +2,14 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from matplotlib.image import imread
 
 from benchmarks import generation, measuring
-from benchmarks.generation import OURS, THEIRS, Case, Clock, Plan, Side
+from benchmarks.generation import COMPILED, OURS, THEIRS, Case, Clock, Plan, Side
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from minitransformer.models.t5 import T5ForConditionalGeneration
 from minitransformer.models.t5_config import T5Config
@@ -111,6 +112,50 @@ def test_a_whole_run(tmp_path, capsys):
     assert len(colours) > 10
 
 
+@pytest.mark.slow
+def test_a_run_with_the_side_that_a_gpu_adds(tmp_path, capsys, monkeypatch):
+    """On a CPU transformers uses the same static cache, and does not compile."""
+    pytest.importorskip("transformers", reason="the comparison needs transformers")
+    monkeypatch.setattr(generation, "has_compiled_side", lambda _: True)
+    asked = []
+    plain = generation.their_write
+    monkeypatch.setattr(
+        generation, "their_write", lambda model, *more: asked.append(more) or plain(model, *more)
+    )
+    assert generation.main(["--quick", "--out", str(tmp_path), "--threads", "1"]) == 0
+    assert asked == [(), ({"cache_implementation": "static"},)] * 2
+    assert " times compiled, 100% of the tokens" in capsys.readouterr().out
+    found = json.loads((tmp_path / "generation.json").read_text())
+    sides = [(row["library"], row["dtype"]) for row in found["speeds"]]
+    four = [(THEIRS, "float32"), (COMPILED, "float32"), (OURS, "float32"), (OURS, "bfloat16")]
+    assert sides == four * 2
+    for row in found["speeds"]:
+        ratio = row["times_faster_than_compiled"]["median"]
+        assert (ratio == 1.0) == (row["library"] == COMPILED)
+    assert {row["library"] for row in found["curves"]} == {THEIRS, COMPILED, OURS}
+    assert (tmp_path / "generation.png").exists()
+
+
+def test_what_transformers_is_asked_for():
+    model = SimpleNamespace(generate=lambda _, **named: named)
+    plain = generation.their_write(model)(torch.ones(1, 2), 4, 1, None)
+    static = generation.their_write(model, generation.STATIC)(torch.ones(1, 2), 4, 1, None)
+    assert plain["min_new_tokens"] == plain["max_new_tokens"] == 4
+    assert static.keys() - plain.keys() == {"cache_implementation"}
+
+
+def test_a_gpu_has_cases_and_a_side_of_its_own():
+    assert generation.has_compiled_side("cuda:0")
+    assert not generation.has_compiled_side("cpu")
+    plans = []
+    for device in ("cpu", "cuda"):
+        arguments = generation.parser().parse_args(["--out", "x"])
+        arguments.device = device
+        plans.append(generation.plan_for(arguments))
+    greedy = [{case.family for case in plan.cases if case.beams == 1} for plan in plans]
+    assert greedy == [{"gpt2"}, {"gpt2", "t5", "marian"}]
+
+
 def test_different_texts_are_not_timed(gpt2):
     case = Case("a case", "gpt2", rows=2, beams=1, prompt=3, new=4)
     ids = torch.arange(6).view(2, 3)
@@ -129,6 +174,8 @@ def test_different_texts_are_not_timed(gpt2):
     wrong = Side(OURS, "float32", lambda *_: other)
     with pytest.raises(ValueError, match="a case: minitransformer wrote 87.5% of the tokens"):
         generation.compare(case, [sides[0], wrong], gpt2, rounds=1)
+    compiled = Side(COMPILED, "float32", lambda *_: other)
+    assert generation.check_same(case, [sides[0], compiled], ids) == {0: 1.0, 1: 7 / 8}
     short = Side(OURS, "bfloat16", lambda *_: text[:, :-1])
     with pytest.raises(ValueError, match="wrote \\(2, 6\\) tokens"):
         generation.check_same(case, [sides[0], short], ids)

@@ -33,7 +33,7 @@ def run(capsys, *arguments):
 def test_a_prompt_goes_on(gpt2, capsys):
     write = pipeline("text-generation", gpt2)
     texts = [answer["generated_text"] for (answer,) in write(TEXTS[:2], max_new_tokens=6)]
-    assert run(capsys, gpt2, *TEXTS[:2], "--max-new-tokens", 6) == f"{texts[0]}\n{texts[1]}\n"
+    assert run(capsys, gpt2, *TEXTS[:2], "--max-new-tokens", 6) == f"{texts[0]}\n\n{texts[1]}\n"
     streamed = run(capsys, gpt2, TEXTS[0], "--max-new-tokens", 6, "--stream")
     assert streamed == f"{texts[0]}\n"
     printed = run(capsys, gpt2, TEXTS[0], "--max-new-tokens", 6, "--json")
@@ -70,23 +70,70 @@ def test_the_task_is_that_of_the_family_or_the_one_that_is_named(t5, tmp_path, c
     ):
         answers = pipeline(task, t5)(TEXTS[:2])
         lines = run(capsys, t5, *TEXTS[:2], "--task", task)
-        assert lines == "".join(f"{answer[name]}\n" for answer in answers)
+        assert lines == "\n".join(f"{answer[name]}\n" for answer in answers)
     streamed = run(capsys, t5, "ciao", "--task=summarization", "--num-beams=1", "--stream")
     summary = pipeline("summarization", t5)("ciao", num_beams=1)
     assert streamed == summary[0]["summary_text"] + "\n"
     marian = save_writer(tmp_path, "MarianMTModel")
     assert main(["generate", str(marian), "ciao", "--max-new-tokens=4"]) == 1
-    assert "does not say into which language" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "does not say into which language: pass --tgt-lang ..., or begin it" in error
     translated = run(capsys, marian, ">>fra<< ciao", "--max-new-tokens=4")
     expected = pipeline("translation", marian)("ciao", tgt_lang="fra", max_new_tokens=4)
     assert translated == expected[0]["translation_text"] + "\n"
+    assert run(capsys, marian, "ciao", "--tgt-lang=fra", "--max-new-tokens=4") == translated
+    streamed = run(capsys, marian, "ciao", "--tgt-lang=fra", "--max-new-tokens=4", "--stream")
+    assert streamed == translated
+
+
+def test_several_answers_to_a_text_stand_apart(gpt2, capsys):
+    options = ["--max-new-tokens=4", "--num-return-sequences=2", "--sample", "--seed=1"]
+    written = run(capsys, gpt2, *TEXTS[:2], *options)
+    drawn = {"max_new_tokens": 4, "num_return_sequences": 2, "do_sample": True, "seed": 1}
+    every = [
+        a for answers in pipeline("text-generation", gpt2)(TEXTS[:2], **drawn) for a in answers
+    ]
+    assert len(every) == 4
+    assert written == "\n".join(f"{answer['generated_text']}\n" for answer in every)
+
+
+def test_the_direction_and_the_prefix_of_a_translation(t5, capsys):
+    expected = run(capsys, t5, "ciao", "--task=translation_en_to_de")
+    languages = ["--src-lang=en", "--tgt-lang=de"]
+    assert run(capsys, t5, "ciao", "--task=translation", *languages) == expected
+    other = run(capsys, t5, "ciao", "--task=translation_en_to_de", "--prefix=va va va ")
+    by_hand = pipeline("translation_en_to_de", t5)("ciao", prefix="va va va ")
+    assert other == by_hand[0]["translation_text"] + "\n" != expected
+    assert main(["generate", str(t5), "ciao", "--task=translation", "--src-lang=en"]) == 1
+    error = capsys.readouterr().err
+    assert "--src-lang 'en', no --tgt-lang; the checkpoint names these directions" in error
+    assert "by --src-lang 'en', --tgt-lang 'de', or by --task translation_en_to_de" in error
+    assert main(["generate", str(t5), "ciao", *languages]) == 1
+    error = capsys.readouterr().err
+    assert "--src-lang and --tgt-lang are for --task translation, not text2text" in error
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ciao"], "error: how many tokens are to be written?"),
-        (["ciao", "--max-new-tokens=2", "--top-p=0.5"], "top_p=0.5 has no effect without do_s"),
+        (
+            ["ciao"],
+            "error: how many tokens are to be written? Pass --max-new-tokens ..., or --max-",
+        ),
+        (
+            ["ciao", "--max-new-tokens=2", "--top-p=0.5"],
+            "error: --top-p 0.5 has no effect without --sample; add that, or leave it out",
+        ),
+        (
+            ["ciao", "--max-new-tokens=2", "--length-penalty=2"],
+            "error: --length-penalty 2.0 has no effect without --num-beams of at least 2",
+        ),
+        (
+            ["ciao", "--max-new-tokens=2", "--num-beams=2", "--stream"],
+            "error: stream needs --num-beams 1 and --num-return-sequences 1",
+        ),
+        (["ciao", "--max-new-tokens=2", "--max-length=3"], "--max-new-tokens 2 and --max-length 3"),
+        (["ciao", "--max-new-tokens=2", "--seed=-1"], "error: --seed -1 must be an integer"),
         (["ciao", "va", "--max-new-tokens=2", "--stream"], "--stream prints one text, not 2"),
         (["ciao", "--max-new-tokens=2", "--task=summarisation"], "did you mean 'summarization'"),
         (["ciao", "--max-new-tokens=2", "--task=summarization"], "which is for text-generation"),
@@ -99,6 +146,13 @@ def test_what_is_wrong_is_one_line(gpt2, arguments, message, capsys):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_field_that_the_checkpoint_names_is_no_option(tmp_path, capsys):
+    asked = {"task_specific_params": {"text-generation": {"top_p": 7}}}
+    path = save_writer(tmp_path, "GPT2LMHeadModel", config=asked)
+    assert main(["generate", str(path), "ciao", "--max-new-tokens=2"]) == 1
+    assert "task_specific_params, text-generation: top_p=7" in capsys.readouterr().err
 
 
 def test_a_task_that_writes_nothing(tmp_path, capsys):

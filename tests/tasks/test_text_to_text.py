@@ -1,6 +1,8 @@
 """Texts from texts, and summaries: what transformers' generate and decode give, and what is cut."""
 
 import dataclasses
+import json
+import shutil
 
 import pytest
 import torch
@@ -307,3 +309,26 @@ def test_words_that_the_tokenizer_does_not_have_are_no_text(tmp_path):
     task = TextToTextGeneration(larger, tokenizer)
     only_new = list(range(tokenizer.vocab_size))
     assert task("ciao", max_new_tokens=4, suppress_tokens=only_new) == [{"generated_text": ""}]
+
+
+def test_a_model_that_is_saved_still_knows_how_it_is_to_be_asked(summaries, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    shutil.copytree(summaries, first)
+    before = json.loads((first / "config.json").read_text())
+    (first / "config.json").write_text(json.dumps(before | {"prefix": "un libro: "}))
+    for source, target in ((first, second), (second, third)):
+        T5ForConditionalGeneration.from_pretrained(source).save_pretrained(target)
+        Tokenizer.from_pretrained(source).save_pretrained(target)
+        said = json.loads((target / "config.json").read_text())
+        assert said["task_specific_params"] == {"summarization": SUMMARIES}
+        assert said["prefix"] == "un libro: "
+    there, here = (pipeline("summarization", path) for path in (first, third))
+    assert here.settings == there.settings
+    assert here(TEXTS) == there(TEXTS)
+    assert pipeline("text2text-generation", third).settings.prefix == "un libro: "
+    new = T5ForConditionalGeneration(there.model.config)
+    new.save_pretrained(tmp_path / "new")
+    assert (
+        not {"prefix", "task_specific_params"}
+        & json.loads((tmp_path / "new" / "config.json").read_text()).keys()
+    )
