@@ -26,8 +26,6 @@ def test_another_side_begins_in_each_round(monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_rates_are_numbers(device, monkeypatch):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     monkeypatch.setattr(measuring, "READ", 2**16)
     monkeypatch.setattr(measuring, "PRODUCT_ROWS", {"cpu": 64, "cuda": 64})
     numbers = torch.ones(9, device=device)
