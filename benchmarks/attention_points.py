@@ -71,7 +71,7 @@ class Job:
     built: Built
     arrangement: Arrangement
     call: Call = lambda: None  # until there are inputs
-    kernel: str = ""  # that ran
+    kernel: str = ""  # that ran, or may be expected to
     result: Tensor | None = None  # (N, E), until it is compared
     peak: int | None = None
     repeats: int = 1
@@ -82,6 +82,15 @@ class Job:
     def fused(self) -> bool:
         """Whether the (T, T) weights never go to memory; before it ran, whether they should."""
         return self.kernel != STEPS if self.kernel else self.implementation.fused
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an implementation did at the last length, to know what it will do at the next."""
+
+    seconds_a_flop: float
+    memory: float  # as a multiple of what the formula says
+    kernel: str
 
 
 class Timer:
@@ -101,7 +110,7 @@ class Timer:
         self.setting = setting
         self.implementations = implementations
         self.rounds = rounds
-        self.pace: dict[tuple[str, ...], float] = {}  # seconds a FLOP, the latest
+        self.learned: dict[tuple[str, ...], Learned] = {}  # by curve, without the sweep
         self.ended: set[tuple[str, ...]] = set()  # curves
 
     def time(self, point: Point, ceiling: float, seconds_left: float) -> list[Row]:
@@ -125,8 +134,7 @@ class Timer:
         times = 4 if point.part == ATTENTION else 2
         tokens = random_tokens(point.batch * point.length, self.setting, times) if able else []
         for job in able:
-            job.call = make_call(job, point, *tokens)
-            try_out(job, self.setting.device)
+            try_out(job, point, tokens, self.setting.device)
         able = [job for job in able if not job.reason]
         check_same(able, point, TOLERANCE[self.setting.dtype])
         seconds = take_turns(
@@ -137,30 +145,31 @@ class Timer:
         )
         for job, own in zip(able, seconds, strict=True):
             job.seconds = own
-            self.pace[_key(job, point)] = median(own) / amount(self.setting, point, job).flops
+            self.learned[_key(job, point)] = self.learn(job, point)
         self.ended |= {(point.sweep, *_key(job, point)) for job in jobs if job.reason}
         return [self.row(point, job, jobs, ceiling) for job in jobs]
 
     def jobs(self, point: Point) -> list[Job]:
         """What is to be timed at a point: the curves that have not ended."""
-        jobs = [
-            Job(
-                implementation,
-                built,
-                implementation.arrange(point.batch, point.length, self.setting.device),
-            )
-            for implementation, built in self.implementations
-            if point.part == LAYER or built.attend is not None
-        ]
-        return [job for job in jobs if (point.sweep, *_key(job, point)) not in self.ended]
+        jobs = []
+        for implementation, built in self.implementations:
+            key = (implementation.name, point.part, point.passes)
+            if (point.sweep, *key) in self.ended or (point.part == ATTENTION and not built.attend):
+                continue
+            arrangement = implementation.arrange(point.batch, point.length, self.setting.device)
+            job = Job(implementation, built, arrangement)
+            if key in self.learned:
+                job.kernel = self.learned[key].kernel
+            jobs.append(job)
+        return jobs
 
     def refuse(self, jobs: list[Job], point: Point, ceiling: float, seconds_left: float) -> None:
         """Give a reason to every job that memory or time will not suffice for."""
         free = available_memory(self.setting.device)
-        predicted = {id(job): self.predict(job, point, ceiling) for job in jobs}
+        predicted = {id(job): self.predict_seconds(job, point, ceiling) for job in jobs}
         # Cheapest first, so that what is slow does not keep out what is fast.
         for job in sorted(jobs, key=lambda job: predicted[id(job)]):
-            memory, seconds = highest_memory(self.setting, point, job), predicted[id(job)]
+            memory, seconds = self.predict_memory(job, point), predicted[id(job)]
             if free is not None and memory > USABLE * free:
                 job.reason = f"needs some {memory / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
             elif seconds > seconds_left:
@@ -169,11 +178,26 @@ class Timer:
             else:
                 seconds_left -= seconds
 
-    def predict(self, job: Job, point: Point, ceiling: float) -> float:
-        """Seconds that all its calls will take, as if it went on at the pace of the last length."""
-        pace = self.pace.get(_key(job, point), 1 / (SLOWEST * ceiling))
+    def learn(self, job: Job, point: Point) -> Learned:
+        """What a job that was timed says about greater lengths."""
+        by_formula = highest_memory(self.setting, point, job)
+        return Learned(
+            median(job.seconds) / amount(self.setting, point, job).flops,
+            1.0 if job.peak is None else job.peak / by_formula,
+            job.kernel,
+        )
+
+    def predict_seconds(self, job: Job, point: Point, ceiling: float) -> float:
+        """How long all its calls will take, if it goes on at the pace of the last length."""
+        learned = self.learned.get(_key(job, point))
+        pace = learned.seconds_a_flop if learned else 1 / (SLOWEST * ceiling)
         one = pace * amount(self.setting, point, job).flops
         return one * UNTIMED_CALLS + self.rounds * max(one, SHORTEST_TIME)
+
+    def predict_memory(self, job: Job, point: Point) -> float:
+        """Bytes that it will need, if the formula is off as much as at the last length."""
+        learned = self.learned.get(_key(job, point))
+        return highest_memory(self.setting, point, job) * (learned.memory if learned else 1.0)
 
     def row(self, point: Point, job: Job, jobs: list[Job], ceiling: float) -> Row:
         """What was found, or why nothing was."""
@@ -189,7 +213,7 @@ class Timer:
             "rows": len(job.arrangement.lengths),
             "tokens": sum(job.arrangement.lengths),
             "reason": job.reason,
-            "kernel": job.kernel,
+            "kernel": "" if job.reason else job.kernel,
             "gigaflops": needed.flops / 1e9,
             "recomputed_gigaflops": needed.recomputed_flops / 1e9,
             "megabytes_moved": needed.bytes / 1e6,
@@ -241,9 +265,10 @@ def random_tokens(number: int, setting: Setting, times: int) -> list[Tensor]:
     return list(drawn)
 
 
-def try_out(job: Job, device: str) -> None:
+def try_out(job: Job, point: Point, tokens: list[Tensor], device: str) -> None:
     """Call a job before the clock counts: what comes out, what ran, how long, with what memory."""
     try:
+        job.call = make_call(job, point, *tokens)
         with OperationNames() as operations:
             result: Any = job.call()
         job.result = job.arrangement.pick(result.detach())

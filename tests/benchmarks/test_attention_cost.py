@@ -25,7 +25,16 @@ from benchmarks.attention_implementations import (
     Implementation,
     ours,
 )
-from benchmarks.attention_points import ATTENTION, BOTH, FORWARD, LAYER, Point, Setting, Timer
+from benchmarks.attention_points import (
+    ATTENTION,
+    BOTH,
+    FORWARD,
+    LAYER,
+    Learned,
+    Point,
+    Setting,
+    Timer,
+)
 from benchmarks.operations import STEPS
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
@@ -185,9 +194,9 @@ def test_what_memory_or_time_will_not_suffice_for_is_not_tried(monkeypatch):
     monkeypatch.setattr(
         attention_points,
         "try_out",
-        lambda job, device: tried.append(job.implementation.name) or try_out(job, device),
+        lambda job, *more: tried.append(job.implementation.name) or try_out(job, *more),
     )
-    # 2 rows of 2 heads and 64 * 64 weights of 4 bytes, four times, are 262 kB.
+    # 2 rows of 2 heads and 64 * 64 weights of 4 bytes, six times, are 393 kB.
     monkeypatch.setattr(attention_points, "available_memory", lambda device: 200_000)
     timer = Timer(SETTING, implementations, 1)
     rows = named(timer.time(point(length=64), PLENTY, PLENTY))
@@ -206,15 +215,27 @@ def test_what_memory_or_time_will_not_suffice_for_is_not_tried(monkeypatch):
     assert timer.time(point(length=256), PLENTY, PLENTY) == []
 
 
+def test_memory_is_predicted_from_what_the_last_length_took(monkeypatch):
+    implementations, _ = attention_cost.load(SETTING)
+    eager = [pair for pair in implementations if pair[0].name == "ours eager"]
+    monkeypatch.setattr(attention_points, "peak_memory", lambda call, device: 3_000_000)
+    timer = Timer(SETTING, eager, rounds=1)
+    timer.time(point(length=64), PLENTY, PLENTY)
+    (job,) = timer.jobs(point(length=128))
+    assert job.kernel == STEPS
+    # Nearly four times: the part that does not grow with the square is small.
+    assert 3.5 * 3e6 < timer.predict_memory(job, point(length=128)) < 4 * 3e6
+
+
 def test_what_is_fast_is_not_kept_out_by_what_is_slow():
     implementations, _ = attention_cost.load(SETTING)
     pair = [p for p in implementations if p[0].name in ("ours eager", OURS_SDPA)]
     timer = Timer(SETTING, pair, rounds=1)
     flops = timer.time(point(), PLENTY, PLENTY)[0]["gigaflops"] * 1e9
     # By its pace one takes a second a call, and is called four times; the other half of that.
-    timer.pace = {
-        ("ours eager", ATTENTION, FORWARD): 1 / flops,
-        (OURS_SDPA, ATTENTION, FORWARD): 0.5 / flops,
+    timer.learned = {
+        ("ours eager", ATTENTION, FORWARD): Learned(1 / flops, 1.0, STEPS),
+        (OURS_SDPA, ATTENTION, FORWARD): Learned(0.5 / flops, 1.0, FLASH),
     }
     rows = named(timer.time(point(), PLENTY, 5.0))
     assert rows["ours eager"]["reason"] == "would take some 4 s, 3 s are left"
