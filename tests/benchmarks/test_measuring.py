@@ -60,6 +60,21 @@ def test_the_highest_memory_of_a_call():
     assert memory.peak_memory(lambda: kept[:9] + 1, "cpu") < size / 10
 
 
+def test_memory_that_is_used_again_is_counted_again():
+    if memory.peak_memory(lambda: None, "cpu") is None:
+        pytest.skip("this system does not say how much memory was used")
+    behind = []
+
+    def many_small_pieces():
+        pieces = [torch.ones(4096) for _ in range(2000)]
+        behind.append(torch.ones(4096))  # stays, so that those before it stay with the C library
+        return len(pieces)
+
+    for _ in range(3):
+        peak = memory.peak_memory(many_small_pieces, "cpu")
+        assert peak == pytest.approx(4 * 4096 * 2001, rel=0.2)
+
+
 def test_memory_that_is_there_and_where_nobody_knows(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:     700 kB\n")
     monkeypatch.setattr(memory, "_MACHINE", tmp_path / "meminfo")
