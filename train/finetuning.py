@@ -91,6 +91,7 @@ def finetune(
     *,
     evaluate: Callable[[Callable[[], bool]], Record | None],
     fingerprint: Record,
+    unit: str,
 ) -> Progress:
     """Train, and leave what `pipeline` needs, the model and its tokenizer, and the curve.
 
@@ -100,6 +101,7 @@ def finetune(
         config, arguments: of the job.
         evaluate: as :func:`train.loop.train` takes it.
         fingerprint: what else, of the job's own, must be the same when the run is resumed.
+        unit: what the loss is the mean of, as the curve says it.
 
     Returns:
         The progress; if its `stop_signal` is not None, nothing but a checkpoint was left.
@@ -122,7 +124,8 @@ def finetune(
     tokenizer.save_pretrained(config.output)
     model.cpu().save_pretrained(config.output)
     model.to(config.device)
-    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
+    curve = config.output / "metrics.jsonl", config.output / "loss.png"
+    try_to_draw(draw_curve, *curve, None, unit)
     return progress
 
 

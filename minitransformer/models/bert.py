@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from minitransformer.layers.arrangement import arrange
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.multihead import MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.packing import Mask, arrange
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.positions import LearnedPositions, count_positions
 from minitransformer.layers.rows import first_tokens, take_rows
 from minitransformer.models.base import Model, initialize

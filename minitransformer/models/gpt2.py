@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minitransformer.layers.arrangement import arrange
 from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.multihead import FusedSelfAttention
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.packing import Mask, arrange
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.positions import (
     LearnedPositions,
     count_positions,

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minitransformer.layers.arrangement import arrange
 from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward, GatedFeedForward
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import RMSNorm
-from minitransformer.layers.packing import Mask, arrange
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.relative_positions import RelativePositionBias
 from minitransformer.layers.reordered_weights import linear
 from minitransformer.models.generative import Seq2SeqLM

@@ -5,16 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitransformer.layers.arrangement import PackedRows, PaddedRows, arrange
 from minitransformer.layers.attention import EagerAttention
 from minitransformer.layers.kernels import PackedAttention
 from minitransformer.layers.masks import padding_mask
-from minitransformer.layers.packing import (
-    PackedMask,
-    PackedRows,
-    Packing,
-    PaddedRows,
-    arrange,
-)
+from minitransformer.layers.packing import PackedMask, Packing
 
 # (B, 5) bool, any padding anywhere, rows of nothing else among them.
 masks = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6).map(
