@@ -6,7 +6,8 @@ Lengths double from 128 on, at a fixed batch and at a fixed number of tokens, up
 the time budget allows. Attention alone (from queries, keys and values to what they gather) and the
 whole encoder layer are timed, forward and forward + backward, for every implementation, all with
 the same weights and inputs and in turns in one process. Before a clock starts their outputs, or
-gradients, must agree. A table goes to the terminal; DIR gets attention_cost.csv, .json and .png.
+gradients, must agree. A table goes to the terminal; DIR gets attention_cost_DTYPE.csv and .json,
+and for each of the two a picture.
 
 Attention overtakes the rest of the layer where its T^2 part, the products Q K^T and P V, costs as
 much as projections and feed-forward network together: by FLOPs at T = 2 h + f (h hidden size, f
@@ -47,6 +48,7 @@ from benchmarks.attention_points import (
     one_line,
     random_tokens,
 )
+from benchmarks.comparison import prepare_transformers
 from benchmarks.measuring import DTYPES, product_rate
 from benchmarks.reporting import environment, load_average
 from minitransformer.arguments import Parser, positive
@@ -149,11 +151,8 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
 
 def run(arguments: argparse.Namespace) -> int:
     """The benchmark, top to bottom."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     plan = plan_of(arguments)
+    prepare_transformers()
     sizes = Sizes(plan.hidden, plan.heads, plan.intermediate)
     setting = Setting(sizes, arguments.dtype, arguments.device, arguments.causal)
     torch.set_num_threads(arguments.threads)

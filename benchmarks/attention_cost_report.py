@@ -1,5 +1,6 @@
 """What `benchmarks/attention_cost.py` has found: exponents and crossings, a table, and files."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,11 +187,26 @@ def _reason_lines(found: Found) -> list[str]:
 
 
 def save(found: Found, directory: Path) -> None:
-    """Write attention_cost.json and .csv, and a picture for each sweep."""
-    plan = {name: found["plan"][name] for name in ("dtype", "causal", "hidden", "heads")}
-    plan["intermediate"] = found["plan"]["intermediate"]
-    rows = [plan | row for row in [*found["points"], *found["absent"]]]
-    reporting.save(found, rows, directory / "attention_cost")
+    """Write attention_cost_*.json and .csv, named after dtype and mask, and the pictures."""
+    plan = found["plan"]
+    same = {name: plan[name] for name in ("dtype", "causal", "hidden", "heads", "intermediate")}
+    rows = [same | row for row in [*found["points"], *found["absent"]]]
+    stem = directory / f"attention_cost_{plan['dtype']}{'_causal' * plan['causal']}"
+    reporting.save(found, rows, stem)
+    try_to_draw(draw_sweeps, found, stem)
+
+
+def draw_sweeps(found: Found, stem: Path) -> None:
+    """Draw a picture for each sweep.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     for sweep in dict.fromkeys(row["sweep"] for row in found["points"]):
-        picture = directory / f"attention_cost_{sweep.replace(' ', '_')}.png"
-        try_to_draw(draw, found, sweep, picture)
+        draw(found, sweep, stem.with_name(f"{stem.name}_{sweep.replace(' ', '_')}.png"))
+
+
+def draw_again(directory: Path) -> None:
+    """Draw the pictures of every attention_cost_*.json of a directory."""
+    for file in sorted(directory.glob("attention_cost_*.json")):
+        draw_sweeps(json.loads(file.read_text(encoding="utf-8")), file.with_suffix(""))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from benchmarks import attention_cost, attention_points, measuring
+from benchmarks import attention_cost, attention_points, draw, measuring
 from benchmarks.arrangements import FullRows, PackedRows, PaddedRows, ragged_lengths
 from benchmarks.attention_cost import QUICK_PLAN
 from benchmarks.attention_cost_picture import apart
@@ -78,7 +78,7 @@ def test_a_whole_run(tmp_path, capsys):
     assert f"ours eager: {STEPS}" in out
     assert "sdpa: efficient: not here: No viable backend" in out
 
-    found = json.loads((tmp_path / "out" / "attention_cost.json").read_text())
+    found = json.loads((tmp_path / "out" / "attention_cost_float32.json").read_text())
     assert found["environment"]["versions"]["torch"] == torch.__version__
     assert found["plan"]["hidden"] == 16
     curves = {
@@ -103,7 +103,7 @@ def test_a_whole_run(tmp_path, capsys):
         if row["implementation"] == THEIRS_SDPA:
             assert row["times_faster"] == {"median": 1.0, "low": 1.0, "high": 1.0}
 
-    with open(tmp_path / "out" / "attention_cost.csv") as file:
+    with open(tmp_path / "out" / "attention_cost_float32.csv") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(points) + 2  # and the kernels that a CPU has not
     first = lines[0]
@@ -112,11 +112,21 @@ def test_a_whole_run(tmp_path, capsys):
     assert (first["dtype"], first["causal"], first["hidden"]) == ("float32", "False", "16")
     assert lines[-1]["implementation"] == "sdpa: cudnn"
     assert "No viable backend" in lines[-1]["reason"]
-    for sweep in ("fixed_batch", "fixed_tokens"):
-        picture = imread(tmp_path / "out" / f"attention_cost_{sweep}.png")
+    pictures = [
+        tmp_path / "out" / f"attention_cost_float32_{sweep}.png"
+        for sweep in ("fixed_batch", "fixed_tokens")
+    ]
+    for path in pictures:
+        picture = imread(path)
         assert picture.shape[1] == 1560  # thirteen inches of 120 dots
         pixels = (picture[::3, ::3, :3] * 255).astype(int).reshape(-1, 3)
         assert len({tuple(pixel) for pixel in pixels}) > 50
+    # They can be drawn again from the file alone.
+    drawn = [path.read_bytes() for path in pictures]
+    for path in pictures:
+        path.unlink()
+    assert draw.main([str(tmp_path / "out")]) == 0
+    assert [path.read_bytes() for path in pictures] == drawn
 
 
 @pytest.mark.parametrize("causal", [False, True])
