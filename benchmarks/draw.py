@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import comparison_report, generation_report
+from benchmarks import attention_cost_report, comparison_report, generation_report
 from minitransformer.arguments import Parser
 from train.arguments import run_job
 
@@ -20,11 +20,12 @@ def draw_generation(directory: Path) -> None:
     generation_report.draw(found, directory / "generation.png")
 
 
-# By the benchmark's name, which begins the names of its files, what draws its picture.
+# By the benchmark's name, which begins the names of its files, what draws its pictures.
 DRAW: dict[str, Callable[[Path], None]] = {
     "generation": draw_generation,
     "training": partial(comparison_report.draw, name="training"),
     "inference": partial(comparison_report.draw, name="inference"),
+    "attention_cost": attention_cost_report.draw_again,
 }
 
 
@@ -47,7 +48,7 @@ def run(directory: Path) -> int:
         raise ValueError(f"{directory} holds no results of {', '.join(DRAW)}")
     for name in present:
         DRAW[name](directory)
-        print(directory / f"{name}.png")
+        print(f"drawn: {name}")
     return 0
 
 

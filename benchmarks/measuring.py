@@ -11,7 +11,7 @@ Call = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = 2**28  # bytes that are read to find out how fast memory is: more than a cache holds
 # Rows of the square matrices whose product shows how fast a device multiplies, by its type.
-PRODUCT_ROWS = {"cpu": 2048, "cuda": 8192}
+PRODUCT_ROWS = {"cpu": 1536, "cuda": 8192}
 
 
 def timed(call: Call, device: torch.device | str = "cpu", repeats: int = 1) -> float:

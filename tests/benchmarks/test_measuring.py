@@ -26,8 +26,6 @@ def test_another_side_begins_in_each_round(monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_rates_are_numbers(device, monkeypatch):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     monkeypatch.setattr(measuring, "READ", 2**16)
     monkeypatch.setattr(measuring, "PRODUCT_ROWS", {"cpu": 64, "cuda": 64})
     numbers = torch.ones(9, device=device)
@@ -60,6 +58,21 @@ def test_the_highest_memory_of_a_call():
         assert peak == pytest.approx(2 * size, rel=0.1)
     kept = torch.ones(size // 4)  # what was there before is not
     assert memory.peak_memory(lambda: kept[:9] + 1, "cpu") < size / 10
+
+
+def test_memory_that_is_used_again_is_counted_again():
+    if memory.peak_memory(lambda: None, "cpu") is None:
+        pytest.skip("this system does not say how much memory was used")
+    behind = []
+
+    def many_small_pieces():
+        pieces = [torch.ones(4096) for _ in range(2000)]
+        behind.append(torch.ones(4096))  # stays, so that those before it stay with the C library
+        return len(pieces)
+
+    for _ in range(3):
+        peak = memory.peak_memory(many_small_pieces, "cpu")
+        assert peak == pytest.approx(4 * 4096 * 2001, rel=0.2)
 
 
 def test_memory_that_is_there_and_where_nobody_knows(monkeypatch, tmp_path):
