@@ -6,7 +6,7 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --cons
 .PHONY: demo translation-demo test bench lint clean
 
 # Each script of benchmarks/ that compares with transformers and needs nothing but itself.
-BENCHMARKS = attention_cost generation
+BENCHMARKS = attention_cost training inference generation
 
 demo: .venv/viz
 	.venv/bin/python -m train.demo --output runs/demo

@@ -191,6 +191,14 @@ def save(found: Found, directory: Path) -> None:
     plan["intermediate"] = found["plan"]["intermediate"]
     rows = [plan | row for row in [*found["points"], *found["absent"]]]
     reporting.save(found, rows, directory / "attention_cost")
+    try_to_draw(draw_sweeps, found, directory)
+
+
+def draw_sweeps(found: Found, directory: Path) -> None:
+    """Draw a picture for each sweep.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     for sweep in dict.fromkeys(row["sweep"] for row in found["points"]):
-        picture = directory / f"attention_cost_{sweep.replace(' ', '_')}.png"
-        try_to_draw(draw, found, sweep, picture)
+        draw(found, sweep, directory / f"attention_cost_{sweep.replace(' ', '_')}.png")

@@ -9,19 +9,31 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import comparison_report, generation_report
+from benchmarks import attention_cost_report, comparison_report, generation_report
+from benchmarks.reporting import Found
 from minitransformer.arguments import Parser
 from train.arguments import run_job
 
 
+def draw_attention_cost(directory: Path) -> None:
+    """Draw a picture for each sweep."""
+    attention_cost_report.draw_sweeps(read(directory / "attention_cost.json"), directory)
+
+
 def draw_generation(directory: Path) -> None:
     """Draw generation.png."""
-    found = json.loads((directory / "generation.json").read_text(encoding="utf-8"))
+    found = read(directory / "generation.json")
     generation_report.draw(found, directory / "generation.png")
 
 
-# By the benchmark's name, which begins the names of its files, what draws its picture.
+def read(file: Path) -> Found:
+    """What a benchmark has written."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+# By the benchmark's name, which begins the names of its files, what draws its pictures.
 DRAW: dict[str, Callable[[Path], None]] = {
+    "attention_cost": draw_attention_cost,
     "generation": draw_generation,
     "training": partial(comparison_report.draw, name="training"),
     "inference": partial(comparison_report.draw, name="inference"),
@@ -47,7 +59,7 @@ def run(directory: Path) -> int:
         raise ValueError(f"{directory} holds no results of {', '.join(DRAW)}")
     for name in present:
         DRAW[name](directory)
-        print(directory / f"{name}.png")
+        print(f"{name}: drawn")
     return 0
 
 

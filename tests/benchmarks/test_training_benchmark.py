@@ -201,4 +201,4 @@ def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):
     assert "compares with transformers: pip install transformers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert draw.main([str(tmp_path)]) == 1
-    assert "holds no results of generation, training" in capsys.readouterr().err
+    assert "holds no results of attention_cost, generation, training" in capsys.readouterr().err
