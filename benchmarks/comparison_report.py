@@ -105,7 +105,10 @@ def draw(directory: Path, name: str) -> None:
         panel.set_xlabel("times faster (median and quartiles)", fontsize=9)
     panels[0].set_yticks(range(len(cases)), cases)
     panels[0].set_ylim(len(cases) - 0.5, -0.5)
-    panels[0].set_xlim(right=1.12 * max(row["ratio"]["high"] for row in rows))
+    # Room for the numbers behind the dots, and for bars that were not reached.
+    panels[0].set_xlim(
+        right=1.12 * max(max(row["ratio"]["high"], row["target"] or 0) for row in rows)
+    )
     figure.suptitle(_title(found[0], name), fontsize=11)
     _explain(panels[0], variants)
     handles, labels = panels[0].get_legend_handles_labels()

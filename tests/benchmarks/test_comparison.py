@@ -1,5 +1,7 @@
 """Sides that take turns over their batches, the choice of batches, and the FLOPs of an encoder."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from benchmarks.comparison import (
     without_useless_mask,
 )
 from benchmarks.flops import EncoderSizes
+from tests.train.test_qa import squad
 
 
 def batch(lengths, width=None):
@@ -154,6 +157,22 @@ def test_text_becomes_rows(tmp_path):
     mixed = rows.mixed_rows([text], None, 300, 6, seed=0)
     assert mixed.source.startswith("50 sentences and 0 paragraphs")
     assert len(mixed.ids) == 50 and mixed.lengths.max() == 6
+
+
+def test_questions_become_rows(tmp_path):
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps(squad(40)))
+    made = rows.squad_rows(file, 300, 48)
+    # Some contexts are too long for one window.
+    assert len(made.ids) > 40 and made.lengths.max() == 48
+    assert made.spans.shape == (len(made.ids), 2)
+    assert (made.spans[:, 0] <= made.spans[:, 1]).all()
+    assert (made.spans[:, 1] < made.lengths).all()
+    assert f"{len(made.ids)} windows of squad.json, WordPiece of " in made.source
+    mixed = rows.mixed_rows([], file, 300, 64, seed=0)
+    assert mixed.source.startswith("0 sentences and ")
+    with pytest.raises(ValueError, match="--squad .*nowhere.*no such file; leave out --squad"):
+        rows.squad_rows(tmp_path / "nowhere", 300, 48)
 
 
 def test_masked_by_their_collator():

@@ -84,6 +84,8 @@ def test_who_gets_which_batches():
         )
     }
     assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED]
+    for mine, made in zip(sides[OURS_SORTED].batches, batches["sorted"], strict=True):
+        assert torch.equal(mine["input_ids"], made["input_ids"])
     for one, other in ((AS_IT_COMES, OURS), (AT_ITS_BEST, OURS_SORTED)):
         for a, b in zip(sides[one].batches, sides[other].batches, strict=True):
             assert torch.equal(a["input_ids"], b["input_ids"])

@@ -110,6 +110,9 @@ def test_who_gets_which_batches():
     assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED]
     assert {b["input_ids"].shape[1] for b in sides[AS_IT_COMES].batches} == {24}
     assert {b["input_ids"].shape[1] for b in sides[OURS].batches} != {24}
+    for name, order in ((OURS, "random"), (OURS_SORTED, "sorted")):
+        for mine, made in zip(sides[name].batches, batches[order], strict=True):
+            assert torch.equal(mine["input_ids"], made["input_ids"])
     for one, other in ((AS_IT_COMES, OURS), (AT_ITS_BEST, OURS_SORTED)):
         assert sides[one].real_tokens == sides[other].real_tokens
         for theirs_batch, ours_batch in zip(sides[one].batches, sides[other].batches, strict=True):
@@ -169,6 +172,9 @@ def test_a_whole_run(tmp_path, capsys):
 
     picture = imread(out / "training.png")
     assert picture.shape[1] == 1200  # ten inches of 120 dots
+    # The bars are seen in both panels, however far off.
+    red = (abs(picture[..., :3] - [0.84, 0.15, 0.16]) < 0.02).all(axis=2).sum(axis=0) > 40
+    assert red[300:720].any() and red[720:].any()
     (out / "training.png").unlink()
     assert draw.main([str(out)]) == 0
     assert (imread(out / "training.png") == picture).all()
