@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any
@@ -26,9 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.generation_report import environment, load_average, save, table
+from benchmarks.arguments import benchmark_parser
+from benchmarks.generation_report import save, table
+from benchmarks.measuring import DTYPES, memory_bandwidth, ratios, spread, take_turns, timed
+from benchmarks.reporting import environment, load_average
 from minitransformer import from_pretrained, generate
-from minitransformer.arguments import Parser, device, positive
+from minitransformer.arguments import Parser
 from minitransformer.generation.fast_weights import fast_weights, maps_for_each_word
 from minitransformer.layers.reordered_weights import forget_copies
 from minitransformer.models.generative import CausalLM, Seq2SeqLM
@@ -36,8 +38,6 @@ from train.arguments import run_job
 
 OURS, THEIRS, COMPILED = "minitransformer", "transformers", "transformers compiled"
 STATIC = {"cache_implementation": "static"}  # which transformers compiles where it can
-READ = 2**28  # bytes that are read to find out how fast memory is: more than a cache holds
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Which class, and what transformers' config says other than by default: GPT-2 with 6 of its 12
 # layers, t5-small, and the translators of OPUS-MT.
@@ -158,22 +158,13 @@ def plan_for(arguments: argparse.Namespace) -> Plan:
     return FULL_PLAN if arguments.device == "cpu" else CUDA_PLAN
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The options."""
-    made = Parser(prog="python -m benchmarks.generation", description=__doc__.split("\n")[0])
-    made.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
-    made.add_argument(
-        "--dtype",
-        choices=sorted(DTYPES),
-        default="float32",
-        help="of both sides; beside float32, ours is measured in bfloat16 too",
+    return benchmark_parser(
+        "generation",
+        str(__doc__).split("\n")[0],
+        dtype_help="of both sides; beside float32, ours is measured in bfloat16 too",
     )
-    made.add_argument(
-        "--threads", type=positive, default=torch.get_num_threads(), help="of the CPU"
-    )
-    made.add_argument("--quick", action="store_true", help="end within a minute")
-    made.add_argument("--out", type=Path, required=True, help="directory for CSV, JSON and PNG")
-    return made
 
 
 def run(arguments: argparse.Namespace, plan: Plan) -> int:
@@ -307,14 +298,13 @@ def compare(
     """Time every side in turns, and between them the reading of memory."""
     ids = prompts(case.rows, case.prompt, model)
     shares = check_same(case, sides, ids)
-    seconds: list[list[float]] = [[] for _ in sides]
-    readings = []
-    for turn in range(rounds):
-        readings.append(memory_bandwidth(ids.device))
-        for number in range(len(sides)):
-            place = (number + turn) % len(sides)  # nobody always comes first
-            write = partial(sides[place].write, ids, case.new, case.beams, None)
-            seconds[place].append(timed(write))
+    readings: list[float] = []
+    seconds = take_turns(
+        [partial(side.write, ids, case.new, case.beams, None) for side in sides],
+        rounds,
+        ids.device,
+        before_round=lambda: readings.append(memory_bandwidth(ids.device)),
+    )
     compiled = next((n for n, side in enumerate(sides) if side.library == COMPILED), None)
     seq2seq = isinstance(model, Seq2SeqLM)
     context = case.new / 2 + (0 if seq2seq else case.prompt)  # halfway
@@ -333,7 +323,7 @@ def compare(
                 "library": side.library,
                 "dtype": side.dtype,
                 "tokens_per_second": spread([case.rows * case.new / s for s in seconds[number]]),
-                "times_faster": times_faster(seconds[0], seconds[number]),
+                "times_faster": spread(ratios(seconds[0], seconds[number])),
                 "ms_per_step": 1e3 * median(steps),
                 "megabytes_per_step": needed / 1e6,
                 "gigabytes_per_second_read": spread([reading / 1e9 for reading in readings]),
@@ -345,35 +335,9 @@ def compare(
             }
         )
         if compiled is not None:
-            against = times_faster(seconds[compiled], seconds[number])
-            results[-1]["times_faster_than_compiled"] = against
+            against = ratios(seconds[compiled], seconds[number])
+            results[-1]["times_faster_than_compiled"] = spread(against)
     return results
-
-
-def times_faster(theirs: list[float], mine: list[float]) -> dict[str, float]:
-    """Of the rounds of two sides."""
-    return spread([their / my for their, my in zip(theirs, mine, strict=True)])
-
-
-def timed(write: Callable[[], object]) -> float:
-    """Seconds that a call takes, the device's work included."""
-    _wait()
-    start = perf_counter()
-    write()
-    _wait()
-    return perf_counter() - start
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return {"median": median(values), "low": low, "high": high}
-
-
-def memory_bandwidth(device: torch.device) -> float:
-    """Bytes a second at which as many threads as write read memory, the best of three times."""
-    numbers = torch.ones(READ // 4, device=device)
-    return numbers.nbytes / min(timed(numbers.sum) for _ in range(3))
 
 
 def seconds_to_copy(model: CausalLM | Seq2SeqLM) -> float:
@@ -385,7 +349,7 @@ def seconds_to_copy(model: CausalLM | Seq2SeqLM) -> float:
         with fast_weights(model, asked):
             pass
 
-    return timed(enter)
+    return timed(enter, device_of(model))
 
 
 def bytes_a_step(model: Any, size: int, *, tokens: float, source_tokens: float = 0) -> float:
@@ -456,11 +420,6 @@ def bins(total: int, number: int) -> list[tuple[int, int]]:
 def device_of(model: CausalLM | Seq2SeqLM) -> torch.device:
     """Where the model is."""
     return next(model.parameters()).device
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

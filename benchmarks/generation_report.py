@@ -1,20 +1,12 @@
 """What `benchmarks/generation.py` has found, as a table, a picture, and files."""
 
-import csv
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks import reporting
+from benchmarks.reporting import Found, around
 from train.metrics import new_figure, try_to_draw
-
-Found = Mapping[str, Any]
 
 # A colour for each side, and a darker one for what it cannot be faster than.
 COLOURS = {
@@ -27,30 +19,10 @@ COLOURS = {
 }
 
 
-def environment(device: str) -> dict[str, Any]:
-    """What the numbers depend on beside the code that is measured."""
-    return {
-        "commit": _commit(),
-        "device": torch.cuda.get_device_name(device) if device != "cpu" else _processor(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("minitransformer", "torch", "transformers")}
-        | {"python": platform.python_version()},
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "load_at_the_start": load_average(),
-    }
-
-
-def load_average() -> float:
-    """Processes that wanted a core during the last minute: how quiet the machine was."""
-    return round(os.getloadavg()[0], 2)
-
-
 def table(found: Found) -> str:
     """One line for each case and side."""
-    around = found["environment"]
     lines = [
-        f"{around['device']}, {around['threads']} threads; load {around['load_at_the_start']} "
-        f"at the start, {around['load_at_the_end']} at the end",
+        around(found),
         f"\n{'':28}{'tokens a second':>26}{'times transformers':>24}{'ms/step':>9}{'MB/step':>9}"
         f"{'of floor':>9}",
     ]
@@ -86,16 +58,9 @@ def label(row: Mapping[str, Any]) -> str:
 
 def save(found: Found, directory: Path) -> None:
     """Write generation.json, .csv and .png."""
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1)
-    (directory / "generation.json").write_text(text + "\n", encoding="utf-8")
-    rows = [{"measured": "text", **_flat(row)} for row in found["speeds"]]
-    rows += [{"measured": "one token", **_flat(row)} for row in found["curves"]]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(directory / "generation.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = [{"measured": "text", **row} for row in found["speeds"]]
+    rows += [{"measured": "one token", **row} for row in found["curves"]]
+    reporting.save(found, rows, directory / "generation")
     try_to_draw(draw, found, directory / "generation.png")
 
 
@@ -109,10 +74,10 @@ def draw(found: Found, picture: Path) -> None:
     figure = new_figure(height=9)
     parts: Any = figure.subfigures(2, height_ratios=[1.15, 1])
     above, below = parts
-    around = found["environment"]
+    where = found["environment"]
     above.suptitle(
-        f"generate() beside that of transformers {around['versions']['transformers']}, "
-        f"{around['device']}, {around['threads']} threads",
+        f"generate() beside that of transformers {where['versions']['transformers']}, "
+        f"{where['device']}, {where['threads']} threads",
         fontsize=10,
     )
     _draw_speeds(above.subplots(), found)
@@ -179,42 +144,3 @@ def _draw_curve(axes: Any, curve: list[Mapping[str, Any]]) -> None:
     axes.set_xlabel("tokens before it (dotted: memory at full speed)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without rows in it: what has a spread gets three columns."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, dict):
-            flat |= {name if edge == "median" else f"{name}_{edge}": value[edge] for edge in value}
-        else:
-            flat[name] = value
-    return {n: round(v, 4) if isinstance(v, float) else v for n, v in flat.items()}
-
-
-def _commit() -> str:
-    """The state of the code; a plus sign says that it was edited since."""
-    try:
-        where = Path(__file__).parent
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=where,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()
-
-
-def _processor() -> str:
-    """The name of the CPU."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            ]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

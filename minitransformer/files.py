@@ -71,6 +71,20 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
     Path(path).write_text(text, encoding="utf-8")
 
 
+def not_utf8(path: str | Path) -> ValueError:
+    """What to raise for a text file that is not UTF-8: it names the first row that is not."""
+    with open(path, "rb") as file:
+        for row, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return ValueError(
+                    f"{path}, row {row} is not UTF-8; convert it: iconv -f ENCODING -t UTF-8 "
+                    f"({error})"
+                )
+    return ValueError(f"{path} is not UTF-8")  # it was, a moment later
+
+
 @contextmanager
 def atomic_directory(target: str | Path, *, last: str | None = None) -> Iterator[Path]:
     """Give a temporary directory to write into, and publish its files as `target` at the end.

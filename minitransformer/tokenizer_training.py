@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitransformer import tokenizer_loading as arrangements
+from minitransformer.files import not_utf8
 from minitransformer.names import unexpected_name
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ def _checked_files(files: str | Path | Sequence[str | Path]) -> list[str]:
                 while stream.read(2**20):  # `any` stopped early; the rest must be UTF-8 as well
                     pass
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8 ({error.reason}); convert it, as with iconv -t UTF-8"
-            ) from error
+            raise not_utf8(path) from error
         if not has_text:
             raise ValueError(f"{path} is empty; every file must hold some text")
     return [str(path) for path in paths]

@@ -113,13 +113,14 @@ def test_the_map_times_the_values_is_what_the_fast_kernel_gives(bert, tokenizers
 
 
 def test_the_maps_are_the_same_under_every_kernel(roberta, tokenizers):
-    eager = RobertaModel(roberta.config, attention="eager").eval()
-    eager.load_state_dict(roberta.state_dict())
-    fast, formula = (
-        attention_maps(model, tokenizers["bpe"], ITALIAN, "un libro").maps
-        for model in (roberta, eager)
-    )
-    torch.testing.assert_close(fast, formula, atol=1e-6, rtol=0.0)
+    maps = []
+    for attention in ("eager", "sdpa", "packed"):
+        model = RobertaModel(roberta.config, attention=attention).eval()
+        model.load_state_dict(roberta.state_dict())
+        maps.append(attention_maps(model, tokenizers["bpe"], ITALIAN, "un libro").maps)
+    formula, *fast = maps
+    for found in fast:
+        torch.testing.assert_close(found, formula, atol=1e-6, rtol=0.0)
 
 
 def test_every_row_is_a_distribution_and_the_heads_differ(roberta, tokenizers):

@@ -129,7 +129,7 @@ def test_training_mistakes_are_one_clear_error(corpus, tmp_path):
     fails(r"unknown algorithm 'wordpeice'; did you mean 'wordpiece'", corpus, 400, "wordpeice")
     fails(r"nowhere.txt is not a file", [corpus, tmp_path / "nowhere.txt"], 400)
     fails(r"empty.txt is empty", [corpus, empty], 400)
-    fails(r"latin.txt is not UTF-8", [corpus, latin], 400)
+    fails(r"latin.txt, row 300001 is not UTF-8", [corpus, latin], 400)
     fails(r"files is empty", [], 400)
     fails(r"vocab_size=260 is too small for bpe: 261", corpus, 260)
     fails(r"vocab_size=20 is too small", corpus, 20, "wordpiece")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.arguments import Parser, device, positive
+from minitransformer.layers.kernels import KERNELS
 from train.config import TrainingConfig
 
 
@@ -33,6 +34,12 @@ def add_training_arguments(parser: Parser, **defaults: object) -> None:
     add("keep_checkpoints", positive, "how many checkpoints stay")
     add("patience", positive, "end after so many evaluations without a better loss, with the best")
     add("device", device, "cpu or cuda")
+    parser.add_argument(
+        "--attention",
+        choices=sorted(KERNELS),
+        default=TrainingConfig.attention,
+        help="the kernel; 'packed' leaves out padding, 'sdpa' suits --compile better",
+    )
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             "checksum of the training texts": batches.checksum(),
             "checksum of the dev texts": dev_batches.checksum(),
         },
+        unit="text",
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal

@@ -39,7 +39,7 @@ def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int
         "--attention-dropout",
         type=float,
         default=0.0,
-        help="of attention weights; above 0 PyTorch leaves its fast kernel on the CPU",
+        help="of attention weights; above 0 it takes about twice as long on the CPU",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the new head, order, dropout")
     add_training_arguments(
@@ -69,7 +69,7 @@ def load_pretrained(
     known = {field.name for field in fields(model_class.config_class)}
     changes |= {name: arguments.dropout for name in _DROPOUTS if name in known}
     changes["attention_probs_dropout_prob"] = arguments.attention_dropout
-    model = model_class.from_pretrained(arguments.model, **changes)
+    model = model_class.from_pretrained(arguments.model, attention=arguments.attention, **changes)
     if arguments.max_length > model.config.max_sequence_length:
         raise ValueError(
             f"--max-length {arguments.max_length}: the model takes "
@@ -91,6 +91,7 @@ def finetune(
     *,
     evaluate: Callable[[Callable[[], bool]], Record | None],
     fingerprint: Record,
+    unit: str,
 ) -> Progress:
     """Train, and leave what `pipeline` needs, the model and its tokenizer, and the curve.
 
@@ -100,6 +101,7 @@ def finetune(
         config, arguments: of the job.
         evaluate: as :func:`train.loop.train` takes it.
         fingerprint: what else, of the job's own, must be the same when the run is resumed.
+        unit: what the loss is the mean of, as the curve says it.
 
     Returns:
         The progress; if its `stop_signal` is not None, nothing but a checkpoint was left.
@@ -122,7 +124,8 @@ def finetune(
     tokenizer.save_pretrained(config.output)
     model.cpu().save_pretrained(config.output)
     model.to(config.device)
-    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
+    curve = config.output / "metrics.jsonl", config.output / "loss.png"
+    try_to_draw(draw_curve, *curve, None, unit)
     return progress
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minitransformer.files import not_utf8
+
 _FORM = "a line is a text, a tab and a label"
 
 
@@ -104,9 +106,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, row {row} is not UTF-8; convert it: iconv -f ENCODING -t UTF-8 ({error})"
-        ) from error
+        raise not_utf8(path) from error
 
 
 def _labelled_text(line: str, row: int, where: str) -> LabelledText:

@@ -62,13 +62,19 @@ def try_to_draw(draw: Callable[..., None], *arguments: Any) -> None:
         print(f"no picture: {error}")
 
 
-def draw_curve(metrics: Path, picture: Path, baselines: Mapping[str, float] | None = None) -> None:
+def draw_curve(
+    metrics: Path,
+    picture: Path,
+    baselines: Mapping[str, float] | None = None,
+    unit: str = "supervised token",
+) -> None:
     """Draw training and held-out loss over the steps, to a PNG.
 
     Args:
         metrics: of the run.
         picture: to write.
         baselines: losses to compare with, by their names; each becomes a level line.
+        unit: what the loss is the mean of.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -96,7 +102,7 @@ def draw_curve(metrics: Path, picture: Path, baselines: Mapping[str, float] | No
     for number, (name, loss) in enumerate((baselines or {}).items()):
         axes.axhline(loss, color="gray", linestyle=("--", ":")[number % 2], label=name)
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats a supervised token)")
+    axes.set_ylabel(f"loss (nats a {unit})")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, again: str) -> int:
     held_out = MaskedBatches(held_out_rows, tokenizer, **settings, shuffle=False)
 
     torch.manual_seed(arguments.seed)
-    model = RobertaForMaskedLM(_model_config(arguments, tokenizer))
+    model = RobertaForMaskedLM(_model_config(arguments, tokenizer), attention=arguments.attention)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
         f"{len(rows):,} rows with {len(rows.ids):,} tokens to train on, {len(held_out_rows):,} "

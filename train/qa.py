@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
             "checksum of the training windows": features.checksum(),
             "checksum of the windows of the curve": curve_features.checksum(),
         },
+        unit="window",
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal
@@ -91,7 +92,8 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
     assert predictions is not None
     threshold = scorer.report(dev_examples, predictions, progress.step)
     print(f"\nmodel, tokenizer, predictions.json, report.json, loss.png: {config.output}")
-    more = "" if threshold is None else f" --threshold {threshold!r}"
+    # With "=", because -5e-05 by itself would be taken for an option.
+    more = "" if threshold is None else f" --threshold={threshold!r}"
     print(f"try it: minitransformer answer {config.output} --question ... --context ...{more}")
     return 0
 

@@ -141,7 +141,7 @@ def new_model(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Seq2SeqLM:
             "scale_embedding": True,
             "initializer_range": 0.6 * width**-0.5,
         }
-    model = architecture(architecture.config_class(**sizes))
+    model = architecture(architecture.config_class(**sizes), attention=arguments.attention)
     check_vocabularies(model, tokenizer)
     model.generation_config = replace(
         model.generation_config, max_length=longest, num_beams=arguments.num_beams

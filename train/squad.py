@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from minitransformer.files import not_utf8
+
 LARGEST_SHIFT = 3  # characters; an answer further away than this may be another occurrence
 
 _KINDS = {str: "a text", int: "an integer", bool: "true or false", list: "a list"}
@@ -293,7 +295,7 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from error
+        raise not_utf8(path) from error
     if not text.strip():
         raise ValueError(f"{path} is empty")
     try:

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             "checksum of the training sentences": data.batches.checksum(),
             "checksum of the dev sentences": dev_data.batches.checksum(),
         },
+        unit="word",
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minitransformer.files import not_utf8
 from minitransformer.tokenization import Tokenizer
 
 _LINES_AT_ONCE = 1000
@@ -36,9 +37,7 @@ def read_lines(files: Sequence[str | Path], *, whole: bool = False) -> Iterator[
                     if text or whole:
                         yield line if whole else text
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8; convert it: iconv -f LATIN1 -t UTF-8 ({error})"
-            ) from error
+            raise not_utf8(path) from error
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     if empty:

@@ -5,10 +5,9 @@ B batch, T query tokens, S key tokens, H heads, D head size.
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minitransformer.layers.dropout import dropout
 from minitransformer.layers.masks import causal_mask
 
 
@@ -34,7 +33,7 @@ def attention_weights(
         (B, H, T, S), each row a distribution over the keys that it may attend to.
     """
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = query @ key.transpose(-2, -1) * scale  # (B, H, T, S)
+    scores = (query * scale) @ key.transpose(-2, -1)  # (B, H, T, S)
     if bias is not None:
         scores = scores + bias
     if mask is None:
@@ -93,55 +92,4 @@ class EagerAttention(Kernel):
     ) -> Tensor:
         """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
         weights = self.weights(query, key, mask, bias)  # (B, H, T, S)
-        return F.dropout(weights, self.dropout, self.training) @ value
-
-
-class SdpaAttention(Kernel):
-    """The same numbers from PyTorch's kernel, which need not keep the (T, S) weights in memory."""
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        bias: Tensor | None = None,
-    ) -> Tensor:
-        """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
-        if query.shape[-2] == 1 and query.dtype == torch.bfloat16 and query.device.type == "cpu":
-            # For a single query this takes half the time, casts included.
-            bias = None if bias is None else bias.float()
-            gathered = self.forward(query.float(), key.float(), value.float(), mask, bias)
-            return gathered.to(query.dtype)
-        # Told that it is a triangle, the kernel leaves out what is masked; a mask it goes through.
-        triangle = self.causal and mask is None and bias is None
-        triangle = triangle and query.shape[-2] == key.shape[-2] > 1
-        whole = None if triangle else self.whole_mask(query, key, mask)
-        if bias is not None:
-            whole = bias if whole is None else bias.masked_fill(~whole, -math.inf)
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=whole,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=triangle,
-            scale=self.scale,
-        )
-
-
-KERNELS: dict[str, type[EagerAttention] | type[SdpaAttention]] = {
-    "eager": EagerAttention,
-    "sdpa": SdpaAttention,
-}
-
-
-def kernel_named(name: str) -> type[EagerAttention] | type[SdpaAttention]:
-    """The kernel of that name.
-
-    Raises:
-        ValueError: the name is unknown; the message lists the known ones.
-    """
-    if name not in KERNELS:
-        raise ValueError(f"attention={name!r} is unknown; choose one of {sorted(KERNELS)}")
-    return KERNELS[name]
+        return dropout(weights, self.dropout, self.training) @ value

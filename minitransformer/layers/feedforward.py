@@ -6,6 +6,7 @@ B batch, T tokens, E hidden size, I intermediate size.
 from torch import Tensor, nn
 
 from minitransformer.layers.activations import activation_named
+from minitransformer.layers.dropout import Dropout
 
 
 class FeedForward(nn.Module):
@@ -30,7 +31,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.expand = nn.Linear(hidden_size, intermediate_size, bias)
         self.activation = activation_named(activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.contract = nn.Linear(intermediate_size, hidden_size, bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class GatedFeedForward(nn.Module):
         self.gate = nn.Linear(hidden_size, intermediate_size, bias)
         self.activation = activation_named(activation)
         self.gated = nn.Linear(hidden_size, intermediate_size, bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.contract = nn.Linear(intermediate_size, hidden_size, bias)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ share one row of keys.
 
 from torch import Tensor, nn
 
-from minitransformer.layers.attention import kernel_named
 from minitransformer.layers.cache import PastTokens
+from minitransformer.layers.kernels import kernel_named
+from minitransformer.layers.packing import Mask
 
 
 class MultiHeadAttention(nn.Module):
@@ -17,7 +18,7 @@ class MultiHeadAttention(nn.Module):
         hidden_size: E.
         num_heads: H; divides E, unless the head size is given.
         dropout: probability of dropping a weight while training.
-        attention: the kernel, "eager" or "sdpa".
+        attention: the kernel, "eager", "sdpa" or "packed".
         head_size: D, E / H by default.
         bias: whether the four projections have one; T5's have none.
         scale: of the products of queries and keys; None stands for 1 / sqrt(D).
@@ -60,7 +61,7 @@ class MultiHeadAttention(nn.Module):
         self,
         hidden: Tensor,
         context: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         bias: Tensor | None = None,
         past: PastTokens | None = None,
     ) -> Tensor:
@@ -69,7 +70,8 @@ class MultiHeadAttention(nn.Module):
         Args:
             hidden: (B, T, E), the tokens that ask.
             context: (B, S, E), the tokens that are asked; `hidden` itself by default.
-            mask: bool, broadcastable to (B, H, T, S), True = attend.
+            mask: bool, broadcastable to (B, H, T, S), True = attend; of packed rows, where each
+                begins.
             bias: added to the scores, broadcastable to (B, H, T, S).
             past: the keys and values of the tokens before `hidden`, which are asked too, and to
                 which those of `hidden` are added.
@@ -128,7 +130,7 @@ class CrossAttention(MultiHeadAttention):
         self,
         hidden: Tensor,
         context: Tensor,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         past: PastTokens | None = None,
     ) -> Tensor:
         """Let each token of the decoder gather what it needs from the encoder's.
@@ -136,7 +138,7 @@ class CrossAttention(MultiHeadAttention):
         Args:
             hidden: (B * K, T, E), the decoder's tokens; rows K b to K b + K - 1 belong to source b.
             context: (B, S, E), the encoder's.
-            mask: (B, 1, 1, S) bool, True = attend.
+            mask: (B, 1, 1, S) bool, True = attend; of packed rows, where each begins.
             past: the keys and values of `context`, once they are known.
 
         Returns:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minitransformer.layers.arrangement import arrange
 from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts, of_new_tokens
+from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward
-from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.positions import (
     OffsetPositions,
     count_positions,
@@ -58,23 +60,24 @@ class DecoderLayer(nn.Module):
             hidden_size, intermediate_size, activation, activation_dropout
         )
         self.feed_forward_norm = LayerNorm(hidden_size, NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
         hidden: Tensor,
-        mask: Tensor | None,
+        mask: Mask,
         source: Tensor,
-        source_mask: Tensor | None,
+        source_mask: Mask,
         past: LayerPast | None,
     ) -> Tensor:
         """(R, T, E) to (R, T, E).
 
         Args:
             hidden: (R, T, E).
-            mask: bool, True at real tokens of those so far, (R, 1, 1, so far); None where all are.
+            mask: bool, True at real tokens of those so far, (R, 1, 1, so far); None where all are;
+                of packed rows, where each begins.
             source: (B, S, E), the encoder's last hidden state.
-            source_mask: (B, 1, 1, S) bool, True at real tokens; None where all are.
+            source_mask: (B, 1, 1, S) bool, the same for the source.
             past: what this layer keeps of the tokens before, and of the source.
         """
         own, others = (None, None) if past is None else (past.own, past.source)
@@ -98,10 +101,10 @@ class BartEncoder(Stack):
     def __init__(
         self, config: Any, positions: nn.Module, embedding_norm: nn.Module, attention: str
     ) -> None:
-        super().__init__()
+        super().__init__(attention)
         self.positions = positions
         self.embedding_norm = embedding_norm
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
             EncoderLayer(
                 config.hidden_size,
@@ -119,14 +122,13 @@ class BartEncoder(Stack):
 
     def forward(self, embedded: Tensor, present: Tensor | None) -> Tensor:
         """(B, S, E) and (B, S) bool, None where all tokens are real, to (B, S, E)."""
-        mask = None if present is None else padding_mask(present)  # (B, 1, 1, S)
         places = present_or_all(present, embedded.shape[1], embedded.device)  # (B, S)
-        positions = self.positions(count_positions(places))  # (B, S, E)
-        hidden = self.embedding_norm(embedded + positions)
-        hidden = self.dropout(hidden)
+        rows = arrange(present, packed=self.packed)
+        hidden = rows.enter(embedded + self.positions(count_positions(places)))  # (B, S, E)
+        hidden = self.dropout(self.embedding_norm(hidden))
         for layer in self.layers:
-            hidden = layer(hidden, mask)  # (B, S, E)
-        return hidden
+            hidden = layer(hidden, rows.mask)  # (B, S, E)
+        return rows.leave(hidden)
 
 
 class BartDecoder(Stack):
@@ -139,10 +141,10 @@ class BartDecoder(Stack):
     def __init__(
         self, config: Any, positions: nn.Module, embedding_norm: nn.Module, attention: str
     ) -> None:
-        super().__init__()
+        super().__init__(attention)
         self.positions = positions
         self.embedding_norm = embedding_norm
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
             DecoderLayer(
                 config.hidden_size,
@@ -161,16 +163,17 @@ class BartDecoder(Stack):
         self, embedded: Tensor, present: Tensor | None, source: Encoded, cache: KVCache | None
     ) -> Tensor:
         """(R, T, E) to (R, T, E); `present` is (R, tokens so far) bool, None where all are real."""
-        mask = None if present is None else padding_mask(present)
         length = embedded.shape[1]  # T
         so_far = length if cache is None else cache.length
         places = present_or_all(present, so_far, embedded.device)
+        rows = arrange(present, packed=self.packed and cache is None)
+        context = rows.context(source.hidden, source.attention_mask)
         numbers = of_new_tokens(count_positions(places), length, cache)  # (R, T)
         positions = self.positions(numbers)  # (R, T, E)
-        hidden = self.dropout(self.embedding_norm(embedded + positions))
+        hidden = self.dropout(self.embedding_norm(rows.enter(embedded + positions)))
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
-            hidden = layer(hidden, mask, source.hidden, source.mask, past)  # (R, T, E)
-        return hidden
+            hidden = layer(hidden, rows.mask, *context, past)  # (R, T, E)
+        return rows.leave(hidden)
 
 
 class BartModel(Seq2SeqModel):
@@ -178,7 +181,7 @@ class BartModel(Seq2SeqModel):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
     """
 
     config: BartConfig

@@ -19,7 +19,8 @@ class Model(nn.Module):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        attention: "sdpa", PyTorch's kernel; "packed", the same without padding; or "eager", the
+            formula.
 
     Raises:
         TypeError: the config is that of another family.

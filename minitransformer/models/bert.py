@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from minitransformer.layers.arrangement import arrange
+from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward
-from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.positions import LearnedPositions, count_positions
 from minitransformer.layers.rows import first_tokens, take_rows
 from minitransformer.models.base import Model, initialize
@@ -78,7 +80,7 @@ class BertEmbeddings(nn.Module):
         self.token_types = nn.Embedding(type_vocab_size, hidden_size)
         self.positions = positions
         self.norm = LayerNorm(hidden_size, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, input_ids: Tensor, token_type_ids: Tensor | None, positions: Tensor
@@ -117,14 +119,14 @@ class EncoderLayer(nn.Module):
             hidden_size, intermediate_size, activation, activation_dropout
         )
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Mask, wanted: Tensor | None = None) -> Tensor:
         """(B, T, E) to (B, T, E), or to (B, P, E) for the wanted tokens alone.
 
         Args:
             hidden: (B, T, E).
-            mask: (B, 1, 1, T) bool, True = attend, or None.
+            mask: (B, 1, 1, T) bool, True = attend, or None; of packed rows, where each begins.
             wanted: (B, P) int64, places of tokens. All others still serve as keys and values, so
                 the wanted ones come out exactly as they would among all.
         """
@@ -154,7 +156,7 @@ class BertModel(Model):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
         add_pooling_layer: False leaves out the pooler.
     """
 
@@ -247,20 +249,26 @@ class BertModel(Model):
 
         Args:
             input_ids, attention_mask, token_type_ids: as in `forward`.
-            wanted: (B, P) int64: the last layer computes these places alone.
+            wanted: (B, T) bool: the last layer computes these places alone.
 
         Returns:
-            (B, T, E) or (B, P, E), and (B, T) bool, True at real tokens.
+            (B, T, E), or (W, E) in the order of `wanted.nonzero()`; and (B, T) bool, True at real
+            tokens.
         """
         attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
-        mask = None if attention_mask is None else padding_mask(attention_mask)  # (B, 1, 1, T)
-
         present = self.counted_tokens(input_ids, attention_mask)  # (B, T)
-        hidden = self.embeddings(input_ids, token_type_ids, count_positions(present))  # (B, T, E)
+        rows = arrange(attention_mask, packed=self.attention == "packed")
+        if token_type_ids is not None:
+            token_type_ids = rows.enter(token_type_ids)
+        positions = rows.enter(count_positions(present))
+        hidden = self.embeddings(rows.enter(input_ids), token_type_ids, positions)  # (B, T, E)
         *earlier, last = self.layers
         for layer in earlier:
-            hidden = layer(hidden, mask)  # (B, T, E)
-        return last(hidden, mask, wanted), present  # (B, T, E) or (B, P, E)
+            hidden = layer(hidden, rows.mask)  # (B, T, E)
+        if wanted is None:
+            return rows.leave(last(hidden, rows.mask)), present
+        chosen = rows.choose(wanted)
+        return chosen.take(last(hidden, chosen.mask, chosen.places)), present
 
     def check_inputs(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None

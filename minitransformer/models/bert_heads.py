@@ -7,6 +7,7 @@ B batch, C classes, E hidden size.
 
 from torch import Tensor, nn
 
+from minitransformer.layers.dropout import Dropout
 from minitransformer.models.base import initialize
 from minitransformer.models.bert import BertConfig, BertModel
 from minitransformer.models.classification import SequenceClassification, TokenClassification
@@ -54,7 +55,7 @@ class BertForSequenceClassification(SequenceClassification):
     def __init__(self, config: BertConfig, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.bert = BertModel(config, attention=attention)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialize(self.classifier, config.initializer_range)
 
@@ -74,6 +75,6 @@ class BertForTokenClassification(TokenClassification):
     def __init__(self, config: BertConfig, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.bert = BertModel(config, attention=attention, add_pooling_layer=False)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialize(self.classifier, config.initializer_range)

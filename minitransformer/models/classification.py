@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.rows import first_tokens, take_rows
 from minitransformer.models.heads import EncoderTask, mean_loss, summable, summed_cross_entropy
 from minitransformer.models.inputs import (
@@ -125,7 +126,9 @@ class SequenceClassification(EncoderTask):
         if attention_mask is not None:
             check_same_shape("attention_mask", attention_mask, input_ids)
             first = first_tokens(attention_mask != 0)
-        wanted = None if hidden_states or attentions else first
+        wanted = None
+        if not hidden_states and not attentions:
+            wanted = torch.zeros_like(input_ids, dtype=torch.bool).scatter(1, first, True)
         hidden, record = self.encode(
             input_ids,
             attention_mask,
@@ -135,8 +138,8 @@ class SequenceClassification(EncoderTask):
             attentions=attentions,
         )
         if wanted is None:
-            hidden = take_rows(hidden, first)  # (B, 1, E)
-        return hidden.squeeze(1), record  # (B, E)
+            hidden = take_rows(hidden, first).squeeze(1)
+        return hidden, record  # (B, E)
 
     def _summed_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.problem_type == "single_label_classification":
@@ -154,7 +157,7 @@ class SequenceClassification(EncoderTask):
 class TokenClassification(EncoderTask):
     """Base of the models that put every token into a class: a backbone and a `classifier`."""
 
-    dropout: nn.Dropout
+    dropout: Dropout
     classifier: nn.Linear
 
     @strict_names

@@ -11,7 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.rows import take_rows
 from minitransformer.models.base import initialize
 from minitransformer.models.bert import BertModel, EncoderLayer
@@ -76,7 +78,7 @@ class DistilBertEmbeddings(nn.Module):
         self.words = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_token_id)
         self.positions = positions
         self.norm = LayerNorm(hidden_size, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, input_ids: Tensor, _token_type_ids: None, positions: Tensor) -> Tensor:
         """(B, T) twice: ids, numbers of tokens. Gives (B, T, E)."""
@@ -87,7 +89,7 @@ class DistilBertEmbeddings(nn.Module):
 class DistilBertLayer(EncoderLayer):
     """BERT's layer, but what attention gathered is added without dropout, as in Hugging Face."""
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Mask, wanted: Tensor | None = None) -> Tensor:
         """As in :class:`EncoderLayer`."""
         tokens = hidden if wanted is None else take_rows(hidden, wanted)  # (B, P, E)
         tokens = self.attention_norm(tokens + self.attention(tokens, hidden, mask))
@@ -99,7 +101,7 @@ class DistilBertModel(BertModel):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
     """
 
     config: DistilBertConfig  # type: ignore[assignment]
@@ -152,7 +154,7 @@ class DistilBertForQuestionAnswering(QuestionAnswering):
     def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.distilbert = DistilBertModel(config, attention=attention)
-        self.dropout = nn.Dropout(config.qa_dropout)
+        self.dropout = Dropout(config.qa_dropout)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         initialize(self.qa_outputs, config.initializer_range)
 
@@ -168,7 +170,7 @@ class DistilBertForSequenceClassification(SequenceClassification):
         super().__init__(config, attention=attention)
         self.distilbert = DistilBertModel(config, attention=attention)
         self.pre_classifier = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.seq_classif_dropout)
+        self.dropout = Dropout(config.seq_classif_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialize(self.pre_classifier, config.initializer_range)
         initialize(self.classifier, config.initializer_range)
@@ -189,6 +191,6 @@ class DistilBertForTokenClassification(TokenClassification):
     def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.distilbert = DistilBertModel(config, attention=attention)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialize(self.classifier, config.initializer_range)

@@ -5,6 +5,7 @@ B batch, R rows that are written, T tokens, S source tokens, E hidden size, V vo
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from minitransformer.layers.cache import KVCache
@@ -14,12 +15,7 @@ from minitransformer.models.config import Config
 from minitransformer.models.generation_config import GenerationConfig
 from minitransformer.models.heads import mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
-from minitransformer.models.outputs import (
-    CausalLMOutput,
-    Encoded,
-    Seq2SeqLMOutput,
-    recording,
-)
+from minitransformer.models.outputs import CausalLMOutput, Encoded, Seq2SeqLMOutput, recording
 from minitransformer.models.shifting import next_token_labels, shift_right, start_token
 from minitransformer.names import strict_names
 
@@ -38,8 +34,7 @@ class GenerativeModel(TaskModel):
             prefixes, as it stands there; kept for the next save.
         reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
             in the order that it reads fastest. Set it to False where memory is short.
-        record_steps: whether a GPU that writes may keep the step for one token as a CUDA graph,
-            with the memory that it works in.
+        record_steps: whether a GPU that writes may keep the step for a token as a CUDA graph.
     """
 
     guesses_words = True
@@ -64,6 +59,13 @@ class GenerativeModel(TaskModel):
         """The loss of `forward`; zero, with a gradient of zeros, where nothing is labelled."""
         total, count = self.summed_loss(*inputs, **named)
         return mean_loss(total, count)
+
+    def _labelled_loss(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, E) and (B, T) to a sum and a count, scoring words only where there is a label."""
+        if not torch.compiler.is_compiling():  # which needs to know how many there are
+            labelled = labels != IGNORED_LABEL
+            hidden, labels = hidden[labelled], labels[labelled]  # (N, E), (N,)
+        return summed_cross_entropy(self.logits(hidden), labels)
 
 
 class CausalLM(GenerativeModel):
@@ -126,7 +128,7 @@ class CausalLM(GenerativeModel):
         """The sum of the losses of the words that are guessed, and how many those are."""
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         hidden = self.backbone.decode(input_ids, attention_mask)  # (B, T, E)
-        return summed_cross_entropy(self.logits(hidden), self._targets(labels, attention_mask))
+        return self._labelled_loss(hidden, self._targets(labels, attention_mask))
 
     def count_supervised(self, batch: dict[str, Tensor]) -> int:
         """The words of a batch that are guessed; the first of a row is not."""
@@ -235,7 +237,7 @@ class Seq2SeqLM(GenerativeModel):
         hidden, _ = self.backbone.run(
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask
         )
-        return summed_cross_entropy(self.logits(hidden), labels)
+        return self._labelled_loss(hidden, labels)
 
     @strict_names
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Encoded:

@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minitransformer.layers.arrangement import arrange
 from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts, of_new_tokens
+from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward
-from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import FusedSelfAttention
 from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.positions import (
     LearnedPositions,
     count_positions,
@@ -55,14 +57,15 @@ class GPT2Layer(nn.Module):
         self.attention = attention
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
         self.feed_forward = feed_forward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, past: LayerPast | None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Mask, past: LayerPast | None) -> Tensor:
         """(B, T, E) to (B, T, E).
 
         Args:
             hidden: (B, T, E).
-            mask: (B, 1, 1, S) bool, True at real tokens, or None where all are.
+            mask: (B, 1, 1, S) bool, True at real tokens, or None where all are; of packed rows,
+                where each begins.
             past: what this layer keeps of the tokens before.
         """
         own = None if past is None else past.own
@@ -76,7 +79,7 @@ class GPT2Model(Model):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
     """
 
     config: GPT2Config
@@ -86,7 +89,7 @@ class GPT2Model(Model):
         super().__init__(config, attention=attention)
         self.words = nn.Embedding(config.vocab_size, config.hidden_size)
         self.positions = LearnedPositions(config.max_position_embeddings, config.hidden_size)
-        self.dropout = nn.Dropout(config.embedding_dropout_prob)
+        self.dropout = Dropout(config.embedding_dropout_prob)
         self.layers = nn.ModuleList(
             GPT2Layer(
                 FusedSelfAttention(
@@ -156,17 +159,17 @@ class GPT2Model(Model):
         present = self.check_inputs(input_ids, attention_mask, cache)  # (B, T)
         if cache is not None:
             present = cache.extend(input_ids, present)  # (B, S)
-        mask = None if present is None else padding_mask(present)  # (B, 1, 1, S)
+        rows = arrange(present, packed=self.attention == "packed" and cache is None)
 
         length = input_ids.shape[1]  # T
         so_far = length if cache is None else cache.length  # S
         places = present_or_all(present, so_far, input_ids.device)  # (B, S)
         numbers = of_new_tokens(count_positions(places), length, cache)  # (B, T)
-        positions = self.positions(numbers)  # (B, T, E)
-        hidden = self.dropout(self.words(input_ids) + positions)  # (B, T, E)
+        positions = self.positions(rows.enter(numbers))  # (B, T, E)
+        hidden = self.dropout(self.words(rows.enter(input_ids)) + positions)  # (B, T, E)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
-            hidden = layer(hidden, mask, past)  # (B, T, E)
-        return self.final_norm(hidden)
+            hidden = layer(hidden, rows.mask, past)  # (B, T, E)
+        return rows.leave(self.final_norm(hidden))
 
     def check_inputs(
         self, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None

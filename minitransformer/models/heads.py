@@ -1,6 +1,6 @@
 """What the task heads of the encoders have in common.
 
-B batch, T tokens, P tokens wanted of the last layer, E hidden size, V vocabulary or classes.
+B batch, T tokens, W tokens wanted of the last layer, E hidden size, V vocabulary or classes.
 """
 
 from typing import TYPE_CHECKING
@@ -46,11 +46,11 @@ class EncoderTask(TaskModel):
 
         Args:
             input_ids, attention_mask, token_type_ids: (B, T) each; the last two may be None.
-            wanted: (B, P) int64: the last layer computes these places alone.
+            wanted: (B, T) bool: the last layer computes these places alone.
             hidden_states, attentions: what to collect.
 
         Returns:
-            (B, T, E), or (B, P, E), and the recording.
+            (B, T, E), or (W, E) in the order of `wanted.nonzero()`, and the recording.
         """
         with recording(
             self.backbone.layers, hidden_states=hidden_states, attentions=attentions

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from minitransformer.layers.activations import activation_named
 from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.rows import chosen_rows
 from minitransformer.models.heads import EncoderTask, mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
 from minitransformer.models.outputs import MaskedLMOutput
@@ -106,11 +105,8 @@ class MaskedLM(EncoderTask):
         check_same_shape("places", places, input_ids)
         if places.dtype != torch.bool:
             raise ValueError(f"places has dtype {places.dtype}; torch.bool is needed")
-        index, valid = chosen_rows(places)  # (B, P) twice
-        hidden, _ = self.encode(
-            input_ids, attention_mask, token_type_ids, wanted=index
-        )  # (B, P, E)
-        return self.lm_head(hidden[valid], self.backbone.embeddings.words.weight)  # (N, V)
+        hidden, _ = self.encode(input_ids, attention_mask, token_type_ids, wanted=places)  # (N, E)
+        return self.lm_head(hidden, self.backbone.embeddings.words.weight)  # (N, V)
 
     @strict_names
     def summed_loss(

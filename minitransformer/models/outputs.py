@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from minitransformer.layers.masks import padding_mask
+from minitransformer.layers.packing import PackedMask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +87,6 @@ class Encoded:
 
     hidden: Tensor  # (B, S, E)
     attention_mask: Tensor | None  # (B, S) bool, True at real tokens; None where all are
-
-    @property
-    def mask(self) -> Tensor | None:
-        """The attention mask of whoever asks: (B, 1, 1, S), or None."""
-        return None if self.attention_mask is None else padding_mask(self.attention_mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,15 +205,18 @@ def _listen_to_states(
 ) -> list[RemovableHandle]:
     states = record.hidden_states
     assert states is not None
+    mask: Any = None
 
-    def keep_input(_layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        states.append(arguments[0])
+    def keep_input(_layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        states.append(_padded(arguments[0], arguments[1]))
 
-    def keep_output(_layer: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        states.append(output)
+    def keep_output(_layer: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal mask
+        mask = arguments[1]
+        states.append(_padded(output, mask))
 
-    def replace_last(_norm: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        states[-1] = output
+    def replace_last(_norm: nn.Module, _arguments: tuple[Any, ...], output: Tensor) -> None:
+        states[-1] = _padded(output, mask)
 
     hooks = [layers[0].register_forward_pre_hook(keep_input)]
     hooks += [layer.register_forward_hook(keep_output) for layer in layers]
@@ -232,6 +230,11 @@ def _listen_to_maps(attentions: list[Any], maps: list[Tensor]) -> list[Removable
         maps.append(kernel.weights(query, key, *mask_and_bias))  # (B, H, T, S)
 
     return [attention.kernel.register_forward_hook(keep_map) for attention in attentions]
+
+
+def _padded(hidden: Tensor, mask: Any) -> Tensor:
+    """Packed rows with their padding, as they are collected: (1, N, E) to (B, T, E)."""
+    return mask.queries.unpack(hidden) if isinstance(mask, PackedMask) else hidden
 
 
 def _as_tuple(tensors: list[Tensor] | None) -> tuple[Tensor, ...] | None:

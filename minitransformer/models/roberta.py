@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.positions import OffsetPositions
 from minitransformer.models.base import initialize
 from minitransformer.models.bert import BertConfig, BertModel
@@ -87,7 +88,7 @@ class RobertaForMaskedLM(MaskedLM):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
     """
 
     backbone_name = "roberta"
@@ -127,7 +128,7 @@ class RobertaClassificationHead(nn.Module):
 
     def __init__(self, hidden_size: int, num_labels: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, num_labels)
 
@@ -167,6 +168,6 @@ class RobertaForTokenClassification(TokenClassification):
     def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         initialize(self.classifier, config.initializer_range)

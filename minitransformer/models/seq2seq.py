@@ -30,15 +30,20 @@ from minitransformer.names import strict_names
 class Stack(nn.Module):
     """Base of an encoder's and of a decoder's layers.
 
+    Args:
+        attention: the kernel.
+
     Attributes:
         layers: in their order.
+        packed: whether they see rows without padding.
         final: what comes after the last of them, or None.
     """
 
     layers: nn.ModuleList
 
-    def __init__(self) -> None:
+    def __init__(self, attention: str) -> None:
         super().__init__()
+        self.packed = attention == "packed"
         self.final: nn.Module | None = None
 
 

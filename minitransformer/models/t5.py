@@ -12,11 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minitransformer.layers.arrangement import arrange
 from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
+from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.feedforward import FeedForward, GatedFeedForward
-from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import RMSNorm
+from minitransformer.layers.packing import Mask
 from minitransformer.layers.relative_positions import RelativePositionBias
 from minitransformer.layers.reordered_weights import linear
 from minitransformer.models.generative import Seq2SeqLM
@@ -41,9 +43,9 @@ class T5EncoderLayer(nn.Module):
         self.attention = attention
         self.feed_forward_norm = RMSNorm(hidden_size, eps)
         self.feed_forward = feed_forward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, bias: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Mask, bias: Tensor) -> Tensor:
         """(B, S, E), (B, 1, 1, S) bool or None, and (1, H, S, S) of positions, to (B, S, E)."""
         attended = self.attention(self.attention_norm(hidden), mask=mask, bias=bias)  # (B, S, E)
         hidden = hidden + self.dropout(attended)
@@ -68,10 +70,10 @@ class T5DecoderLayer(T5EncoderLayer):
     def forward(  # type: ignore[override]
         self,
         hidden: Tensor,
-        mask: Tensor | None,
+        mask: Mask,
         bias: Tensor,
         source: Tensor,
-        source_mask: Tensor | None,
+        source_mask: Mask,
         past: LayerPast | None,
     ) -> Tensor:
         """(R, T, E) to (R, T, E); see :class:`minitransformer.models.bart.DecoderLayer`."""
@@ -92,20 +94,23 @@ class T5Stack(Stack):
         config: the sizes.
         layers: of the stack.
         causal: whether it is the decoder's.
+        attention: the kernel.
     """
 
-    def __init__(self, config: T5Config, layers: Sequence[nn.Module], causal: bool) -> None:
-        super().__init__()
+    def __init__(
+        self, config: T5Config, layers: Sequence[nn.Module], causal: bool, attention: str
+    ) -> None:
+        super().__init__(attention)
         self.position_bias = RelativePositionBias(
             config.num_attention_heads,
             config.relative_attention_num_buckets,
             config.relative_attention_max_distance,
             bidirectional=not causal,
         )
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(layers)
         self.final_norm = RMSNorm(config.hidden_size, config.layer_norm_eps)
-        self.final = nn.Dropout(config.hidden_dropout_prob)
+        self.final = Dropout(config.hidden_dropout_prob)
 
     def finish(self, hidden: Tensor) -> Tensor:
         """The last norm, and dropout."""
@@ -126,17 +131,17 @@ class T5Encoder(T5Stack):
             )
             for _ in range(config.num_hidden_layers)
         ]
-        super().__init__(config, layers, causal=False)
+        super().__init__(config, layers, causal=False, attention=attention)
 
     def forward(self, embedded: Tensor, present: Tensor | None) -> Tensor:
         """(B, S, E) and (B, S) bool, None where all tokens are real, to (B, S, E)."""
-        mask = None if present is None else padding_mask(present)  # (B, 1, 1, S)
+        rows = arrange(present, packed=self.packed, places_matter=True)
         length = embedded.shape[1]
         bias = self.position_bias(length, length)  # (1, H, S, S)
-        hidden = self.dropout(embedded)
+        hidden = self.dropout(rows.enter(embedded))
         for layer in self.layers:
-            hidden = layer(hidden, mask, bias)  # (B, S, E)
-        return self.finish(hidden)
+            hidden = layer(hidden, rows.mask, bias)  # (B, S, E)
+        return rows.leave(self.finish(hidden))
 
 
 class T5Decoder(T5Stack):
@@ -153,20 +158,21 @@ class T5Decoder(T5Stack):
             )
             for _ in range(config.num_decoder_layers)
         ]
-        super().__init__(config, layers, causal=True)
+        super().__init__(config, layers, causal=True, attention=attention)
 
     def forward(
         self, embedded: Tensor, present: Tensor | None, source: Encoded, cache: KVCache | None
     ) -> Tensor:
         """(R, T, E) to (R, T, E); `present` is (R, tokens so far) bool, None where all are real."""
-        mask = None if present is None else padding_mask(present)
+        rows = arrange(present, packed=self.packed and cache is None, places_matter=True)
+        context = rows.context(source.hidden, source.attention_mask)
         length = embedded.shape[1]  # T
         so_far, slot = (length, None) if cache is None else (cache.length, cache.slot)
         bias = self.position_bias(length, so_far, slot)  # (1, H, T, so far)
-        hidden = self.dropout(embedded)  # (R, T, E)
+        hidden = self.dropout(rows.enter(embedded))  # (R, T, E)
         for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
-            hidden = layer(hidden, mask, bias, source.hidden, source.mask, past)  # (R, T, E)
-        return self.finish(hidden)
+            hidden = layer(hidden, rows.mask, bias, *context, past)  # (R, T, E)
+        return rows.leave(self.finish(hidden))
 
 
 class T5Model(Seq2SeqModel):
@@ -174,7 +180,7 @@ class T5Model(Seq2SeqModel):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel, or "eager", the formula.
+        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
     """
 
     config: T5Config

@@ -60,7 +60,7 @@ def test_the_same_tokens(recorder, family, lengths, way):  # noqa: F811
     assert recorder.repeated >= 15
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 def test_up_to_the_last_position(recorder, attention):  # noqa: F811
     sizes = ours("GPT2").config
     model = type(ours("GPT2"))(sizes, attention=attention)

@@ -6,11 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from minitransformer.layers.attention import (
-    EagerAttention,
-    SdpaAttention,
-    attention_weights,
-)
+from minitransformer.layers.attention import EagerAttention, attention_weights
+from minitransformer.layers.kernels import SdpaAttention
 from minitransformer.layers.masks import causal_mask, padding_mask
 from minitransformer.layers.multihead import MultiHeadAttention
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from minitransformer.layers.attention import SdpaAttention, attention_weights
+from minitransformer.layers.attention import attention_weights
+from minitransformer.layers.kernels import SdpaAttention
 
 ROUNDING = {"rtol": 2e-2, "atol": 2e-2}
 

@@ -156,6 +156,7 @@ def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.2])
+@pytest.mark.usefixtures("dropout_as_pytorch_draws_it")
 def test_dropout_falls_in_the_same_places(attention_dropout, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     fields = {"resid_pdrop": 0.3, "embd_pdrop": 0.4, "attn_pdrop": attention_dropout}

@@ -388,6 +388,7 @@ def test_fields_that_change_the_function(changes, tmp_path):
     torch.testing.assert_close(ours.loss(**batch), theirs(**batch).loss, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("dropout_as_pytorch_draws_it")
 def test_dropout_falls_in_the_same_places(tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     values = {**SIZES, "hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.2}

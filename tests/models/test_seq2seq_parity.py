@@ -289,6 +289,7 @@ def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, 
         (T5 + " 1.1", {"dropout_rate": 0.3}),
     ],
 )
+@pytest.mark.usefixtures("dropout_as_pytorch_draws_it")
 def test_dropout_falls_in_the_same_places(name, fields, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     ours, theirs = pair(name, tmp_path, **fields)

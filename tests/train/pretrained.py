@@ -1,11 +1,14 @@
-"""A tiny "pretrained" checkpoint with a tokenizer, for the jobs that fine-tune one."""
+"""For the jobs that fine-tune: a tiny "pretrained" checkpoint, and a look at what they draw."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from minitransformer import BertConfig, BertModel, Tokenizer
+from train import metrics
 
 
 def save_tiny_bert(path: Path, lines: Iterable[str], *, max_length: int = 64) -> None:
@@ -30,3 +33,11 @@ def save_tiny_bert(path: Path, lines: Iterable[str], *, max_length: int = 64) ->
     )
     tokenizer.save_pretrained(path)
     model.save_pretrained(path)
+
+
+def watch_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A list to which every figure is added that a job draws."""
+    figures: list[Any] = []
+    empty = metrics.new_figure
+    monkeypatch.setattr(metrics, "new_figure", lambda: figures.append(empty()) or figures[-1])
+    return figures

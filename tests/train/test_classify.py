@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minitransformer import BertForSequenceClassification, from_pretrained, pipeline
-from tests.train.pretrained import save_tiny_bert
+from tests.train.pretrained import save_tiny_bert, watch_figures
 from train import classify
 from train.metrics import read_metrics
 
@@ -44,7 +44,10 @@ def run(files: Path, output: Path, *more: str) -> int:
     return classify.main([*names, *data, *SMALL, *more])
 
 
-def test_the_job_learns_and_leaves_a_model_that_knows_its_classes(files, tmp_path, capsys):
+def test_the_job_learns_and_leaves_a_model_that_knows_its_classes(
+    files, tmp_path, capsys, monkeypatch
+):
+    figures = watch_figures(monkeypatch)
     assert run(files, tmp_path, "--epochs", "3", "--evaluate-every", "20") == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
@@ -64,6 +67,7 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_classes(files, tmp_pat
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_accuracy" in r]
     assert evaluated[-1]["eval_accuracy"] == pytest.approx(report["dev"]["accuracy"])
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert figures[0].axes[0].get_ylabel() == "loss (nats a text)"
 
 
 def test_what_is_cut_off_is_counted(files, tmp_path, capsys):

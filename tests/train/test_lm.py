@@ -20,6 +20,7 @@ from minitransformer import (
     pipeline,
 )
 from tests.train import tiny_job
+from tests.train.pretrained import watch_figures
 from tests.train.test_loop import ROOT
 from train import lm, metrics
 from train.italian import write_corpus
@@ -138,13 +139,12 @@ def test_a_model_that_knows_the_text_beats_both_baselines(tmp_path):
 
 
 def test_the_baselines_are_drawn(trained, tmp_path, monkeypatch):
-    figures = []
-    empty = metrics.new_figure
-    monkeypatch.setattr(metrics, "new_figure", lambda: figures.append(empty()) or figures[-1])
+    figures = watch_figures(monkeypatch)
     levels = {"unigram baseline": 4.25, "bigram baseline": 2.5}
     metrics.draw_curve(trained / "metrics.jsonl", tmp_path / "loss.png", levels)
     [axes] = figures[0].axes
     drawn = {line.get_label(): set(line.get_ydata()) for line in axes.get_lines()}
+    assert axes.get_ylabel() == "loss (nats a supervised token)"
     assert drawn["unigram baseline"] == {4.25}
     assert drawn["bigram baseline"] == {2.5}
     assert {text.get_text() for text in axes.get_legend().get_texts()} >= set(levels)

@@ -42,7 +42,7 @@ def test_the_text_is_read_as_it_stands(tmp_path):
         (None, "file.txt cannot be read: No such file"),
         (b"", "no text in .*file.txt"),
         (b" \n\n", "no text in .*file.txt"),
-        (b"perch\xe9", "file.txt is not UTF-8.*iconv"),
+        (b"come\n\nperch\xe9", "file.txt, row 3 is not UTF-8.*iconv"),
     ],
 )
 def test_a_file_without_text_is_named(content, message, tmp_path):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from minitransformer import BertForQuestionAnswering, Tokenizer, from_pretrained
+from minitransformer import BertForQuestionAnswering, Tokenizer, cli, from_pretrained
 from minitransformer.tasks.spans import Prediction, Span
 from tests.train import tiny_job
-from tests.train.pretrained import save_tiny_bert
+from tests.train.pretrained import save_tiny_bert, watch_figures
 from tests.train.test_loop import ROOT
 from train import download, qa
 from train.config import TrainingConfig
@@ -77,7 +77,8 @@ def arguments(files: Path, output: Path, *more: str, version: str = "") -> list[
 
 
 @pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
-def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys):
+def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys, monkeypatch):
+    figures = watch_figures(monkeypatch)
     assert qa.main(arguments(files, tmp_path, "--epochs", "10")) == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
@@ -94,6 +95,7 @@ def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys)
     assert 100 * np.mean(right) == pytest.approx(total["exact"])
 
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert figures[0].axes[0].get_ylabel() == "loss (nats a window)"
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_f1" in r]
     assert evaluated[-1]["eval_exact"] > 90
     assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"]
@@ -110,7 +112,7 @@ def test_questions_without_an_answer_are_scored_with_a_tuned_threshold(files, tm
     assert report["scores"]["has answer"]["count"] == report["scores"]["no answer"]["count"] == 20
     assert report["scores"]["all"]["f1"] == pytest.approx(report["thresholds"]["f1"])
     assert report["scores"]["all"]["exact"] > 80
-    assert f"--threshold {report['thresholds']['f1_threshold']!r}" in out
+    assert f"--threshold={report['thresholds']['f1_threshold']!r}" in out
     predictions = json.loads((tmp_path / "predictions.json").read_text())
     odds = json.loads((tmp_path / "null_odds.json").read_text())
     empty = {name for name, text in predictions.items() if not text}
@@ -148,6 +150,17 @@ def test_the_report_scores_with_the_threshold_that_it_names(files, tmp_path, cap
     out = capsys.readouterr().out
     assert "25.00%" in out
     assert "75.00%" in out
+
+
+@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+def test_the_command_to_try_it_can_be_typed_as_it_is_printed(files, tmp_path, capsys, monkeypatch):
+    """With -5.3e-05 for a threshold too, which is no number to argparse but an option."""
+    monkeypatch.setattr(qa.Scorer, "report", lambda *_: -5.3e-05)
+    assert qa.main(arguments(files, tmp_path / "out", "--max-steps", "1", version="2")) == 0
+    printed = capsys.readouterr().out.split("try it: minitransformer ")[1].split()
+    command = ["anna went to rome" if word == "..." else word for word in printed]
+    assert cli.main(command) == 0
+    assert "anna went to rome" in capsys.readouterr().out
 
 
 @pytest.mark.slow

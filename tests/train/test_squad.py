@@ -221,8 +221,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match="nothing.json cannot be read: No such file"):
         read_squad(tmp_path / "nothing.json")
     path = tmp_path / "latin.json"
-    path.write_bytes(b'{"data": "perch\xe9"}')
-    with pytest.raises(ValueError, match="latin.json is not UTF-8"):
+    path.write_bytes(b'{\n"data": "perch\xe9"}')
+    with pytest.raises(ValueError, match="latin.json, row 2 is not UTF-8"):
         read_squad(path)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minitransformer import BertForTokenClassification, from_pretrained, pipeline
-from tests.train.pretrained import save_tiny_bert
+from tests.train.pretrained import save_tiny_bert, watch_figures
 from train import tag
 from train.conll import read_conll
 from train.entities import find_entities
@@ -53,7 +53,10 @@ def run(files: Path, output: Path, *more: str) -> int:
     return tag.main([*names, *data, *SMALL, *more])
 
 
-def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(files, tmp_path, capsys):
+def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(
+    files, tmp_path, capsys, monkeypatch
+):
+    figures = watch_figures(monkeypatch)
     assert run(files, tmp_path, "--epochs", "4", "--evaluate-every", "20") == 0
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
@@ -68,6 +71,7 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(files, tmp_path, 
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_f1" in r]
     assert evaluated[-1]["eval_f1"] == pytest.approx(report["f1"])
     assert evaluated[-1]["eval_loss"] == pytest.approx(report["loss"])
+    assert figures[0].axes[0].get_ylabel() == "loss (nats a word)"
 
     model = from_pretrained(tmp_path)
     assert isinstance(model, BertForTokenClassification)

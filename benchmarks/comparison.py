@@ -1,0 +1,250 @@
+"""Two libraries on the same work: sides that take turns, and ratios of what they took.
+
+Used by the benchmarks of training and of inference. A side goes over its batches again and again;
+one pass is the smallest span of time that says something, for batches differ in length.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measuring import product_rate, spread, take_turns
+from benchmarks.memory import peak_memory
+from benchmarks.rows import Batch
+
+# What stands in the place of transformers, and in what order its batches come.
+AS_IT_COMES = "transformers as it comes"
+AT_ITS_BEST = "transformers at its best"
+COMPILED = "transformers compiled"
+OURS = "minitransformer"
+OURS_SORTED = "minitransformer, sorted batches"
+SAME_BATCHES = "as it comes, on the same batches"
+
+
+@dataclass(frozen=True)
+class Side:
+    """Somebody who works on batches.
+
+    Attributes:
+        name: of the library and how it is used.
+        work: takes a batch, (B, T) each, and gives something that nobody looks at.
+        batches: one after the other, then from the beginning again.
+        real_tokens: of each batch.
+        necessary, executed: FLOPs of each batch, by formula.
+    """
+
+    name: str
+    work: Callable[[Batch], object]
+    batches: Sequence[Batch]
+    real_tokens: Sequence[int]
+    necessary: Sequence[int]
+    executed: Sequence[int]
+
+    def largest(self) -> Batch:
+        """The batch with most places, padding included."""
+        return max(self.batches, key=lambda batch: batch["input_ids"].numel())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a ratio is of.
+
+    Attributes:
+        against: how transformers is used; a column of the results.
+        theirs: names of sides, of which the fastest counts.
+        ours: name of the side.
+        target: what the ratio should reach, or None.
+    """
+
+    against: str
+    theirs: Sequence[str]
+    ours: str
+    target: float | None = None
+
+
+def measure(
+    sides: Sequence[Side],
+    comparisons: Sequence[Comparison],
+    passes: int,
+    dtype: torch.dtype,
+    device: str,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Let the sides take turns over their batches, all of which have equally many.
+
+    Returns:
+        A row for each side, and a row for each comparison; a spread is over passes.
+    """
+    num_batches = len(sides[0].batches)
+    assert all(len(side.batches) == num_batches for side in sides)
+    warm_up(sides)
+    peaks = [peak_memory(partial(side.work, side.largest()), device) for side in sides]
+    ceilings: list[float] = []
+    seconds = take_turns(
+        [_next_batch(side) for side in sides],
+        passes * num_batches,
+        device,
+        before_round=lambda: ceilings.append(product_rate(dtype, device)),
+    )
+    rows = [
+        figures(side, times, ceilings) | {"peak_megabytes": None if peak is None else peak / 1e6}
+        for side, times, peak in zip(sides, seconds, peaks, strict=True)
+    ]
+    taken = {side.name: (side, times) for side, times in zip(sides, seconds, strict=True)}
+    present = [c for c in comparisons if c.ours in taken and set(c.theirs) & taken.keys()]
+    return rows, [compare(comparison, taken) for comparison in present]
+
+
+def warm_up(sides: Sequence[Side]) -> None:
+    """Run what is made once: memory, states of the optimizer, compiled code of each length."""
+    for side in sides:
+        batches = side.batches if side.name == COMPILED else [side.batches[0]]
+        for batch in batches:
+            side.work(batch)
+
+
+def figures(side: Side, seconds: list[float], ceilings: list[float]) -> dict[str, Any]:
+    """What is known about one side.
+
+    Args:
+        side: which one.
+        seconds: of each round.
+        ceilings: FLOP/s of a plain matrix product before each round.
+    """
+    num_batches = len(side.batches)
+    possible = [rate * second for rate, second in zip(ceilings, seconds, strict=True)]  # FLOPs
+    passes = [sum(part) for part in _parts(seconds, num_batches)]
+    tokens, places = sum(side.real_tokens), sum(b["input_ids"].numel() for b in side.batches)
+    shares = {
+        name: spread([sum(flops) / sum(part) for part in _parts(possible, num_batches)])
+        for name, flops in (("necessary", side.necessary), ("executed", side.executed))
+    }
+    return {
+        "side": side.name,
+        "batches": num_batches,
+        "real_tokens_per_batch": tokens / num_batches,
+        "padding": 1 - tokens / places,
+        "seconds": spread([second / num_batches for second in passes]),
+        "real_tokens_per_second": spread([tokens / second for second in passes]),
+        "necessary_gigaflops": sum(side.necessary) / num_batches / 1e9,
+        "executed_gigaflops": sum(side.executed) / num_batches / 1e9,
+        "necessary_share_of_ceiling": shares["necessary"],
+        "executed_share_of_ceiling": shares["executed"],
+        "ceiling_gigaflops_per_second": spread([rate / 1e9 for rate in ceilings]),
+    }
+
+
+def compare(
+    comparison: Comparison, taken: Mapping[str, tuple[Side, list[float]]]
+) -> dict[str, Any]:
+    """The ratio of the seconds a real token, pass by pass; with equal batches that of the seconds.
+
+    Args:
+        comparison: who with whom.
+        taken: each side and its seconds a round, by its name.
+    """
+    candidates = [name for name in comparison.theirs if name in taken]
+    theirs = min(candidates, key=lambda name: sum(_seconds_a_token(*taken[name])))
+    ratios = [
+        other / mine
+        for other, mine in zip(
+            _seconds_a_token(*taken[theirs]), _seconds_a_token(*taken[comparison.ours]), strict=True
+        )
+    ]
+    return {
+        "against": comparison.against,
+        "theirs": theirs,
+        "ours": comparison.ours,
+        "ratio": spread(ratios),
+        "target": comparison.target,
+    }
+
+
+def lengths_of(batch: Batch) -> Tensor:
+    """(B,) real tokens of each row."""
+    if "attention_mask" not in batch:
+        rows, length = batch["input_ids"].shape
+        return torch.full((rows,), length)
+    return batch["attention_mask"].sum(dim=1)
+
+
+def without_useless_mask(batch: Batch) -> Batch:
+    """The batch without its mask, if nothing is padded."""
+    if not bool(batch["attention_mask"].all()):
+        return batch
+    return {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
+
+
+def make_side(
+    name: str,
+    work: Callable[[Batch], object],
+    batches: Sequence[Batch],
+    necessary: Callable[[Batch], int],
+    executed: Callable[[Batch], int],
+    device: str,
+) -> Side:
+    """A side with what is known of its batches; `necessary` and `executed` count their FLOPs."""
+    return Side(
+        name,
+        work,
+        [{key: tensor.to(device) for key, tensor in batch.items()} for batch in batches],
+        [int(lengths_of(batch).sum()) for batch in batches],
+        [necessary(batch) for batch in batches],
+        [executed(batch) for batch in batches],
+    )
+
+
+def comparisons(targets: tuple[float | None, float | None], *, ragged: bool) -> list[Comparison]:
+    """Who is compared with whom.
+
+    As it comes, transformers gets batches that are drawn without regard to length, and ours what
+    its own loader makes, which sorts. At its best, both get the same sorted batches.
+
+    Args:
+        targets: what the two ratios should reach.
+        ragged: whether rows differ in length; without that all get the same batches.
+    """
+    as_it_comes, at_its_best = targets
+    ours = OURS_SORTED if ragged else OURS
+    found = [
+        Comparison("as it comes", [AS_IT_COMES], ours, as_it_comes),
+        Comparison("at its best", [AT_ITS_BEST, COMPILED], ours, at_its_best),
+    ]
+    if ragged:
+        found.append(Comparison(SAME_BATCHES, [AS_IT_COMES], OURS))
+    return found
+
+
+def prepare_transformers() -> None:
+    """Import it, and have it say nothing but errors.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "this benchmark compares with transformers: pip install transformers"
+        ) from error
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _next_batch(side: Side) -> Callable[[], object]:
+    batches = cycle(side.batches)
+    return lambda: side.work(next(batches))
+
+
+def _seconds_a_token(side: Side, seconds: list[float]) -> list[float]:
+    """Of each pass."""
+    tokens = sum(side.real_tokens)
+    return [sum(part) / tokens for part in _parts(seconds, len(side.batches))]
+
+
+def _parts(values: list[float], size: int) -> list[list[float]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]

@@ -1,0 +1,349 @@
+"""How fast is an encoder, beside transformers as it comes and at its best?
+
+    python -m benchmarks.inference --text FILE... --squad FILE --out DIR
+
+Both libraries run the same weights over the same rows: short sentences and whole paragraphs mixed,
+32 a batch, encoded or classified, and one sentence at a time. Before a clock starts, what they give
+must agree. Without --text and --squad the rows are made up; the report says so. A table goes to
+the terminal; DIR gets inference_DTYPE.csv and .json, and inference.png of all dtypes there.
+
+B rows, T tokens of the longest of them.
+"""
+
+import argparse
+import gc
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import comparison_report
+from benchmarks.arguments import benchmark_parser
+from benchmarks.comparison import (
+    AS_IT_COMES,
+    AT_ITS_BEST,
+    COMPILED,
+    OURS,
+    OURS_SORTED,
+    Side,
+    comparisons,
+    lengths_of,
+    make_side,
+    measure,
+    prepare_transformers,
+    without_useless_mask,
+)
+from benchmarks.flops import EncoderSizes
+from benchmarks.measuring import DTYPES
+from benchmarks.reporting import environment, load_average
+from benchmarks.rows import (
+    Batch,
+    Rows,
+    made_up_mixture,
+    mixed_rows,
+    random_batches,
+    rows_of_length,
+    sorted_batches,
+)
+from minitransformer import from_pretrained
+from minitransformer.arguments import Parser, positive
+from minitransformer.models.base import Model
+from train.arguments import run_job
+
+VOCAB_SIZE = 30_522
+LENGTH = 512  # tokens a row at most
+CLASSES = 2  # transformers' default
+# How far results may lie apart: the length of the difference, relative to that of the results.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is computed, of which rows, and the ratios that ours should reach.
+
+    Attributes:
+        name: for people.
+        classify: give classes, instead of a vector for each token.
+        length: tokens of every row; None for rows as long as they are.
+        batch_size: rows a batch.
+        batches: of a pass.
+        targets: the ratio against transformers as it comes, and at its best.
+    """
+
+    name: str
+    classify: bool
+    length: int | None
+    batch_size: int
+    batches: int
+    targets: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether rows differ in length."""
+        return self.length is None
+
+
+CASES = {
+    "encode": Case("encode, ragged rows", False, None, 32, 8, (1.8, 1.1)),
+    "classify": Case("classify, ragged rows", True, None, 32, 8),
+    "one-16": Case("encode one row of 16 tokens", False, 16, 1, 8),
+    "one-128": Case("encode one row of 128 tokens", False, 128, 1, 4),
+}
+QUICK_CASES = {
+    name: replace(case, batch_size=min(8, case.batch_size), batches=2, targets=(None, None))
+    for name, case in CASES.items()
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    cases: dict[str, Case]
+    sizes: EncoderSizes
+    vocab_size: int
+    passes: int
+
+
+FULL_PLAN = Plan(CASES, EncoderSizes(), VOCAB_SIZE, passes=5)
+QUICK_PLAN = Plan(QUICK_CASES, EncoderSizes(64, 2, 4, 256), 2000, passes=3)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    return run_job(lambda: run(arguments, QUICK_PLAN if arguments.quick else FULL_PLAN))
+
+
+def parser() -> Parser:
+    """The options."""
+    made = benchmark_parser("inference", str(__doc__).split("\n")[0], "of both sides' weights")
+    made.add_argument(
+        "--text", type=Path, nargs="+", help="UTF-8, a sentence a line; a tab ends it"
+    )
+    made.add_argument("--squad", type=Path, help="a file in SQuAD's form, for its paragraphs")
+    made.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    made.add_argument("--passes", type=positive, help="times over the batches of each case")
+    made.add_argument(
+        "--compile-theirs", action="store_true", help="measure transformers compiled too"
+    )
+    made.add_argument("--attention", default="packed", help="our kernel")
+    made.add_argument("--seed", type=int, default=0, help="of batches and weights")
+    return made
+
+
+def run(arguments: argparse.Namespace, plan: Plan) -> int:
+    """The benchmark, top to bottom."""
+    prepare_transformers()
+    torch.set_num_threads(arguments.threads)
+    start = environment(arguments.device)
+    rows = read_rows(arguments, plan)
+    sides: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
+    for name in arguments.cases:
+        case = plan.cases[name]
+        what = {"case": case.name, "dtype": arguments.dtype}
+        found = measure_case(case, rows, arguments, plan)
+        sides += [what | row for row in found[0]]
+        ratios += [what | row for row in found[1]]
+        gc.collect()  # the models of this case, before those of the next are made
+    everything = {
+        "environment": start | {"load_at_the_end": load_average()},
+        "rows": {"ragged": rows.source},
+        "attention": arguments.attention,
+        "sides": sides,
+        "ratios": ratios,
+    }
+    print(comparison_report.table(everything))
+    comparison_report.save(everything, arguments.out, "inference", arguments.dtype)
+    return 0
+
+
+def read_rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    """Sentences and paragraphs, mixed."""
+    if arguments.text is None and arguments.squad is None:
+        return made_up_mixture(plan.vocab_size, LENGTH, arguments.seed)
+    return mixed_rows(
+        arguments.text or [], arguments.squad, plan.vocab_size, LENGTH, arguments.seed
+    )
+
+
+def measure_case(
+    case: Case, rows: Rows, arguments: argparse.Namespace, plan: Plan
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Build both models and all batches, hold the results against each other, and take turns."""
+    torch.manual_seed(arguments.seed)
+    theirs, ours = load_models(case, rows.pad_token_id, arguments, plan)
+    if case.length is not None:
+        rows = rows_of_length(case.length, plan.vocab_size, case.batches, arguments.seed)
+    batches = make_batches(case, rows, arguments.seed)
+    for group in batches.values():
+        batch = {name: tensor.to(arguments.device) for name, tensor in group[0].items()}
+        check_agreement(their_work(theirs), our_work(ours), batch, TOLERANCES[arguments.dtype])
+    sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    pairs = comparisons(case.targets, ragged=case.is_ragged)
+    passes = arguments.passes or plan.passes
+    if case.batch_size == 1:
+        passes *= 4  # short times scatter more
+    return measure(sides, pairs, passes, DTYPES[arguments.dtype], arguments.device)
+
+
+def load_models(
+    case: Case, pad_token_id: int, arguments: argparse.Namespace, plan: Plan
+) -> tuple[nn.Module, Model]:
+    """transformers' model with weights drawn anew, and ours with the same ones."""
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=plan.vocab_size,
+        hidden_size=plan.sizes.hidden_size,
+        num_hidden_layers=plan.sizes.num_hidden_layers,
+        num_attention_heads=plan.sizes.num_attention_heads,
+        intermediate_size=plan.sizes.intermediate_size,
+        max_position_embeddings=LENGTH,
+        pad_token_id=pad_token_id,
+        initializer_range=plan.sizes.hidden_size**-0.5,  # wide, so that every weight matters
+    )
+    their_class: Any = transformers.BertModel
+    if case.classify:
+        their_class = transformers.BertForSequenceClassification
+    dtype, device = DTYPES[arguments.dtype], arguments.device
+    with tempfile.TemporaryDirectory() as directory:
+        their_class(config).save_pretrained(directory)
+        theirs = their_class.from_pretrained(directory, dtype=dtype).to(device)
+        ours = from_pretrained(directory, attention=arguments.attention, dtype=dtype, device=device)
+    return theirs.eval(), ours.eval()
+
+
+def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:
+    """The batches in random order, and where lengths differ those of like length."""
+    orders = {"random": random_batches}
+    if case.is_ragged:
+        orders["sorted"] = sorted_batches
+    return {
+        order: [
+            rows.padded(chosen)
+            for chosen in draw(rows.lengths, case.batch_size, case.batches, seed)
+        ]
+        for order, draw in orders.items()
+    }
+
+
+def make_sides(
+    case: Case,
+    sizes: EncoderSizes,
+    theirs: nn.Module,
+    ours: Model,
+    batches: dict[str, list[Batch]],
+    arguments: argparse.Namespace,
+) -> list[Side]:
+    """Everybody with the batches that he would get."""
+    device, at_random = arguments.device, batches["random"]
+    by_length = batches.get("sorted", at_random)
+    best = [without_useless_mask(batch) for batch in by_length]
+    count = partial(necessary_flops, case, sizes)
+    theirs_count = partial(their_flops, case, sizes)
+    work = their_work(theirs)
+    sides = [
+        make_side(AS_IT_COMES, work, at_random, count, theirs_count, device),
+        make_side(AT_ITS_BEST, work, best, count, theirs_count, device),
+    ]
+    if arguments.compile_theirs:
+        compiled = their_work(torch.compile(theirs, dynamic=case.is_ragged))
+        sides.append(make_side(COMPILED, compiled, best, count, theirs_count, device))
+    ours_count = partial(our_flops, case, sizes, attention=arguments.attention)
+    sides.append(make_side(OURS, our_work(ours), at_random, count, ours_count, device))
+    if case.is_ragged:
+        sides.append(make_side(OURS_SORTED, our_work(ours), by_length, count, ours_count, device))
+    return sides
+
+
+def their_work(model: Callable[..., Any]) -> Callable[[Batch], Tensor]:
+    """A batch to what transformers makes of it: (B, T, E), or (B, C) of classes."""
+
+    @torch.inference_mode()
+    def work(batch: Batch) -> Tensor:
+        return model(**batch)[0]
+
+    return work
+
+
+def our_work(model: Callable[..., Any]) -> Callable[[Batch], Tensor]:
+    """The same with ours."""
+
+    @torch.inference_mode()
+    def work(batch: Batch) -> Tensor:
+        output = model(**batch)
+        return output.logits if hasattr(output, "logits") else output.last_hidden_state
+
+    return work
+
+
+def check_agreement(
+    theirs: Callable[[Batch], Tensor],
+    ours: Callable[[Batch], Tensor],
+    batch: Batch,
+    tolerance: float,
+) -> None:
+    """Compare what both make of a batch, at real tokens.
+
+    Raises:
+        ValueError: it lies further apart than the dtype explains.
+    """
+    their_result, our_result = theirs(batch).float(), ours(batch).float()
+    if their_result.shape != our_result.shape:
+        raise ValueError(
+            f"minitransformer gives {tuple(our_result.shape)}, transformers "
+            f"{tuple(their_result.shape)}; speeds of different computations cannot be compared"
+        )
+    if their_result.dim() == 3:
+        present = batch["attention_mask"].bool()  # (B, T)
+        their_result, our_result = their_result[present], our_result[present]  # (N, E)
+    difference = float((their_result - our_result).norm() / their_result.norm())
+    if not difference <= tolerance:
+        raise ValueError(
+            f"the results differ by {difference:.2g} of their length; speeds of different "
+            "computations cannot be compared"
+        )
+
+
+def necessary_flops(case: Case, sizes: EncoderSizes, batch: Batch) -> int:
+    """What the results of a batch depend on."""
+    lengths = lengths_of(batch).cpu().numpy()
+    return sizes.encoder(lengths, _wanted(case, lengths)) + _head(case, sizes, len(lengths))
+
+
+def their_flops(case: Case, sizes: EncoderSizes, batch: Batch) -> int:
+    """What transformers executes: everything at every place, padding or not."""
+    rows, length = batch["input_ids"].shape
+    return sizes.encoder(np.full(rows, length)) + _head(case, sizes, rows)
+
+
+def our_flops(case: Case, sizes: EncoderSizes, batch: Batch, attention: str) -> int:
+    """What ours executes: padding, unless it is packed; of the last layer what is asked for."""
+    if attention == "packed":
+        return necessary_flops(case, sizes, batch)
+    rows, length = batch["input_ids"].shape
+    lengths = np.full(rows, length)
+    return sizes.encoder(lengths, _wanted(case, lengths)) + _head(case, sizes, rows)
+
+
+def _wanted(case: Case, lengths: np.ndarray) -> np.ndarray:
+    """(B,) how many tokens of each row are wanted: to classify, the first."""
+    return np.ones_like(lengths) if case.classify else lengths
+
+
+def _head(case: Case, sizes: EncoderSizes, rows: int) -> int:
+    """The pooler, and the scores of the classes."""
+    return sizes.class_scores(rows, CLASSES) if case.classify else sizes.class_scores(rows, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

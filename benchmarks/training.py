@@ -1,0 +1,269 @@
+"""How fast is a training step, beside transformers as it comes and at its best?
+
+    python -m benchmarks.training --text FILE... --squad FILE --out DIR
+
+Both libraries train the same model from the same weights on the same rows: masked language
+modelling with full rows and with lines of text one a row, and question answering. Before a clock
+starts, their losses and gradients must agree. A step is forward, backward, AdamW and zero_grad.
+Without --text or --squad the rows are made up; the report says so. A table goes to the terminal;
+DIR gets training_DTYPE.csv and .json, and training.png of all dtypes that are there.
+
+B rows, T tokens of the longest of them.
+"""
+
+import argparse
+import gc
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import comparison_report
+from benchmarks.arguments import benchmark_parser
+from benchmarks.comparison import (
+    AS_IT_COMES,
+    AT_ITS_BEST,
+    COMPILED,
+    OURS,
+    OURS_SORTED,
+    Side,
+    comparisons,
+    make_side,
+    measure,
+    prepare_transformers,
+    without_useless_mask,
+)
+from benchmarks.flops import EncoderSizes
+from benchmarks.measuring import DTYPES
+from benchmarks.reporting import environment, load_average
+from benchmarks.rows import (
+    Batch,
+    Rows,
+    made_up_rows,
+    made_up_windows,
+    masked_batch,
+    random_batches,
+    sorted_batches,
+    squad_rows,
+    text_rows,
+)
+from benchmarks.training_steps import (
+    Case,
+    batches_to_check,
+    check_agreement,
+    load_models,
+    necessary_flops,
+    our_flops,
+    our_loss,
+    our_optimizer,
+    their_flops,
+    their_loss,
+    their_optimizer,
+    training_step,
+)
+from minitransformer.arguments import Parser, positive
+from minitransformer.models.heads import EncoderTask
+from train.arguments import run_job
+
+CASES = {
+    "full-30k": Case("full", 30_522, 512, 8, 1, (2.0, 1.9)),
+    "full-50k": Case("full", 50_265, 512, 8, 1, (2.2, 2.0)),
+    "lines": Case("lines", 30_522, 512, 32, 8, (3.5, 2.2)),
+    "squad": Case("squad", 30_522, 384, 16, 6, (2.0, 1.15)),
+}
+QUICK_SIZES = EncoderSizes(64, 2, 4, 256)
+QUICK_CASES = {
+    # The bars are for the full sizes.
+    name: replace(
+        case,
+        vocab_size=case.vocab_size // 15,
+        length=case.length // 4,
+        batch_size=8,
+        batches=2,
+        targets=(None, None),
+    )
+    for name, case in CASES.items()
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    cases: dict[str, Case]
+    sizes: EncoderSizes
+    passes: int
+
+
+FULL_PLAN = Plan(CASES, EncoderSizes(), passes=3)
+QUICK_PLAN = Plan(QUICK_CASES, QUICK_SIZES, passes=2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    return run_job(lambda: run(arguments, QUICK_PLAN if arguments.quick else FULL_PLAN))
+
+
+def parser() -> Parser:
+    """The options."""
+    made = benchmark_parser(
+        "training", str(__doc__).split("\n")[0], "of both sides; weights stay in float32"
+    )
+    made.add_argument("--text", type=Path, nargs="+", help="UTF-8 text, a sentence or so a line")
+    made.add_argument("--squad", type=Path, help="a file in SQuAD's form")
+    made.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    made.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="everywhere")
+    made.add_argument("--passes", type=positive, help="times over the batches of each case")
+    made.add_argument(
+        "--compile-theirs", action="store_true", help="measure transformers compiled too"
+    )
+    made.add_argument("--attention", default="packed", help="our kernel")
+    made.add_argument("--seed", type=int, default=0, help="of batches, masks and weights")
+    return made
+
+
+def run(arguments: argparse.Namespace, plan: Plan) -> int:
+    """The benchmark, top to bottom."""
+    prepare_transformers()
+    torch.set_num_threads(arguments.threads)
+    plan = replace(
+        plan,
+        cases={name: plan.cases[name] for name in arguments.cases},
+        passes=arguments.passes or plan.passes,
+    )
+    start = environment(arguments.device)
+    rows = read_rows(arguments, plan)
+    sides: list[dict[str, Any]] = []
+    ratios: list[dict[str, Any]] = []
+    for case in plan.cases.values():
+        for dropout in arguments.dropout:
+            what = {"case": case.name, "dtype": arguments.dtype, "dropout": dropout}
+            found = measure_case(case, rows[case.rows], dropout, arguments, plan)
+            sides += [what | row for row in found[0]]
+            ratios += [what | row for row in found[1]]
+            gc.collect()  # the models of this case, before those of the next are made
+    found_all = {
+        "environment": start | {"load_at_the_end": load_average()},
+        "rows": {name: made.source for name, made in rows.items()},
+        "attention": arguments.attention,
+        "sides": sides,
+        "ratios": ratios,
+    }
+    print(comparison_report.table(found_all))
+    comparison_report.save(found_all, arguments.out, "training", arguments.dtype)
+    return 0
+
+
+def read_rows(arguments: argparse.Namespace, plan: Plan) -> dict[str, Rows]:
+    """The rows that the cases are made of, by their kind."""
+    made: dict[str, Rows] = {}
+    words = [case for case in plan.cases.values() if not case.is_squad]
+    if words:
+        size = min(case.vocab_size for case in words), words[0].length  # what fits all models
+        made["lines"], made["full"] = (
+            made_up_rows(*size, arguments.seed)
+            if arguments.text is None
+            else text_rows(arguments.text, *size)
+        )
+    for case in plan.cases.values():
+        if case.is_squad:
+            made["squad"] = (
+                made_up_windows(case.vocab_size, case.length, arguments.seed)
+                if arguments.squad is None
+                else squad_rows(arguments.squad, case.vocab_size, case.length)
+            )
+    return made
+
+
+def measure_case(
+    case: Case, rows: Rows, dropout: float, arguments: argparse.Namespace, plan: Plan
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Build both models and all batches, hold the losses against each other, and take turns."""
+    dtype, device = arguments.dtype, arguments.device
+    torch.manual_seed(arguments.seed)
+    theirs, ours = load_models(
+        case, plan.sizes, dropout, rows.pad_token_id, arguments.attention, device
+    )
+    batches = make_batches(case, rows, arguments.seed)
+    for group in batches.values():
+        first = {name: tensor.to(device) for name, tensor in group[0].items()}
+        checked = batches_to_check(case, first)
+        check_agreement(theirs, ours, checked, dtype)
+    sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    pairs = comparisons(case.targets, ragged=case.is_ragged)
+    return measure(sides, pairs, plan.passes, DTYPES[dtype], device)
+
+
+def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:
+    """The batches in random order, and where lengths differ those of like length."""
+    orders = {"random": random_batches}
+    if case.is_ragged:
+        orders["sorted"] = sorted_batches
+    made: dict[str, list[Batch]] = {}
+    for order, draw in orders.items():
+        numbers = draw(rows.lengths, case.batch_size, case.batches, seed)
+        made[order] = [
+            rows.padded(chosen)
+            if case.is_squad
+            else masked_batch(rows.padded(chosen), case.vocab_size, seed)
+            for chosen in numbers
+        ]
+    return made
+
+
+def make_sides(
+    case: Case,
+    sizes: EncoderSizes,
+    theirs: nn.Module,
+    ours: EncoderTask,
+    batches: dict[str, list[Batch]],
+    arguments: argparse.Namespace,
+) -> list[Side]:
+    """Everybody with the batches that he would get."""
+    device = arguments.device
+    at_random = batches["random"]
+    by_length = batches.get("sorted", at_random)
+    whole = [pad_to(case.length, batch) for batch in at_random] if case.is_squad else at_random
+    best = [without_useless_mask(batch) for batch in by_length]
+
+    count = partial(necessary_flops, case, sizes)
+    optimizer = their_optimizer(theirs)
+    step = training_step(their_loss(theirs), optimizer, arguments.dtype)
+    theirs_count = partial(their_flops, case, sizes)
+    sides = [
+        make_side(AS_IT_COMES, step, whole, count, theirs_count, device),
+        make_side(AT_ITS_BEST, step, best, count, theirs_count, device),
+    ]
+    if arguments.compile_theirs:
+        compiled = torch.compile(theirs, dynamic=case.is_ragged)
+        step = training_step(their_loss(compiled), optimizer, arguments.dtype)
+        sides.append(make_side(COMPILED, step, best, count, theirs_count, device))
+
+    step = training_step(our_loss(ours), our_optimizer(ours), arguments.dtype)
+    ours_count = partial(our_flops, case, sizes, attention=arguments.attention)
+    sides.append(make_side(OURS, step, at_random, count, ours_count, device))
+    if case.is_ragged:
+        sides.append(make_side(OURS_SORTED, step, by_length, count, ours_count, device))
+    return sides
+
+
+def pad_to(length: int, batch: Batch) -> Batch:
+    """The batch padded to a fixed length, as transformers' course on question answering has it.
+
+    What stands at padding does not matter, for the mask hides it.
+    """
+    extra = length - batch["input_ids"].shape[1]
+    wide = {
+        name: nn.functional.pad(batch[name], (0, extra)) for name in ("input_ids", "attention_mask")
+    }
+    return batch | wide
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""The kernels that compute attention: the formula, PyTorch's, and PyTorch's without padding.
+
+All give the same numbers at real tokens.
+
+B batch, T query tokens, S key tokens, N queries and M keys of all rows, H heads, D head size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minitransformer.layers.attention import EagerAttention, Kernel, attention_weights
+from minitransformer.layers.dropped_attention import dropped_attention
+from minitransformer.layers.masks import padding_mask
+from minitransformer.layers.packing import Mask, PackedMask, Packing
+
+
+class SdpaAttention(Kernel):
+    """The same numbers from PyTorch's kernel, which need not keep the (T, S) weights in memory."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
+        on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and query.shape[-2] == 1 and query.dtype == torch.bfloat16:
+            # For a single query this takes half the time, casts included.
+            bias = None if bias is None else bias.float()
+            gathered = self.forward(query.float(), key.float(), value.float(), mask, bias)
+            return gathered.to(query.dtype)
+        probability = self.dropout if self.training else 0.0
+        if on_cpu and probability and bias is None:  # PyTorch has no fast kernel for this
+            whole = self.whole_mask(query, key, mask)
+            return dropped_attention(query, key, value, whole, probability, self.scale)
+        # Told that it is a triangle, the kernel leaves out what is masked; a mask it goes through.
+        triangle = self.causal and mask is None and bias is None
+        triangle = triangle and query.shape[-2] == key.shape[-2] > 1
+        whole = None if triangle else self.whole_mask(query, key, mask)
+        if bias is not None:
+            whole = bias if whole is None else bias.masked_fill(~whole, -math.inf)
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=whole,
+            dropout_p=probability,
+            is_causal=triangle,
+            scale=self.scale,
+        )
+
+
+class PackedAttention(SdpaAttention):
+    """The same for rows without padding, laid end to end; see :mod:`..layers.packing`.
+
+    CUDA has a kernel for rows of any length. Elsewhere, rows that are equally long are computed
+    together, without a mask.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Mask,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Queries (1, H, N, D) over keys and values (1, H, M, D) give (1, H, N, D).
+
+        Args:
+            query, key, value: of packed rows. With a mask of another kind, as in `SdpaAttention`.
+            mask: where each row begins.
+            bias: (1, H, T, S), added to the scores of each row; T and S of the longest.
+        """
+        if not isinstance(mask, PackedMask):
+            return super().forward(query, key, value, mask, bias)
+        if bias is None and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+            return self._on_cuda(query, key, value, mask)
+        rows = [query, key, value]
+        query_sizes = [group.num_rows * group.num_queries for group in mask.groups]
+        key_sizes = [group.num_rows * group.num_keys for group in mask.groups]
+        # Of the gradient of a split, PyTorch makes one tensor; of that of slices, one for each.
+        parts = [
+            tensor[0].split(sizes, dim=1)  # (H, rows * tokens, D) each
+            for tensor, sizes in zip(rows, (query_sizes, key_sizes, key_sizes), strict=True)
+        ]
+        gathered = []
+        for group, q, k, v in zip(mask.groups, *parts, strict=True):
+            own_bias = None if bias is None else bias[..., : group.num_queries, : group.num_keys]
+            gathered.append(self._group(q, k, v, group.num_rows, own_bias))
+        return torch.cat(gathered).transpose(0, 1)[None]  # (1, H, N, D)
+
+    def _group(
+        self, query: Tensor, key: Tensor, value: Tensor, num_rows: int, bias: Tensor | None
+    ) -> Tensor:
+        """Rows of one length, (H, rows * T, D), over as many, to (rows * T, H, D)."""
+        if not query.shape[1] or not key.shape[1]:
+            return torch.zeros_like(query).transpose(0, 1)  # who has nobody to ask gets nothing
+        query, key, value = (
+            tensor.unflatten(1, (num_rows, -1)).transpose(0, 1)  # (rows, H, T, D)
+            for tensor in (query, key, value)
+        )
+        return super().forward(query, key, value, None, bias).transpose(1, 2).flatten(0, 1)
+
+    def _on_cuda(self, query: Tensor, key: Tensor, value: Tensor, mask: PackedMask) -> Tensor:
+        """FlashAttention for rows of any length (Dao 2023), which has dropout.
+
+        `torch.nn.attention.varlen` calls it too, but with a dropout of 0.
+        """
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        gathered, *_ = torch.ops.aten._flash_attention_forward(
+            query,  # (N, H, D)
+            key,
+            value,
+            mask.queries.borders,
+            mask.keys.borders,
+            mask.queries.longest,
+            mask.keys.longest,
+            self.dropout if self.training else 0.0,
+            self.causal,
+            False,
+            scale=self.scale,
+        )
+        return gathered.transpose(0, 1)[None]  # (1, H, N, D)
+
+    def weights(self, query: Tensor, key: Tensor, mask: Mask, bias: Tensor | None = None) -> Tensor:
+        """The attention map with its padding, (B, H, T, S), which gets and gives nothing."""
+        if not isinstance(mask, PackedMask):
+            return super().weights(query, key, mask, bias)
+        query, key = _unpacked(query, mask.queries), _unpacked(key, mask.keys)
+        there = padding_mask(mask.keys.present) & mask.queries.present[:, None, :, None]
+        whole = self.whole_mask(query, key, there)  # (B, 1, T, S)
+        return attention_weights(query, key, whole, bias, self.scale)
+
+
+KERNELS: dict[str, type[Kernel]] = {
+    "eager": EagerAttention,
+    "sdpa": SdpaAttention,
+    "packed": PackedAttention,
+}
+
+
+def kernel_named(name: str) -> type[Kernel]:
+    """The kernel of that name.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones.
+    """
+    if name not in KERNELS:
+        raise ValueError(f"attention={name!r} is unknown; choose one of {sorted(KERNELS)}")
+    return KERNELS[name]
+
+
+def _unpacked(heads: Tensor, packing: Packing) -> Tensor:
+    """(1, H, N, D) to (B, H, T, D)."""
+    return packing.unpack(heads.transpose(1, 2)).transpose(1, 2)

@@ -1,0 +1,130 @@
+"""The benchmark of an encoder, on models so small that its clocks mean nothing."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.image import imread
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import inference, rows
+from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED
+from benchmarks.flops import EncoderSizes
+from benchmarks.inference import CASES, Plan
+
+pytest.importorskip("transformers", reason="the comparison needs transformers")
+
+TINY = {
+    name: replace(case, batch_size=min(4, case.batch_size), batches=2)
+    for name, case in CASES.items()
+}
+PLAN = Plan(TINY, EncoderSizes(32, 2, 4, 37), vocab_size=99, passes=2)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(inference, "QUICK_PLAN", PLAN)
+    monkeypatch.setattr("benchmarks.measuring.PRODUCT_ROWS", {"cpu": 16})
+
+
+def prepared(name, *words):
+    """Both models and the batches of a case."""
+    arguments = inference.parser().parse_args(["--out", "x", *words])
+    theirs, ours = inference.load_models(TINY[name], rows.PAD, arguments, PLAN)
+    theirs.set_attn_implementation("eager" if arguments.attention == "eager" else "sdpa")
+    made = rows.made_up_mixture(99, 64)
+    return theirs, ours, inference.make_batches(TINY[name], made, seed=0), arguments
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["encode", "classify"])
+def test_both_give_the_same_until_a_weight_is_changed(name, dtype):
+    theirs, ours, batches, _ = prepared(name, "--dtype", dtype)
+    assert {p.dtype for p in ours.parameters()} == {getattr(torch, dtype)}
+    works = inference.their_work(theirs), inference.our_work(ours)
+    inference.check_agreement(*works, batches["random"][0], inference.TOLERANCES[dtype])
+    with torch.no_grad():
+        getattr(ours, "bert", ours).layers[1].attention.value.weight *= -20
+    with pytest.raises(ValueError, match="the results differ by"):
+        inference.check_agreement(*works, batches["random"][0], inference.TOLERANCES[dtype])
+    short = inference.our_work(lambda **b: ours(b["input_ids"][:2], b["attention_mask"][:2]))
+    with pytest.raises(ValueError, match="minitransformer gives \\(2, "):
+        inference.check_agreement(works[0], short, batches["random"][0], 1.0)
+
+
+@pytest.mark.parametrize("name", ["encode", "classify"])
+def test_flops_are_those_that_pytorch_counts(name):
+    theirs, ours, batches, _ = prepared(name, "--attention", "eager")
+    case, batch = TINY[name], batches["random"][0]
+    assert not batch["attention_mask"].all()
+    for model, expected in (
+        (theirs, inference.their_flops(case, PLAN.sizes, batch)),
+        (ours, inference.our_flops(case, PLAN.sizes, batch, "eager")),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            model(**batch)
+        assert counter.get_total_flops() == expected
+    alone = {key: tensor[:1] for key, tensor in batch.items()}
+    length = int(alone["attention_mask"].sum())
+    alone = {key: tensor[:, :length] for key, tensor in alone.items()}
+    necessary = inference.necessary_flops(case, PLAN.sizes, alone)
+    assert necessary == inference.our_flops(case, PLAN.sizes, alone, "eager")
+    assert inference.necessary_flops(case, PLAN.sizes, batch) == inference.our_flops(
+        case, PLAN.sizes, batch, "packed"
+    )
+
+
+def test_who_gets_which_batches():
+    theirs, ours, batches, arguments = prepared("encode")
+    sides = {
+        side.name: side
+        for side in inference.make_sides(
+            TINY["encode"], PLAN.sizes, theirs, ours, batches, arguments
+        )
+    }
+    assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED]
+    for one, other in ((AS_IT_COMES, OURS), (AT_ITS_BEST, OURS_SORTED)):
+        for a, b in zip(sides[one].batches, sides[other].batches, strict=True):
+            assert torch.equal(a["input_ids"], b["input_ids"])
+
+
+@pytest.mark.slow
+def test_a_whole_run(tmp_path, capsys):
+    text = tmp_path / "sentences.tsv"
+    words = ["one", "two", "three", "four", "five", "six", "seven"]
+    text.write_text("".join(" ".join(words[: n % 7 + 1]) + f" {n}\t1\n" for n in range(60)))
+    out = tmp_path / "out"
+    given = ["--quick", "--threads", "1", "--text", str(text), "--out", str(out)]
+    assert inference.main(given) == 0
+    printed = capsys.readouterr().out
+    assert all(case.name in printed for case in TINY.values())
+    assert "60 sentences and 0 paragraphs" in printed
+    found = json.loads((out / "inference_float32.json").read_text())
+    assert found["rows"]["ragged"].startswith("60 sentences")
+    sides = [row["side"] for row in found["sides"]]
+    assert (
+        sides
+        == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED] * 2
+        + [
+            AS_IT_COMES,
+            AT_ITS_BEST,
+            OURS,
+        ]
+        * 2
+    )
+    assert (out / "inference_float32.csv").exists()
+    assert imread(out / "inference.png").shape[1] == 1200
+
+
+def test_what_is_missing_is_said(tmp_path, capsys):
+    for words, message in (
+        (["--text", "nowhere.txt"], "--text nowhere.txt: there is no such file"),
+        (["--squad", "nowhere.json"], "--squad nowhere.json: there is no such file"),
+        (["--attention", "flush"], "attention='flush' is unknown"),
+    ):
+        assert inference.main(["--quick", "--out", str(tmp_path / "out"), *words]) == 1
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        inference.main(["--out", "x", "--device", "tpu"])
+    assert "'tpu' is unknown; choose cpu or cuda" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""The benchmark of a training step, on models so small that its clocks mean nothing."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.image import imread
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import draw, rows, training, training_steps
+from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED
+from benchmarks.flops import EncoderSizes
+from benchmarks.training import CASES, Plan
+
+pytest.importorskip("transformers", reason="the comparison needs transformers")
+
+SIZES = EncoderSizes(32, 2, 4, 37)
+TINY = {
+    name: replace(case, vocab_size=96 + n, length=24, batch_size=4, batches=min(2, case.batches))
+    for n, (name, case) in enumerate(CASES.items())
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(training, "QUICK_PLAN", Plan(TINY, SIZES, passes=2))
+    monkeypatch.setattr("benchmarks.measuring.PRODUCT_ROWS", {"cpu": 16})
+
+
+def prepared(name, dropout=0.0, attention="eager"):
+    """A case, both models and its batches."""
+    case = TINY[name]
+    made = rows.made_up_windows(96, 24) if case.is_squad else rows.made_up_rows(96, 24)[0]
+    theirs, ours = training_steps.load_models(case, SIZES, dropout, rows.PAD, attention, "cpu")
+    theirs.set_attn_implementation("eager" if attention == "eager" else "sdpa")
+    return case, theirs, ours, training.make_batches(case, made, seed=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["lines", "squad"])
+def test_both_compute_the_same_until_a_weight_is_changed(name, dtype):
+    case, theirs, ours, batches = prepared(name, dropout=0.1, attention="packed")
+    checked = training_steps.batches_to_check(case, batches["random"][0])
+    training_steps.check_agreement(theirs, ours, checked, dtype)
+    # It leaves them as they were before, ready to train.
+    assert theirs.training and ours.training
+    assert all(p.grad is None for model in (theirs, ours) for p in model.parameters())
+    with torch.no_grad():
+        ours.backbone.layers[0].feed_forward.contract.weight *= 3
+    with pytest.raises(ValueError, match="is .* in minitransformer, .* in transformers"):
+        training_steps.check_agreement(theirs, ours, checked, dtype)
+
+
+def test_answers_are_checked_without_padding():
+    case, *_, batches = prepared("squad")
+    checked = training_steps.batches_to_check(case, batches["random"][0])
+    assert len(checked) == 4
+    assert all(bool(one["attention_mask"].all()) for one in checked)
+    assert [one["start_positions"].shape for one in checked] == [(1,)] * 4
+
+
+@pytest.mark.parametrize("name", ["lines", "squad"])
+def test_flops_are_those_that_pytorch_counts(name):
+    case, theirs, ours, batches = prepared(name)
+    batch = batches["random"][0]
+    assert not batch["attention_mask"].all()
+    for loss_of, expected in (
+        (training_steps.their_loss(theirs), training_steps.their_flops(case, SIZES, batch)),
+        (training_steps.our_loss(ours), training_steps.our_flops(case, SIZES, batch, "eager")),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            loss_of(batch).backward()
+        assert counter.get_total_flops() == expected
+    # Without padding, and with as many labels in every row, all that ours does is necessary.
+    necessary = training_steps.necessary_flops(case, SIZES, batch)
+    assert necessary < training_steps.our_flops(case, SIZES, batch, "eager")
+    one = {key: tensor[:1] for key, tensor in batch.items()}
+    length = int(one["attention_mask"].sum())
+    one = {key: t[:, :length] if t.dim() == 2 else t for key, t in one.items()}
+    alone = training_steps.necessary_flops(case, SIZES, one)
+    assert alone == training_steps.our_flops(case, SIZES, one, "eager")
+
+
+@pytest.mark.parametrize("name", ["lines", "squad"])
+def test_packed_rows_execute_no_padding(name, monkeypatch):
+    case, _, ours, batches = prepared(name, attention="packed")
+    batch = batches["random"][0]
+    # PyTorch does not count the products in its attention kernel of the CPU: leave out the pairs.
+    layer = EncoderSizes.layer
+    monkeypatch.setattr(
+        EncoderSizes, "layer", lambda self, tokens, wanted, _: layer(self, tokens, wanted, 0)
+    )
+    with FlopCounterMode(display=False) as counter:
+        training_steps.our_loss(ours)(batch).backward()
+    executed = training_steps.our_flops(case, SIZES, batch, "packed")
+    assert counter.get_total_flops() == executed
+    necessary = training_steps.necessary_flops(case, SIZES, batch)
+    assert executed == (pytest.approx(necessary, rel=0.01) if case.is_squad else necessary)
+
+
+def test_who_gets_which_batches():
+    case, theirs, ours, batches = prepared("squad")
+    arguments = training.parser().parse_args(["--out", "x"])
+    sides = {
+        side.name: side
+        for side in training.make_sides(case, SIZES, theirs, ours, batches, arguments)
+    }
+    assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED]
+    assert {b["input_ids"].shape[1] for b in sides[AS_IT_COMES].batches} == {24}
+    assert {b["input_ids"].shape[1] for b in sides[OURS].batches} != {24}
+    for one, other in ((AS_IT_COMES, OURS), (AT_ITS_BEST, OURS_SORTED)):
+        assert sides[one].real_tokens == sides[other].real_tokens
+        for theirs_batch, ours_batch in zip(sides[one].batches, sides[other].batches, strict=True):
+            width = ours_batch["input_ids"].shape[1]
+            assert torch.equal(theirs_batch["input_ids"][:, :width], ours_batch["input_ids"])
+            assert torch.equal(theirs_batch["end_positions"], ours_batch["end_positions"])
+
+
+def test_rows_fit_the_smallest_vocabulary():
+    arguments = training.parser().parse_args(["--out", "x"])
+    backwards = dict(reversed(TINY.items()))
+    made = training.read_rows(arguments, Plan(backwards, SIZES, passes=1))
+    assert max(row.max() for kind in ("lines", "full") for row in made[kind].ids) < 96
+
+
+def test_a_step_takes_the_optimizer_along():
+    _, theirs, ours, batches = prepared("lines")
+    batch = batches["random"][0]
+    losses = {}
+    for name, model, loss_of, optimizer in (
+        ("theirs", theirs, training_steps.their_loss(theirs), training_steps.their_optimizer),
+        ("ours", ours, training_steps.our_loss(ours), training_steps.our_optimizer),
+    ):
+        step = training_steps.training_step(loss_of, optimizer(model), "float32")
+        losses[name] = [float(step(batch)) for _ in range(5)]
+        assert all(p.grad is None for p in model.parameters())
+    assert losses["ours"][4] < losses["ours"][0]
+    assert losses["ours"] == pytest.approx(losses["theirs"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_whole_run(tmp_path, capsys):
+    out = tmp_path / "out"
+    for dtype in ("float32", "bfloat16"):
+        words = ["--quick", "--dtype", dtype, "--threads", "1", "--out", str(out)]
+        assert training.main(words) == 0
+    printed = capsys.readouterr().out
+    assert all(case.name in printed for case in TINY.values())
+    assert "made up, lengths log-normal around 23 tokens" in printed
+
+    found = json.loads((out / "training_bfloat16.json").read_text())
+    assert found["environment"]["threads"] == 1
+    assert {row["dtype"] for row in found["sides"]} == {"bfloat16"}
+    assert [row["dropout"] for row in found["ratios"]] == [*[0.1] * 2, *[0.0] * 2] * 2 + [
+        *[0.1] * 3,
+        *[0.0] * 3,
+    ] * 2
+    for row in found["sides"]:
+        assert row["necessary_gigaflops"] <= row["executed_gigaflops"]
+        assert row["padding"] == 0 or "rows of" not in row["case"]
+    targets = {(row["case"], row["against"]): row["target"] for row in found["ratios"]}
+    assert targets[(TINY["lines"].name, "as it comes")] == 3.5
+    with open(out / "training_float32.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["measured"] for line in lines} == {"side", "ratio"}
+    assert float(lines[-1]["ratio_low"]) <= float(lines[-1]["ratio"])
+
+    picture = imread(out / "training.png")
+    assert picture.shape[1] == 1200  # ten inches of 120 dots
+    (out / "training.png").unlink()
+    assert draw.main([str(out)]) == 0
+    assert (imread(out / "training.png") == picture).all()
+
+
+def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):
+    for words, message in (
+        (["--text", "nowhere.txt"], "--text nowhere.txt: there is no such file"),
+        (["--squad", "nowhere.json"], "--squad nowhere.json: there is no such file"),
+        (["--attention", "flush"], "attention='flush' is unknown"),
+    ):
+        assert training.main(["--quick", "--out", str(tmp_path / "out"), *words]) == 1
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    for words, message in (
+        (["--device", "tpu"], "'tpu' is unknown; choose cpu or cuda"),
+        (["--cases", "all"], "invalid choice: 'all'"),
+    ):
+        with pytest.raises(SystemExit):
+            training.main(["--out", "x", *words])
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    assert training.main(["--quick", "--out", str(tmp_path / "out")]) == 1
+    assert "compares with transformers: pip install transformers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert draw.main([str(tmp_path)]) == 1
+    assert "holds no results of generation, training" in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""Rows without padding: what goes in comes out, and attention keeps to its row."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitransformer.layers.arrangement import PackedRows, PaddedRows, arrange
+from minitransformer.layers.attention import EagerAttention
+from minitransformer.layers.kernels import PackedAttention
+from minitransformer.layers.masks import padding_mask
+from minitransformer.layers.packing import PackedMask, Packing
+
+# (B, 5) bool, any padding anywhere, rows of nothing else among them.
+masks = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6).map(
+    torch.tensor
+)
+
+
+@given(masks)
+def test_what_is_packed_comes_back_with_zeros_for_padding(present):
+    packing = Packing(present)
+    padded = torch.arange(1, 5 * len(present) + 1).view(len(present), 5)
+    packed = packing.pack(padded)
+    assert packed.shape == (1, int(present.sum()))
+    assert torch.equal(packing.unpack(packed), padded * present)
+    assert torch.equal(packing.present, present)
+    # Row after row, the shortest first, each in its order.
+    rows = [row[there].tolist() for row, there in zip(padded, present, strict=True)]
+    assert packed[0].tolist() == [token for row in sorted(rows, key=len) for token in row]
+    assert packing.borders.tolist()[1:] == torch.tensor(packing.lengths).cumsum(0).tolist()
+    assert packing.longest == max(packing.lengths)
+
+
+@given(masks, st.data())
+def test_both_arrangements_choose_the_same_tokens(present, data):
+    wanted = torch.tensor([[data.draw(st.booleans()) for _ in row] for row in present])
+    hidden = torch.randn(*present.shape, 3) * present[..., None]
+    for packed in (False, True):
+        rows = arrange(present, packed=packed)
+        inside = rows.enter(hidden)
+        chosen = rows.choose(wanted)
+        taken = torch.take_along_dim(inside, chosen.places[..., None], dim=1)
+        assert torch.equal(chosen.take(taken), hidden[wanted])
+        assert torch.equal(rows.leave(inside), hidden)
+        assert isinstance(rows, PackedRows if packed and present.any() else PaddedRows)
+
+
+@given(masks, masks, st.booleans(), st.booleans())
+def test_packed_attention_is_the_formula_at_real_tokens(own, other, causal, crossing):
+    """Values, gradients and maps of attention to oneself and to others, rows without tokens too."""
+    size = min(len(own), len(other))
+    own = own[:size]
+    other = other[:size] if crossing and not causal else own
+    if not own.any():
+        return
+    query = torch.randn(size, 2, 5, 4, dtype=torch.float64)
+    key, value = torch.randn(2, size, 2, 5, 4, dtype=torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
+    queries = Packing(own)
+    mask = PackedMask(queries, Packing(other, queries.order))
+
+    kernel = PackedAttention(causal=causal)
+    sides = (queries, mask.keys, mask.keys)
+    packed = [
+        packing.pack(leaf.transpose(1, 2)).transpose(1, 2)  # (1, H, N, D)
+        for packing, leaf in zip(sides, leaves, strict=True)
+    ]
+    gathered = queries.unpack(kernel(*packed, mask).transpose(1, 2))  # (B, T, H, D)
+    formula = EagerAttention(causal=causal)
+    expected = formula(*leaves, padding_mask(other)).transpose(1, 2) * own[..., None, None]
+    torch.testing.assert_close(gathered, expected, rtol=1e-10, atol=1e-10)
+
+    weight = torch.randn_like(expected)
+    found = torch.autograd.grad((gathered * weight).sum(), leaves, allow_unused=True)
+    right = torch.autograd.grad((expected * weight).sum(), leaves)
+    for gradient, there in zip(found, right, strict=True):
+        gradient = torch.zeros_like(there) if gradient is None else gradient
+        torch.testing.assert_close(gradient, there, rtol=1e-10, atol=1e-10)
+
+    maps = kernel.weights(*packed[:2], mask)  # (B, H, T, S)
+    there = formula.weights(*leaves[:2], padding_mask(other)) * own[:, None, :, None]
+    torch.testing.assert_close(maps, there, rtol=1e-10, atol=1e-10)
+    again = (maps @ value).transpose(1, 2)
+    torch.testing.assert_close(again, gathered, rtol=1e-10, atol=1e-10)
+
+
+def test_rows_of_one_length_are_computed_together():
+    present = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]]).bool()
+    packing = Packing(present)
+    mask = PackedMask(packing, packing)
+    assert mask.groups == [(1, 0, 0), (1, 1, 1), (2, 2, 2)]
+
+
+def test_where_nothing_is_padded_or_nothing_real_rows_stay():
+    assert isinstance(arrange(None, packed=True), PaddedRows)
+    assert isinstance(arrange(torch.zeros(2, 3, dtype=torch.bool), packed=True), PaddedRows)
+
+
+@given(masks)
+def test_padding_between_tokens_is_refused_where_places_matter(present):
+    def breaks(row):
+        places = row.nonzero().flatten().tolist()
+        return places != list(range(places[0], places[-1] + 1)) if places else False
+
+    if any(map(breaks, present)):
+        with pytest.raises(ValueError, match="attention='packed'.*attention='sdpa'"):
+            arrange(present, packed=True, places_matter=True)
+    else:
+        arrange(present, packed=True, places_matter=True)
+
+
+def test_packed_attention_takes_a_mask_of_padded_rows_too():
+    query, key, value = torch.randn(3, 2, 1, 4, 3)
+    mask = padding_mask(torch.tensor([[True, True, False, True], [True] * 4]))
+    torch.testing.assert_close(
+        PackedAttention()(query, key, value, mask), EagerAttention()(query, key, value, mask)
+    )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("causal", [False, True])
+def test_cudas_kernel_for_rows_of_any_length_gives_the_same(causal):
+    present = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], device="cuda").bool()
+    packing = Packing(present)
+    mask = PackedMask(packing, packing)
+    query, key, value = (
+        torch.randn(1, 8, 2, 64, device="cuda").transpose(1, 2).requires_grad_() for _ in range(3)
+    )
+    kernel = PackedAttention(causal=causal)
+    expected = kernel(query, key, value, mask)  # float32: group by group
+    found = kernel(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask)
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+    weight = torch.randn_like(expected)
+    right = torch.autograd.grad((expected * weight).sum(), (query, key, value))
+    gradients = torch.autograd.grad((found.float() * weight).sum(), (query, key, value))
+    for gradient, there in zip(gradients, right, strict=True):
+        torch.testing.assert_close(gradient, there, rtol=5e-2, atol=5e-2)
