@@ -14,12 +14,7 @@ from minitransformer.models.config import Config
 from minitransformer.models.generation_config import GenerationConfig
 from minitransformer.models.heads import labelled_cross_entropy, mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
-from minitransformer.models.outputs import (
-    CausalLMOutput,
-    Encoded,
-    Seq2SeqLMOutput,
-    recording,
-)
+from minitransformer.models.outputs import CausalLMOutput, Encoded, Seq2SeqLMOutput, recording
 from minitransformer.models.shifting import next_token_labels, shift_right, start_token
 from minitransformer.names import strict_names
 
@@ -38,8 +33,7 @@ class GenerativeModel(TaskModel):
             prefixes, as it stands there; kept for the next save.
         reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
             in the order that it reads fastest. Set it to False where memory is short.
-        record_steps: whether a GPU that writes may keep the step for one token as a CUDA graph,
-            with the memory that it works in.
+        record_steps: whether a GPU that writes may keep the step for a token as a CUDA graph.
     """
 
     guesses_words = True

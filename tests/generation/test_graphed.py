@@ -35,11 +35,18 @@ def written(model: Any, batch: dict[str, Any], **fields: Any) -> list[Any]:
 
 
 def plainly(model: Any, batch: dict[str, Any], **fields: Any) -> list[Any]:
-    """With the cache that grows, as a model that records nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("minitransformer.generation.run.writes_ahead", lambda _: False)
-        patch.setattr(graphed, "writes_ahead", lambda _: False)
-        return written(model, batch, **fields)
+    """With the cache that grows and a look at each token, as when somebody watches."""
+    return written(model, batch, **fields, streamer=Silence())
+
+
+class Silence:
+    """A streamer that listens to nothing."""
+
+    def put(self, _value: torch.Tensor) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -53,7 +60,7 @@ def test_the_same_tokens(recorder, family, lengths, way):  # noqa: F811
     assert recorder.repeated >= 15
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 def test_up_to_the_last_position(recorder, attention):  # noqa: F811
     sizes = ours("GPT2").config
     model = type(ours("GPT2"))(sizes, attention=attention)
@@ -173,14 +180,6 @@ def test_what_records_nothing(recorder):  # noqa: F811
     generate(model, **batch, max_new_tokens=16)
     assert recorder.recorded == 1
     assert model not in graphed._KEPT  # nor its memory
-
-
-class Silence:
-    def put(self, _value: torch.Tensor) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("do_sample", [False, True])

@@ -103,7 +103,7 @@ def test_what_it_held_before_is_forgotten():
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 def test_a_model_gives_the_same_scores(name, attention):
     model: Any = build(name, attention)
     ids, mask = pad([words(3), words(5), words(4)], 5, left=True)
