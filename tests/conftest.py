@@ -23,7 +23,7 @@ def dropout_as_pytorch_draws_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def kept(shape: torch.Size, probability: float) -> tuple[torch.Tensor, float]:
         return torch.empty(shape).bernoulli_(1 - probability).bool(), 1 / (1 - probability)
 
-    for module in (layers.dropout, layers.dropped_attention):
+    for module in (layers.dropout, layers.piecewise_attention):
         monkeypatch.setattr(module, "kept", kept)
 
 

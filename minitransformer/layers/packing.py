@@ -43,7 +43,7 @@ class Packing:
         """(1, N, ...) to (B, T, ...), with zeros where no token is."""
         rows, length = self.shape
         padded = packed.new_zeros(rows * length, *packed.shape[2:])
-        return padded.index_copy(0, self.places, packed[0]).unflatten(0, (rows, length))
+        return padded.index_copy(0, self.places, packed.squeeze(0)).unflatten(0, (rows, length))
 
     @cached_property
     def borders(self) -> Tensor:

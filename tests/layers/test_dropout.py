@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from minitransformer.layers import dropout as dropout_module
-from minitransformer.layers import dropped_attention as dropped_module
+from minitransformer.layers import piecewise_attention as dropped_module
 from minitransformer.layers.attention import attention_weights
 from minitransformer.layers.dropout import Dropout, dropout, kept
-from minitransformer.layers.dropped_attention import dropped_attention, pieces
 from minitransformer.layers.kernels import SdpaAttention
 from minitransformer.layers.masks import causal_mask, padding_mask
+from minitransformer.layers.piecewise_attention import pieces, piecewise_attention
 
 COUNT = 400_000
 
@@ -74,7 +74,7 @@ def test_the_gradient_goes_where_the_numbers_went():
 
 @pytest.mark.parametrize("kind", ["none", "padding", "causal", "heads"])
 @pytest.mark.parametrize("in_cache", [1, 60, 10_000])
-def test_dropped_attention_is_the_formula_in_values_and_gradients(kind, in_cache, monkeypatch):
+def test_piecewise_attention_is_the_formula_in_values_and_gradients(kind, in_cache, monkeypatch):
     """In pieces of one head, of a few, and in one: with the same weights dropped."""
     monkeypatch.setattr(dropped_module, "_IN_CACHE", in_cache)
     query = torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True)
@@ -88,9 +88,9 @@ def test_dropped_attention_is_the_formula_in_values_and_gradients(kind, in_cache
         "heads": torch.rand(3, 2, 5, 5) < 0.7,
     }[kind]
     keep = torch.rand(3, 2, 5, 5) < 0.6
-    drawn = iter([keep[piece] for piece in pieces(keep.shape)])
+    drawn = iter([keep[piece].clone() for piece in pieces(keep.shape)])
     monkeypatch.setattr(dropped_module, "kept", lambda shape, _: (next(drawn).view(shape), 2.5))
-    found = dropped_attention(query, key, value, mask, 0.4, scale=0.3)
+    found = piecewise_attention(query, key, value, mask, 0.4, scale=0.3)
     weights = attention_weights(query, key, mask, scale=0.3)
     expected = (weights * keep * 2.5) @ value
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
@@ -117,7 +117,7 @@ def test_pieces_cover_everything_once_and_fit_the_cache():
 def test_a_cpu_that_trains_with_dropout_computes_in_pieces(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "minitransformer.layers.kernels.dropped_attention",
+        "minitransformer.layers.kernels.piecewise_attention",
         lambda query, *rest: calls.append(rest[3]) or query,
     )
     kernel = SdpaAttention(dropout=0.2)
@@ -128,11 +128,11 @@ def test_a_cpu_that_trains_with_dropout_computes_in_pieces(monkeypatch):
     assert calls == [0.2]
 
 
-def test_on_average_dropped_attention_is_attention():
+def test_on_average_piecewise_attention_is_attention():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 4, 8)
     rows = [tensor.expand(4000, -1, -1, -1) for tensor in (query, key, value)]
-    mean = dropped_attention(*rows, None, 0.3).mean(dim=0)
+    mean = piecewise_attention(*rows, None, 0.3).mean(dim=0)
     expected = F.scaled_dot_product_attention(query, key, value)[0]
     torch.testing.assert_close(mean, expected, rtol=0.0, atol=0.06)
 

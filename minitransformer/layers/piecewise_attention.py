@@ -24,7 +24,7 @@ _IN_CACHE = 2**19  # weights that are computed at a time: 2 MB of float32
 Piece = tuple[slice, slice]  # rows, heads
 
 
-def dropped_attention(
+def piecewise_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -45,10 +45,10 @@ def dropped_attention(
         (B, H, T, D).
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return _DroppedAttention.apply(query, key, value, mask, dropout, scale)
+    return _PiecewiseAttention.apply(query, key, value, mask, dropout, scale)
 
 
-class _DroppedAttention(torch.autograd.Function):
+class _PiecewiseAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         context: Any,
@@ -59,35 +59,39 @@ class _DroppedAttention(torch.autograd.Function):
         dropout: float,
         scale: float,
     ) -> Tensor:
-        num_rows, num_heads, num_queries, _ = query.shape
-        shape = (num_rows, num_heads, num_queries, key.shape[2])
-        keep = torch.empty(shape, dtype=torch.bool)  # (B, H, T, S)
+        shape = (*query.shape[:3], key.shape[2])
         gathered = _room(query, value.shape[-1])
+        kept_ones = []
         for piece in pieces(shape):
-            weights = attention_weights(query[piece], key[piece], _of(mask, piece), scale=scale)
-            keep[piece], keep_scale = kept(weights.shape, dropout)
-            gathered[piece] = weights.mul_(keep[piece]) @ value[piece]
-        context.save_for_backward(query, key, value, mask, keep)
-        context.scale, context.keep_scale = scale, keep_scale
-        return gathered.mul_(keep_scale)
+            q, k, v = (_part(tensor, piece) for tensor in (query, key, value))  # (P, T, D)
+            weights = attention_weights(q, k, _mask_part(mask, piece, shape), scale=scale)
+            keep, keep_scale = kept(weights.shape, dropout)  # (P, T, S)
+            weights.mul_(keep.to(weights.dtype))
+            _put(gathered, piece, (weights @ v).mul_(keep_scale))
+            kept_ones.append(keep)
+        context.save_for_backward(query, key, value, mask, gathered)
+        context.kept_ones, context.scale, context.keep_scale = kept_ones, scale, keep_scale
+        return gathered
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, keep = context.saved_tensors
-        gradient = gradient * context.keep_scale
+        query, key, value, mask, gathered = context.saved_tensors
+        shape = (*query.shape[:3], key.shape[2])
         for_query, for_key, for_value = _room(query), _room(key), _room(value)
-        for piece in pieces(keep.shape):
-            q, k, v, g = (tensor[piece] for tensor in (query, key, value, gradient))
-            weights = attention_weights(q, k, _of(mask, piece), scale=context.scale)
-            # Of a weight w: its share in what was gathered. Of the scores, by the derivative of
-            # the softmax: w * (that - the mean of all of them, weighted by w).
-            for_weights = (g @ v.transpose(-2, -1)).mul_(keep[piece]).mul_(weights)
-            for_scores = for_weights - weights * for_weights.sum(dim=-1, keepdim=True)
-            for_scores.mul_(context.scale)
-            for_query[piece] = for_scores @ k
-            for_key[piece] = for_scores.transpose(-2, -1) @ q
-            for_value[piece] = weights.mul_(keep[piece]).transpose(-2, -1) @ g
+        # The derivative of a softmax is w * (g - sum of w * g), and that sum over the keys is also
+        # one over D: of what was gathered times its gradient (FlashAttention, appendix B.2).
+        sums = (gradient * gathered).sum(dim=-1, keepdim=True)  # (B, H, T, 1)
+        gradient = gradient * context.keep_scale
+        for piece, keep in zip(pieces(shape), context.kept_ones, strict=True):
+            q, k, v, g = (_part(tensor, piece) for tensor in (query, key, value, gradient))
+            weights = attention_weights(q, k, _mask_part(mask, piece, shape), scale=context.scale)
+            keep = keep.to(weights.dtype)  # (P, T, S), for both products
+            for_scores = (g @ v.transpose(1, 2)).mul_(keep)  # (P, T, S)
+            for_scores.sub_(_part(sums, piece)).mul_(weights)
+            _put(for_query, piece, (for_scores @ k).mul_(context.scale))
+            _put(for_key, piece, (for_scores.transpose(1, 2) @ q).mul_(context.scale))
+            _put(for_value, piece, weights.mul_(keep).transpose(1, 2) @ g)
         return for_query, for_key, for_value, None, None, None
 
 
@@ -99,7 +103,10 @@ def pieces(shape: tuple[int, ...]) -> Iterator[Piece]:
     heads = min(heads, num_heads)
     for row in range(0, num_rows, rows):
         for head in range(0, num_heads, heads):
-            yield slice(row, row + rows), slice(head, head + heads)
+            yield (
+                slice(row, min(row + rows, num_rows)),
+                slice(head, min(head + heads, num_heads)),
+            )
 
 
 def _room(like: Tensor, size: int | None = None) -> Tensor:
@@ -108,10 +115,20 @@ def _room(like: Tensor, size: int | None = None) -> Tensor:
     return like.new_empty(rows, tokens, heads, size or head_size).transpose(1, 2)
 
 
-def _of(mask: Tensor | None, piece: Piece) -> Tensor | None:
-    """The part of a mask that belongs to a piece; a dimension of 1 stands for all."""
+def _part(tensor: Tensor, piece: Piece) -> Tensor:
+    """A piece of (B, H, ...) as (P, ...), P rows times heads: of one row, without a copy."""
+    part = tensor[piece]
+    return part[0] if len(part) == 1 else part.flatten(0, 1)
+
+
+def _put(tensor: Tensor, piece: Piece, part: Tensor) -> None:
+    """The other way round."""
+    place = tensor[piece]
+    place.copy_(part.view(place.shape))
+
+
+def _mask_part(mask: Tensor | None, piece: Piece, shape: tuple[int, ...]) -> Tensor | None:
+    """The part of a mask, in which a dimension of 1 stands for all, that belongs to a piece."""
     if mask is None:
         return None
-    rows, heads = piece
-    mask = mask if mask.shape[0] == 1 else mask[rows]
-    return mask if mask.shape[1] == 1 else mask[:, heads]
+    return _part(mask.expand(*shape[:2], *mask.shape[2:]), piece)
