@@ -5,6 +5,7 @@ B batch, T tokens, E hidden size, I intermediate size.
 
 from torch import Tensor, nn
 
+from minitransformer.layers.activated_linear import activated_linear
 from minitransformer.layers.activations import activation_named
 from minitransformer.layers.dropout import Dropout
 
@@ -36,7 +37,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
-        expanded = self.activation(self.expand(hidden))  # (B, T, I)
+        expanded = activated_linear(hidden, self.expand, self.activation)  # (B, T, I)
         return self.contract(self.dropout(expanded))  # (B, T, E)
 
 
@@ -64,5 +65,6 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
-        expanded = self.activation(self.gate(hidden)) * self.gated(hidden)  # (B, T, I)
+        gate = activated_linear(hidden, self.gate, self.activation)  # (B, T, I)
+        expanded = gate * self.gated(hidden)
         return self.contract(self.dropout(expanded))  # (B, T, E)
