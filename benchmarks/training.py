@@ -71,10 +71,10 @@ from minitransformer.models.heads import EncoderTask
 from train.arguments import run_job
 
 CASES = {
-    "full-30k": Case("full", 30_522, 512, 8, 1, (2.0, 1.9)),
-    "full-50k": Case("full", 50_265, 512, 8, 1, (2.2, 2.0)),
-    "lines": Case("lines", 30_522, 512, 32, 4, (3.5, 2.2)),
-    "squad": Case("squad", 30_522, 384, 16, 4, (2.0, 1.15)),
+    "full-30k": Case("full", 30_522, 512, 8, 2, (2.0, 1.9)),
+    "full-50k": Case("full", 50_265, 512, 8, 2, (2.2, 2.0)),
+    "lines": Case("lines", 30_522, 512, 32, 3, (3.5, 2.2)),
+    "squad": Case("squad", 30_522, 384, 16, 3, (2.0, 1.15)),
 }
 QUICK_SIZES = EncoderSizes(64, 2, 4, 256)
 QUICK_CASES = {
@@ -100,7 +100,7 @@ class Plan:
     passes: int
 
 
-FULL_PLAN = Plan(CASES, EncoderSizes(), passes=3)
+FULL_PLAN = Plan(CASES, EncoderSizes(), passes=2)
 QUICK_PLAN = Plan(QUICK_CASES, QUICK_SIZES, passes=2)
 
 
