@@ -6,7 +6,8 @@ First `python -m train.qa ... --output OURS`, then, with the same arguments,
 
 which trains transformers' namesake of the model from the same weights, with the same batches, seed,
 dropout and optimizer, scores it in the same way, and draws both loss curves over each other. The
-losses are not quite the same function: theirs counts padding among the places of an answer.
+losses are not quite the same function: theirs counts padding among the places of an answer. With
+`--attention sdpa` both drop the same numbers of padded rows too, which "packed" does not compute.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minitransformer.layers.dropout import Dropout
 from minitransformer.models.question_answering import QuestionAnswering
 from minitransformer.tokenization import Tokenizer
 from train import qa
@@ -47,6 +49,10 @@ class TheirModel(nn.Module):
             ours.save_pretrained(directory)
             their_class = getattr(transformers, type(ours).__name__)
             self.theirs = their_class.from_pretrained(directory, dtype=torch.float32)
+        for part in [*self.theirs.modules()]:
+            for name, child in part.named_children():
+                if type(child) is nn.Dropout:
+                    setattr(part, name, Dropout(child.p))  # which draws as ours
 
     def forward(self, **inputs: Tensor) -> Any:
         """What transformers returns, with `start_logits` and `end_logits`, (B, T) each."""

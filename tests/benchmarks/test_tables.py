@@ -1,0 +1,60 @@
+"""The measured numbers on the pages are those of the files."""
+
+import json
+
+import pytest
+
+from benchmarks import tables
+
+PAGE = """before
+<!-- ratios: training, dropout 0.1 -->
+what stood here
+<!-- ratios end -->
+between
+<!-- ratios: training -->
+<!-- ratios end -->
+after
+"""
+
+
+def ratio(case, dtype, against, median, **more):
+    spread = {"median": median, "low": median - 0.5, "high": median + 0.25}
+    return {"case": case, "dtype": dtype, "against": against, "ratio": spread, **more}
+
+
+def write(directory, dtype, rows):
+    (directory / f"training_{dtype}.json").write_text(json.dumps({"ratios": rows}))
+
+
+def test_a_page_gets_the_numbers_of_its_files_and_keeps_the_rest(tmp_path):
+    more = {"target": 3.5, "dropout": 0.1}
+    rows = [
+        ratio("lines", "float32", "as it comes", 4.0, **more),
+        ratio("lines", "float32", "at its best", 2.0, dropout=0.1, target=None),
+        ratio("lines", "float32", "as it comes, on the same batches", 9.0, **more),
+        ratio("lines", "float32", "as it comes", 7.0, dropout=0.0, target=3.5),
+    ]
+    write(tmp_path, "float32", rows)
+    write(tmp_path, "bfloat16", [ratio("lines", "bfloat16", "as it comes", 5.0, **more)])
+    page = tables.renewed(PAGE, tmp_path)
+    assert "what stood here" not in page
+    assert page.startswith("before\n<!-- ratios: training, dropout 0.1 -->\n| work |")
+    assert (
+        "| lines | 3.5 | 4.00 (3.50-4.25) | 5.00 (4.50-5.25) |  | 2.00 (1.50-2.25) | not measured |"
+        in page
+    )
+    assert "| lines | 3.5 | 7.00 (6.50-7.25) | not measured |" in page  # without dropout
+    assert page.endswith("<!-- ratios end -->\nafter\n")
+    assert tables.renewed(page, tmp_path) == page
+
+
+def test_a_table_without_files_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no training_"):
+        tables.renewed(PAGE, tmp_path)
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.parent.name)
+def test_the_committed_pages_show_what_the_committed_files_hold(page):
+    text = page.read_text(encoding="utf-8")
+    assert tables.TABLE.search(text)
+    assert tables.renewed(text, tables.RESULTS) == text
