@@ -44,7 +44,7 @@ class TheirModel(nn.Module):
         super().__init__()
         import transformers
 
-        self.config = ours.config
+        self.config, self.attention = ours.config, ours.attention
         with tempfile.TemporaryDirectory() as directory:
             ours.save_pretrained(directory)
             their_class = getattr(transformers, type(ours).__name__)

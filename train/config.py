@@ -24,7 +24,6 @@ class TrainingConfig:
     device: str = "cpu"
     bf16: bool = False
     compile: bool = False
-    attention: str = "packed"  # the kernel; all give the same numbers but for rounding
     resume: bool = False
 
     @property

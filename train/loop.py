@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minitransformer.files import remove_unfinished
+from minitransformer.layers.dropout import STEPS
 from minitransformer.models.base import Model, TaskModel
 from train.checkpoints import list_checkpoints, load_checkpoint, read_state, save_checkpoint
 from train.config import TrainingConfig
@@ -96,8 +97,14 @@ def train(
     Raises:
         NonFiniteError: the loss or a gradient is not finite. The last checkpoint is good.
         CheckpointError: the checkpoint to go on from is damaged.
-        ValueError: a run would be overwritten, or the run to be resumed was another.
+        ValueError: a run would be overwritten, the run to be resumed was another, or packed rows
+            were to be compiled.
     """
+    if config.compile and model.attention == "packed":
+        raise ValueError(
+            "--compile and --attention packed: compiled code is made for fixed shapes, and packed "
+            "rows have other ones in each batch; compile with --attention sdpa"
+        )
     device = torch.device(config.device)
     model.to(device).train()
     optimizer = build_optimizer(model, config.learning_rate, config.weight_decay)
@@ -106,7 +113,7 @@ def train(
     steps_per_epoch = math.ceil(data.num_batches / config.accumulate)
     total_steps = config.max_steps or config.epochs * steps_per_epoch
     warmup_steps = round(config.warmup * total_steps)
-    run = _identity(config, fingerprint)
+    run = _identity(model, config, fingerprint)
     progress = _start_or_resume(config, model, optimizer, run)
 
     def save() -> None:
@@ -240,9 +247,11 @@ def last_checkpoint(config: TrainingConfig) -> Path | None:
     return existing[-1]
 
 
-def _identity(config: TrainingConfig, fingerprint: Record | None) -> Record:
+def _identity(model: TaskModel, config: TrainingConfig, fingerprint: Record | None) -> Record:
     """What must be the same when a run is resumed, as JSON gives it back."""
     settings = {k: v for k, v in asdict(config).items() if k not in _FREE_TO_CHANGE}
+    # Another kernel rounds otherwise, and does not drop the same numbers.
+    settings |= {"attention": model.attention, "dropout_bits": STEPS.bit_length() - 1}
     return json.loads(json.dumps(settings | (fingerprint or {})))
 
 
@@ -259,6 +268,11 @@ def _start_or_resume(
         return Progress()
     state = read_state(path)
     before = state["run"]
+    if missing := sorted(run.keys() - before.keys()):
+        raise ValueError(
+            f"{path} was written by an earlier version, which did not note {', '.join(missing)}; "
+            "it cannot be gone on with exactly. Choose another --output, and load its weights there"
+        )
     changed = [
         f"{name} was {before.get(name)!r}, is {run.get(name)!r}"
         for name in sorted(before.keys() | run.keys())

@@ -6,7 +6,6 @@ compute, and the tests hold the two together to the last bits of float64.
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +25,16 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return x * 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def _tanh_kernel(x: Tensor) -> Tensor:
+    """PyTorch's kernel for :func:`gelu_tanh`."""
+    return F.gelu(x, approximate="tanh")
+
+
 # By Hugging Face's names in config.json ("hidden_act").
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_new": _tanh_kernel,
+    "gelu_pytorch_tanh": _tanh_kernel,
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,  # the name it had before, as in Marian's checkpoints

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.packing import Mask, PackedMask, Packing
-from minitransformer.layers.rows import chosen_rows
+from minitransformer.layers.rows import Wanted
 
 
 class Chosen(NamedTuple):
@@ -23,7 +23,7 @@ class Chosen(NamedTuple):
 
     places: Tensor  # (B, P) or (1, M) int64, in the rows that the layers see
     mask: Mask  # where they are the queries
-    take: Callable[[Tensor], Tensor]  # (B, P, E) or (1, M, E) to (W, E), in the order of `wanted`
+    take: Callable[[Tensor], Tensor]  # (B, P, E) or (1, M, E) to (W, E), row after row
 
 
 class PaddedRows:
@@ -48,9 +48,11 @@ class PaddedRows:
         """Other rows that these ask, (B, S, E) and (B, S) bool, and who attends to what of them."""
         return hidden, None if present is None else padding_mask(present)
 
-    def choose(self, wanted: Tensor) -> Chosen:
-        """The tokens at which `wanted`, (B, T) bool, is True."""
-        places, valid = chosen_rows(wanted)  # (B, P) twice
+    def choose(self, wanted: Wanted) -> Chosen:
+        """The wanted tokens."""
+        places, valid = wanted  # (B, P) twice
+        if valid is None:
+            return Chosen(places, self.mask, lambda hidden: hidden.flatten(0, 1))
         return Chosen(places, self.mask, lambda hidden: hidden[valid])
 
 
@@ -85,39 +87,40 @@ class PackedRows:
         packed = source.pack(hidden.repeat_interleave(times, dim=0))  # (1, M, E)
         return packed, PackedMask(self.packing, source)
 
-    def choose(self, wanted: Tensor) -> Chosen:
-        """The tokens at which `wanted`, (B, T) bool, is True.
-
-        Wanted padding is not computed; `take` gives zeros for it.
-        """
-        there = self.packing.pack(wanted)[0]  # (N,)
+    def choose(self, wanted: Wanted) -> Chosen:
+        """The wanted tokens. Padding is not computed; `take` gives zeros for it."""
+        places, valid = wanted  # (B, P) twice
+        valid = torch.ones_like(places, dtype=torch.bool) if valid is None else valid
+        everywhere = places.new_zeros(self.packing.shape, dtype=torch.bool)
+        every = everywhere.scatter(1, places, valid)  # (B, T), True where wanted
+        there = self.packing.pack(every)[0]  # (N,)
         if not bool(there.any()):
             there[0] = True  # attention needs a query; `take` leaves it out
         chosen = Packing(self.packing.unpack(there[None]), self.packing.order)
         places = torch.nonzero_static(there, size=chosen.num_tokens).T  # (1, M)
-        take = partial(_in_order, wanted=wanted.flatten(), places=chosen.places)
+        take = partial(_in_order, wanted=every.flatten(), places=chosen.places)
         return Chosen(places, PackedMask(chosen, self.packing), take)
 
 
 def arrange(
-    present: Tensor | None, *, packed: bool, places_matter: bool = False
+    present: Tensor | None, *, packed: bool, unbroken: str | None = None
 ) -> PaddedRows | PackedRows:
     """How the layers see rows of unequal length.
 
     Args:
         present: (B, T) bool, True at real tokens; None where all are.
         packed: without their padding. Where nothing is padded, or nothing real, they stay.
-        places_matter: padding between two tokens sets them apart, as in T5.
+        unbroken: name of the mask, where padding between two tokens sets them apart, as in T5.
 
     Raises:
         ValueError: such padding would be taken out.
     """
     if present is None or not packed or not bool(present.any()):
         return PaddedRows(present)
-    if places_matter and not _is_unbroken(present):
+    if unbroken is not None and not _is_unbroken(present):
         raise ValueError(
-            "attention_mask has padding between the tokens of a row, which sets them apart here, "
-            "and attention='packed' takes it out; move it to an end, or use attention='sdpa'"
+            f"{unbroken} has padding between the tokens of a row, which sets them apart here, and "
+            "attention='packed' takes it out; move it to an end, or use attention='sdpa'"
         )
     return PackedRows(Packing(present))
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_STEPS = 2**16  # probabilities are multiples of 1 / 65,536: 16 random bits decide
+STEPS = 2**16  # probabilities are multiples of 1 / 65,536: 16 random bits decide
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
@@ -23,6 +23,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """
     if not training or probability == 0.0:
         return x
+    if probability == 1.0:
+        return x * 0.0
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, probability)
     keep, scale = kept(x.shape, probability)
@@ -34,11 +36,11 @@ def kept(shape: torch.Size, probability: float) -> tuple[Tensor, float]:
 
     One 64-bit word of PyTorch's generator decides about four numbers.
     """
-    dropped = min(round(probability * _STEPS), _STEPS - 1)  # of as many steps
+    dropped = min(round(probability * STEPS), STEPS - 1)  # of as many steps
     count = math.prod(shape)
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     parts = words.view(torch.int16)[:count].view(shape)  # -32,768 to 32,767, all alike
-    return parts >= dropped - _STEPS // 2, _STEPS / (_STEPS - dropped)
+    return parts >= dropped - STEPS // 2, STEPS / (STEPS - dropped)
 
 
 class Dropout(nn.Dropout):

@@ -18,7 +18,10 @@ from minitransformer.layers.piecewise_attention import piecewise_attention
 
 
 class SdpaAttention(Kernel):
-    """The same numbers from PyTorch's kernel, which need not keep the (T, S) weights in memory."""
+    """The same numbers from PyTorch's kernel, which need not keep the (T, S) weights in memory.
+
+    With dropout on a CPU, for which PyTorch has no such kernel, from our own pieces.
+    """
 
     def forward(
         self,
@@ -31,15 +34,15 @@ class SdpaAttention(Kernel):
         """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
         on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
         probability = self.dropout if self.training else 0.0
-        if on_cpu and probability and bias is None:  # PyTorch has no fast kernel for this
+        if on_cpu and probability and bias is None and query.numel() and key.numel():
+            # PyTorch has no fast kernel for this.
             whole = self.whole_mask(query, key, mask)
             return piecewise_attention(query, key, value, whole, probability, self.scale)
         if on_cpu and query.dtype == torch.bfloat16 and _is_faster_in_float32(query, key):
             bias = None if bias is None else bias.float()
-            gathered = SdpaAttention.forward(
-                self, query.float(), key.float(), value.float(), mask, bias
-            )
-            return gathered.to(query.dtype)
+            floats = query.float(), key.float(), value.float()
+            with torch.autocast("cpu", enabled=False):  # which would turn them back
+                return SdpaAttention.forward(self, *floats, mask, bias).to(query.dtype)
         # Told that it is a triangle, the kernel leaves out what is masked; a mask it goes through.
         triangle = self.causal and mask is None and bias is None
         triangle = triangle and query.shape[-2] == key.shape[-2] > 1
@@ -81,7 +84,7 @@ class PackedAttention(SdpaAttention):
         """
         if not isinstance(mask, PackedMask):
             return super().forward(query, key, value, mask, bias)
-        if bias is None and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        if bias is None and _has_kernel_for_any_length(query):
             return self._on_cuda(query, key, value, mask)
         rows = [query, key, value]
         query_sizes = [group.num_rows * group.num_queries for group in mask.groups]
@@ -156,6 +159,17 @@ def kernel_named(name: str) -> type[Kernel]:
     if name not in KERNELS:
         raise ValueError(f"attention={name!r} is unknown; choose one of {sorted(KERNELS)}")
     return KERNELS[name]
+
+
+def _has_kernel_for_any_length(query: Tensor) -> bool:
+    """Whether PyTorch's FlashAttention takes rows of unequal length here: on CUDA, from 8.0 on."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
 
 
 def _is_faster_in_float32(query: Tensor, key: Tensor) -> bool:

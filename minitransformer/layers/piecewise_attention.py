@@ -45,6 +45,8 @@ def piecewise_attention(
         (B, H, T, D).
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if mask is not None:
+        mask = mask.reshape((1,) * (4 - mask.dim()) + mask.shape)
     return _PiecewiseAttention.apply(query, key, value, mask, dropout, scale)
 
 
@@ -69,26 +71,27 @@ class _PiecewiseAttention(torch.autograd.Function):
             weights.mul_(keep.to(weights.dtype))
             _put(gathered, piece, (weights @ v).mul_(keep_scale))
             kept_ones.append(keep)
-        context.save_for_backward(query, key, value, mask, gathered)
-        context.kept_ones, context.scale, context.keep_scale = kept_ones, scale, keep_scale
+        context.save_for_backward(query, key, value, mask, gathered, *kept_ones)
+        context.scale, context.keep_scale = scale, keep_scale
         return gathered
 
     @staticmethod
     @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, gathered = context.saved_tensors
+        query, key, value, mask, gathered, *kept_ones = context.saved_tensors
         shape = (*query.shape[:3], key.shape[2])
         for_query, for_key, for_value = _room(query), _room(key), _room(value)
         # The derivative of a softmax is w * (g - sum of w * g), and that sum over the keys is also
         # one over D: of what was gathered times its gradient (FlashAttention, appendix B.2).
-        sums = (gradient * gathered).sum(dim=-1, keepdim=True)  # (B, H, T, 1)
+        wide = torch.promote_types(query.dtype, torch.float32)  # for differences of like numbers
+        sums = (gradient * gathered).sum(dim=-1, keepdim=True, dtype=wide)  # (B, H, T, 1)
         gradient = gradient * context.keep_scale
-        for piece, keep in zip(pieces(shape), context.kept_ones, strict=True):
+        for piece, keep in zip(pieces(shape), kept_ones, strict=True):
             q, k, v, g = (_part(tensor, piece) for tensor in (query, key, value, gradient))
             weights = attention_weights(q, k, _mask_part(mask, piece, shape), scale=context.scale)
             keep = keep.to(weights.dtype)  # (P, T, S), for both products
-            for_scores = (g @ v.transpose(1, 2)).mul_(keep)  # (P, T, S)
-            for_scores.sub_(_part(sums, piece)).mul_(weights)
+            for_weights = (g @ v.transpose(1, 2)).mul_(keep).to(wide)  # (P, T, S)
+            for_scores = for_weights.sub_(_part(sums, piece)).mul_(weights).to(q.dtype)
             _put(for_query, piece, (for_scores @ k).mul_(context.scale))
             _put(for_key, piece, (for_scores.transpose(1, 2) @ q).mul_(context.scale))
             _put(for_value, piece, weights.mul_(keep).transpose(1, 2) @ g)

@@ -3,11 +3,20 @@
 B batch, T tokens, P chosen tokens of the row that has most, E hidden size.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
-def chosen_rows(chosen: Tensor) -> tuple[Tensor, Tensor]:
+class Wanted(NamedTuple):
+    """Tokens for which alone something is computed."""
+
+    places: Tensor  # (B, P) int64, no place twice in a row
+    valid: Tensor | None  # (B, P) bool, False where a place only fills the row up; None: nowhere
+
+
+def chosen_rows(chosen: Tensor) -> Wanted:
     """Turn a bool map of tokens into indices that a fixed-size gather can use.
 
     Rows with fewer chosen tokens than P are filled up with tokens nobody asked for; `valid` tells
@@ -17,8 +26,7 @@ def chosen_rows(chosen: Tensor) -> tuple[Tensor, Tensor]:
         chosen: (B, T) bool.
 
     Returns:
-        index: (B, P) int64, the places of the chosen tokens in their order, then filling.
-        valid: (B, P) bool, True where `index` is a chosen token.
+        The places of the chosen tokens in their order, then filling.
 
     Example:
         >>> chosen_rows(torch.tensor([[False, True, True], [False, False, True]]))[0]
@@ -27,7 +35,7 @@ def chosen_rows(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """
     most = max(1, int(chosen.sum(dim=1).max()))
     index = chosen.byte().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, P)
-    return index, chosen.gather(1, index)
+    return Wanted(index, chosen.gather(1, index))
 
 
 def first_tokens(present: Tensor) -> Tensor:

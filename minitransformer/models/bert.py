@@ -18,7 +18,7 @@ from minitransformer.layers.multihead import MultiHeadAttention
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.layers.packing import Mask
 from minitransformer.layers.positions import LearnedPositions, count_positions
-from minitransformer.layers.rows import first_tokens, take_rows
+from minitransformer.layers.rows import Wanted, first_tokens, take_rows
 from minitransformer.models.base import Model, initialize
 from minitransformer.models.config import EncoderConfig
 from minitransformer.models.inputs import check_attention_mask, check_ids, check_length
@@ -243,17 +243,16 @@ class BertModel(Model):
         input_ids: Tensor,
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
-        wanted: Tensor | None = None,
+        wanted: Wanted | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The checked inputs through embeddings and layers.
 
         Args:
             input_ids, attention_mask, token_type_ids: as in `forward`.
-            wanted: (B, T) bool: the last layer computes these places alone.
+            wanted: W tokens: the last layer computes these alone.
 
         Returns:
-            (B, T, E), or (W, E) in the order of `wanted.nonzero()`; and (B, T) bool, True at real
-            tokens.
+            (B, T, E), or (W, E), row after row; and (B, T) bool, True at real tokens.
         """
         attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
         present = self.counted_tokens(input_ids, attention_mask)  # (B, T)

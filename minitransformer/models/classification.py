@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.rows import first_tokens, take_rows
+from minitransformer.layers.rows import Wanted, first_tokens, take_rows
 from minitransformer.models.heads import EncoderTask, mean_loss, summable, summed_cross_entropy
 from minitransformer.models.inputs import (
     check_class_labels,
@@ -83,7 +83,7 @@ class SequenceClassification(EncoderTask):
         represented, record = self.represent(
             input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
         )
-        logits = self.scores(represented)  # (B, C)
+        logits = self._scores(represented, attention_mask)  # (B, C)
         loss = None if labels is None else mean_loss(*self._summed_loss(logits, labels))
         return self.output_class(logits=logits, loss=loss, **record.fields())
 
@@ -98,7 +98,7 @@ class SequenceClassification(EncoderTask):
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the labels, and how many labels there are."""
         represented, _ = self.represent(input_ids, attention_mask, token_type_ids)
-        return self._summed_loss(self.scores(represented), labels)
+        return self._summed_loss(self._scores(represented, attention_mask), labels)
 
     def count_supervised(self, batch: dict[str, Tensor]) -> int:
         """The texts, or for the other problem types the numbers, that are labelled."""
@@ -126,9 +126,7 @@ class SequenceClassification(EncoderTask):
         if attention_mask is not None:
             check_same_shape("attention_mask", attention_mask, input_ids)
             first = first_tokens(attention_mask != 0)
-        wanted = None
-        if not hidden_states and not attentions:
-            wanted = torch.zeros_like(input_ids, dtype=torch.bool).scatter(1, first, True)
+        wanted = None if hidden_states or attentions else Wanted(first, None)
         hidden, record = self.encode(
             input_ids,
             attention_mask,
@@ -140,6 +138,13 @@ class SequenceClassification(EncoderTask):
         if wanted is None:
             hidden = take_rows(hidden, first).squeeze(1)
         return hidden, record  # (B, E)
+
+    def _scores(self, represented: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, E) to (B, C); a row of nothing but padding stands for zeros, under any kernel."""
+        if attention_mask is not None:
+            nothing = ~(attention_mask != 0).any(dim=1, keepdim=True)  # (B, 1)
+            represented = represented.masked_fill(nothing, 0.0)
+        return self.scores(represented)
 
     def _summed_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.problem_type == "single_label_classification":

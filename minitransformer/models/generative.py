@@ -15,7 +15,12 @@ from minitransformer.models.generation_config import GenerationConfig
 from minitransformer.models.heads import labelled_cross_entropy, mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
 from minitransformer.models.outputs import CausalLMOutput, Encoded, Seq2SeqLMOutput, recording
-from minitransformer.models.shifting import next_token_labels, shift_right, start_token
+from minitransformer.models.shifting import (
+    next_token_labels,
+    shift_right,
+    start_token,
+    until_last_label,
+)
 from minitransformer.names import strict_names
 
 if TYPE_CHECKING:
@@ -284,7 +289,10 @@ class Seq2SeqLM(GenerativeModel):
             check_labels(labels, labels, None, config.vocab_size)
             if decoder_attention_mask is not None:
                 raise ValueError("decoder_attention_mask was given without decoder_input_ids")
-            return shift_right(labels, start_token(config), config.pad_token_id)
+            ids, present = shift_right(labels, start_token(config), config.pad_token_id)
+            if self.attention == "packed":
+                present = until_last_label(labels, present)
+            return ids, present
         if labels is not None:
             check_labels(
                 labels, decoder_input_ids, decoder_attention_mask, config.vocab_size, "decoder_"

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minitransformer.layers.rows import Wanted
 from minitransformer.models.base import TaskModel
 from minitransformer.models.config import EncoderConfig
 from minitransformer.models.inputs import IGNORED_LABEL
@@ -39,7 +40,7 @@ class EncoderTask(TaskModel):
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
         *,
-        wanted: Tensor | None = None,
+        wanted: Wanted | None = None,
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> tuple[Tensor, Recording]:
@@ -47,11 +48,11 @@ class EncoderTask(TaskModel):
 
         Args:
             input_ids, attention_mask, token_type_ids: (B, T) each; the last two may be None.
-            wanted: (B, T) bool: the last layer computes these places alone.
+            wanted: W tokens: the last layer computes these alone.
             hidden_states, attentions: what to collect.
 
         Returns:
-            (B, T, E), or (W, E) in the order of `wanted.nonzero()`, and the recording.
+            (B, T, E), or (W, E), row after row, and the recording.
         """
         with recording(
             self.backbone.layers, hidden_states=hidden_states, attentions=attentions
@@ -109,6 +110,8 @@ def labelled_cross_entropy(
         labels: (B, T) int64, -100 where there is no label.
     """
     if not torch.compiler.is_compiling():  # which needs to know how many there are
-        labelled = labels != IGNORED_LABEL
-        hidden, labels = hidden[labelled], labels[labelled]  # (N, E), (N,)
+        places = (labels != IGNORED_LABEL).flatten().nonzero().squeeze(1)  # (N,)
+        if len(places) < labels.numel():
+            hidden = hidden.flatten(0, 1).index_select(0, places)  # (N, E)
+            labels = labels.flatten().index_select(0, places)
     return summed_cross_entropy(scores(hidden), labels)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from minitransformer.layers.activations import activation_named
 from minitransformer.layers.norm import LayerNorm
+from minitransformer.layers.rows import chosen_rows
 from minitransformer.models.heads import EncoderTask, mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
 from minitransformer.models.outputs import MaskedLMOutput
@@ -105,7 +106,8 @@ class MaskedLM(EncoderTask):
         check_same_shape("places", places, input_ids)
         if places.dtype != torch.bool:
             raise ValueError(f"places has dtype {places.dtype}; torch.bool is needed")
-        hidden, _ = self.encode(input_ids, attention_mask, token_type_ids, wanted=places)  # (N, E)
+        wanted = chosen_rows(places)
+        hidden, _ = self.encode(input_ids, attention_mask, token_type_ids, wanted=wanted)  # (N, E)
         return self.lm_head(hidden, self.backbone.embeddings.words.weight)  # (N, V)
 
     @strict_names

@@ -72,6 +72,24 @@ def shift_right(
     return shifted, places >= begins
 
 
+def until_last_label(labels: Tensor, present: Tensor | None) -> Tensor:
+    """(B, T) bool, True where there is a label at this place or at a later one.
+
+    What a decoder reads after the last word that it is to guess changes no guess.
+
+    Args:
+        labels: (B, T) int64, -100 where there is none.
+        present: (B, T) bool, which goes before; None where all are.
+
+    Example:
+        >>> until_last_label(torch.tensor([[5, -100, 7], [8, -100, -100]]), None)
+        tensor([[ True,  True,  True],
+                [ True, False, False]])
+    """
+    following = (labels != IGNORED_LABEL).flip(1).cumsum(dim=1).flip(1)  # labels from here on
+    return following > 0 if present is None else present & (following > 0)
+
+
 def start_token(config: Any) -> int:
     """The token that the decoder reads first.
 

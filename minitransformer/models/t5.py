@@ -135,7 +135,7 @@ class T5Encoder(T5Stack):
 
     def forward(self, embedded: Tensor, present: Tensor | None) -> Tensor:
         """(B, S, E) and (B, S) bool, None where all tokens are real, to (B, S, E)."""
-        rows = arrange(present, packed=self.packed, places_matter=True)
+        rows = arrange(present, packed=self.packed, unbroken="attention_mask")
         length = embedded.shape[1]
         bias = self.position_bias(length, length)  # (1, H, S, S)
         hidden = self.dropout(rows.enter(embedded))
@@ -164,7 +164,8 @@ class T5Decoder(T5Stack):
         self, embedded: Tensor, present: Tensor | None, source: Encoded, cache: KVCache | None
     ) -> Tensor:
         """(R, T, E) to (R, T, E); `present` is (R, tokens so far) bool, None where all are real."""
-        rows = arrange(present, packed=self.packed and cache is None, places_matter=True)
+        packed = self.packed and cache is None
+        rows = arrange(present, packed=packed, unbroken="decoder_attention_mask")
         context = rows.context(source.hidden, source.attention_mask)
         length = embedded.shape[1]  # T
         so_far, slot = (length, None) if cache is None else (cache.length, cache.slot)

@@ -1,5 +1,6 @@
 """A linear map and its activation in one pass: the same numbers, and only where it may serve."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from minitransformer.layers import activated_linear as module
 from minitransformer.layers.activated_linear import activated_linear
 from minitransformer.layers.activations import ACTIVATIONS
+from minitransformer.layers.feedforward import FeedForward
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def calls(monkeypatch):
             seen.append(arguments[3])
             return kernel(*arguments)
 
-    for activation in ACTIVATIONS.values():  # which are tried once, before anybody counts
+    for activation in module._FUSED:  # which are tried once, before anybody counts
         for dtype in (torch.float32, torch.bfloat16):
             module._kernel_works(dtype, activation)
     monkeypatch.setattr(torch.ops, "mkldnn", Kernels)
@@ -69,9 +71,33 @@ def test_whoever_needs_more_gets_two_steps(calls):
         assert len(seen) == 1
         linear.forward = lambda values: values @ torch.ones(3, 4)  # as while a text is written
         torch.testing.assert_close(activated_linear(x, linear, gelu), gelu(x @ torch.ones(3, 4)))
+        own = Doubling(3, 4)
+        torch.testing.assert_close(activated_linear(x, own, gelu), gelu(own(x)))
         assert calls == []
         activated_linear(x, nn.Linear(3, 4), gelu)
         assert calls == ["gelu"]
+
+
+class Doubling(nn.Linear):
+    """A linear map that does something else, as adapters do."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_bias_that_is_not_contiguous_is_read_right():
+    linear = nn.Linear(3, 4)
+    linear.bias = nn.Parameter(torch.randn(4, 2)[:, 0])
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(activated_linear(x, linear, F.gelu), F.gelu(linear(x)))
+
+
+def test_a_copied_model_keeps_its_fast_path(calls):
+    layer = copy.deepcopy(FeedForward(4, 6, "gelu_new"))
+    with torch.no_grad():
+        layer(torch.randn(2, 4))
+    assert calls == ["gelu"]
 
 
 def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from minitransformer.layers import dropout as dropout_module
-from minitransformer.layers import piecewise_attention as dropped_module
+from minitransformer.layers import piecewise_attention as piecewise_module
 from minitransformer.layers.attention import attention_weights
 from minitransformer.layers.dropout import Dropout, dropout, kept
 from minitransformer.layers.kernels import SdpaAttention
@@ -76,7 +76,7 @@ def test_the_gradient_goes_where_the_numbers_went():
 @pytest.mark.parametrize("in_cache", [1, 60, 10_000])
 def test_piecewise_attention_is_the_formula_in_values_and_gradients(kind, in_cache, monkeypatch):
     """In pieces of one head, of a few, and in one: with the same weights dropped."""
-    monkeypatch.setattr(dropped_module, "_IN_CACHE", in_cache)
+    monkeypatch.setattr(piecewise_module, "_IN_CACHE", in_cache)
     query = torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     key = torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     value = torch.randn(3, 2, 5, 3, dtype=torch.float64, requires_grad=True)
@@ -89,7 +89,7 @@ def test_piecewise_attention_is_the_formula_in_values_and_gradients(kind, in_cac
     }[kind]
     keep = torch.rand(3, 2, 5, 5) < 0.6
     drawn = iter([keep[piece].clone() for piece in pieces(keep.shape)])
-    monkeypatch.setattr(dropped_module, "kept", lambda shape, _: (next(drawn).view(shape), 2.5))
+    monkeypatch.setattr(piecewise_module, "kept", lambda shape, _: (next(drawn).view(shape), 2.5))
     found = piecewise_attention(query, key, value, mask, 0.4, scale=0.3)
     weights = attention_weights(query, key, mask, scale=0.3)
     expected = (weights * keep * 2.5) @ value
@@ -109,7 +109,7 @@ def test_pieces_cover_everything_once_and_fit_the_cache():
         for piece in pieces(shape):
             seen[piece] += 1
             rows, heads = (part.stop - part.start for part in piece)
-            most = max(dropped_module._IN_CACHE, shape[2] * shape[3])
+            most = max(piecewise_module._IN_CACHE, shape[2] * shape[3])
             assert rows * heads * shape[2] * shape[3] <= most
         assert torch.equal(seen, torch.ones_like(seen))
 
@@ -141,3 +141,66 @@ def test_on_a_device_and_in_compiled_code_pytorchs_own_dropout_serves(monkeypatc
     monkeypatch.setattr(dropout_module, "kept", None)  # not to be called
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert set(dropout(torch.ones(200), 0.5, training=True).tolist()) == {0.0, 2.0}
+
+
+def test_in_bfloat16_the_gradients_are_those_of_the_formula_but_for_rounding(monkeypatch):
+    monkeypatch.setattr(
+        piecewise_module, "kept", lambda shape, _: (torch.arange(shape[-1]).expand(shape) > 1, 1.5)
+    )
+    exact = [torch.randn(2, 2, 24, 8, requires_grad=True) for _ in range(3)]
+    half = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    weights = attention_weights(*exact[:2]) * (torch.arange(24) > 1) * 1.5
+    direction = torch.randn(2, 2, 24, 8)
+    right = torch.autograd.grad(weights @ exact[2], exact, direction)
+    found = piecewise_attention(*half, None, 0.1)
+    assert found.dtype == torch.bfloat16
+    for gradient, there in zip(
+        torch.autograd.grad(found, half, direction.bfloat16()), right, strict=True
+    ):
+        assert gradient.dtype == torch.bfloat16
+        assert (gradient.float() - there).norm() < 0.02 * there.norm()
+
+
+def test_nothing_to_ask_and_nobody_who_asks():
+    kernel = SdpaAttention(dropout=0.5).train()
+    query = torch.randn(2, 2, 3, 4)
+    assert not kernel(query, query[:, :, :0], query[:, :, :0], None).any()
+    assert kernel(query[:0], query[:0], query[:0], None).shape == (0, 2, 3, 4)
+
+
+def test_a_mask_of_fewer_dimensions_stands_for_all(monkeypatch):
+    monkeypatch.setattr(
+        piecewise_module, "kept", lambda shape, _: (torch.ones(shape, dtype=torch.bool), 1.0)
+    )
+    query, key, value = torch.randn(3, 2, 2, 4, 3)
+    mask = torch.rand(4, 4) < 0.7
+    found = SdpaAttention(dropout=0.5).train()(query, key, value, mask)
+    torch.testing.assert_close(found, attention_weights(query, key, mask) @ value)
+
+
+def test_all_are_dropped_where_the_probability_is_one():
+    assert not dropout(torch.ones(70_000), 1.0, training=True).any()
+
+
+@pytest.mark.parametrize("with_autocast", [False, True])
+def test_short_rows_of_bfloat16_with_gradients_run_in_float32(with_autocast, monkeypatch):
+    """Under autocast too, which would turn them back."""
+    seen = []
+    kernel = F.scaled_dot_product_attention
+
+    def look(query, *arguments, **named):
+        seen.append((query.dtype, torch.is_autocast_enabled("cpu")))
+        return kernel(query, *arguments, **named)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", look)
+    query = torch.randn(1, 2, 4, 8, dtype=torch.bfloat16, requires_grad=True)
+    long = torch.randn(1, 2, 129, 8, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=with_autocast):
+        for tensor in (query, long, query.detach()):
+            gathered = SdpaAttention()(tensor, tensor, tensor, None)
+            assert gathered.dtype == torch.bfloat16
+    assert seen == [
+        (torch.float32, False),
+        (torch.bfloat16, with_autocast),
+        (torch.bfloat16, with_autocast),
+    ]

@@ -10,6 +10,7 @@ from minitransformer.layers.attention import EagerAttention
 from minitransformer.layers.kernels import PackedAttention
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.packing import PackedMask, Packing
+from minitransformer.layers.rows import Wanted, chosen_rows
 
 # (B, 5) bool, any padding anywhere, rows of nothing else among them.
 masks = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6).map(
@@ -39,9 +40,12 @@ def test_both_arrangements_choose_the_same_tokens(present, data):
     for packed in (False, True):
         rows = arrange(present, packed=packed)
         inside = rows.enter(hidden)
-        chosen = rows.choose(wanted)
+        chosen = rows.choose(chosen_rows(wanted))
         taken = torch.take_along_dim(inside, chosen.places[..., None], dim=1)
         assert torch.equal(chosen.take(taken), hidden[wanted])
+        one = rows.choose(Wanted(torch.full((len(present), 1), 3), None))
+        taken = torch.take_along_dim(inside, one.places[..., None], dim=1)
+        assert torch.equal(one.take(taken), hidden[:, 3])
         assert torch.equal(rows.leave(inside), hidden)
         assert isinstance(rows, PackedRows if packed and present.any() else PaddedRows)
 
@@ -85,6 +89,41 @@ def test_packed_attention_is_the_formula_at_real_tokens(own, other, causal, cros
     torch.testing.assert_close(again, gathered, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_packed_attention_drops_weights_of_every_group(causal, biased, monkeypatch):
+    """Groups of one row, of two and of none, under a dropout that keeps every second weight."""
+
+    def kept(shape, _probability):
+        rows = torch.arange(shape[-2])[:, None] + torch.arange(shape[-1])
+        return (rows % 2 == 0).expand(shape), 2.0
+
+    present = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]]).bool()
+    packing = Packing(present)
+    padded = [torch.randn(4, 4, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    packed = [packing.pack(tensor).transpose(1, 2) for tensor in padded]
+    bias = torch.randn(1, 2, 4, 4, dtype=torch.float64) if biased else None
+    kernel = PackedAttention(dropout=0.5, causal=causal).train()
+    if biased:  # PyTorch's kernel takes biases, and draws by itself: only what is real is compared
+        assert kernel(*packed, PackedMask(packing, packing), bias).isfinite().all()
+        return
+    monkeypatch.setattr("minitransformer.layers.piecewise_attention.kept", kept)
+    gathered = kernel(*packed, PackedMask(packing, packing))
+    found = packing.unpack(gathered.transpose(1, 2))
+    query, key, value = (tensor.transpose(1, 2) for tensor in padded)
+    weights = EagerAttention(causal=causal).weights(query, key, padding_mask(present))
+    keep, scale = kept(weights.shape, 0.5)
+    expected = ((weights * keep * scale) @ value).transpose(1, 2) * present[..., None, None]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    direction = torch.randn_like(expected)
+    for gradient, right in zip(
+        torch.autograd.grad(found, padded, direction),
+        torch.autograd.grad(expected, padded, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
+
+
 def test_rows_of_one_length_are_computed_together():
     present = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]]).bool()
     packing = Packing(present)
@@ -104,10 +143,10 @@ def test_padding_between_tokens_is_refused_where_places_matter(present):
         return places != list(range(places[0], places[-1] + 1)) if places else False
 
     if any(map(breaks, present)):
-        with pytest.raises(ValueError, match="attention='packed'.*attention='sdpa'"):
-            arrange(present, packed=True, places_matter=True)
+        with pytest.raises(ValueError, match="mask_of_mine .*attention='packed'.*attention='sdpa'"):
+            arrange(present, packed=True, unbroken="mask_of_mine")
     else:
-        arrange(present, packed=True, places_matter=True)
+        arrange(present, packed=True, unbroken="mask_of_mine")
 
 
 def test_packed_attention_takes_a_mask_of_padded_rows_too():

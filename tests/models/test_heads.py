@@ -448,3 +448,22 @@ def test_compiled_heads_give_the_same(problem):
     assert_equal(total, expected)
     assert_equal(gradients(model, total), gradients(model, expected))
     assert count == number
+
+
+@every_family
+@pytest.mark.parametrize("problem", ["classes", "several classes", "numbers"])
+def test_a_text_without_a_token_is_classified_alike_everywhere(family, problem):
+    """In a batch or alone, under any kernel: scores, and what is learnt from them."""
+    outcomes = []
+    for attention in KERNELS:
+        model = build(family, problem, attention)
+        batch = collate(examples_of(problem, [5, 3]), model)
+        for name, tensor in batch.items():
+            if name in ("input_ids", "attention_mask"):
+                tensor[1] = 0 if name == "attention_mask" else model.config.pad_token_id
+        output = model(**batch)
+        outcomes.append([output.logits, output.loss, *gradients(model, output.loss)])
+        alone = model(**{name: tensor[1:] for name, tensor in batch.items()})
+        assert_equal(alone.logits[0], output.logits[1])
+    for others in outcomes[1:]:
+        assert_equal(outcomes[0], others)

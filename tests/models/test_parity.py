@@ -79,7 +79,7 @@ def pair(name: str, path, attention: str = "eager", dtype=torch.float32, **chang
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_parity(name, attention, dtype, tmp_path):
     ours, theirs = pair(name, tmp_path, attention, dtype)
@@ -96,6 +96,18 @@ def test_parity(name, attention, dtype, tmp_path):
     elif not name.startswith("DistilBert"):
         expected |= {"pooler_output"}
     assert expected <= {row.name for row in report.rows}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "packed"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_parity_where_nobody_needs_a_gradient(activation, attention, tmp_path):
+    """Another path: a linear map and its activation are one pass."""
+    ours, theirs = pair("RobertaForMaskedLM", tmp_path, attention, hidden_act=activation)
+    batch = random_batch(ours, length=11)
+    real = batch["attention_mask"].bool()
+    with torch.no_grad():
+        found, expected = ours(**batch).logits[real], theirs(**batch).logits[real]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

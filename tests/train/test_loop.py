@@ -418,6 +418,32 @@ def test_flags_that_change_how_but_not_what(changes, tmp_path, monkeypatch):
         assert plain[0]["loss"] != flag[0]["loss"]
 
 
+def test_packed_rows_are_not_compiled(tmp_path):
+    config = TrainingConfig(output=tmp_path / "run", compile=True)
+    with pytest.raises(ValueError, match="--compile.*compile with --attention sdpa"):
+        train(tiny_job.model(), None, config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_kernel_is_another_run(tmp_path, monkeypatch):
+    tiny_job.run(tmp_path / "run", max_steps=8, callbacks=[stop_at(4)])
+    build = tiny_job.model
+    monkeypatch.setattr(tiny_job, "model", lambda **_: build(attention="sdpa"))
+    with pytest.raises(ValueError, match="attention was 'packed', is 'sdpa'"):
+        tiny_job.run(tmp_path / "run", max_steps=8, resume=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_as_such(tmp_path):
+    tiny_job.run(tmp_path / "run", max_steps=8, callbacks=[stop_at(4)])
+    (file,) = (tmp_path / "run" / "checkpoints").glob("*/state.json")
+    state = json.loads(file.read_text())
+    for name in ("attention", "dropout_bits"):
+        del state["run"][name]
+    file.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="earlier version, which did not note attention, dropout_"):
+        tiny_job.run(tmp_path / "run", max_steps=8, resume=True)
+
+
 @pytest.mark.cuda
 def test_cuda_stops_and_resumes_to_the_same_bits(tmp_path):
     whole, _ = tiny_job.run(tmp_path / "whole", device="cuda")

@@ -40,13 +40,14 @@ def rows(count: int = 21, seed: int = 3) -> Rows:
     return Rows(ids.astype(np.int32), random_.random(len(ids)) < 0.7, bounds)
 
 
-def model(dropout: float = 0.1) -> RobertaForMaskedLM:
+def model(dropout: float = 0.1, attention: str = "packed") -> RobertaForMaskedLM:
     """A one-layer RoBERTa with dropout, drawn from a fixed seed."""
     torch.manual_seed(7)
     return RobertaForMaskedLM(
         roberta_config(
             num_hidden_layers=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
-        )
+        ),
+        attention=attention,
     )
 
 
@@ -61,7 +62,7 @@ def run(
     """Two epochs of six steps: 21 rows in batches of 2 are 11, two and two make a step."""
     settings: dict[str, Any] = {"epochs": 2, "accumulate": 2, "save_every": 4, "evaluate_every": 5}
     config = TrainingConfig(output=output, learning_rate=1e-2, **(settings | changes))
-    trained = model()
+    trained = model(attention="sdpa" if config.compile else "packed")
 
     def weigh(_should_stop: Any) -> dict[str, float]:
         """A "loss" that any process finds the same for the same weights."""
