@@ -37,10 +37,16 @@ def test_parity(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("attention", "dtype"),
-    [("sdpa", torch.float32), ("eager", torch.float64), ("sdpa", torch.float64)],
+    [
+        ("sdpa", torch.float32),
+        ("eager", torch.float64),
+        ("sdpa", torch.float64),
+        ("packed", torch.float32),
+        ("packed", torch.float64),
+    ],
 )
 @pytest.mark.parametrize("name", GPT2_CLASSES)
-def test_parity_under_both_kernels_and_in_float64(name, attention, dtype, tmp_path):
+def test_parity_under_every_kernel_and_in_float64(name, attention, dtype, tmp_path):
     check_parity(name, attention, dtype, tmp_path)
 
 

@@ -437,3 +437,18 @@ def test_dropout_falls_where_the_config_says(name, field, attention):
     assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
     without = new(name, attention)
     assert torch.equal(without.train()(**inputs).logits, without.eval()(**inputs).logits)
+
+
+@pytest.mark.parametrize("name", ["BartForConditionalGeneration", "T5ForConditionalGeneration"])
+def test_a_packed_decoder_computes_no_place_after_the_last_label(name):
+    """Labels padded on the right leave a decoder's mask out, for it sees nothing that comes later."""
+    model = build(name, "packed")
+    seen = []
+    layer = model.backbone.decoder.layers[0]
+    hook = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0].shape[:2]))
+    labels = torch.tensor([[5, -100, 7, 8], [9, -100, -100, -100], [4, 5, 6, -100]])
+    source = rows(3, 5)
+    loss = model.loss(source, labels=labels)
+    hook.remove()
+    assert seen == [(1, 4 + 1 + 3)]
+    torch.testing.assert_close(loss, build(name, "sdpa").loss(source, labels=labels))
