@@ -7,6 +7,7 @@ kernels on the same memory, hence the static cache (:mod:`minitransformer.layers
 R rows that are written, L tokens so far, V vocabulary.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,9 +26,16 @@ LOOK_EVERY = 16  # tokens that are written on a GPU before the host looks whethe
 _WORTH_A_GRAPH = 16  # tokens: recording takes as long as some five of them without it
 _WARM_UPS = 3  # runs before the recording, in which libraries set up what they need
 _PLACES = 64  # the number of places is a multiple of it, so that like lengths share a graph
+# All places are allocated and attended to from the first token on: where a model sets no limit, a
+# generous one of the caller's, which the text may never come near, must not cost its memory.
+_MOST_PLACES = 4096
 
 Cached = CausalDecoder | Seq2SeqDecoder
 Run = Callable[[], Tensor]
+
+
+class RecordingError(RuntimeError):
+    """The device refused to record what it had run before."""
 
 
 def writes_ahead(device: torch.device) -> bool:
@@ -45,18 +53,29 @@ def record(run: Run, device: torch.device) -> Run:
 
     Returns:
         A function whose result is always the same tensor, with new numbers in it.
+
+    Raises:
+        RecordingError: `run` did what cannot be recorded.
+        torch.OutOfMemoryError: the memory of the GPU did not suffice.
     """
-    with torch.cuda.device(device):
+    main = torch.cuda.current_stream(device)
+    # The stream too is set back: a recording that fails leaves its own one set.
+    with torch.cuda.device(device), torch.cuda.stream(main):
         side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        side.wait_stream(main)
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
                 run()
-        torch.cuda.current_stream().wait_stream(side)
+        main.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # The stream of the warm-up: what libraries set up, some of them set up for a stream.
-        with torch.cuda.graph(graph, stream=side):
-            output = run()
+        try:
+            with torch.cuda.graph(graph, stream=side):
+                output = run()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RecordingError(str(error)) from error
 
     def repeat() -> Tensor:
         graph.replay()
@@ -71,9 +90,13 @@ class RecordedStep:
     It holds no reference to the model, whose weights the graph knows by their place in memory.
 
     Args:
-        decoder: at work, its prompt read. It gets a static cache.
+        decoder: at work, its prompt read. It gets a static cache; where recording fails, it is
+            left as it was.
         num_places: of that cache.
         token: (R, 1), the first token that is read.
+
+    Raises:
+        RecordingError, torch.OutOfMemoryError: as :func:`record`.
     """
 
     def __init__(self, decoder: Cached, num_places: int, token: Tensor) -> None:
@@ -82,15 +105,27 @@ class RecordedStep:
         self.sizes = sizes(decoder, num_places)
         self.token = token.clone()  # (R, 1)
         self.source_mask: Tensor | None = None  # (B, S)
-        self.cache = decoder.cache = StaticCache(past, num_places)
+        self.cache = StaticCache(past, num_places)
+        encoded = decoder.encoded if isinstance(decoder, Seq2SeqDecoder) else None
+        try:
+            self._repeat = self._recorded(decoder)
+        except BaseException:
+            decoder.cache = past
+            if isinstance(decoder, Seq2SeqDecoder):
+                decoder.encoded = encoded
+            raise
+        self.cache.fill(past)  # as if nothing had been tried
+
+    def _recorded(self, decoder: Cached) -> Run:
+        """Let the decoder work in this memory, and record its step there."""
+        decoder.cache = self.cache
         if isinstance(decoder, Seq2SeqDecoder):
             assert decoder.encoded is not None
             mask = decoder.encoded.attention_mask
             self.source_mask = None if mask is None else mask.clone()
             decoder.encoded = replace(decoder.encoded, attention_mask=self.source_mask)
         self.cache.advance()  # the place that is written while the step is tried and recorded
-        self._repeat = record(lambda: decoder.step(self.token), token.device)
-        self.cache.fill(past)  # as if nothing had been tried
+        return record(lambda: decoder.step(self.token), self.token.device)
 
     def take_over(self, decoder: Cached) -> None:
         """Hold what another decoder of the same sizes has read, and go on from there."""
@@ -118,6 +153,8 @@ _KEPT: WeakKeyDictionary[nn.Module, RecordedStep] = WeakKeyDictionary()
 class GraphedDecoder:
     """A decoder whose steps, all but the reading of the prompt, are one recorded step.
 
+    Where that step cannot be recorded, this is the decoder itself, and a warning says why.
+
     Args:
         decoder: the model with its prompts, and with a cache.
         num_new: tokens that will be written at most.
@@ -128,6 +165,7 @@ class GraphedDecoder:
         self.prompt = decoder.prompt
         self.num_places = places_for(decoder, num_new)
         self.recorded: RecordedStep | None = None
+        self._failed = False
 
     def start(self) -> Tensor:
         """The scores of the first new token: (B, V)."""
@@ -136,9 +174,9 @@ class GraphedDecoder:
     def step(self, history: Tensor) -> Tensor:
         """The scores of the next token: (R, L), all tokens so far, to (R, V)."""
         token = history[:, -1:]
-        if self.recorded is None:
-            self.recorded = self._kept_or_new(token)
-        return self.recorded(token)
+        if self.recorded is None and not self._failed:
+            self._begin(token)
+        return self.decoder.step(history) if self.recorded is None else self.recorded(token)
 
     def select(self, rows: Tensor) -> None:
         """Make row r what row `rows[r]` was, before the first step."""
@@ -148,6 +186,17 @@ class GraphedDecoder:
         """Let the next text have the recorded step."""
         if self.recorded is not None:
             _KEPT[self.decoder.model] = self.recorded
+
+    def _begin(self, token: Tensor) -> None:
+        try:
+            self.recorded = self._kept_or_new(token)
+        except (RecordingError, torch.OutOfMemoryError) as error:
+            self._failed = True
+            warnings.warn(
+                f"the step for a token could not be recorded on {token.device}, and is run anew "
+                f"for each, which is slower; model.record_steps = False does not try: {error}",
+                stacklevel=2,
+            )
 
     def _kept_or_new(self, token: Tensor) -> RecordedStep:
         kept = _KEPT.pop(self.decoder.model, None)
@@ -181,6 +230,9 @@ def graphed(decoder: Decoder, config: GenerationConfig, watched: bool) -> Iterat
         yield decoder
         return
     quick = GraphedDecoder(decoder, config.max_new_tokens)
+    if quick.num_places > _MOST_PLACES:
+        yield decoder
+        return
     yield quick
     quick.keep()  # not where an error broke the text off
 

@@ -182,6 +182,36 @@ def test_what_records_nothing(recorder):  # noqa: F811
     assert model not in graphed._KEPT  # nor its memory
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, graphed.RecordingError])
+@pytest.mark.parametrize("family", ["GPT2", "Bart"])
+def test_a_step_that_cannot_be_recorded_is_run(recorder, monkeypatch, family, error):  # noqa: F811
+    model, batch = copy.deepcopy(ours(family)), prompts(family, [3, 7, 5])
+    expected, tries = plainly(model, batch, max_new_tokens=20), []
+
+    def fail(run: Any, _device: torch.device) -> Any:
+        run()
+        tries.append(run)
+        raise error("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graphed, "record", fail)
+        with pytest.warns(UserWarning, match="record_steps = False does not try: no room"):
+            assert written(model, batch, max_new_tokens=20) == expected
+    assert len(tries) == 1
+    assert model not in graphed._KEPT
+    assert written(model, batch, max_new_tokens=20) == expected
+    assert recorder.recorded == 1
+
+
+def test_a_limit_that_no_text_comes_near_costs_no_memory(recorder):  # noqa: F811
+    model, batch = copy.deepcopy(ours("T5")), prompts("T5", [5])
+    first = generate(model, **batch, max_new_tokens=16).new_tokens
+    for most, recorded in ((4096, 1), (4097, 0), (100_000, 0)):
+        recorder.recorded = 0
+        generate(model, **batch, max_new_tokens=most, eos_token_id=int(first[0, 2]))
+        assert recorder.recorded == recorded
+
+
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_the_row_without_a_way_on_is_named_though_it_is_seen_later(recorder, do_sample):  # noqa: F811
     model, batch = copy.deepcopy(ours("GPT2")), prompts("GPT2", [5, 5])
@@ -283,8 +313,8 @@ def test_the_calls_that_record_a_graph(monkeypatch):
             calls.append("replay")
 
     class Block(Note):
-        def __init__(self, _what: Any, stream: Any = None, name: str = "stream") -> None:
-            self.name = name
+        def __init__(self, stream: Any, name: str = "") -> None:
+            self.name = name or f"stream {stream.name}"
 
         def __enter__(self) -> None:
             calls.append(f"{self.name} begins")
@@ -294,11 +324,11 @@ def test_the_calls_that_record_a_graph(monkeypatch):
 
     for name, double in {
         "Stream": Note,
-        "current_stream": lambda: Note("main"),
+        "current_stream": lambda _: Note("main"),
         "CUDAGraph": Note,
         "device": lambda _: Block(None, name="device"),
         "stream": Block,
-        "graph": lambda _, stream: Block(None, name=f"graph on {stream.name}"),
+        "graph": lambda _, stream: Block(stream, name=f"graph on {stream.name}"),
     }.items():
         monkeypatch.setattr(torch.cuda, name, double)
     output = torch.ones(1)
@@ -311,17 +341,30 @@ def test_the_calls_that_record_a_graph(monkeypatch):
     assert repeat() is output
     assert calls == [
         "device begins",
+        "stream main begins",
         "side waits for main",
-        "stream begins",
+        "stream side begins",
         *["run"] * 3,
-        "stream ends",
+        "stream side ends",
         "main waits for side",
         "graph on side begins",
         "run",
         "graph on side ends",
+        "stream main ends",
         "device ends",
         "replay",
     ]
+
+    def refuse() -> torch.Tensor:
+        calls.append("run")
+        if len(calls) > 8:
+            raise RuntimeError("not permitted when stream is capturing")
+        return output
+
+    calls.clear()
+    with pytest.raises(graphed.RecordingError, match="when stream is capturing"):
+        graphed.record(refuse, torch.device("cuda"))
+    assert calls[-4:] == ["run", "graph on side ends", "stream main ends", "device ends"]
 
 
 def test_more_steps_than_places(recorder):  # noqa: F811
