@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,7 @@ _PLACES = 64  # the number of places is a multiple of it, so that like lengths s
 # All places are allocated and attended to from the first token on: where a model sets no limit, a
 # generous one of the caller's, which the text may never come near, must not cost its memory.
 _MOST_PLACES = 4096
+_RECORDING = Lock()  # only one recording may be under way in a process
 
 Cached = CausalDecoder | Seq2SeqDecoder
 Run = Callable[[], Tensor]
@@ -60,7 +62,7 @@ def record(run: Run, device: torch.device) -> Run:
     """
     main = torch.cuda.current_stream(device)
     # The stream too is set back: a recording that fails leaves its own one set.
-    with torch.cuda.device(device), torch.cuda.stream(main):
+    with _RECORDING, torch.cuda.device(device), torch.cuda.stream(main):
         side = torch.cuda.Stream()
         side.wait_stream(main)
         with torch.cuda.stream(side):
@@ -70,7 +72,8 @@ def record(run: Run, device: torch.device) -> Run:
         graph = torch.cuda.CUDAGraph()
         # The stream of the warm-up: what libraries set up, some of them set up for a stream.
         try:
-            with torch.cuda.graph(graph, stream=side):
+            # What other threads do meanwhile, such as to allocate memory, is theirs.
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 output = run()
         except torch.OutOfMemoryError:
             raise

@@ -39,6 +39,7 @@ class GenerativeModel(TaskModel):
         reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
             in the order that it reads fastest. Set it to False where memory is short.
         record_steps: whether a GPU that writes may keep the step for a token as a CUDA graph.
+            Threads record in turn; False is for a process that records graphs of its own too.
     """
 
     guesses_words = True

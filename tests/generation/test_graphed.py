@@ -328,13 +328,16 @@ def test_the_calls_that_record_a_graph(monkeypatch):
         "CUDAGraph": Note,
         "device": lambda _: Block(None, name="device"),
         "stream": Block,
-        "graph": lambda _, stream: Block(stream, name=f"graph on {stream.name}"),
+        "graph": lambda _, stream, capture_error_mode: Block(
+            stream, name=f"graph on {stream.name}, {capture_error_mode}"
+        ),
     }.items():
         monkeypatch.setattr(torch.cuda, name, double)
     output = torch.ones(1)
 
     def run() -> torch.Tensor:
         calls.append("run")
+        assert graphed._RECORDING.locked()  # another thread would have to wait
         return output
 
     repeat = graphed.record(run, torch.device("cuda"))
@@ -347,9 +350,9 @@ def test_the_calls_that_record_a_graph(monkeypatch):
         *["run"] * 3,
         "stream side ends",
         "main waits for side",
-        "graph on side begins",
+        "graph on side, thread_local begins",
         "run",
-        "graph on side ends",
+        "graph on side, thread_local ends",
         "stream main ends",
         "device ends",
         "replay",
@@ -361,10 +364,17 @@ def test_the_calls_that_record_a_graph(monkeypatch):
             raise RuntimeError("not permitted when stream is capturing")
         return output
 
+    assert not graphed._RECORDING.locked()
     calls.clear()
     with pytest.raises(graphed.RecordingError, match="when stream is capturing"):
         graphed.record(refuse, torch.device("cuda"))
-    assert calls[-4:] == ["run", "graph on side ends", "stream main ends", "device ends"]
+    assert calls[-4:] == [
+        "run",
+        "graph on side, thread_local ends",
+        "stream main ends",
+        "device ends",
+    ]
+    assert not graphed._RECORDING.locked()
 
 
 def test_more_steps_than_places(recorder):  # noqa: F811
