@@ -97,7 +97,9 @@ def generate(
             Padding may stand on either side, and between tokens. A prompt comes back with all its
             padding on the left, so with its tokens in their order but not all in their places.
         config: takes the place of the checkpoint's, which stays where a field of this one is None.
-        seed: what is drawn is a function of it; without one, of PyTorch's own generator.
+        seed: what is drawn is a function of it; without one, of PyTorch's own generator. On CUDA,
+            up to 15 more tokens a row may be drawn than are returned, which moves it further on
+            than on the CPU.
         streamer: is handed each token as it comes; not with beams.
         tokenizer: needed for `stop_strings`.
         use_cache: False computes everything anew for each token, which takes longer and gives the
