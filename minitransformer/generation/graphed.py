@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import chain
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from minitransformer.layers.static_cache import StaticCache
 from minitransformer.models.generation_config import GenerationConfig
 
 LOOK_EVERY = 16  # tokens that are written on a GPU before the host looks whether all rows ended
-_WORTH_A_GRAPH = 16  # tokens: recording takes as long as some five of them without it
+# Tokens: recording takes as long as some five of them without it, which is estimated, not measured.
+_WORTH_A_GRAPH = 16
 _WARM_UPS = 3  # runs before the recording, in which libraries set up what they need
 _PLACES = 64  # the number of places is a multiple of it, so that like lengths share a graph
 # All places are allocated and attended to from the first token on: where a model sets no limit, a
@@ -260,7 +261,11 @@ def sizes(decoder: Cached, num_places: int) -> tuple[Any, ...]:
         shapes[1:],  # (B, H, S) of the source
         _source_mask(decoder) is None,
         torch.is_inference_mode_enabled(),  # whose tensors cannot be written outside of it
+        torch.get_float32_matmul_precision(),  # by which kernels are chosen
         tuple((weight.data_ptr(), weight.dtype) for weight in weights),
+        # A module that took the place of another may compute something else with the same weights.
+        # Not their ids, which a later object may have again.
+        tuple(ref(part) for part in decoder.model.modules()),
     )
 
 
@@ -274,6 +279,7 @@ def _can_be_recorded(decoder: Cached) -> bool:
         # Its copies of the weights in another dtype go with the block that it was turned on for.
         and not torch.is_autocast_enabled(decoder.prompt.device.type)
         # Hooks are Python, of which nothing is repeated.
+        and not torch.nn.modules.module._has_any_global_hook()
         and not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
     )
 

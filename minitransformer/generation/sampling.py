@@ -141,7 +141,8 @@ def _best(scores: Tensor, total: Tensor, p: float, keep: int) -> tuple[Tensor, T
     A thousand are nearly always enough, and found in a twentieth of the time that all take.
     """
     number = max(_FIRST_LOOK, keep)
-    # A GPU sorts in less time than it would be waited for to know whether they are.
+    # A GPU would have to be waited for to know whether they are; that it sorts in less time is
+    # estimated, not measured.
     if number < scores.shape[1] and scores.device.type == "cpu":
         best, ids = scores.topk(number)
         if bool(((best - total).exp().sum(dim=1) > p).all()):

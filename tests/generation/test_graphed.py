@@ -124,6 +124,30 @@ def test_weights_that_changed_in_place_are_read_and_new_ones_recorded_anew(recor
     assert recorder.recorded == 2
 
 
+def test_another_module_in_its_place_is_recorded_anew(recorder):  # noqa: F811
+    model, batch = copy.deepcopy(ours("GPT2")), prompts("GPT2", [5])
+    model.reorder_weights = False  # those copies are the CPU's
+    first = written(model, batch, max_new_tokens=16)
+    for number, layer in enumerate(model.transformer.layers, 2):
+        layer.feed_forward.dropout = torch.nn.Tanh()
+        second = written(model, batch, max_new_tokens=16)
+        assert second == plainly(model, batch, max_new_tokens=16)
+        assert recorder.recorded == number
+    assert second != first
+
+
+def test_another_precision_is_recorded_anew(recorder):  # noqa: F811
+    model, batch = copy.deepcopy(ours("GPT2")), prompts("GPT2", [5])
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high", "high"):
+            torch.set_float32_matmul_precision(precision)
+            generate(model, **batch, max_new_tokens=16)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert recorder.recorded == 2
+
+
 def test_inference_mode_has_a_step_of_its_own(recorder):  # noqa: F811
     model, batch = copy.deepcopy(ours("GPT2")), prompts("GPT2", [5])
     with torch.inference_mode():
@@ -169,6 +193,10 @@ def test_what_records_nothing(recorder):  # noqa: F811
     hook = model.transformer.layers[0].register_forward_hook(lambda *_: seen.append(1))
     generate(model, **batch, max_new_tokens=16)
     assert len(seen) == 16
+    hook.remove()
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    generate(model, **batch, max_new_tokens=16)
+    assert len(seen) > 32
     hook.remove()
     assert recorder.recorded == 0
     generate(model, **batch, max_new_tokens=16)
