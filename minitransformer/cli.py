@@ -234,6 +234,7 @@ def _by_options(message: str) -> str:
         option, alone = _option(field), rf"(?<![\w./'\"-]){field}"
         message = re.sub(rf"{alone}=None", f"no {option}", message)
         message = re.sub(rf"{alone}=True", option, message)
+        message = re.sub(rf"{alone}=False", option.replace("--", "--no-", 1), message)
         message = re.sub(rf"{alone}=", f"{option} ", message)
         if "_" in field:  # else it is a word of its own: "a prefix", "the seed"
             message = re.sub(rf"{alone}(?![\w.'\"-])", option, message)

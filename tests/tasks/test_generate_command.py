@@ -125,6 +125,11 @@ def test_the_direction_and_the_prefix_of_a_translation(t5, capsys):
             "error: --top-p 0.5 has no effect without --sample; add that, or leave it out",
         ),
         (
+            ["ciao", "--max-new-tokens=2", "--sample", "--temperature=0"],
+            "error: --temperature 0.0 must be a positive, finite number; for the likeliest token "
+            "each time: --no-sample",
+        ),
+        (
             ["ciao", "--max-new-tokens=2", "--length-penalty=2"],
             "error: --length-penalty 2.0 has no effect without --num-beams of at least 2",
         ),
