@@ -100,10 +100,12 @@ def measure(
 
 
 def warm_up(sides: Sequence[Side]) -> None:
-    """Run what is made once: memory, states of the optimizer, compiled code of each length."""
+    """Show every side all its batches, so that the clock sees no length for the first time.
+
+    At a new length kernels are chosen, memory is taken and code is compiled.
+    """
     for side in sides:
-        batches = side.batches if side.name == COMPILED else [side.batches[0]]
-        for batch in batches:
+        for batch in side.batches:
             side.work(batch)
 
 

@@ -100,7 +100,7 @@ class Plan:
     passes: int
 
 
-FULL_PLAN = Plan(CASES, EncoderSizes(), passes=2)
+FULL_PLAN = Plan(CASES, EncoderSizes(), passes=3)
 QUICK_PLAN = Plan(QUICK_CASES, QUICK_SIZES, passes=2)
 
 

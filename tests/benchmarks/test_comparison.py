@@ -46,11 +46,11 @@ def test_sides_take_turns_and_go_over_their_batches(monkeypatch):
     found, ratios = comparison.measure(
         sides, comparisons((2.0, 3.0), ragged=False), 2, torch.float32, "cpu"
     )
-    # Each once to warm up, each with its largest batch to see the memory, and then the rounds.
+    # All to warm up, each with its largest batch to see the memory, and then the rounds.
     a, b = AS_IT_COMES, OURS
-    assert calls[:4] == [(a, 0), (b, 0), (a, 0), (b, 0)]
-    assert calls[4:8] == [(a, 0), (b, 0), (b, 1), (a, 1)]
-    assert calls[8:] == calls[4:8]
+    assert calls[:6] == [(a, 0), (a, 1), (b, 0), (b, 1), (a, 0), (b, 0)]
+    assert calls[6:10] == [(a, 0), (b, 0), (b, 1), (a, 1)]
+    assert calls[10:] == calls[6:10]
     assert [row["side"] for row in found] == [AS_IT_COMES, OURS]
     # Nobody was transformers at its best, so there is nothing to say about that.
     assert [(row["against"], row["target"]) for row in ratios] == [("as it comes", 2.0)]
