@@ -128,6 +128,7 @@ def figures(side: Side, seconds: list[float], ceilings: list[float]) -> dict[str
     return {
         "side": side.name,
         "batches": num_batches,
+        "passes": len(passes),
         "real_tokens_per_batch": tokens / num_batches,
         "padding": 1 - tokens / places,
         "seconds": spread([second / num_batches for second in passes]),

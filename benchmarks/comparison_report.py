@@ -3,6 +3,7 @@
 The picture is drawn from the files alone, so `python -m benchmarks.draw` can draw it again.
 """
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from benchmarks import reporting
 from benchmarks.comparison import SAME_BATCHES
+from benchmarks.measuring import DTYPES
 from benchmarks.reporting import Found, around
 from train.metrics import new_figure, try_to_draw
 
@@ -74,16 +76,29 @@ def _brackets(spread: Mapping[str, float], digits: int) -> str:
     return f"({spread['low']:.{digits}f}-{spread['high']:.{digits}f})"
 
 
-def save(found: Found, directory: Path, name: str, dtype: str) -> None:
-    """Write name_dtype.json and .csv, and draw name.png of all dtypes that are there."""
-    rows = [{"measured": "side", **row} for row in found["sides"]]
-    rows += [{"measured": "ratio", **row} for row in found["ratios"]]
-    reporting.save(found, rows, directory / f"{name}_{dtype}")
+def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for on the command line, as far as the numbers depend on it."""
+    names = ("quick", "seed", "dtype", "attention", "compile_theirs")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def save(found: Found, directory: Path, name: str) -> None:
+    """Write name_dtype.json and .csv, and draw name.png of all dtypes that are there.
+
+    A quick run is called name_quick, so that it never takes the place of a whole one.
+    """
+    plan = found["plan"]
+    same = {key: plan[key] for key in ("quick", "seed", "attention", "compile_theirs")}
+    same |= plan["sizes"]
+    rows = [{"measured": "side", **row, **same} for row in found["sides"]]
+    rows += [{"measured": "ratio", **row, **same} for row in found["ratios"]]
+    name += "_quick" * plan["quick"]
+    reporting.save(found, rows, directory / f"{name}_{plan['dtype']}")
     try_to_draw(draw, directory, name)
 
 
 def draw(directory: Path, name: str) -> None:
-    """Draw name.png from every name_*.json of a directory.
+    """Draw name.png from the name_dtype.json of every dtype of a directory.
 
     A panel for transformers as it comes and one for it at its best; in it a line for each case, and
     a dot for each ratio with its quartiles.
@@ -117,23 +132,51 @@ def draw(directory: Path, name: str) -> None:
 
 
 def read(directory: Path, name: str) -> list[Found]:
-    """What the files of a benchmark hold, float32 first.
+    """What the files of a benchmark hold, float32 first; those of quick runs are another's.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or they were not measured under the same conditions.
     """
-    files = sorted(directory.glob(f"{name}_*.json"), reverse=True)
+    files = [directory / f"{name}_{dtype}.json" for dtype in sorted(DTYPES, reverse=True)]
+    files = [file for file in files if file.is_file()]
     if not files:
-        raise ValueError(f"{directory} holds no {name}_*.json; python -m benchmarks.{name} first")
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        raise ValueError(
+            f"{directory} holds no {name}_*.json; "
+            f"python -m benchmarks.{name.removesuffix('_quick')} first"
+        )
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for file, other in zip(files[1:], found[1:], strict=True):
+        _check_same_conditions(files[0], found[0], file, other)
+    return found
+
+
+def _check_same_conditions(file: Path, found: Found, other_file: Path, other: Found) -> None:
+    """Only what was measured under the same conditions stands side by side.
+
+    Raises:
+        ValueError: device, threads or versions differ.
+    """
+    first, second = _conditions(found), _conditions(other)
+    for what, value in first.items():
+        if second[what] != value:
+            raise ValueError(
+                f"{file} and {other_file.name} were not measured under the same conditions: "
+                f"{what} {value} and {second[what]}; measure one of them again"
+            )
+
+
+def _conditions(found: Found) -> dict[str, Any]:
+    where = found["environment"]
+    versions = {name: where["versions"][name] for name in ("torch", "transformers")}
+    return {"device": where["device"], "threads": where["threads"]} | versions
 
 
 def _title(found: Found, name: str) -> str:
     where = found["environment"]
     threads = f"{where['threads']} thread{'s' * (where['threads'] > 1)}"
     return (
-        f"{name.capitalize()}: how many times faster minitransformer is than transformers "
-        f"{where['versions']['transformers']}\n{where['device']}, {threads}"
+        f"{name.replace('_', ', ').capitalize()}: how many times faster minitransformer is than "
+        f"transformers {where['versions']['transformers']}\n{where['device']}, {threads}"
     )
 
 

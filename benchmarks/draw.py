@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import attention_cost_report, comparison_report, generation_report
+from benchmarks.measuring import DTYPES
 from minitransformer.arguments import Parser
 from train.arguments import run_job
 
@@ -20,11 +21,13 @@ def draw_generation(directory: Path) -> None:
     generation_report.draw(found, directory / "generation.png")
 
 
-# By the benchmark's name, which begins the names of its files, what draws its pictures.
+# By the name that its files have before the dtype, what draws a benchmark's pictures.
 DRAW: dict[str, Callable[[Path], None]] = {
     "generation": draw_generation,
     "training": partial(comparison_report.draw, name="training"),
     "inference": partial(comparison_report.draw, name="inference"),
+    "training_quick": partial(comparison_report.draw, name="training_quick"),
+    "inference_quick": partial(comparison_report.draw, name="inference_quick"),
     "attention_cost": attention_cost_report.draw_again,
 }
 
@@ -43,13 +46,19 @@ def run(directory: Path) -> int:
     Raises:
         ValueError: there is nothing to draw.
     """
-    present = [name for name in DRAW if any(directory.glob(f"{name}*.json"))]
+    present = [name for name in DRAW if has_results(directory, name)]
     if not present:
         raise ValueError(f"{directory} holds no results of {', '.join(DRAW)}")
     for name in present:
         DRAW[name](directory)
         print(f"drawn: {name}")
     return 0
+
+
+def has_results(directory: Path, name: str) -> bool:
+    """Whether a benchmark has files there, of some dtype or of all."""
+    patterns = [f"{name}.json", *(f"{name}_{dtype}*.json" for dtype in DTYPES)]
+    return any(file for pattern in patterns for file in directory.glob(pattern))
 
 
 if __name__ == "__main__":

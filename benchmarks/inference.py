@@ -5,7 +5,8 @@
 Both libraries run the same weights over the same rows: short sentences and whole paragraphs mixed,
 32 a batch, encoded or classified, and one sentence at a time. Before a clock starts, what they give
 must agree. Without --text and --squad the rows are made up; the report says so. A table goes to
-the terminal; DIR gets inference_DTYPE.csv and .json, and inference.png of all dtypes there.
+the terminal; DIR gets inference_DTYPE.csv and .json, and inference.png of all dtypes there; a
+--quick run writes inference_quick_DTYPE and inference_quick.png instead.
 
 B rows, T tokens of the longest of them.
 """
@@ -15,7 +16,7 @@ import gc
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,17 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     """The benchmark, top to bottom."""
     prepare_transformers()
     torch.set_num_threads(arguments.threads)
+    plan = replace(
+        plan,
+        cases={name: plan.cases[name] for name in arguments.cases},
+        passes=arguments.passes or plan.passes,
+    )
     start = environment(arguments.device)
     rows = read_rows(arguments, plan)
     sides: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
-    for name in arguments.cases:
-        case = plan.cases[name]
-        what = {"case": case.name, "dtype": arguments.dtype}
+    for case in plan.cases.values():
+        what = {"case": case.name, "dtype": arguments.dtype, "batch_size": case.batch_size}
         found = measure_case(case, rows, arguments, plan)
         sides += [what | row for row in found[0]]
         ratios += [what | row for row in found[1]]
@@ -157,12 +162,12 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     everything = {
         "environment": start | {"load_at_the_end": load_average()},
         "rows": {"ragged": rows.source},
-        "attention": arguments.attention,
+        "plan": asdict(plan) | comparison_report.asked_for(arguments),
         "sides": sides,
         "ratios": ratios,
     }
     print(comparison_report.table(everything))
-    comparison_report.save(everything, arguments.out, "inference", arguments.dtype)
+    comparison_report.save(everything, arguments.out, "inference")
     return 0
 
 
@@ -189,9 +194,7 @@ def measure_case(
         check_agreement(their_work(theirs), our_work(ours), batch, TOLERANCES[arguments.dtype])
     sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
     pairs = comparisons(case.targets, ragged=case.is_ragged)
-    passes = arguments.passes or plan.passes
-    if case.batch_size == 1:
-        passes *= 4  # short times scatter more
+    passes = plan.passes * (4 if case.batch_size == 1 else 1)  # short times scatter more
     return measure(sides, pairs, passes, DTYPES[arguments.dtype], arguments.device)
 
 

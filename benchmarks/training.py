@@ -6,7 +6,8 @@ Both libraries train the same model from the same weights on the same rows: mask
 modelling with full rows and with lines of text one a row, and question answering. Before a clock
 starts, their losses and gradients must agree. A step is forward, backward, AdamW and zero_grad.
 Without --text or --squad the rows are made up; the report says so. A table goes to the terminal;
-DIR gets training_DTYPE.csv and .json, and training.png of all dtypes that are there.
+DIR gets training_DTYPE.csv and .json, and training.png of all dtypes that are there; a --quick run
+writes training_quick_DTYPE and training_quick.png instead.
 
 B rows, T tokens of the longest of them.
 """
@@ -15,7 +16,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     for case in plan.cases.values():
         for dropout in arguments.dropout:
             what = {"case": case.name, "dtype": arguments.dtype, "dropout": dropout}
+            what |= {"batch_size": case.batch_size}
             found = measure_case(case, rows[case.rows], dropout, arguments, plan)
             sides += [what | row for row in found[0]]
             ratios += [what | row for row in found[1]]
@@ -151,12 +153,12 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     found_all = {
         "environment": start | {"load_at_the_end": load_average()},
         "rows": {name: made.source for name, made in rows.items()},
-        "attention": arguments.attention,
+        "plan": asdict(plan) | comparison_report.asked_for(arguments),
         "sides": sides,
         "ratios": ratios,
     }
     print(comparison_report.table(found_all))
-    comparison_report.save(found_all, arguments.out, "training", arguments.dtype)
+    comparison_report.save(found_all, arguments.out, "training")
     return 0
 
 

@@ -102,8 +102,11 @@ def test_a_whole_run(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert all(case.name in printed for case in TINY.values())
     assert "60 sentences and 0 paragraphs" in printed
-    found = json.loads((out / "inference_float32.json").read_text())
+    found = json.loads((out / "inference_quick_float32.json").read_text())
     assert found["rows"]["ragged"].startswith("60 sentences")
+    assert found["plan"]["sizes"]["hidden_size"] == 32 and found["plan"]["passes"] == 2
+    assert found["plan"]["quick"] and not found["plan"]["compile_theirs"]
+    assert {row["passes"] for row in found["sides"] if row["batch_size"] == 1} == {8}
     sides = [row["side"] for row in found["sides"]]
     assert (
         sides
@@ -115,8 +118,8 @@ def test_a_whole_run(tmp_path, capsys):
         ]
         * 2
     )
-    assert (out / "inference_float32.csv").exists()
-    assert imread(out / "inference.png").shape[1] == 1200
+    assert (out / "inference_quick_float32.csv").exists()
+    assert imread(out / "inference_quick.png").shape[1] == 1200
 
 
 def test_what_is_missing_is_said(tmp_path, capsys):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import draw, tables
 
 PAGE = """before
 <!-- ratios: training, dropout 0.1 -->
@@ -22,8 +22,11 @@ def ratio(case, dtype, against, median, **more):
     return {"case": case, "dtype": dtype, "against": against, "ratio": spread, **more}
 
 
-def write(directory, dtype, rows):
-    (directory / f"training_{dtype}.json").write_text(json.dumps({"ratios": rows}))
+def write(directory, dtype, rows, name="training", **conditions):
+    versions = {"torch": "2.13.0", "transformers": "5.23.0"} | conditions.pop("versions", {})
+    where = {"device": "a CPU", "threads": 2, "versions": versions} | conditions
+    found = {"environment": where, "ratios": rows}
+    (directory / f"{name}_{dtype}.json").write_text(json.dumps(found))
 
 
 def test_a_page_gets_the_numbers_of_its_files_and_keeps_the_rest(tmp_path):
@@ -36,6 +39,7 @@ def test_a_page_gets_the_numbers_of_its_files_and_keeps_the_rest(tmp_path):
     ]
     write(tmp_path, "float32", rows)
     write(tmp_path, "bfloat16", [ratio("lines", "bfloat16", "as it comes", 5.0, **more)])
+    write(tmp_path, "float32", [], name="training_quick", threads=1)  # is no result
     page = tables.renewed(PAGE, tmp_path)
     assert "what stood here" not in page
     assert page.startswith("before\n<!-- ratios: training, dropout 0.1 -->\n| work |")
@@ -51,6 +55,25 @@ def test_a_page_gets_the_numbers_of_its_files_and_keeps_the_rest(tmp_path):
 def test_a_table_without_files_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no training_"):
         tables.renewed(PAGE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        ({"device": "a GPU"}, "device a CPU and a GPU"),
+        ({"threads": 1}, "threads 2 and 1"),
+        ({"versions": {"torch": "2.14.0"}}, "torch 2.13.0 and 2.14.0"),
+        ({"versions": {"transformers": "5.24.0"}}, "transformers 5.23.0 and 5.24.0"),
+    ],
+)
+def test_files_of_different_conditions_do_not_stand_side_by_side(tmp_path, conditions, message):
+    write(tmp_path, "float32", [])
+    write(tmp_path, "bfloat16", [], **conditions)
+    said = f"training_float32.json and training_bfloat16.json were not .*: {message}; measure"
+    with pytest.raises(ValueError, match=said):
+        tables.renewed(PAGE, tmp_path)
+    with pytest.raises(ValueError, match=said):
+        draw.DRAW["training"](tmp_path)
 
 
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.parent.name)

@@ -153,8 +153,13 @@ def test_a_whole_run(tmp_path, capsys):
     assert all(case.name in printed for case in TINY.values())
     assert "made up, lengths log-normal around 23 tokens" in printed
 
-    found = json.loads((out / "training_bfloat16.json").read_text())
+    found = json.loads((out / "training_quick_bfloat16.json").read_text())
     assert found["environment"]["threads"] == 1
+    plan = found["plan"]
+    assert plan["sizes"]["intermediate_size"] == 37 and plan["passes"] == 2
+    assert plan["cases"]["squad"]["batch_size"] == 4
+    asked = {key: plan[key] for key in ("quick", "seed", "attention", "compile_theirs")}
+    assert asked == {"quick": True, "seed": 0, "attention": "packed", "compile_theirs": False}
     assert {row["dtype"] for row in found["sides"]} == {"bfloat16"}
     assert [row["dropout"] for row in found["ratios"]] == [*[0.1] * 2, *[0.0] * 2] * 2 + [
         *[0.1] * 3,
@@ -165,19 +170,23 @@ def test_a_whole_run(tmp_path, capsys):
         assert row["padding"] == 0 or "rows of" not in row["case"]
     targets = {(row["case"], row["against"]): row["target"] for row in found["ratios"]}
     assert targets[(TINY["lines"].name, "as it comes")] == 3.5
-    with open(out / "training_float32.csv") as file:
+    with open(out / "training_quick_float32.csv") as file:
         lines = list(csv.DictReader(file))
     assert {line["measured"] for line in lines} == {"side", "ratio"}
+    assert {(line["quick"], line["seed"], line["hidden_size"]) for line in lines} == {
+        ("True", "0", "32")
+    }
+    assert {line["batch_size"] for line in lines} == {"4"}
     assert float(lines[-1]["ratio_low"]) <= float(lines[-1]["ratio"])
 
-    picture = imread(out / "training.png")
+    picture = imread(out / "training_quick.png")
     assert picture.shape[1] == 1200  # ten inches of 120 dots
     # The bars are seen in both panels, however far off.
     red = (abs(picture[..., :3] - [0.84, 0.15, 0.16]) < 0.02).all(axis=2).sum(axis=0) > 40
     assert red[300:720].any() and red[720:].any()
-    (out / "training.png").unlink()
+    (out / "training_quick.png").unlink()
     assert draw.main([str(out)]) == 0
-    assert (imread(out / "training.png") == picture).all()
+    assert (imread(out / "training_quick.png") == picture).all()
 
 
 def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):
