@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,9 @@ def measure_case(
         case, plan.sizes, dropout, rows.pad_token_id, arguments.attention, device
     )
     batches = make_batches(case, rows, arguments.seed)
-    for group in batches.values():
-        first = {name: tensor.to(device) for name, tensor in group[0].items()}
-        checked = batches_to_check(case, first)
-        check_agreement(theirs, ours, checked, dtype)
+    for batch in chain.from_iterable(batches.values()):
+        there = {name: tensor.to(device) for name, tensor in batch.items()}
+        check_agreement(theirs, ours, batches_to_check(case, there), dtype)
     sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
     pairs = comparisons(case.targets, ragged=case.is_ragged)
     return measure(sides, pairs, plan.passes, DTYPES[dtype], device)

@@ -4,8 +4,8 @@ B rows, T tokens of the longest of them.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,17 +172,19 @@ def autocast(batch: Batch, dtype: str) -> AbstractContextManager[Any]:
 def check_agreement(
     theirs: nn.Module, ours: EncoderTask, batches: Sequence[Batch], dtype: str
 ) -> None:
-    """Compare loss and length of the gradient, without dropout, on every batch.
+    """Compare loss and length of the gradient on every batch.
+
+    Both models train, for that is what is timed, and takes other paths than evaluation; but with
+    dropout of probability 0, for chance is not the same in both.
 
     Raises:
         ValueError: they lie further apart than the dtype explains.
     """
-    for model in (theirs, ours):
-        model.eval()  # whatever the dropout is, it is off here
     for batch in batches:
         pair = []
         for model, loss_of in ((theirs, their_loss(theirs)), (ours, our_loss(ours))):
-            pair.append(loss_and_gradient(model, loss_of, batch, dtype))
+            with trained_without_dropout(model):
+                pair.append(loss_and_gradient(model, loss_of, batch, dtype))
         for what, limit, their_value, our_value in zip(
             ("loss", "gradient's norm"), TOLERANCES[dtype], *pair, strict=True
         ):
@@ -191,8 +193,28 @@ def check_agreement(
                     f"the {what} is {our_value:.6f} in minitransformer, {their_value:.6f} in "
                     "transformers; speeds of different computations cannot be compared"
                 )
-    for model in (theirs, ours):
-        model.train()
+
+
+@contextmanager
+def trained_without_dropout(model: nn.Module) -> Iterator[None]:
+    """The model in train(), every probability of dropout being 0; and in train() afterwards.
+
+    A module that drops keeps the probability as `p`, one that has its kernel drop as `dropout`.
+    """
+    probabilities = [
+        (module, name, value)
+        for module in model.modules()
+        for name in ("p", "dropout")
+        if isinstance(value := vars(module).get(name), float)
+    ]
+    model.train()
+    for module, name, _ in probabilities:
+        setattr(module, name, 0.0)
+    try:
+        yield
+    finally:
+        for module, name, value in probabilities:
+            setattr(module, name, value)
 
 
 def loss_and_gradient(

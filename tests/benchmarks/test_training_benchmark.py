@@ -43,14 +43,54 @@ def prepared(name, dropout=0.0, attention="eager"):
 def test_both_compute_the_same_until_a_weight_is_changed(name, dtype):
     case, theirs, ours, batches = prepared(name, dropout=0.1, attention="packed")
     checked = training_steps.batches_to_check(case, batches["random"][0])
+    before = [probabilities(model) for model in (theirs, ours)]
     training_steps.check_agreement(theirs, ours, checked, dtype)
     # It leaves them as they were before, ready to train.
     assert theirs.training and ours.training
+    assert [probabilities(model) for model in (theirs, ours)] == before
     assert all(p.grad is None for model in (theirs, ours) for p in model.parameters())
     with torch.no_grad():
         ours.backbone.layers[0].feed_forward.contract.weight *= 3
     with pytest.raises(ValueError, match="is .* in minitransformer, .* in transformers"):
         training_steps.check_agreement(theirs, ours, checked, dtype)
+
+
+def probabilities(model):
+    """Of dropout, by module."""
+    return [
+        (name, key, value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key in ("p", "dropout")
+    ]
+
+
+@pytest.mark.parametrize("name", ["lines", "squad"])
+def test_the_path_of_training_is_what_is_checked(name):
+    _, theirs, ours, _ = prepared(name, dropout=0.1, attention="packed")
+    kernel = ours.backbone.layers[1].attention.kernel
+    for model in (theirs, ours):
+        before = probabilities(model)
+        with training_steps.trained_without_dropout(model):
+            assert model.training and kernel.training
+            assert {value for *_, value in probabilities(model)} == {0.0}
+        assert probabilities(model) == before
+        assert sum(value == 0.1 for *_, value in before) >= 5
+    assert kernel.dropout == 0.1
+
+
+def test_every_batch_is_checked(monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        training, "check_agreement", lambda theirs, ours, batches, dtype: checked.extend(batches)
+    )
+    monkeypatch.setattr(training, "measure", lambda *_: ([], []))
+    arguments = training.parser().parse_args(["--out", "x"])
+    made, _ = rows.made_up_rows(96, 24)
+    training.measure_case(TINY["lines"], made, 0.1, arguments, Plan(TINY, SIZES, passes=1))
+    made = training.make_batches(TINY["lines"], made, seed=0)
+    for batch, there in zip([*made["random"], *made["sorted"]], checked, strict=True):
+        assert torch.equal(batch["labels"], there["labels"])
 
 
 def test_answers_are_checked_without_padding():
