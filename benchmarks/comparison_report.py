@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
 PANELS = {
-    "as it comes": "rows in random order, padded; ours sorts them by length",
+    "as it comes": "rows in random order, padded; ours sorts by length",
     "at its best": "both get the same rows, sorted by length",
 }
 

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import draw, rows, training, training_steps
-from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED
+from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, COMPILED, OURS, OURS_SORTED
 from benchmarks.flops import EncoderSizes
 from benchmarks.training import CASES, Plan
 
@@ -149,16 +149,32 @@ def test_who_gets_which_batches():
     }
     assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED]
     assert {b["input_ids"].shape[1] for b in sides[AS_IT_COMES].batches} == {24}
-    assert {b["input_ids"].shape[1] for b in sides[OURS].batches} != {24}
-    for name, order in ((OURS, "random"), (OURS_SORTED, "sorted")):
-        for mine, made in zip(sides[name].batches, batches[order], strict=True):
-            assert torch.equal(mine["input_ids"], made["input_ids"])
+    assert {b["input_ids"].shape[1] for b in sides[OURS_SORTED].batches} != {24}
+    for mine, made in zip(sides[OURS_SORTED].batches, batches["sorted"], strict=True):
+        assert torch.equal(mine["input_ids"], made["input_ids"])
     for one, other in ((AS_IT_COMES, OURS), (AT_ITS_BEST, OURS_SORTED)):
         assert sides[one].real_tokens == sides[other].real_tokens
         for theirs_batch, ours_batch in zip(sides[one].batches, sides[other].batches, strict=True):
-            width = ours_batch["input_ids"].shape[1]
-            assert torch.equal(theirs_batch["input_ids"][:, :width], ours_batch["input_ids"])
+            assert torch.equal(theirs_batch["input_ids"], ours_batch["input_ids"])
             assert torch.equal(theirs_batch["end_positions"], ours_batch["end_positions"])
+
+
+def test_transformers_compiled_trains_the_same_model_on_the_best_batches(monkeypatch):
+    case, theirs, ours, batches = prepared("lines")
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)
+    arguments = training.parser().parse_args(["--out", "x", "--compile-theirs"])
+    made = training.make_sides(case, SIZES, theirs, ours, batches, arguments)
+    sides = {side.name: side for side in made}
+    assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, COMPILED, OURS, OURS_SORTED]
+    assert asked == [{"dynamic": True}]
+    for one, other in zip(sides[COMPILED].batches, sides[AT_ITS_BEST].batches, strict=True):
+        assert torch.equal(one["input_ids"], other["input_ids"])
+    batch = sides[COMPILED].batches[0]
+    before = next(theirs.parameters()).detach().clone()
+    loss = sides[COMPILED].work(batch)
+    assert not torch.equal(next(theirs.parameters()), before)
+    assert sides[AT_ITS_BEST].work(batch) < loss
 
 
 def test_rows_fit_the_smallest_vocabulary():
