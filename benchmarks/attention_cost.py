@@ -11,8 +11,8 @@ and for each of the two a picture.
 
 Attention overtakes the rest of the layer where its T^2 part, the products Q K^T and P V, costs as
 much as projections and feed-forward network together: by FLOPs at T = 2 h + f (h hidden size, f
-intermediate size). As measured it is where attention alone takes as long as the layer without it,
-the row "no attention".
+intermediate size). As measured it is where attention alone takes as long as our layer without it,
+the row "no attention", and so it is given for our layer alone.
 """
 
 import argparse
@@ -78,8 +78,22 @@ class Plan:
             raise ValueError(f"--longest {self.longest} is below --shortest {self.shortest}")
         if self.tokens < self.shortest:
             raise ValueError(f"--tokens {self.tokens} do not fill a row of {self.shortest}")
+        longest = max(length for _, length in self.batches(FIXED_TOKENS))
+        if self.tokens % longest:
+            raise ValueError(
+                f"--tokens {self.tokens} is not a multiple of {longest}, which is a length "
+                f"(--shortest {self.shortest}, doubled)"
+            )
         if not self.budget > 0:
             raise ValueError(f"--budget {self.budget} must be above 0 minutes")
+
+    def batches(self, sweep: str) -> Iterator[tuple[int, int]]:
+        """Rows and their length, which doubles."""
+        longest = self.longest or sys.maxsize
+        length = self.shortest
+        while length <= (min(longest, self.tokens) if sweep == FIXED_TOKENS else longest):
+            yield (self.tokens // length if sweep == FIXED_TOKENS else self.batch), length
+            length *= 2
 
 
 FULL_PLAN = Plan(
@@ -216,7 +230,7 @@ def measure(
     timer = Timer(setting, implementations, plan.rounds)
     for number, sweep in enumerate((FIXED_BATCH, FIXED_TOKENS), start=1):
         end = start + 60 * plan.budget * number / 2
-        for batch, length in batches(sweep, plan):
+        for batch, length in plan.batches(sweep):
             ceiling = product_rate(DTYPES[setting.dtype], setting.device)
             here: list[Row] = []
             for part, passes in product((ATTENTION, LAYER), (FORWARD, BOTH)):
@@ -228,15 +242,6 @@ def measure(
     if all(row["reason"] for row in rows):
         raise ValueError(f"not even length {plan.shortest} can be timed: {rows[0]['reason']}")
     return rows
-
-
-def batches(sweep: str, plan: Plan) -> Iterator[tuple[int, int]]:
-    """Rows and their length, which doubles."""
-    longest = plan.longest or sys.maxsize
-    length = plan.shortest
-    while length <= (min(longest, plan.tokens) if sweep == FIXED_TOKENS else longest):
-        yield (plan.tokens // length if sweep == FIXED_TOKENS else plan.batch), length
-        length *= 2
 
 
 if __name__ == "__main__":

@@ -64,13 +64,14 @@ def fits(points: Sequence[Row]) -> list[Row]:
 def crossings(points: Sequence[Row]) -> list[Row]:
     """The length from which on attention alone takes longer than the layer without it.
 
-    Of implementations whose rows are full, for the formula knows no others.
+    Of implementations whose rows are full, for the formula knows no others; and of our layer, with
+    whatever kernel, for it is our layer that is timed without attention.
     """
     found = curves([row for row in points if row["rows"] * row["length"] == row["tokens"]])
     rows = []
     for (sweep, part, passes, name), curve in found.items():
         rest = found.get((sweep, LAYER, passes, NO_ATTENTION), [])
-        if part != ATTENTION:
+        if part != ATTENTION or name.startswith("transformers"):
             continue
         times = {row["length"]: row for row in curve}
         both = [row["length"] for row in rest if row["length"] in times]

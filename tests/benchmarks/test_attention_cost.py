@@ -258,6 +258,7 @@ def test_what_is_fast_is_not_kept_out_by_what_is_slow():
         (["--device", "tpu"], 2, "'tpu' is unknown; choose cpu or cuda"),
         (["--longest", "4"], 1, "--longest 4 is below --shortest 8"),
         (["--shortest", "4096", "--longest", "9999"], 1, "64 do not fill a row of 4096"),
+        (["--tokens", "72"], 1, "--tokens 72 is not a multiple of 32, which is a length"),
         (["--heads", "3"], 1, "--hidden 16 is not a multiple of --heads 3"),
         (["--budget", "0"], 1, "--budget 0.0 must be above 0 minutes"),
         (["--budget", "nan"], 1, "--budget nan must be above 0 minutes"),
@@ -343,6 +344,7 @@ def test_fits_and_crossings_of_made_curves():
     assert where["ours eager"]["milliseconds"] == pytest.approx(300**2)
     assert where[OURS_SDPA]["reason"] == "beyond 1024"
     assert where["sdpa: math"]["reason"] == "below 128"
+    assert THEIRS_SDPA not in where  # the layer without attention is ours
 
 
 def test_labels_lie_apart():
