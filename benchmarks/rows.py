@@ -46,20 +46,17 @@ class Rows:
         """(rows,) tokens of each."""
         return np.array([len(row) for row in self.ids])
 
-    def padded(self, numbers: Sequence[int] | np.ndarray, length: int | None = None) -> Batch:
-        """Some rows filled up on the right, to the longest of them or to `length`.
+    def padded(self, numbers: Sequence[int] | np.ndarray) -> Batch:
+        """Some rows filled up on the right, to the longest of them.
 
         Returns:
             `input_ids` and `attention_mask`, (B, T) int64; with answers `start_positions` and
             `end_positions`, (B,) int64.
         """
         rows = [self.ids[number] for number in numbers]
-        ids = pad_rows(rows, self.pad_token_id)
-        mask = pad_rows([np.ones(len(row), np.int64) for row in rows], 0)
-        extra = 0 if length is None else length - ids.shape[1]
         batch = {
-            "input_ids": torch.nn.functional.pad(ids, (0, extra), value=self.pad_token_id),
-            "attention_mask": torch.nn.functional.pad(mask, (0, extra)),
+            "input_ids": pad_rows(rows, self.pad_token_id),
+            "attention_mask": pad_rows([np.ones(len(row), np.int64) for row in rows], 0),
         }
         if self.spans is not None:
             start, end = torch.from_numpy(self.spans[numbers]).long().unbind(dim=1)

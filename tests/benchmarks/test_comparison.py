@@ -133,9 +133,9 @@ def test_made_up_rows_have_the_lengths_that_are_stated():
 
 def test_rows_are_padded():
     made = rows.Rows("made", [np.array([0, 5, 2]), np.array([0, 2])], np.array([[1, 1], [0, 0]]))
-    padded = made.padded([1, 0], length=5)
-    assert padded["input_ids"].tolist() == [[0, 2, 1, 1, 1], [0, 5, 2, 1, 1]]
-    assert padded["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
+    padded = made.padded([1, 0])
+    assert padded["input_ids"].tolist() == [[0, 2, 1], [0, 5, 2]]
+    assert padded["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert padded["start_positions"].tolist() == [0, 1]
     assert made.padded([1])["input_ids"].tolist() == [[0, 2]]
 
