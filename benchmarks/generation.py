@@ -6,7 +6,8 @@ Both sides load the same weights (random ones, in the shapes of real checkpoints
 prompts and write the same number of tokens, in turns in one run. Before a clock starts, both must
 have written the same tokens in float32; in bfloat16 the report says how many were the same. On
 a GPU (`--device cuda`) a third side is transformers' `generate` with its static cache, which it
-compiles. A table goes to the terminal; DIR gets generation.csv, .json and .png. benchmarks/results/README.md says what the columns mean.
+compiles. A table goes to the terminal; DIR gets generation.csv, .json and .png.
+benchmarks/results/README.md says what the columns mean.
 """
 
 import argparse
