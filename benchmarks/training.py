@@ -76,10 +76,10 @@ from minitransformer.models.heads import EncoderTask
 from train.arguments import run_job
 
 CASES = {
-    "full-30k": Case("full", 30_522, 512, 8, 2, (2.0, 1.9)),
-    "full-50k": Case("full", 50_265, 512, 8, 2, (2.2, 2.0)),
-    "lines": Case("lines", 30_522, 512, 32, 3, (3.5, 2.2)),
-    "squad": Case("squad", 30_522, 384, 16, 3, (2.0, 1.15)),
+    "full-30k": Case("full", 30_522, 512, 8, 1, (2.0, 1.9)),
+    "full-50k": Case("full", 50_265, 512, 8, 1, (2.2, 2.0)),
+    "lines": Case("lines", 30_522, 512, 32, 2, (3.5, 2.2)),
+    "squad": Case("squad", 30_522, 384, 16, 2, (2.0, 1.15)),
 }
 QUICK_SIZES = EncoderSizes(64, 2, 4, 256)
 QUICK_CASES = {

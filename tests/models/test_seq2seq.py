@@ -441,7 +441,7 @@ def test_dropout_falls_where_the_config_says(name, field, attention):
 
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "T5ForConditionalGeneration"])
 def test_a_packed_decoder_computes_no_place_after_the_last_label(name):
-    """Labels padded on the right leave a decoder's mask out, for it sees nothing that comes later."""
+    """Labels padded on the right need no mask: a decoder sees nothing that comes later."""
     model = build(name, "packed")
     seen = []
     layer = model.backbone.decoder.layers[0]
