@@ -72,7 +72,8 @@ class Job:
     arrangement: Arrangement
     call: Call = lambda: None  # until there are inputs
     kernel: str = ""  # that ran, or may be expected to
-    result: Tensor | None = None  # (N, E), until it is compared
+    # (N, E) each, and gradients of parameters; until they are compared
+    results: list[Tensor] = field(default_factory=list)
     peak: int | None = None
     repeats: int = 1
     seconds: list[float] = field(default_factory=list)
@@ -133,10 +134,13 @@ class Timer:
         # Queries, keys and values, or hidden states; and the gradient of what comes out.
         times = 4 if point.part == ATTENTION else 2
         tokens = random_tokens(point.batch * point.length, self.setting, times) if able else []
+        first: dict[tuple[int, ...], Job] = {}
         for job in able:
             try_out(job, point, tokens, self.setting.device)
+            check_same(job, first, point, TOLERANCE[self.setting.dtype])
+        for job in first.values():
+            job.results = []
         able = [job for job in able if not job.reason]
-        check_same(able, point, TOLERANCE[self.setting.dtype])
         seconds = take_turns(
             [job.call for job in able],
             self.rounds,
@@ -237,7 +241,8 @@ def make_call(job: Job, point: Point, *tokens: Tensor) -> Call:
     """What is timed, on inputs that are the same tokens for everybody: (N, E) each.
 
     Returns:
-        A call that gives the output, or with a backward pass, the gradient of the first input.
+        A call that gives the output, or with a backward pass, the gradients of all inputs and, of
+        a layer, of all its parameters.
     """
     built, arrangement = job.built, job.arrangement
     *inputs, gradient = (arrangement.lay(some) for some in tokens)
@@ -247,12 +252,12 @@ def make_call(job: Job, point: Point, *tokens: Tensor) -> Call:
     mask = arrangement.mask
     assert function is not None
 
-    def forward() -> Tensor:
+    def forward() -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return function(*inputs, mask)
+            return (function(*inputs, mask),)
 
-    def forward_and_backward() -> Tensor:
-        return torch.autograd.grad(function(*inputs, mask), wanted, gradient)[0]
+    def forward_and_backward() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(*inputs, mask), wanted, gradient)
 
     return forward_and_backward if point.backward else forward
 
@@ -270,8 +275,10 @@ def try_out(job: Job, point: Point, tokens: list[Tensor], device: str) -> None:
     try:
         job.call = make_call(job, point, *tokens)
         with OperationNames() as operations:
-            result: Any = job.call()
-        job.result = job.arrangement.pick(result.detach())
+            results: Any = job.call()
+        inputs = len(tokens) - 1 if point.backward else 1
+        job.results = [job.arrangement.pick(result.detach()) for result in results[:inputs]]
+        job.results += results[inputs:]
         job.kernel = operations.kernel()
         seconds = timed(job.call, device)
         job.repeats = max(1, math.ceil(SHORTEST_TIME / seconds))
@@ -279,30 +286,52 @@ def try_out(job: Job, point: Point, tokens: list[Tensor], device: str) -> None:
     except RuntimeError as error:
         out = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         job.reason = f"{'out of memory' if out else 'cannot run'}: {one_line(error)}"
-        job.result = None
+        job.results = []
 
 
-def check_same(jobs: list[Job], point: Point, tolerance: float) -> None:
-    """Hold every result against the first one of the same rows, and let go of them.
+def check_same(job: Job, first: dict[tuple[int, ...], Job], point: Point, tolerance: float) -> None:
+    """Hold a job's results against those of the first job of the same rows, and let go of them.
+
+    Args:
+        job: that was tried out.
+        first: the first jobs, by the lengths of their rows; this one is added if it is one.
+        point: of both.
+        tolerance: how far results may lie apart.
 
     Raises:
-        ValueError: one differs.
+        ValueError: they lie further apart.
     """
-    first: dict[tuple[int, ...], Job] = {}
-    for job in jobs:
-        if job.implementation.name == NO_ATTENTION:
-            continue
-        other = first.setdefault(job.arrangement.lengths, job)
-        assert job.result is not None and other.result is not None
-        gap = (job.result - other.result).abs().max() / other.result.abs().max()
-        if not gap <= tolerance:  # nor is it where something is NaN
-            raise ValueError(
-                f"{point.part}, {point.passes}, length {point.length}: {job.implementation.name} "
-                f"is {gap:.1e} from {other.implementation.name}; {tolerance:.0e} is allowed, and "
-                "times of different results cannot be compared"
-            )
-    for job in jobs:
-        job.result = None
+    if job.reason or job.implementation.name == NO_ATTENTION:
+        job.results = []
+        return
+    other = first.setdefault(job.arrangement.lengths, job)
+    if other is job:
+        return
+    gap = largest_gap(job.results, other.results)
+    job.results = []
+    if not gap <= tolerance:  # nor is it where something is NaN
+        raise ValueError(
+            f"{point.part}, {point.passes}, length {point.length}: {job.implementation.name} "
+            f"is {gap:.1e} from {other.implementation.name}; {tolerance:.0e} is allowed, and "
+            "times of different results cannot be compared"
+        )
+
+
+def largest_gap(results: list[Tensor], others: list[Tensor]) -> float:
+    """The largest difference, as a share of the largest number in the others of the same shape.
+
+    For the gradient of the bias of keys is nothing but rounding: what is added to all scores of a
+    row changes no weight. NaN, if there is one anywhere.
+    """
+    largest: dict[torch.Size, Tensor] = {}
+    for other in others:
+        highest = other.abs().max()
+        largest[other.shape] = torch.maximum(largest.get(other.shape, highest), highest)
+    gaps = [
+        (result - other).abs().max() / largest[other.shape]
+        for result, other in zip(results, others, strict=True)
+    ]
+    return torch.stack(gaps).max().item()
 
 
 def amount(setting: Setting, point: Point, job: Job) -> Amount:

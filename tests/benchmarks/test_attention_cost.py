@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -168,6 +169,41 @@ def test_times_of_different_results_are_not_compared(monkeypatch, passes):
     message = f"{ATTENTION}, {re.escape(passes)}, length 8: wrong is 1.0e-03 from right"
     with pytest.raises(ValueError, match=message):
         Timer(SETTING, implementations, 1).time(point(passes=passes), PLENTY, PLENTY)
+
+
+def wrong_gradient(weights):
+    """What comes out is right, and so is the first gradient; that of the last is not."""
+    built = ours("sdpa", weights)
+
+    def attend(query, key, value, mask):
+        return built.attend(query, key, value, mask) + (value - value.detach())
+
+    def layer(hidden, mask):
+        last = built.parameters[-1]
+        return built.layer(hidden, mask) + (last - last.detach())
+
+    return Built(attend, layer, built.parameters)
+
+
+@pytest.mark.parametrize("part", [ATTENTION, LAYER])
+def test_every_gradient_is_compared(monkeypatch, part):
+    rows = [Implementation("right", partial(ours, "eager")), Implementation("off", wrong_gradient)]
+    monkeypatch.setattr(attention_cost, "IMPLEMENTATIONS", rows)
+    implementations, _ = attention_cost.load(SETTING)
+    timer = Timer(SETTING, implementations, 1)
+    assert len(timer.time(point(part, FORWARD), PLENTY, PLENTY)) == 2
+    with pytest.raises(ValueError, match="length 8: off is .* from right"):
+        timer.time(point(part, BOTH), PLENTY, PLENTY)
+
+
+def test_a_gap_is_a_share_of_what_has_the_same_shape():
+    small, large, single = torch.tensor([1e-9, 0]), torch.tensor([0, 2.0]), torch.tensor([0.5])
+    others = [small, large, single]
+    assert attention_points.largest_gap([2 * small, large, single], others) < 1e-8
+    assert attention_points.largest_gap([small, large, 1.5 * single], others) == 0.5
+    broken = torch.tensor([math.nan])
+    for one, other in ((single, broken), (broken, single)):
+        assert math.isnan(attention_points.largest_gap([large, one], [large, other]))
 
 
 def failing(message, weights):
