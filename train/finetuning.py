@@ -39,7 +39,7 @@ def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int
         "--attention-dropout",
         type=float,
         default=0.0,
-        help="of attention weights; above 0 it takes about twice as long on the CPU",
+        help="of attention weights; above 0 attention takes about twice as long on the CPU",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the new head, order, dropout")
     add_training_arguments(

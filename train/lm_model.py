@@ -34,7 +34,7 @@ def add_model_arguments(parser: Parser) -> None:
         "--attention-dropout",
         type=float,
         default=0.0,
-        help="of attention weights; above 0 it takes about twice as long on the CPU",
+        help="of attention weights; above 0 attention takes about twice as long on the CPU",
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, dropout, samples")
 

@@ -123,7 +123,7 @@ class CrossAttention(MultiHeadAttention):
 
     The encoder's tokens stay what they are while the decoder writes, so their keys and values are
     computed once. Nor are they copied where K rows are decoded from one source, as in beam search:
-    the queries of those rows are laid end to end instead.
+    the queries of those rows are laid end to end instead (packed rows are copied).
     """
 
     def forward(  # type: ignore[override]

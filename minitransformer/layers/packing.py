@@ -27,7 +27,7 @@ class Packing:
     def __init__(self, present: Tensor, order: Tensor | None = None) -> None:
         counts = present.sum(dim=1)  # (B,)
         self.order = counts.argsort(stable=True) if order is None else order  # (B,)
-        self.lengths: list[int] = counts[self.order].tolist()  # the device is waited for, here only
+        self.lengths: list[int] = counts[self.order].tolist()  # a GPU is waited for
         self.num_tokens = sum(self.lengths)  # N
         found = torch.nonzero_static(present[self.order], size=self.num_tokens)  # (N, 2)
         row, place = found.unbind(dim=1)  # (N,) twice
