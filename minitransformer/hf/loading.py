@@ -43,7 +43,7 @@ def from_pretrained(
     Args:
         path: a directory with config.json and safetensors, or a name on the hub; without network
             the hub's cache on this machine is used.
-        attention: the kernel, "sdpa" or "eager".
+        attention: the kernel, "sdpa", "packed" (the same without padding) or "eager" (the formula).
         dtype: of the model, whatever the file's is.
         device: to load onto.
 

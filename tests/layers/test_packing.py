@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitransformer.layers import kernels
 from minitransformer.layers.arrangement import PackedRows, PaddedRows, arrange
 from minitransformer.layers.attention import EagerAttention
 from minitransformer.layers.kernels import PackedAttention
@@ -155,6 +156,41 @@ def test_packed_attention_takes_a_mask_of_padded_rows_too():
     torch.testing.assert_close(
         PackedAttention()(query, key, value, mask), EagerAttention()(query, key, value, mask)
     )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_cudas_kernel_is_told_where_rows_begin(causal, monkeypatch):
+    """A stand-in on the CPU that reads the arguments as the kernel does; rows without tokens too."""
+
+    def flash(query, key, value, begins, keys_begin, longest, longest_key, dropout, *rest, scale):
+        assert (begins.dtype, keys_begin.dtype) == (torch.int32, torch.int32)
+        assert (longest, longest_key, dropout, scale) == (3, 3 if causal else 4, 0.25, 0.5)
+        assert rest == (causal, False)
+        formula = EagerAttention(scale=scale, causal=causal)
+        gathered = torch.zeros_like(query)  # (N, H, D)
+        for row in range(len(begins) - 1):
+            own = slice(begins[row], begins[row + 1])
+            asked = slice(keys_begin[row], keys_begin[row + 1])
+            rows = (query[own], key[asked], value[asked])
+            gathered[own] = formula(*(r.transpose(0, 1)[None] for r in rows), None)[0].transpose(
+                0, 1
+            )
+        return gathered, None, None, None, None
+
+    own = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]]).bool()
+    other = own if causal else torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]).bool()
+    queries = Packing(own)
+    mask = PackedMask(queries, Packing(other, queries.order))
+    padded = [torch.randn(3, 4, 2, 8) for _ in range(3)]
+    packed = [
+        packing.pack(tensor).transpose(1, 2)
+        for packing, tensor in zip((queries, mask.keys, mask.keys), padded, strict=True)
+    ]
+    expected = PackedAttention(scale=0.5, causal=causal)(*packed, mask)
+    kernel = PackedAttention(dropout=0.25, scale=0.5, causal=causal).train()
+    monkeypatch.setattr(kernels, "_has_kernel_for_any_length", lambda _query: True)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
+    torch.testing.assert_close(kernel(*packed, mask), expected)
 
 
 @pytest.mark.cuda
