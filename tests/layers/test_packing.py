@@ -160,7 +160,7 @@ def test_packed_attention_takes_a_mask_of_padded_rows_too():
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_cudas_kernel_is_told_where_rows_begin(causal, monkeypatch):
-    """A stand-in on the CPU that reads the arguments as the kernel does; rows without tokens too."""
+    """A stand-in that reads the arguments as the kernel does; rows without tokens too."""
 
     def flash(query, key, value, begins, keys_begin, longest, longest_key, dropout, *rest, scale):
         assert (begins.dtype, keys_begin.dtype) == (torch.int32, torch.int32)

@@ -467,3 +467,25 @@ def test_a_text_without_a_token_is_classified_alike_everywhere(family, problem):
         assert_equal(alone.logits[0], output.logits[1])
     for others in outcomes[1:]:
         assert_equal(outcomes[0], others)
+
+
+@every_family
+@pytest.mark.parametrize("problem", ["masked words", "token classes"])
+@settings(max_examples=6)
+@given(lengths=lengths, left=st.booleans(), place=st.integers(0, 3))
+def test_with_a_row_of_padding_too_the_kernels_learn_the_same(
+    family, problem, lengths, left, place
+):
+    outcomes = []
+    for attention in KERNELS:
+        model = build(family, problem, attention)
+        batch = collate(examples_of(problem, lengths), model, left=left)
+        for name, tensor in batch.items():
+            filling = {"labels": -100, "input_ids": model.config.pad_token_id}.get(name, 0)
+            dead = torch.full_like(tensor[:1], filling)
+            where = min(place, len(lengths))
+            batch[name] = torch.cat([tensor[:where], dead, tensor[where:]])
+        loss = model.loss(**batch)
+        outcomes.append([loss, *gradients(model, loss)])
+    for others in outcomes[1:]:
+        assert_equal(outcomes[0], others)
