@@ -29,8 +29,14 @@ Row = dict[str, Any]
 
 ATTENTION, LAYER = "attention alone", "whole layer"
 FORWARD, BOTH = "forward", "forward + backward"
-# How far results may lie apart, as a share of the largest number in them.
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+# How far results may lie apart, as a share of the largest number in them. The gradient of a weight
+# is a sum over all tokens, in which what bfloat16 rounds off adds up: 4% at 2048 tokens.
+TOLERANCE = {
+    ("float32", FORWARD): 1e-4,
+    ("float32", BOTH): 1e-4,
+    ("bfloat16", FORWARD): 5e-2,
+    ("bfloat16", BOTH): 1e-1,
+}
 SHORTEST_TIME = 0.005  # seconds; what is shorter is called several times for one time
 USABLE = 0.9  # of the free memory
 SLOWEST = 0.2  # of the rate of products: a guess before anything was timed
@@ -135,9 +141,10 @@ class Timer:
         times = 4 if point.part == ATTENTION else 2
         tokens = random_tokens(point.batch * point.length, self.setting, times) if able else []
         first: dict[tuple[int, ...], Job] = {}
+        tolerance = TOLERANCE[self.setting.dtype, point.passes]
         for job in able:
             try_out(job, point, tokens, self.setting.device)
-            check_same(job, first, point, TOLERANCE[self.setting.dtype])
+            check_same(job, first, point, tolerance)
         for job in first.values():
             job.results = []
         able = [job for job in able if not job.reason]
