@@ -189,9 +189,9 @@ def measure_case(
     if case.length is not None:
         rows = rows_of_length(case.length, plan.vocab_size, case.batches, arguments.seed)
     batches = make_batches(case, rows, arguments.seed)
-    for group in batches.values():
-        batch = {name: tensor.to(arguments.device) for name, tensor in group[0].items()}
-        check_agreement(their_work(theirs), our_work(ours), batch, TOLERANCES[arguments.dtype])
+    for batch in [batch for group in batches.values() for batch in group]:
+        moved = {name: tensor.to(arguments.device) for name, tensor in batch.items()}
+        check_agreement(their_work(theirs), our_work(ours), moved, TOLERANCES[arguments.dtype])
     sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
     pairs = comparisons(case.targets, ragged=case.is_ragged)
     passes = plan.passes * (4 if case.batch_size == 1 else 1)  # short times scatter more

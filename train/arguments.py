@@ -41,7 +41,11 @@ def add_training_arguments(parser: Parser, **defaults: object) -> None:
         help="the kernel; 'packed' computes no padding",
     )
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the loss; takes --attention sdpa or eager",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 
 
@@ -51,6 +55,11 @@ def training_config(arguments: argparse.Namespace) -> TrainingConfig:
     Raises:
         ValueError: a value has no meaning.
     """
+    if arguments.compile and arguments.attention == "packed":
+        raise ValueError(
+            "--compile and --attention packed: compiled code is made for fixed shapes, and packed "
+            "rows have other ones in each batch; compile with --attention sdpa"
+        )
     names = [field.name for field in fields(TrainingConfig)]
     return TrainingConfig(**{name: getattr(arguments, name) for name in names})
 

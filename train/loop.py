@@ -46,6 +46,7 @@ class Data(Protocol):
 
 # What may differ between a run and its resumption without changing a single weight.
 _FREE_TO_CHANGE = {"output", "resume", "save_every", "keep_checkpoints"}
+_NOTED_SINCE = {"attention", "dropout_bits"}  # what checkpoints of version 0.3 do not say
 
 
 @dataclass
@@ -102,8 +103,8 @@ def train(
     """
     if config.compile and model.attention == "packed":
         raise ValueError(
-            "--compile and --attention packed: compiled code is made for fixed shapes, and packed "
-            "rows have other ones in each batch; compile with --attention sdpa"
+            "compile=True with a model of attention='packed': compiled code is made for fixed "
+            "shapes, and packed rows have other ones in each batch; compile one of 'sdpa'"
         )
     device = torch.device(config.device)
     model.to(device).train()
@@ -268,7 +269,7 @@ def _start_or_resume(
         return Progress()
     state = read_state(path)
     before = state["run"]
-    if missing := sorted(run.keys() - before.keys()):
+    if missing := sorted(_NOTED_SINCE - before.keys()):
         raise ValueError(
             f"{path} was written by an earlier version, which did not note {', '.join(missing)}; "
             "it cannot be gone on with exactly. Choose another --output, and load its weights there"

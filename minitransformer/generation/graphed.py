@@ -66,10 +66,12 @@ def record(run: Run, device: torch.device) -> Run:
     with _RECORDING, torch.cuda.device(device), torch.cuda.stream(main):
         side = torch.cuda.Stream()
         side.wait_stream(main)
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                run()
-        main.wait_stream(side)
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UPS):
+                    run()
+        finally:  # whose memory may be used again after an error
+            main.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # The stream of the warm-up: what libraries set up, some of them set up for a stream.
         try:
@@ -261,7 +263,7 @@ def sizes(decoder: Cached, num_places: int) -> tuple[Any, ...]:
         shapes[1:],  # (B, H, S) of the source
         _source_mask(decoder) is None,
         torch.is_inference_mode_enabled(),  # whose tensors cannot be written outside of it
-        torch.get_float32_matmul_precision(),  # by which kernels are chosen
+        torch.backends.cuda.matmul.fp32_precision,  # by which kernels are chosen
         tuple((weight.data_ptr(), weight.dtype) for weight in weights),
         # A module that took the place of another may compute something else with the same weights.
         # Not their ids, which a later object may have again.

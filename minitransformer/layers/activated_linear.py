@@ -50,6 +50,8 @@ def activated_linear(x: Tensor, linear: nn.Linear, activation: Activation) -> Te
 def _serves(x: Tensor, linear: nn.Linear, activation: Activation) -> bool:
     return (
         type(linear) is nn.Linear  # others may compute something else
+        and type(linear.weight) is nn.Parameter  # as may other kinds of tensors
+        and type(x) is Tensor
         and activation in _FUSED
         and x.device.type == "cpu"
         and x.dtype == linear.weight.dtype

@@ -23,8 +23,6 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """
     if not training or probability == 0.0:
         return x
-    if probability == 1.0:
-        return x * 0.0
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, probability)
     keep, scale = kept(x.shape, probability)
@@ -36,9 +34,11 @@ def kept(shape: torch.Size, probability: float) -> tuple[Tensor, float]:
 
     One 64-bit word of PyTorch's generator decides about four numbers.
     """
-    dropped = min(round(probability * STEPS), STEPS - 1)  # of as many steps
+    dropped = round(probability * STEPS)  # of as many steps
+    if dropped == STEPS:
+        return torch.zeros(shape, dtype=torch.bool, device="cpu"), 0.0
     count = math.prod(shape)
-    words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty((count + 3) // 4, dtype=torch.int64, device="cpu").random_(-(2**63), None)
     parts = words.view(torch.int16)[:count].view(shape)  # -32,768 to 32,767, all alike
     return parts >= dropped - STEPS // 2, STEPS / (STEPS - dropped)
 

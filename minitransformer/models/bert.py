@@ -235,7 +235,9 @@ class BertModel(Model):
             hidden, present = self.encode(input_ids, attention_mask, token_type_ids)
         pooled = None
         if self.pooler is not None:
-            pooled = self.pooler(take_rows(hidden, first_tokens(present)).squeeze(1))  # (B, E)
+            first = take_rows(hidden, first_tokens(present)).squeeze(1)  # (B, E)
+            # Of a row without a token, zeros under every kernel.
+            pooled = self.pooler(first.masked_fill(~present.any(dim=1, keepdim=True), 0.0))
         return EncoderOutput(last_hidden_state=hidden, pooler_output=pooled, **record.fields())
 
     def encode(

@@ -138,13 +138,13 @@ def test_another_module_in_its_place_is_recorded_anew(recorder):  # noqa: F811
 
 def test_another_precision_is_recorded_anew(recorder):  # noqa: F811
     model, batch = copy.deepcopy(ours("GPT2")), prompts("GPT2", [5])
-    before = torch.get_float32_matmul_precision()
+    before = torch.backends.cuda.matmul.fp32_precision
     try:
-        for precision in ("highest", "high", "high"):
-            torch.set_float32_matmul_precision(precision)
+        for precision in ("ieee", "tf32", "tf32"):
+            torch.backends.cuda.matmul.fp32_precision = precision
             generate(model, **batch, max_new_tokens=16)
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.backends.cuda.matmul.fp32_precision = before
     assert recorder.recorded == 2
 
 

@@ -46,11 +46,10 @@ def test_every_one_of_the_65536_draws_counts_once(monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, "random_", lambda self, *_: self.copy_(every.view(self.dtype))
     )
-    for probability in (0.1, 0.25, 1e-6, 0.999999):
+    for probability in (0.1, 0.25, 1e-6, 0.99998, 1.0):
         keep, scale = kept(torch.Size([2**16]), probability)
-        dropped = min(round(probability * 2**16), 2**16 - 1)
-        assert int((~keep).sum()) == dropped
-        assert scale * int(keep.sum()) == 2**16
+        assert int((~keep).sum()) == round(probability * 2**16)
+        assert scale * int(keep.sum()) == (0 if probability == 1.0 else 2**16)
 
 
 def test_a_seed_gives_the_same_and_evaluation_gives_the_input():
@@ -180,6 +179,8 @@ def test_a_mask_of_fewer_dimensions_stands_for_all(monkeypatch):
 
 def test_all_are_dropped_where_the_probability_is_one():
     assert not dropout(torch.ones(70_000), 1.0, training=True).any()
+    query = torch.randn(2, 2, 100, 4)
+    assert not SdpaAttention(dropout=1.0).train()(query, query, query, None).any()
 
 
 @pytest.mark.parametrize("with_autocast", [False, True])

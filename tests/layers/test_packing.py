@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minitransformer.layers import kernels
 from minitransformer.layers.arrangement import PackedRows, PaddedRows, arrange
-from minitransformer.layers.attention import EagerAttention
+from minitransformer.layers.attention import EagerAttention, attention_weights
 from minitransformer.layers.kernels import PackedAttention
 from minitransformer.layers.masks import padding_mask
 from minitransformer.layers.packing import PackedMask, Packing
@@ -105,14 +105,20 @@ def test_packed_attention_drops_weights_of_every_group(causal, biased, monkeypat
     packed = [packing.pack(tensor).transpose(1, 2) for tensor in padded]
     bias = torch.randn(1, 2, 4, 4, dtype=torch.float64) if biased else None
     kernel = PackedAttention(dropout=0.5, causal=causal).train()
-    if biased:  # PyTorch's kernel takes biases, and draws by itself: only what is real is compared
-        assert kernel(*packed, PackedMask(packing, packing), bias).isfinite().all()
-        return
     monkeypatch.setattr("minitransformer.layers.piecewise_attention.kept", kept)
-    gathered = kernel(*packed, PackedMask(packing, packing))
+
+    def drawn(query, key, value, *, attn_mask, dropout_p, is_causal, scale):
+        """PyTorch's kernel, which takes biases and would draw by itself."""
+        assert (dropout_p, is_causal, scale) == (0.5, False, None)
+        weights = attention_weights(query, key, bias=attn_mask)
+        keep, scale = kept(weights.shape, dropout_p)
+        return (weights * keep * scale) @ value
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", drawn)
+    gathered = kernel(*packed, PackedMask(packing, packing), bias)
     found = packing.unpack(gathered.transpose(1, 2))
     query, key, value = (tensor.transpose(1, 2) for tensor in padded)
-    weights = EagerAttention(causal=causal).weights(query, key, padding_mask(present))
+    weights = EagerAttention(causal=causal).weights(query, key, padding_mask(present), bias)
     keep, scale = kept(weights.shape, 0.5)
     expected = ((weights * keep * scale) @ value).transpose(1, 2) * present[..., None, None]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

@@ -420,7 +420,7 @@ def test_flags_that_change_how_but_not_what(changes, tmp_path, monkeypatch):
 
 def test_packed_rows_are_not_compiled(tmp_path):
     config = TrainingConfig(output=tmp_path / "run", compile=True)
-    with pytest.raises(ValueError, match="--compile.*compile with --attention sdpa"):
+    with pytest.raises(ValueError, match="compile=True .*'packed'.*'sdpa'"):
         train(tiny_job.model(), None, config)
     assert not (tmp_path / "run").exists()
 
