@@ -34,8 +34,7 @@ class GenerativeModel(TaskModel):
     Attributes:
         generation_config: how the checkpoint wants to be asked; at first what the config says of
             tokens. Its fields are the defaults of :func:`minitransformer.generate`.
-        said_of_tasks: what the checkpoint's config.json says of single tasks, such as T5's
-            prefixes, as it stands there; kept for the next save.
+        said_of_tasks: what the checkpoint's config.json says of single tasks, kept as it stands.
         reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
             in the order that it reads fastest. Set it to False where memory is short.
         record_steps: whether a GPU that writes may keep the step for a token as a CUDA graph.
