@@ -124,7 +124,9 @@ def test_an_existing_path_is_itself(tmp_path, monkeypatch):
     assert resolve_checkpoint("gpt2", ["config.json"]) == Path("gpt2")
 
 
-@pytest.mark.parametrize("name", ["./gpt2", "/none/where", "a/b/c", "../nowhere", "", "a b", "x/", "-x"])
+@pytest.mark.parametrize(
+    "name", ["./gpt2", "/none/where", "a/b/c", "../nowhere", "", "a b", "x/", "-x"]
+)
 def test_what_is_no_hub_name_is_refused_without_a_look_at_the_hub(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointError, match="not an existing path"):
