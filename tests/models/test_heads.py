@@ -489,3 +489,16 @@ def test_with_a_row_of_padding_too_the_kernels_learn_the_same(
         outcomes.append([loss, *gradients(model, loss)])
     for others in outcomes[1:]:
         assert_equal(outcomes[0], others)
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_what_is_pooled_of_a_row_of_padding_is_the_same_everywhere(family):
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    pooled = []
+    for attention in KERNELS:
+        pooled.append(build(family, None, attention)(ids, mask).pooler_output)
+        alone = build(family, None, attention)(ids[1:], mask[1:]).pooler_output
+        assert_equal(alone[0], pooled[-1][1])
+    for others in pooled[1:]:
+        assert_equal(pooled[0], others)
