@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minitransformer.layers.attention import EagerAttention, Kernel, attention_weights
-from minitransformer.layers.masks import padding_mask
-from minitransformer.layers.packing import Mask, PackedMask, Packing
-from minitransformer.layers.piecewise_attention import piecewise_attention
+from minitransformer.layers.masks import causal_mask, padding_mask
+from minitransformer.layers.packing import Group, Mask, PackedMask, Packing, key_rows, query_rows
+from minitransformer.layers.piecewise_attention import (
+    packed_piecewise_attention,
+    piecewise_attention,
+)
 
 
 class SdpaAttention(Kernel):
@@ -86,31 +89,36 @@ class PackedAttention(SdpaAttention):
             return super().forward(query, key, value, mask, bias)
         if bias is None and _has_kernel_for_any_length(query):
             return self._on_cuda(query, key, value, mask)
-        rows = [query, key, value]
-        query_sizes = [group.num_rows * group.num_queries for group in mask.groups]
-        key_sizes = [group.num_rows * group.num_keys for group in mask.groups]
-        # Of the gradient of a split, PyTorch makes one tensor; of that of slices, one for each.
-        parts = [
-            tensor.squeeze(0).split(sizes, dim=1)  # (H, rows * tokens, D) each
-            for tensor, sizes in zip(rows, (query_sizes, key_sizes, key_sizes), strict=True)
-        ]
+        probability = self.dropout if self.training else 0.0
+        if query.device.type == "cpu" and probability and bias is None:
+            masks = [self._triangle(group, query.device) for group in mask.groups]
+            return packed_piecewise_attention(
+                query, key, value, mask.groups, masks, probability, self.scale
+            )
         gathered = []
-        for group, q, k, v in zip(mask.groups, *parts, strict=True):
+        for group, q, k, v in zip(
+            mask.groups,
+            query_rows(query, mask.groups),
+            key_rows(key, mask.groups),
+            key_rows(value, mask.groups),
+            strict=True,
+        ):
             own_bias = None if bias is None else bias[..., : group.num_queries, : group.num_keys]
-            gathered.append(self._group(q, k, v, group.num_rows, own_bias))
+            gathered.append(self._group(q, k, v, own_bias))
         return torch.cat(gathered).transpose(0, 1)[None]  # (1, H, N, D)
 
-    def _group(
-        self, query: Tensor, key: Tensor, value: Tensor, num_rows: int, bias: Tensor | None
-    ) -> Tensor:
-        """Rows of one length, (H, rows * T, D), over as many, to (rows * T, H, D)."""
-        if not query.shape[1] or not key.shape[1]:
-            return torch.zeros_like(query).transpose(0, 1)  # who has nobody to ask gets nothing
-        query, key, value = (
-            tensor.unflatten(1, (num_rows, -1)).transpose(0, 1)  # (rows, H, T, D)
-            for tensor in (query, key, value)
-        )
+    def _group(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Rows of one length, (rows, H, T, D), over as many, to (rows * T, H, D)."""
+        if not query.numel() or not key.numel():
+            # Who has nobody to ask gets nothing.
+            return torch.zeros_like(query).transpose(1, 2).flatten(0, 1)
         return super().forward(query, key, value, None, bias).transpose(1, 2).flatten(0, 1)
+
+    def _triangle(self, group: Group, device: torch.device) -> Tensor | None:
+        """The mask within the rows of a group: None, or of what comes later, (1, 1, T, S)."""
+        if not self.causal or group.num_queries == 1:
+            return None
+        return causal_mask(group.num_queries, group.num_keys, device)
 
     def _on_cuda(self, query: Tensor, key: Tensor, value: Tensor, mask: PackedMask) -> Tensor:
         """FlashAttention for rows of any length (Dao 2023), which has dropout.

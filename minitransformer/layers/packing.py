@@ -6,6 +6,7 @@ all their tokens. Attention is told where each row begins.
 B batch, T tokens of a padded row, N real tokens of all rows.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import NamedTuple
@@ -77,6 +78,28 @@ class PackedMask:
         self.keys = keys
         pairs = zip(queries.lengths, keys.lengths, strict=True)
         self.groups = [Group(len([*rows]), *lengths) for lengths, rows in groupby(pairs)]
+
+
+def query_rows(tensor: Tensor, groups: Sequence[Group]) -> list[Tensor]:
+    """Views of (1, H, N, D), the side of the queries: (rows, H, T, D) of each group."""
+    return _rows(tensor, groups, [group.num_queries for group in groups])
+
+
+def key_rows(tensor: Tensor, groups: Sequence[Group]) -> list[Tensor]:
+    """Views of (1, H, M, D), the side of the keys: (rows, H, S, D) of each group."""
+    return _rows(tensor, groups, [group.num_keys for group in groups])
+
+
+def _rows(tensor: Tensor, groups: Sequence[Group], lengths: list[int]) -> list[Tensor]:
+    nums_rows = [group.num_rows for group in groups]
+    sizes = [rows * length for rows, length in zip(nums_rows, lengths, strict=True)]
+    # Of the gradient of a split, PyTorch makes one tensor; of that of slices, one for each.
+    return [
+        part.unflatten(1, (rows, length)).transpose(0, 1)
+        for part, rows, length in zip(
+            tensor.squeeze(0).split(sizes, dim=1), nums_rows, lengths, strict=True
+        )
+    ]
 
 
 Mask = Tensor | PackedMask | None

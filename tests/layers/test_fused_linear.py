@@ -1,0 +1,151 @@
+"""Linear maps with fewer passes: the same numbers, and only where nobody needs more."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minitransformer.layers import feedforward
+from minitransformer.layers import fused_linear as module
+from minitransformer.layers.activations import ACTIVATIONS
+from minitransformer.layers.feedforward import FeedForward
+from minitransformer.layers.fused_linear import fused_linear
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often oneDNN's kernel ran."""
+    seen = []
+    kernel = torch.ops.mkldnn._linear_pointwise
+
+    class Kernels:
+        @staticmethod
+        def _linear_pointwise(*arguments):
+            seen.append(arguments[3])
+            return kernel(*arguments)
+
+    for activation in module._FUSED:  # which are tried once, before anybody counts
+        for dtype in (torch.float32, torch.bfloat16):
+            module._kernel_works(dtype, activation)
+    monkeypatch.setattr(torch.ops, "mkldnn", Kernels)
+    return seen
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, None])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("most", [0, 100])
+def test_it_is_the_activation_of_the_linear_map(name, bias, dtype, most, calls, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_ROWS_IN_FLOAT32", most)
+    linear, activation = nn.Linear(24, 40, bias, dtype=dtype), ACTIVATIONS.get(name)
+    x = torch.randn(3, 5, 24, dtype=dtype) * 2
+    before = x.clone()
+    bias_there = None if not bias else linear.bias.float()
+    expected = F.linear(x.float(), linear.weight.float(), bias_there)
+    expected = expected if activation is None else activation(expected)
+    with torch.no_grad():
+        found = fused_linear(x, linear, activation)
+    assert found.dtype == dtype
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-6
+    torch.testing.assert_close(found.float(), expected.float(), rtol=tolerance, atol=tolerance)
+    assert torch.equal(x, before)
+    fused = torch.backends.mkldnn.is_available() and dtype != torch.float64
+    fused &= bool(most) or dtype == torch.bfloat16
+    assert len(calls) == (fused and name not in ("silu", "swish"))
+
+
+def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
+    linear, x = nn.Linear(8, 4), torch.randn(module._MOST_ROWS_IN_FLOAT32 + 1, 8)
+    with torch.no_grad():
+        fused_linear(x, linear)
+        assert calls == []
+        fused_linear(x[1:], linear)
+        assert calls == ["none"]
+
+
+def test_whoever_needs_more_gets_two_steps(calls, monkeypatch):
+    linear, gelu, x = nn.Linear(3, 4), ACTIVATIONS["gelu"], torch.randn(2, 3)
+    fused_linear(x, linear, gelu).sum().backward()  # gradients
+    assert linear.weight.grad is not None
+    with torch.no_grad():
+        fused_linear(x.double(), nn.Linear(3, 4).double(), gelu)
+        fused_linear(x[:0], linear, gelu)
+        fused_linear(x, linear, lambda values: values)  # an activation of one's own
+        fused_linear(x, linear, partial(F.gelu, approximate="tanh"))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert fused_linear(x, linear, gelu).dtype == torch.bfloat16
+        with torch.backends.mkldnn.flags(enabled=False):
+            fused_linear(x, linear, gelu)
+        seen = []
+        hook = linear.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+        fused_linear(x, linear, gelu)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "_MOST_ROWS_IN_FLOAT32", 0)  # which would write in place
+            fused_linear(x, linear, gelu)
+        hook.remove()
+        torch.testing.assert_close(seen, [linear(x)] * 2)
+        linear.forward = lambda values: values @ torch.ones(3, 4)  # as while a text is written
+        torch.testing.assert_close(fused_linear(x, linear, gelu), gelu(x @ torch.ones(3, 4)))
+        own = Doubling(3, 4)
+        torch.testing.assert_close(fused_linear(x, own, gelu), gelu(own(x)))
+        assert calls == []
+        fused_linear(x, nn.Linear(3, 4), gelu)
+        assert calls == ["gelu"]
+
+
+class Doubling(nn.Linear):
+    """A linear map that does something else, as adapters do."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_bias_that_is_not_contiguous_is_read_right():
+    linear = nn.Linear(3, 4)
+    linear.bias = nn.Parameter(torch.randn(4, 2)[:, 0])
+    x = torch.randn(5, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(fused_linear(x, linear, F.gelu), F.gelu(linear(x)))
+
+
+def test_a_copied_model_keeps_its_fast_path(calls):
+    layer = copy.deepcopy(FeedForward(4, 6, "gelu_new"))
+    with torch.no_grad():
+        layer(torch.randn(2, 4))
+    assert calls == ["gelu", "none"]
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 5, 6), (1, 7, 6), (2, 0, 6)])
+def test_many_tokens_go_through_in_pieces(shape, monkeypatch):
+    layer, hidden = FeedForward(6, 8, "gelu"), torch.randn(shape)
+    expected = layer.contract(F.gelu(layer.expand(hidden)))
+    monkeypatch.setattr(feedforward, "_MOST_BYTES", 3 * 8 * 4)  # three tokens
+    pieces = []
+    monkeypatch.setattr(
+        FeedForward, "_forward", lambda *a, own=FeedForward._forward: pieces.append(a) or own(*a)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(layer(hidden), expected)
+        assert len(pieces) == max(1, -(-hidden[..., 0].numel() // 3))
+        assert all(len(piece) <= 3 for _, piece in pieces if piece.dim() == 2)
+    pieces.clear()
+    torch.testing.assert_close(layer(hidden), expected)  # with gradients
+    layer.contract.register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(hidden), expected)  # and where somebody listens
+    assert len(pieces) == 2
+
+
+def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):
+    class Kernels:
+        @staticmethod
+        def _linear_pointwise(x, weight, bias, *_):
+            return F.linear(x, weight, bias)  # without the activation
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Kernels)
+    assert not module._kernel_works.__wrapped__(torch.float32, ACTIVATIONS["gelu"])
+    monkeypatch.setattr(torch.ops, "mkldnn", object())  # a PyTorch without it
+    assert not module._kernel_works.__wrapped__(torch.float32, ACTIVATIONS["gelu"])
