@@ -78,7 +78,8 @@ from train.arguments import run_job
 CASES = {
     "full-30k": Case("full", 30_522, 512, 8, 1, (2.0, 1.9)),
     "full-50k": Case("full", 50_265, 512, 8, 1, (2.2, 2.0)),
-    "lines": Case("lines", 30_522, 512, 32, 2, (3.5, 2.2)),
+    "lines-30k": Case("lines", 30_522, 512, 32, 2, (3.5, 2.2)),
+    "lines-50k": Case("lines", 50_265, 512, 32, 2, (3.5, 2.2)),
     "squad": Case("squad", 30_522, 384, 16, 2, (2.0, 1.15)),
 }
 QUICK_SIZES = EncoderSizes(64, 2, 4, 256)
@@ -126,7 +127,11 @@ def parser() -> Parser:
     made.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="everywhere")
     made.add_argument("--passes", type=positive, help="times over the batches of each case")
     made.add_argument(
-        "--compile-theirs", action="store_true", help="measure transformers compiled too"
+        "--compile-theirs",
+        nargs="+",
+        choices=list(CASES),
+        default=[],
+        help="cases in which transformers is measured compiled too",
     )
     made.add_argument("--attention", default="packed", help="our kernel")
     made.add_argument("--seed", type=int, default=0, help="of batches, masks and weights")
@@ -146,11 +151,12 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     rows = read_rows(arguments, plan)
     sides: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
-    for case in plan.cases.values():
+    for name, case in plan.cases.items():
+        compiled = name in arguments.compile_theirs
         for dropout in arguments.dropout:
             what = {"case": case.name, "dtype": arguments.dtype, "dropout": dropout}
             what |= {"batch_size": case.batch_size}
-            found = measure_case(case, rows[case.rows], dropout, arguments, plan)
+            found = measure_case(case, rows[case.rows], dropout, compiled, arguments, plan)
             sides += [what | row for row in found[0]]
             ratios += [what | row for row in found[1]]
             gc.collect()  # the models of this case, before those of the next are made
@@ -188,7 +194,12 @@ def read_rows(arguments: argparse.Namespace, plan: Plan) -> dict[str, Rows]:
 
 
 def measure_case(
-    case: Case, rows: Rows, dropout: float, arguments: argparse.Namespace, plan: Plan
+    case: Case,
+    rows: Rows,
+    dropout: float,
+    compile_theirs: bool,
+    arguments: argparse.Namespace,
+    plan: Plan,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Build both models and all batches, hold the losses against each other, and take turns."""
     dtype, device = arguments.dtype, arguments.device
@@ -200,7 +211,7 @@ def measure_case(
     for batch in chain.from_iterable(batches.values()):
         there = {name: tensor.to(device) for name, tensor in batch.items()}
         check_agreement(theirs, ours, batches_to_check(case, there), dtype)
-    sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    sides = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
     pairs = comparisons(case.targets, ragged=case.is_ragged)
     return measure(sides, pairs, plan.passes, DTYPES[dtype], device)
 
@@ -228,6 +239,7 @@ def make_sides(
     theirs: nn.Module,
     ours: EncoderTask,
     batches: dict[str, list[Batch]],
+    compile_theirs: bool,
     arguments: argparse.Namespace,
 ) -> list[Side]:
     """Everybody with the batches that he would get; unsorted, ours has those of theirs."""
@@ -245,7 +257,7 @@ def make_sides(
         make_side(AS_IT_COMES, step, whole, count, theirs_count, device),
         make_side(AT_ITS_BEST, step, best, count, theirs_count, device),
     ]
-    if arguments.compile_theirs:
+    if compile_theirs:
         compiled = torch.compile(theirs, dynamic=case.is_ragged)
         step = training_step(their_loss(compiled), optimizer, arguments.dtype)
         sides.append(make_side(COMPILED, step, best, count, theirs_count, device))

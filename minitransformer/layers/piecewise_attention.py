@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minitransformer.layers.attention import attention_weights
-from minitransformer.layers.dropout import kept
+from minitransformer.layers.dropout import kept, ones_where
 from minitransformer.layers.packing import Group, key_rows, query_rows
 
 _IN_CACHE = 2**19  # weights that are computed at a time: 2 MB of float32
@@ -94,8 +94,8 @@ class _PiecewiseAttention(torch.autograd.Function):
         for (q, gathered_part), (k, v), mask in parts:
             weights = attention_weights(_flat(q), _flat(k), mask, scale=scale)  # (P, T, S)
             keep, keep_scale = kept(weights.shape, dropout)  # (P, T, S)
-            weights.mul_(keep.to(weights.dtype))
-            _put(gathered_part, (weights @ _flat(v)).mul_(keep_scale))
+            weights.mul_(ones_where(keep, weights.dtype))
+            _put(gathered_part, torch.bmm(weights, _flat(v)).mul_(keep_scale))
             kept_ones.append(keep)
         context.save_for_backward(query, key, value, gathered, *masks, *kept_ones)
         context.groups, context.num_masks = groups, len(masks)
@@ -120,12 +120,12 @@ class _PiecewiseAttention(torch.autograd.Function):
             sums = (g * o).sum(dim=-1, keepdim=True, dtype=wide)  # (P, T, 1)
             g = g * context.keep_scale
             weights = attention_weights(q, k, mask, scale=context.scale)
-            keep = keep.to(weights.dtype)  # (P, T, S), for both products
-            for_weights = (g @ v.transpose(1, 2)).mul_(keep).to(wide)  # (P, T, S)
+            keep = ones_where(keep, weights.dtype)  # (P, T, S), for both products
+            for_weights = torch.bmm(g, v.transpose(1, 2)).mul_(keep).to(wide)  # (P, T, S)
             for_scores = for_weights.sub_(sums).mul_(weights).to(q.dtype)
-            _put(query_parts[3], (for_scores @ k).mul_(context.scale))
-            _put(key_parts[2], (for_scores.transpose(1, 2) @ q).mul_(context.scale))
-            _put(key_parts[3], weights.mul_(keep).transpose(1, 2) @ g)
+            _put(query_parts[3], torch.bmm(for_scores, k).mul_(context.scale))
+            _put(key_parts[2], torch.bmm(for_scores.transpose(1, 2), q).mul_(context.scale))
+            _put(key_parts[3], torch.bmm(weights.mul_(keep).transpose(1, 2), g))
         return for_query, for_key, for_value, None, None, None, None
 
 

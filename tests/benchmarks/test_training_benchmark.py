@@ -39,7 +39,7 @@ def prepared(name, dropout=0.0, attention="eager"):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["lines", "squad"])
+@pytest.mark.parametrize("name", ["lines-30k", "squad"])
 def test_both_compute_the_same_until_a_weight_is_changed(name, dtype):
     case, theirs, ours, batches = prepared(name, dropout=0.1, attention="packed")
     checked = training_steps.batches_to_check(case, batches["random"][0])
@@ -65,7 +65,7 @@ def probabilities(model):
     ]
 
 
-@pytest.mark.parametrize("name", ["lines", "squad"])
+@pytest.mark.parametrize("name", ["lines-30k", "squad"])
 def test_the_path_of_training_is_what_is_checked(name):
     _, theirs, ours, _ = prepared(name, dropout=0.1, attention="packed")
     kernel = ours.backbone.layers[1].attention.kernel
@@ -87,8 +87,10 @@ def test_every_batch_is_checked(monkeypatch):
     monkeypatch.setattr(training, "measure", lambda *_: ([], []))
     arguments = training.parser().parse_args(["--out", "x"])
     made, _ = rows.made_up_rows(96, 24)
-    training.measure_case(TINY["lines"], made, 0.1, arguments, Plan(TINY, SIZES, passes=1))
-    made = training.make_batches(TINY["lines"], made, seed=0)
+    training.measure_case(
+        TINY["lines-30k"], made, 0.1, False, arguments, Plan(TINY, SIZES, passes=1)
+    )
+    made = training.make_batches(TINY["lines-30k"], made, seed=0)
     for batch, there in zip([*made["random"], *made["sorted"]], checked, strict=True):
         assert torch.equal(batch["labels"], there["labels"])
 
@@ -101,7 +103,7 @@ def test_answers_are_checked_without_padding():
     assert [one["start_positions"].shape for one in checked] == [(1,)] * 4
 
 
-@pytest.mark.parametrize("name", ["lines", "squad"])
+@pytest.mark.parametrize("name", ["lines-30k", "squad"])
 def test_flops_are_those_that_pytorch_counts(name):
     case, theirs, ours, batches = prepared(name)
     batch = batches["random"][0]
@@ -123,7 +125,7 @@ def test_flops_are_those_that_pytorch_counts(name):
     assert alone == training_steps.our_flops(case, SIZES, one, "eager")
 
 
-@pytest.mark.parametrize("name", ["lines", "squad"])
+@pytest.mark.parametrize("name", ["lines-30k", "squad"])
 def test_packed_rows_execute_no_padding(name, monkeypatch):
     case, _, ours, batches = prepared(name, attention="packed")
     batch = batches["random"][0]
@@ -145,7 +147,7 @@ def test_who_gets_which_batches():
     arguments = training.parser().parse_args(["--out", "x"])
     sides = {
         side.name: side
-        for side in training.make_sides(case, SIZES, theirs, ours, batches, arguments)
+        for side in training.make_sides(case, SIZES, theirs, ours, batches, False, arguments)
     }
     assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED]
     assert {b["input_ids"].shape[1] for b in sides[AS_IT_COMES].batches} == {24}
@@ -160,11 +162,11 @@ def test_who_gets_which_batches():
 
 
 def test_transformers_compiled_trains_the_same_model_on_the_best_batches(monkeypatch):
-    case, theirs, ours, batches = prepared("lines")
+    case, theirs, ours, batches = prepared("lines-30k")
     asked = []
     monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)
-    arguments = training.parser().parse_args(["--out", "x", "--compile-theirs"])
-    made = training.make_sides(case, SIZES, theirs, ours, batches, arguments)
+    arguments = training.parser().parse_args(["--out", "x"])
+    made = training.make_sides(case, SIZES, theirs, ours, batches, True, arguments)
     sides = {side.name: side for side in made}
     assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, COMPILED, OURS, OURS_SORTED]
     assert asked == [{"dynamic": True}]
@@ -177,6 +179,16 @@ def test_transformers_compiled_trains_the_same_model_on_the_best_batches(monkeyp
     assert sides[AT_ITS_BEST].work(batch) < loss
 
 
+def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    options = ["--cases", "squad", "lines-30k", "--compile-theirs", "squad", "--dropout", "0"]
+    assert training.main(["--quick", "--out", str(tmp_path), *options]) == 0
+    found = json.loads((tmp_path / "training_quick_float32.json").read_text())
+    compiled = {row["case"] for row in found["sides"] if row["side"] == COMPILED}
+    assert compiled == {TINY["squad"].name}
+    assert found["plan"]["compile_theirs"] == ["squad"]
+
+
 def test_rows_fit_the_smallest_vocabulary():
     arguments = training.parser().parse_args(["--out", "x"])
     backwards = dict(reversed(TINY.items()))
@@ -185,7 +197,7 @@ def test_rows_fit_the_smallest_vocabulary():
 
 
 def test_a_step_takes_the_optimizer_along():
-    _, theirs, ours, batches = prepared("lines")
+    _, theirs, ours, batches = prepared("lines-30k")
     batch = batches["random"][0]
     losses = {}
     for name, model, loss_of, optimizer in (
@@ -215,7 +227,7 @@ def test_a_whole_run(tmp_path, capsys):
     assert plan["sizes"]["intermediate_size"] == 37 and plan["passes"] == 2
     assert plan["cases"]["squad"]["batch_size"] == 4
     asked = {key: plan[key] for key in ("quick", "seed", "attention", "compile_theirs")}
-    assert asked == {"quick": True, "seed": 0, "attention": "packed", "compile_theirs": False}
+    assert asked == {"quick": True, "seed": 0, "attention": "packed", "compile_theirs": []}
     assert {row["dtype"] for row in found["sides"]} == {"bfloat16"}
     assert [row["dropout"] for row in found["ratios"]] == [*[0.1] * 2, *[0.0] * 2] * 2 + [
         *[0.1] * 3,
@@ -225,7 +237,7 @@ def test_a_whole_run(tmp_path, capsys):
         assert row["necessary_gigaflops"] <= row["executed_gigaflops"]
         assert row["padding"] == 0 or "rows of" not in row["case"]
     targets = {(row["case"], row["against"]): row["target"] for row in found["ratios"]}
-    assert targets[(TINY["lines"].name, "as it comes")] == 3.5
+    assert targets[(TINY["lines-30k"].name, "as it comes")] == 3.5
     with open(out / "training_quick_float32.csv") as file:
         lines = list(csv.DictReader(file))
     assert {line["measured"] for line in lines} == {"side", "ratio"}

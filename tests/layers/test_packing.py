@@ -131,6 +131,21 @@ def test_packed_attention_drops_weights_of_every_group(causal, biased, monkeypat
         torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
 
 
+def test_with_dropout_who_has_nobody_to_ask_gets_nothing():
+    own = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
+    other = torch.tensor([[1, 1], [0, 0], [0, 0]]).bool()
+    queries = Packing(own)
+    mask = PackedMask(queries, Packing(other, queries.order))
+    query = torch.randn(1, 2, queries.num_tokens, 4, requires_grad=True)
+    key, value = torch.randn(2, 1, 2, mask.keys.num_tokens, 4).requires_grad_()
+    kernel = PackedAttention(dropout=0.5).train()
+    gathered = queries.unpack(kernel(query, key, value, mask).transpose(1, 2))  # (B, T, H, D)
+    gathered.sum().backward()
+    assert gathered[0, :2].abs().sum() > 0
+    assert not gathered[1:].any()
+    assert torch.isfinite(query.grad).all()
+
+
 def test_rows_of_one_length_are_computed_together():
     present = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]]).bool()
     packing = Packing(present)
