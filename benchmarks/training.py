@@ -142,6 +142,11 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     """The benchmark, top to bottom."""
     prepare_transformers()
     torch.set_num_threads(arguments.threads)
+    if unmeasured := set(arguments.compile_theirs) - set(arguments.cases):
+        raise ValueError(
+            f"--compile-theirs {' '.join(sorted(unmeasured))}: not among the --cases "
+            f"{' '.join(arguments.cases)}"
+        )
     plan = replace(
         plan,
         cases={name: plan.cases[name] for name in arguments.cases},

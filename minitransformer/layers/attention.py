@@ -5,6 +5,7 @@ B batch, T query tokens, S key tokens, H heads, D head size.
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from minitransformer.layers.dropout import dropout
@@ -62,11 +63,16 @@ class Kernel(nn.Module):
 
     def whole_mask(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:
         """The mask of padding and, where the kernel is causal, of what comes later."""
-        num_queries, num_keys = query.shape[-2], key.shape[-2]
-        if not self.causal or num_queries == 1:  # the last token sees all
+        triangle = self.triangle(query.shape[-2], key.shape[-2], query.device)
+        if triangle is None:
             return mask
-        triangle = causal_mask(num_queries, num_keys, query.device)  # (1, 1, T, S)
         return triangle if mask is None else mask & triangle
+
+    def triangle(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
+        """What hides what comes later, (1, 1, T, S) bool; None where nothing does."""
+        if not self.causal or num_queries == 1 or not num_keys:  # the last token sees all
+            return None
+        return causal_mask(num_queries, num_keys, device)
 
     def weights(
         self, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None = None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minitransformer.layers.activations import activation_named
 from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.fused_linear import fused_linear, needs_no_gradient, nobody_listens
+from minitransformer.layers.fused_linear import fused_linear, nobody_listens, takes_shortcuts
 
 # What the middle holds at a time where it is not kept. The C library gives memory beyond 32 MB back
 # as soon as it is free, and asking for it anew takes a tenth of the time of a product.
@@ -44,12 +44,13 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
-        if needs_no_gradient(hidden):
-            tokens = hidden.flatten(0, -2)  # (B * T, E)
-            needed = len(tokens) * self.expand.out_features * hidden.element_size()  # bytes
-            pieces = math.ceil(needed / _MOST_BYTES)
-            if pieces > 1 and nobody_listens(*self.children()):
-                return torch.cat([self._forward(p) for p in tokens.chunk(pieces)]).view_as(hidden)
+        # Nobody sees that the tokens take turns, which need not be kept.
+        if takes_shortcuts(hidden, self.expand, self.contract) and nobody_listens(self.dropout):
+            numbers = hidden.numel() // hidden.shape[-1] * self.expand.out_features
+            pieces = math.ceil(numbers * hidden.element_size() / _MOST_BYTES)
+            if pieces > 1:
+                tokens = hidden.flatten(0, -2).chunk(pieces)  # (B * T / pieces, E) each
+                return torch.cat([self._forward(piece) for piece in tokens]).view_as(hidden)
         return self._forward(hidden)
 
     def _forward(self, hidden: Tensor) -> Tensor:

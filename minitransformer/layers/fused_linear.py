@@ -53,12 +53,12 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
     Returns:
         (..., O).
     """
-    if not (needs_no_gradient(x) and nobody_listens(linear) and _is_plain(x, linear)):
+    if not takes_shortcuts(x, linear):
         product = linear(x)
         return product if activation is None else activation(product)
     few = x.dtype == torch.bfloat16 or x.numel() <= _MOST_ROWS_IN_FLOAT32 * x.shape[-1]
-    few = few and bool(torch.backends.mkldnn.enabled)
-    if few and activation in _FUSED and _kernel_works(x.dtype, activation):
+    known = activation in _FUSED and bool(torch.backends.mkldnn.enabled)
+    if few and known and _kernel_works(x.dtype, activation):
         name, algorithm = _FUSED[activation]
         # The kernel reads a bias as if it were contiguous.
         bias = None if linear.bias is None else linear.bias.contiguous()
@@ -67,13 +67,22 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
     return product if activation is None else _IN_PLACE.get(activation, activation)(product)
 
 
-def needs_no_gradient(x: Tensor) -> bool:
-    """Whether `x` is on a CPU where nothing is recorded, for gradients or by torch.compile."""
+def takes_shortcuts(x: Tensor, *linears: nn.Linear) -> bool:
+    """Whether nobody but the caller sees what the maps give, and all of it is usual: on a CPU."""
     return (
         x.device.type == "cpu"
+        and x.numel() > 0
+        and type(x) is Tensor
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
+        and nobody_listens(*linears)
+        and all(
+            type(linear) is nn.Linear  # others may compute something else
+            and type(linear.weight) is nn.Parameter  # as may other kinds of tensors
+            and linear.weight.dtype == x.dtype
+            for linear in linears
+        )
     )
 
 
@@ -82,17 +91,6 @@ def nobody_listens(*modules: nn.Module) -> bool:
     return not nn.modules.module._has_any_global_hook() and not any(
         module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
         for module in modules
-    )
-
-
-def _is_plain(x: Tensor, linear: nn.Linear) -> bool:
-    """Whether the map is PyTorch's own, of usual tensors."""
-    return (
-        type(linear) is nn.Linear  # others may compute something else
-        and type(linear.weight) is nn.Parameter  # as may other kinds of tensors
-        and type(x) is Tensor
-        and x.dtype == linear.weight.dtype
-        and x.numel() > 0
     )
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minitransformer.layers.attention import EagerAttention, Kernel, attention_weights
-from minitransformer.layers.masks import causal_mask, padding_mask
-from minitransformer.layers.packing import Group, Mask, PackedMask, Packing, key_rows, query_rows
+from minitransformer.layers.masks import padding_mask
+from minitransformer.layers.packing import Mask, PackedMask, Packing, key_rows, query_rows
 from minitransformer.layers.piecewise_attention import (
     packed_piecewise_attention,
     piecewise_attention,
@@ -90,8 +90,12 @@ class PackedAttention(SdpaAttention):
         if bias is None and _has_kernel_for_any_length(query):
             return self._on_cuda(query, key, value, mask)
         probability = self.dropout if self.training else 0.0
-        if query.device.type == "cpu" and probability and bias is None:
-            masks = [self._triangle(group, query.device) for group in mask.groups]
+        on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
+        if on_cpu and probability and bias is None:
+            masks = [
+                self.triangle(group.num_queries, group.num_keys, query.device)
+                for group in mask.groups
+            ]
             return packed_piecewise_attention(
                 query, key, value, mask.groups, masks, probability, self.scale
             )
@@ -113,12 +117,6 @@ class PackedAttention(SdpaAttention):
             # Who has nobody to ask gets nothing.
             return torch.zeros_like(query).transpose(1, 2).flatten(0, 1)
         return super().forward(query, key, value, None, bias).transpose(1, 2).flatten(0, 1)
-
-    def _triangle(self, group: Group, device: torch.device) -> Tensor | None:
-        """The mask within the rows of a group: None, or of what comes later, (1, 1, T, S)."""
-        if not self.causal or group.num_queries == 1:
-            return None
-        return causal_mask(group.num_queries, group.num_keys, device)
 
     def _on_cuda(self, query: Tensor, key: Tensor, value: Tensor, mask: PackedMask) -> Tensor:
         """FlashAttention for rows of any length (Dao 2023), which has dropout.

@@ -91,14 +91,11 @@ def key_rows(tensor: Tensor, groups: Sequence[Group]) -> list[Tensor]:
 
 
 def _rows(tensor: Tensor, groups: Sequence[Group], lengths: list[int]) -> list[Tensor]:
-    nums_rows = [group.num_rows for group in groups]
-    sizes = [rows * length for rows, length in zip(nums_rows, lengths, strict=True)]
+    shapes = [(group.num_rows, length) for group, length in zip(groups, lengths, strict=True)]
     # Of the gradient of a split, PyTorch makes one tensor; of that of slices, one for each.
+    parts = tensor.squeeze(0).split([rows * length for rows, length in shapes], dim=1)
     return [
-        part.unflatten(1, (rows, length)).transpose(0, 1)
-        for part, rows, length in zip(
-            tensor.squeeze(0).split(sizes, dim=1), nums_rows, lengths, strict=True
-        )
+        part.unflatten(1, shape).transpose(0, 1) for part, shape in zip(parts, shapes, strict=True)
     ]
 
 

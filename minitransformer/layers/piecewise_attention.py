@@ -112,9 +112,11 @@ class _PiecewiseAttention(torch.autograd.Function):
         of_keys = key, value, for_key, for_value
         wide = torch.promote_types(query.dtype, torch.float32)  # for differences of like numbers
         parts = _parts(of_queries, of_keys, masks, context.groups)
-        for (query_parts, key_parts, mask), keep in zip(parts, kept_ones, strict=True):
-            q, o, g = map(_flat, query_parts[:3])  # (P, T, D)
-            k, v = map(_flat, key_parts[:2])  # (P, S, D)
+        for (query_side, key_side, mask), keep in zip(parts, kept_ones, strict=True):
+            *query_parts, query_place = query_side
+            *key_parts, key_place, value_place = key_side
+            q, o, g = map(_flat, query_parts)  # (P, T, D)
+            k, v = map(_flat, key_parts)  # (P, S, D)
             # The derivative of a softmax is w * (g - sum of w * g), and that sum over the keys is
             # also one over D: of what was gathered times its gradient (FlashAttention, app. B.2).
             sums = (g * o).sum(dim=-1, keepdim=True, dtype=wide)  # (P, T, 1)
@@ -123,9 +125,9 @@ class _PiecewiseAttention(torch.autograd.Function):
             keep = ones_where(keep, weights.dtype)  # (P, T, S), for both products
             for_weights = torch.bmm(g, v.transpose(1, 2)).mul_(keep).to(wide)  # (P, T, S)
             for_scores = for_weights.sub_(sums).mul_(weights).to(q.dtype)
-            _put(query_parts[3], torch.bmm(for_scores, k).mul_(context.scale))
-            _put(key_parts[2], torch.bmm(for_scores.transpose(1, 2), q).mul_(context.scale))
-            _put(key_parts[3], torch.bmm(weights.mul_(keep).transpose(1, 2), g))
+            _put(query_place, torch.bmm(for_scores, k).mul_(context.scale))
+            _put(key_place, torch.bmm(for_scores.transpose(1, 2), q).mul_(context.scale))
+            _put(value_place, torch.bmm(weights.mul_(keep).transpose(1, 2), g))
         return for_query, for_key, for_value, None, None, None, None
 
 

@@ -3,9 +3,6 @@
 B batch, T tokens, N labelled tokens, E hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,21 +14,6 @@ from minitransformer.models.heads import EncoderTask, mean_loss, summed_cross_en
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
 from minitransformer.models.outputs import MaskedLMOutput
 from minitransformer.names import strict_names
-
-
-@contextmanager
-def sparse_gradient(table: nn.Embedding) -> Iterator[None]:
-    """On a CPU, what is looked up sends back its own rows of the gradient, not (V, E) of zeros too.
-
-    A sum with a gradient of the whole table is as usual, and no optimizer sees the difference. By
-    itself a sparse gradient would stop most of them: this is for tables that are used twice.
-    """
-    usual = table.sparse
-    table.sparse = table.weight.device.type == "cpu" and not torch.compiler.is_compiling()
-    try:
-        yield
-    finally:
-        table.sparse = usual
 
 
 class MaskedLMHead(nn.Module):
@@ -125,12 +107,8 @@ class MaskedLM(EncoderTask):
         if places.dtype != torch.bool:
             raise ValueError(f"places has dtype {places.dtype}; torch.bool is needed")
         wanted = chosen_rows(places)
-        words = self.backbone.embeddings.words
-        with sparse_gradient(words):  # which is added to that of the same matrix in the head
-            hidden, _ = self.encode(
-                input_ids, attention_mask, token_type_ids, wanted=wanted
-            )  # (N, E)
-        return self.lm_head(hidden, words.weight)  # (N, V)
+        hidden, _ = self.encode(input_ids, attention_mask, token_type_ids, wanted=wanted)  # (N, E)
+        return self.lm_head(hidden, self.backbone.embeddings.words.weight)  # (N, V)
 
     @strict_names
     def summed_loss(

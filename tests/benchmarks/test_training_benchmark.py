@@ -179,7 +179,7 @@ def test_transformers_compiled_trains_the_same_model_on_the_best_batches(monkeyp
     assert sides[AT_ITS_BEST].work(batch) < loss
 
 
-def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch):
+def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
     options = ["--cases", "squad", "lines-30k", "--compile-theirs", "squad", "--dropout", "0"]
     assert training.main(["--quick", "--out", str(tmp_path), *options]) == 0
@@ -187,6 +187,10 @@ def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch):
     compiled = {row["case"] for row in found["sides"] if row["side"] == COMPILED}
     assert compiled == {TINY["squad"].name}
     assert found["plan"]["compile_theirs"] == ["squad"]
+    options = ["--cases", "squad", "--compile-theirs", "full-50k"]
+    assert training.main(["--quick", "--out", str(tmp_path / "other"), *options]) != 0
+    assert "--compile-theirs full-50k: not among" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_rows_fit_the_smallest_vocabulary():
@@ -232,7 +236,7 @@ def test_a_whole_run(tmp_path, capsys):
     assert [row["dropout"] for row in found["ratios"]] == [*[0.1] * 2, *[0.0] * 2] * 2 + [
         *[0.1] * 3,
         *[0.0] * 3,
-    ] * 2
+    ] * 3
     for row in found["sides"]:
         assert row["necessary_gigaflops"] <= row["executed_gigaflops"]
         assert row["padding"] == 0 or "rows of" not in row["case"]

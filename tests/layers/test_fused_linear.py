@@ -57,6 +57,18 @@ def test_it_is_the_activation_of_the_linear_map(name, bias, dtype, most, calls, 
     assert len(calls) == (fused and name not in ("silu", "swish"))
 
 
+def test_with_many_rows_the_activation_writes_where_it_reads(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_ROWS_IN_FLOAT32", 0)
+    linear, x = nn.Linear(8, 4), torch.randn(3, 8)
+    products = []
+    forward = F.linear
+    monkeypatch.setattr(F, "linear", lambda *a: products.append(forward(*a)) or products[-1])
+    for name in ACTIVATIONS:
+        with torch.no_grad():
+            found = fused_linear(x, linear, ACTIVATIONS[name])
+        assert found.data_ptr() == products[-1].data_ptr(), name
+
+
 def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
     linear, x = nn.Linear(8, 4), torch.randn(module._MOST_ROWS_IN_FLOAT32 + 1, 8)
     with torch.no_grad():
@@ -133,10 +145,13 @@ def test_many_tokens_go_through_in_pieces(shape, monkeypatch):
         assert all(len(piece) <= 3 for _, piece in pieces if piece.dim() == 2)
     pieces.clear()
     torch.testing.assert_close(layer(hidden), expected)  # with gradients
-    layer.contract.register_forward_hook(lambda *_: None)
+    hook = layer.contract.register_forward_hook(lambda *_: None)
     with torch.no_grad():
-        torch.testing.assert_close(layer(hidden), expected)  # and where somebody listens
-    assert len(pieces) == 2
+        torch.testing.assert_close(layer(hidden), expected)  # where somebody listens
+        hook.remove()
+        layer.contract = Doubling(8, 6)  # and where a map is not the usual
+        layer(hidden)
+    assert len(pieces) == 3
 
 
 def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):

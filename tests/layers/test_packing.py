@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitransformer.layers import kernels
+from minitransformer.layers import kernels, piecewise_attention
 from minitransformer.layers.arrangement import PackedRows, PaddedRows, arrange
 from minitransformer.layers.attention import EagerAttention, attention_weights
 from minitransformer.layers.kernels import PackedAttention
@@ -131,19 +131,81 @@ def test_packed_attention_drops_weights_of_every_group(causal, biased, monkeypat
         torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
 
 
-def test_with_dropout_who_has_nobody_to_ask_gets_nothing():
-    own = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
-    other = torch.tensor([[1, 1], [0, 0], [0, 0]]).bool()
+@pytest.mark.parametrize("in_cache", [1, 2**19])
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_dropout_is_the_formula_whatever_the_pieces(in_cache, causal, monkeypatch):
+    """Weights are dropped at random, others in every row and head; the scale is not the usual."""
+    drawn = []
+
+    def kept(shape, _probability):
+        drawn.append(torch.rand(shape) < 0.6)
+        return drawn[-1], 2.5
+
+    monkeypatch.setattr(piecewise_attention, "kept", kept)
+    monkeypatch.setattr(piecewise_attention, "_IN_CACHE", in_cache)
+    present = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]).bool()
+    packing = Packing(present)
+    padded = [torch.randn(4, 4, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    packed = [packing.pack(tensor).transpose(1, 2) for tensor in padded]
+    kernel = PackedAttention(dropout=0.4, scale=0.3, causal=causal).train()
+    found = packing.unpack(kernel(*packed, PackedMask(packing, packing)).transpose(1, 2))
+
+    keep = torch.zeros(4, 2, 4, 4, dtype=torch.bool)
+    matrices = iter([matrix for piece in drawn for matrix in piece])  # of row after row, its heads
+    for row in packing.order.tolist():
+        places = present[row].nonzero().flatten()
+        for head in range(2):
+            keep[row, head, places[:, None], places] = next(matrices)
+    assert next(matrices, None) is None and len(drawn) == (8 if in_cache == 1 else 3)
+    query, key, value = (tensor.transpose(1, 2) for tensor in padded)
+    weights = EagerAttention(scale=0.3, causal=causal).weights(query, key, padding_mask(present))
+    expected = ((weights * keep * 2.5) @ value).transpose(1, 2) * present[..., None, None]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    direction = torch.randn_like(expected)
+    for gradient, right in zip(
+        torch.autograd.grad(found, padded, direction),
+        torch.autograd.grad(expected, padded, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_with_dropout_who_has_nobody_to_ask_gets_nothing(causal, monkeypatch):
+    own = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]]).bool()
+    other = torch.tensor([[1, 1], [0, 0], [1, 0]]).bool()
     queries = Packing(own)
     mask = PackedMask(queries, Packing(other, queries.order))
+
+    def room(like, size=None):
+        rows, heads, tokens, head_size = like.shape
+        return torch.full((rows, tokens, heads, size or head_size), 7.0).transpose(1, 2)
+
+    monkeypatch.setattr(piecewise_attention, "_room", room)  # what is not written is seen
     query = torch.randn(1, 2, queries.num_tokens, 4, requires_grad=True)
-    key, value = torch.randn(2, 1, 2, mask.keys.num_tokens, 4).requires_grad_()
-    kernel = PackedAttention(dropout=0.5).train()
+    key, value = (torch.randn(1, 2, mask.keys.num_tokens, 4, requires_grad=True) for _ in range(2))
+    kernel = PackedAttention(dropout=0.5, causal=causal).train()
     gathered = queries.unpack(kernel(query, key, value, mask).transpose(1, 2))  # (B, T, H, D)
     gathered.sum().backward()
-    assert gathered[0, :2].abs().sum() > 0
-    assert not gathered[1:].any()
-    assert torch.isfinite(query.grad).all()
+    assert gathered[0, :2].any() and not gathered[1:].any()
+    at_queries, at_keys = (
+        [side.unpack(leaf.grad.transpose(1, 2)) for leaf in leaves]
+        for side, leaves in ((queries, [query]), (mask.keys, [key, value]))
+    )
+    for gradient, asked in [*((g, own) for g in at_queries), *((g, other) for g in at_keys)]:
+        assert torch.isfinite(gradient).all() and not (gradient == 7).any()
+        assert not gradient[1:].any() and gradient.shape[:2] == asked.shape
+
+
+def test_compiled_code_leaves_dropout_to_pytorch(monkeypatch):
+    packing = Packing(torch.ones(2, 3, dtype=torch.bool))
+    rows = [torch.randn(1, 2, 6, 4) for _ in range(3)]
+    kernel, mask = PackedAttention(dropout=0.5).train(), PackedMask(packing, packing)
+    monkeypatch.setattr("minitransformer.layers.kernels.packed_piecewise_attention", None)
+    with pytest.raises(TypeError):
+        kernel(*rows, mask)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert kernel(*rows, mask).shape == rows[0].shape
 
 
 def test_rows_of_one_length_are_computed_together():

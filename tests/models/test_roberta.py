@@ -94,25 +94,6 @@ def test_logits_at_are_the_rows_of_the_logits():
     )
 
 
-def test_looked_up_words_send_back_their_own_rows_and_only_beside_the_head():
-    model, batch = roberta(), batch_of([9, 4, 6])
-    words = model.roberta.embeddings.words
-    seen = []
-    words.register_forward_pre_hook(lambda table, _: seen.append(table.sparse))
-    model.loss(**batch, labels=labels_for(batch)).backward()
-    assert seen == [True]
-    assert words.weight.grad.layout == torch.strided
-    torch.optim.AdamW([words.weight], fused=True).step()
-
-    words.weight.grad = None
-    model.roberta(**batch).last_hidden_state.sum().backward()  # of which no optimizer may know
-    assert seen == [True, False]
-    assert words.weight.grad.layout == torch.strided
-    with pytest.raises(ValueError, match="vocab_size"):
-        model.logits_at(torch.ones(1, 2, dtype=torch.bool), torch.tensor([[4, 10**6]]))
-    assert not words.sparse
-
-
 def test_a_loss_over_nothing_is_zero_with_a_gradient_of_zeros():
     batch = batch_of([5, 3])
     nothing = torch.full_like(batch["input_ids"], -100)
