@@ -55,7 +55,7 @@ from minitransformer.models.t5_config import T5Config
 from minitransformer.tasks.pipeline import pipeline
 from minitransformer.tokenization import Tokenizer
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "BartConfig",

@@ -300,3 +300,11 @@ def test_the_models_of_the_readme_write(tmp_path, monkeypatch):
     assert [answer.keys() for answer in answers[1]] == [{"translation_text"}] * 2
     texts, scores = answers[2]
     assert len(texts) == len(scores) == 2
+
+
+def test_one_version_is_told_everywhere():
+    """By the package, by what pip installs, and by the topmost heading of the changes."""
+    installed = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text())
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert installed and newest
+    assert minitransformer.__version__ == installed[1] == newest[1]
