@@ -19,6 +19,18 @@ masks = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, ma
 )
 
 
+def assert_same_with_gradients(found, expected, leaves):
+    """The same values, and the same gradients of the leaves."""
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    direction = torch.randn_like(expected)
+    for gradient, right in zip(
+        torch.autograd.grad(found, leaves, direction),
+        torch.autograd.grad(expected, leaves, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
+
+
 @given(masks)
 def test_what_is_packed_comes_back_with_zeros_for_padding(present):
     packing = Packing(present)
@@ -121,14 +133,7 @@ def test_packed_attention_drops_weights_of_every_group(causal, biased, monkeypat
     weights = EagerAttention(causal=causal).weights(query, key, padding_mask(present), bias)
     keep, scale = kept(weights.shape, 0.5)
     expected = ((weights * keep * scale) @ value).transpose(1, 2) * present[..., None, None]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    direction = torch.randn_like(expected)
-    for gradient, right in zip(
-        torch.autograd.grad(found, padded, direction),
-        torch.autograd.grad(expected, padded, direction),
-        strict=True,
-    ):
-        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
+    assert_same_with_gradients(found, expected, padded)
 
 
 @pytest.mark.parametrize("in_cache", [1, 2**19])
@@ -160,14 +165,7 @@ def test_packed_dropout_is_the_formula_whatever_the_pieces(in_cache, causal, mon
     query, key, value = (tensor.transpose(1, 2) for tensor in padded)
     weights = EagerAttention(scale=0.3, causal=causal).weights(query, key, padding_mask(present))
     expected = ((weights * keep * 2.5) @ value).transpose(1, 2) * present[..., None, None]
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    direction = torch.randn_like(expected)
-    for gradient, right in zip(
-        torch.autograd.grad(found, padded, direction),
-        torch.autograd.grad(expected, padded, direction),
-        strict=True,
-    ):
-        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
+    assert_same_with_gradients(found, expected, padded)
 
 
 @pytest.mark.parametrize("causal", [False, True])
