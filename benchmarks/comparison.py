@@ -1,19 +1,20 @@
 """Two libraries on the same work: sides that take turns, and ratios of what they took.
 
 Used by the benchmarks of training and of inference. A side goes over its batches again and again;
-one pass is the smallest span of time that says something, for batches differ in length.
+one pass is the smallest span of time that says something, for batches differ in length. Where a
+side works, in this process or in its own (:mod:`benchmarks.processes`), is not known here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from benchmarks.measuring import product_rate, spread, take_turns
+from benchmarks.measuring import in_turns, product_rate, spread, timed
 from benchmarks.memory import peak_memory
 from benchmarks.rows import Batch
 
@@ -67,8 +68,49 @@ class Comparison:
     target: float | None = None
 
 
+class Worker(Protocol):
+    """What is asked of a side: :class:`SideAtWork`, or whoever passes it on to one."""
+
+    def warm_up(self) -> None: ...
+
+    def peak_memory(self) -> int | None: ...
+
+    def seconds(self) -> float: ...
+
+
+class SideAtWork:
+    """A side in the process in which it works.
+
+    Args:
+        side: which one.
+        device: where it works.
+    """
+
+    def __init__(self, side: Side, device: str) -> None:
+        self._side = side
+        self._device = device
+        self._next_batches = cycle(side.batches)
+
+    def warm_up(self) -> None:
+        """Work on every batch once, so that the clock sees no length for the first time.
+
+        At a new length kernels are chosen, memory is taken and code is compiled.
+        """
+        for batch in self._side.batches:
+            self._side.work(batch)
+
+    def peak_memory(self) -> int | None:
+        """Bytes, while it works on its largest batch."""
+        return peak_memory(partial(self._side.work, self._side.largest()), self._device)
+
+    def seconds(self) -> float:
+        """What its next batch takes."""
+        return timed(partial(self._side.work, next(self._next_batches)), self._device)
+
+
 def measure(
     sides: Sequence[Side],
+    workers: Sequence[Worker],
     comparisons: Sequence[Comparison],
     passes: int,
     dtype: torch.dtype,
@@ -76,18 +118,25 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Let the sides take turns over their batches, all of which have equally many.
 
+    Args:
+        sides: who is measured.
+        workers: those who do what the sides do, one a side.
+        comparisons: which ratios are wanted.
+        passes: how often each side goes over its batches.
+        dtype, device: of the plain product that shows what the machine could do.
+
     Returns:
         A row for each side, and a row for each comparison; a spread is over passes.
     """
     num_batches = len(sides[0].batches)
     assert all(len(side.batches) == num_batches for side in sides)
-    warm_up(sides)
-    peaks = [peak_memory(partial(side.work, side.largest()), device) for side in sides]
+    for worker in workers:
+        worker.warm_up()
+    peaks = [worker.peak_memory() for worker in workers]
     ceilings: list[float] = []
-    seconds = take_turns(
-        [_next_batch(side) for side in sides],
+    seconds = in_turns(
+        [worker.seconds for worker in workers],
         passes * num_batches,
-        device,
         before_round=lambda: ceilings.append(product_rate(dtype, device)),
     )
     rows = [
@@ -97,16 +146,6 @@ def measure(
     taken = {side.name: (side, times) for side, times in zip(sides, seconds, strict=True)}
     present = [c for c in comparisons if c.ours in taken and set(c.theirs) & taken.keys()]
     return rows, [compare(comparison, taken) for comparison in present]
-
-
-def warm_up(sides: Sequence[Side]) -> None:
-    """Show every side all its batches, so that the clock sees no length for the first time.
-
-    At a new length kernels are chosen, memory is taken and code is compiled.
-    """
-    for side in sides:
-        for batch in side.batches:
-            side.work(batch)
 
 
 def figures(side: Side, seconds: list[float], ceilings: list[float]) -> dict[str, Any]:
@@ -236,11 +275,6 @@ def prepare_transformers() -> None:
         ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-
-
-def _next_batch(side: Side) -> Callable[[], object]:
-    batches = cycle(side.batches)
-    return lambda: side.work(next(batches))
 
 
 def _seconds_a_token(side: Side, seconds: list[float]) -> list[float]:

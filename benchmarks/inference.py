@@ -4,9 +4,10 @@
 
 Both libraries run the same weights over the same rows: short sentences and whole paragraphs mixed,
 32 a batch, encoded or classified, and one sentence at a time. Before a clock starts, what they give
-must agree. Without --text and --squad the rows are made up; the report says so. A table goes to
-the terminal; DIR gets inference_DTYPE.csv and .json, and inference.png of all dtypes there; a
---quick run writes inference_quick_DTYPE and inference_quick.png instead.
+must agree. Each side works in a process of its own; they take turns. Without --text and --squad the
+rows are made up; the report says so. A table goes to the terminal; DIR gets inference_DTYPE.csv and
+.json, and inference.png of all dtypes there; a --quick run writes inference_quick_DTYPE and
+inference_quick.png instead.
 
 B rows, T tokens of the longest of them.
 """
@@ -43,6 +44,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.flops import EncoderSizes
 from benchmarks.measuring import DTYPES
+from benchmarks.processes import in_processes
 from benchmarks.reporting import environment, load_average
 from benchmarks.rows import (
     Batch,
@@ -184,26 +186,43 @@ def measure_case(
     case: Case, rows: Rows, arguments: argparse.Namespace, plan: Plan
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Build both models and all batches, hold the results against each other, and take turns."""
-    torch.manual_seed(arguments.seed)
-    theirs, ours = load_models(case, rows.pad_token_id, arguments, plan)
+    pad_token_id = rows.pad_token_id
     if case.length is not None:
         rows = rows_of_length(case.length, plan.vocab_size, case.batches, arguments.seed)
     batches = make_batches(case, rows, arguments.seed)
+    build = partial(build_sides, case, pad_token_id, batches, arguments, plan)
+    theirs, ours = load_models(case, pad_token_id, arguments, plan)
     for batch in [batch for group in batches.values() for batch in group]:
         moved = {name: tensor.to(arguments.device) for name, tensor in batch.items()}
         check_agreement(their_work(theirs), our_work(ours), moved, TOLERANCES[arguments.dtype])
     sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
     pairs = comparisons(case.targets, ragged=case.is_ragged)
     passes = plan.passes * (4 if case.batch_size == 1 else 1)  # short times scatter more
-    return measure(sides, pairs, passes, DTYPES[arguments.dtype], arguments.device)
+    with in_processes(build, [side.name for side in sides], arguments.device) as workers:
+        return measure(sides, workers, pairs, passes, DTYPES[arguments.dtype], arguments.device)
+
+
+def build_sides(
+    case: Case,
+    pad_token_id: int,
+    batches: dict[str, list[Batch]],
+    arguments: argparse.Namespace,
+    plan: Plan,
+) -> list[Side]:
+    """Everybody, in a process that has nothing yet."""
+    prepare_transformers()
+    torch.set_num_threads(arguments.threads)
+    theirs, ours = load_models(case, pad_token_id, arguments, plan)
+    return make_sides(case, plan.sizes, theirs, ours, batches, arguments)
 
 
 def load_models(
     case: Case, pad_token_id: int, arguments: argparse.Namespace, plan: Plan
 ) -> tuple[nn.Module, Model]:
-    """transformers' model with weights drawn anew, and ours with the same ones."""
+    """transformers' model with weights drawn from a seed, and ours with the same ones."""
     import transformers
 
+    torch.manual_seed(arguments.seed)
     config = transformers.BertConfig(
         vocab_size=plan.vocab_size,
         hidden_size=plan.sizes.hidden_size,

@@ -1,6 +1,7 @@
 """Clocks, turns, and what the machine could do at best: what every benchmark measures with."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median, quantiles
 from time import perf_counter
 
@@ -63,14 +64,22 @@ def take_turns(
     Returns:
         For each call its seconds, one number a round.
     """
-    seconds: list[list[float]] = [[] for _ in calls]
+    times = [1] * len(calls) if repeats is None else repeats
+    clocks = [partial(timed, call, device, count) for call, count in zip(calls, times, strict=True)]
+    return in_turns(clocks, rounds, before_round=before_round)
+
+
+def in_turns(
+    clocks: Sequence[Callable[[], float]], rounds: int, *, before_round: Call | None = None
+) -> list[list[float]]:
+    """The same, of those who take their own time: each gives its seconds when it is called."""
+    seconds: list[list[float]] = [[] for _ in clocks]
     for turn in range(rounds):
         if before_round is not None:
             before_round()
-        for number in range(len(calls)):
-            place = (number + turn) % len(calls)  # nobody always comes first
-            times = 1 if repeats is None else repeats[place]
-            seconds[place].append(timed(calls[place], device, times))
+        for number in range(len(clocks)):
+            place = (number + turn) % len(clocks)  # nobody always comes first
+            seconds[place].append(clocks[place]())
     return seconds
 
 

@@ -7,10 +7,11 @@ modelling with full rows and with lines of text one a row, and question answerin
 in length, transformers as it comes gets rows that are drawn at random, and ours, which sorts, other
 rows, as long on average as those of a whole epoch; a ratio is of the time for a real token. At its
 best transformers gets the very batches of ours, and ours without sorting the very ones of
-transformers as it comes. Before a clock starts, losses and gradients must agree. A step is forward,
-backward, AdamW and zero_grad. Without --text or --squad the rows are made up; the report says so.
-A table goes to the terminal; DIR gets training_DTYPE.csv and .json, and training.png of all dtypes
-that are there; a --quick run writes training_quick_DTYPE and training_quick.png instead.
+transformers as it comes. Before a clock starts, losses and gradients must agree. Each side trains
+in a process of its own; they take turns. A step is forward, backward, AdamW and zero_grad. Without
+--text or --squad the rows are made up; the report says so. A table goes to the terminal; DIR gets
+training_DTYPE.csv and .json, and training.png of all dtypes that are there; a --quick run writes
+training_quick_DTYPE and training_quick.png instead.
 
 B rows, T tokens of the longest of them.
 """
@@ -45,6 +46,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.flops import EncoderSizes
 from benchmarks.measuring import DTYPES
+from benchmarks.processes import in_processes
 from benchmarks.reporting import environment, load_average
 from benchmarks.rows import (
     Batch,
@@ -208,17 +210,44 @@ def measure_case(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Build both models and all batches, hold the losses against each other, and take turns."""
     dtype, device = arguments.dtype, arguments.device
-    torch.manual_seed(arguments.seed)
-    theirs, ours = load_models(
-        case, plan.sizes, dropout, rows.pad_token_id, arguments.attention, device
-    )
     batches = make_batches(case, rows, arguments.seed)
+    build = partial(
+        build_sides, case, rows.pad_token_id, batches, dropout, compile_theirs, arguments, plan
+    )
+    theirs, ours = seeded_models(case, rows.pad_token_id, dropout, arguments, plan)
     for batch in chain.from_iterable(batches.values()):
         there = {name: tensor.to(device) for name, tensor in batch.items()}
         check_agreement(theirs, ours, batches_to_check(case, there), dtype)
     sides = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
     pairs = comparisons(case.targets, ragged=case.is_ragged)
-    return measure(sides, pairs, plan.passes, DTYPES[dtype], device)
+    with in_processes(build, [side.name for side in sides], device) as workers:
+        return measure(sides, workers, pairs, plan.passes, DTYPES[dtype], device)
+
+
+def build_sides(
+    case: Case,
+    pad_token_id: int,
+    batches: dict[str, list[Batch]],
+    dropout: float,
+    compile_theirs: bool,
+    arguments: argparse.Namespace,
+    plan: Plan,
+) -> list[Side]:
+    """Everybody, in a process that has nothing yet."""
+    prepare_transformers()
+    torch.set_num_threads(arguments.threads)
+    theirs, ours = seeded_models(case, pad_token_id, dropout, arguments, plan)
+    return make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
+
+
+def seeded_models(
+    case: Case, pad_token_id: int, dropout: float, arguments: argparse.Namespace, plan: Plan
+) -> tuple[nn.Module, EncoderTask]:
+    """Both models, with the same weights in every process."""
+    torch.manual_seed(arguments.seed)
+    return load_models(
+        case, plan.sizes, dropout, pad_token_id, arguments.attention, arguments.device
+    )
 
 
 def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from minitransformer.layers.activations import activation_named
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.fused_linear import fused_linear, nobody_listens, takes_shortcuts
+from minitransformer.layers.linear import Linear
 
 # What the middle holds at a time where it is not kept. The C library gives memory beyond 32 MB back
 # as soon as it is free, and asking for it anew takes a tenth of the time of a product.
@@ -37,10 +38,10 @@ class FeedForward(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.expand = nn.Linear(hidden_size, intermediate_size, bias)
+        self.expand = Linear(hidden_size, intermediate_size, bias)
         self.activation = activation_named(activation)
         self.dropout = Dropout(dropout)
-        self.contract = nn.Linear(intermediate_size, hidden_size, bias)
+        self.contract = Linear(intermediate_size, hidden_size, bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
@@ -75,11 +76,11 @@ class GatedFeedForward(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.gate = nn.Linear(hidden_size, intermediate_size, bias)
+        self.gate = Linear(hidden_size, intermediate_size, bias)
         self.activation = activation_named(activation)
-        self.gated = nn.Linear(hidden_size, intermediate_size, bias)
+        self.gated = Linear(hidden_size, intermediate_size, bias)
         self.dropout = Dropout(dropout)
-        self.contract = nn.Linear(intermediate_size, hidden_size, bias)
+        self.contract = Linear(intermediate_size, hidden_size, bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""

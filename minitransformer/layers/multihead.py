@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minitransformer.layers.cache import PastTokens
 from minitransformer.layers.kernels import kernel_named
+from minitransformer.layers.linear import Linear
 from minitransformer.layers.packing import Mask
 
 
@@ -48,14 +49,14 @@ class MultiHeadAttention(nn.Module):
         inner_size = num_heads * (head_size or hidden_size // num_heads)  # H * D
         self.num_heads = num_heads
         self.build_projections(hidden_size, inner_size, bias)
-        self.output = nn.Linear(inner_size, hidden_size, bias)
+        self.output = Linear(inner_size, hidden_size, bias)
         self.kernel = kernel_named(attention)(dropout, scale, causal)
 
     def build_projections(self, hidden_size: int, inner_size: int, bias: bool) -> None:
         """Make the maps from tokens to queries, keys and values."""
-        self.query = nn.Linear(hidden_size, inner_size, bias)
-        self.key = nn.Linear(hidden_size, inner_size, bias)
-        self.value = nn.Linear(hidden_size, inner_size, bias)
+        self.query = Linear(hidden_size, inner_size, bias)
+        self.key = Linear(hidden_size, inner_size, bias)
+        self.value = Linear(hidden_size, inner_size, bias)
 
     def forward(
         self,
@@ -108,7 +109,7 @@ class FusedSelfAttention(MultiHeadAttention):
 
     def build_projections(self, hidden_size: int, inner_size: int, bias: bool) -> None:
         """Make the one map from tokens to queries, keys and values."""
-        self.query_key_value = nn.Linear(hidden_size, 3 * inner_size, bias)
+        self.query_key_value = Linear(hidden_size, 3 * inner_size, bias)
 
     def project(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of (B, T, E), split into heads."""

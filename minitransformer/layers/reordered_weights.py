@@ -7,8 +7,8 @@ has kernels that keep up with the memory if the weights lie in blocks. Putting t
 as ten products and a second copy of each weight, and is done once.
 
 The numbers are those of `F.linear` but for rounding. Wherever a copy is of no use (another device
-or dtype, gradients, torch.compile, a PyTorch without oneDNN, a weight that has changed) `F.linear`
-is what runs.
+or dtype, gradients, torch.compile, a PyTorch without oneDNN, a weight that has changed) the usual
+:func:`minitransformer.layers.linear.linear` is what runs.
 
 O outputs, I inputs.
 """
@@ -22,6 +22,8 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from minitransformer.layers.linear import Linear, linear, onednn_linear
 
 # oneDNN is told how many rows to expect. Of 1, 8 and 64, measured with 1 to 128 rows, 8 gives the
 # order that is nearly the fastest for all.
@@ -46,12 +48,10 @@ class ReorderedWeight:
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + b: (..., I) to (..., O)."""
-        if bias is not None:
-            bias = bias.contiguous()  # the kernel reads it as if it were
         if x.numel() > x.shape[-1]:
-            return torch.ops.mkldnn._linear_pointwise(x, self.blocks, bias, "none", [], "")
+            return onednn_linear(x, self.blocks, bias)
         rows = x.reshape(1, -1).expand(_FEWEST_ROWS, -1)  # (4, I)
-        products = torch.ops.mkldnn._linear_pointwise(rows, self.blocks, bias, "none", [], "")
+        products = onednn_linear(rows, self.blocks, bias)
         return products[0].view(*x.shape[:-1], -1)
 
     def serves(self, x: Tensor, weight: Tensor) -> bool:
@@ -81,7 +81,7 @@ _COPIES: WeakKeyDictionary[nn.Module, ReorderedWeight] = WeakKeyDictionary()
 _IN_USE: dict[int, ReorderedWeight] = {}  # by id() of the weight, in the blocks that are open
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def reordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, through the copy of the weight inside :func:`reordered_weights`.
 
     Args:
@@ -94,7 +94,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     copy = _IN_USE.get(id(weight))
     if copy is None or not copy.serves(x, weight):
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
     return copy(x, bias)
 
 
@@ -106,8 +106,8 @@ def reordered_weights(modules: Iterable[nn.Module], num_uses: int) -> Iterator[N
     has changed. They take as much memory as the weights; :func:`forget_copies` frees it.
 
     Args:
-        modules: `nn.Linear`s, and modules whose weight is used by :func:`linear`, such as word
-            embeddings that serve as a head.
+        modules: linear maps, and modules whose weight is used by :func:`reordered_linear`, such as
+            word embeddings that serve as a head.
         num_uses: how often each weight will be used. For a few times no copies are made, but those
             that there are serve.
     """
@@ -120,7 +120,8 @@ def reordered_weights(modules: Iterable[nn.Module], num_uses: int) -> Iterator[N
             if id(weight) not in _IN_USE:  # else an outer block, or another thread's, sees to it
                 _IN_USE[id(weight)] = copy
                 at_the_end.callback(_IN_USE.pop, id(weight), None)
-            if type(module) is nn.Linear and "forward" not in vars(module):
+            usual = type(module) in (nn.Linear, Linear) and "forward" not in vars(module)
+            if isinstance(module, nn.Linear) and usual:
                 module.forward = partial(_forward, module)  # type: ignore[method-assign]
                 at_the_end.callback(vars(module).pop, "forward", None)
         yield
@@ -133,7 +134,7 @@ def forget_copies(modules: Iterable[nn.Module]) -> None:
 
 
 def _forward(module: nn.Linear, x: Tensor) -> Tensor:
-    return linear(x, module.weight, module.bias)
+    return reordered_linear(x, module.weight, module.bias)
 
 
 def _copy_of(module: nn.Module, *, make: bool) -> ReorderedWeight | None:

@@ -24,7 +24,7 @@ from minitransformer.layers.positions import (
     count_positions,
     present_or_all,
 )
-from minitransformer.layers.reordered_weights import linear
+from minitransformer.layers.reordered_weights import reordered_linear
 from minitransformer.models.bart_config import BartConfig
 from minitransformer.models.base import initialize
 from minitransformer.models.bert import EncoderLayer
@@ -233,4 +233,4 @@ class BartForConditionalGeneration(Seq2SeqLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        return linear(hidden, self.head.weight, self.final_logits_bias[0])
+        return reordered_linear(hidden, self.head.weight, self.final_logits_bias[0])

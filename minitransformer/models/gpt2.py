@@ -21,7 +21,7 @@ from minitransformer.layers.positions import (
     count_positions,
     present_or_all,
 )
-from minitransformer.layers.reordered_weights import linear
+from minitransformer.layers.reordered_weights import reordered_linear
 from minitransformer.layers.rows import take_last
 from minitransformer.models.base import Model, initialize
 from minitransformer.models.classification import SequenceClassification
@@ -200,7 +200,7 @@ class GPT2LMHeadModel(CausalLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        return linear(hidden, self.head.weight)
+        return reordered_linear(hidden, self.head.weight)
 
 
 class GPT2ForSequenceClassification(SequenceClassification):

@@ -4,10 +4,10 @@ B batch, T tokens, N labelled tokens, E hidden size, V vocabulary.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.activations import activation_named
+from minitransformer.layers.linear import Linear, linear
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.layers.rows import chosen_rows
 from minitransformer.models.heads import EncoderTask, mean_loss, summed_cross_entropy
@@ -24,7 +24,7 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, hidden_size: int, vocab_size: int, activation: str, eps: float) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.dense = Linear(hidden_size, hidden_size)
         self.activation = activation_named(activation)
         self.norm = LayerNorm(hidden_size, eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -32,7 +32,7 @@ class MaskedLMHead(nn.Module):
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
         """(..., E) and (V, E) to (..., V)."""
         hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
-        return F.linear(hidden, word_embeddings, self.bias)  # (..., V)
+        return linear(hidden, word_embeddings, self.bias)  # (..., V)
 
 
 class MaskedLM(EncoderTask):

@@ -20,7 +20,7 @@ from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import RMSNorm
 from minitransformer.layers.packing import Mask
 from minitransformer.layers.relative_positions import RelativePositionBias
-from minitransformer.layers.reordered_weights import linear
+from minitransformer.layers.reordered_weights import reordered_linear
 from minitransformer.models.generative import Seq2SeqLM
 from minitransformer.models.outputs import Encoded
 from minitransformer.models.seq2seq import Seq2SeqModel, Stack
@@ -228,7 +228,7 @@ class T5ForConditionalGeneration(Seq2SeqLM):
         """(..., E) to (..., V)."""
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.hidden_size**-0.5
-        return linear(hidden, self.head.weight)
+        return reordered_linear(hidden, self.head.weight)
 
     @property
     def head(self) -> nn.Embedding | nn.Linear:

@@ -43,8 +43,9 @@ def test_sides_take_turns_and_go_over_their_batches(monkeypatch):
     rates = iter([1e9, 2e9] * 2)
     monkeypatch.setattr(comparison, "product_rate", lambda dtype, device: next(rates))
     sides = [side(name, [batch([3, 1]), batch([2])], calls) for name in (AS_IT_COMES, OURS)]
+    workers = [comparison.SideAtWork(one, "cpu") for one in sides]
     found, ratios = comparison.measure(
-        sides, comparisons((2.0, 3.0), ragged=False), 2, torch.float32, "cpu"
+        sides, workers, comparisons((2.0, 3.0), ragged=False), 2, torch.float32, "cpu"
     )
     # All to warm up, each with its largest batch to see the memory, and then the rounds.
     a, b = AS_IT_COMES, OURS

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,14 @@ from matplotlib.image import imread
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import draw, rows, training, training_steps
-from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, COMPILED, OURS, OURS_SORTED
+from benchmarks.comparison import (
+    AS_IT_COMES,
+    AT_ITS_BEST,
+    COMPILED,
+    OURS,
+    OURS_SORTED,
+    SideAtWork,
+)
 from benchmarks.flops import EncoderSizes
 from benchmarks.training import CASES, Plan
 
@@ -84,6 +92,7 @@ def test_every_batch_is_checked(monkeypatch):
     monkeypatch.setattr(
         training, "check_agreement", lambda theirs, ours, batches, dtype: checked.extend(batches)
     )
+    monkeypatch.setattr(training, "in_processes", lambda *_: nullcontext([]))
     monkeypatch.setattr(training, "measure", lambda *_: ([], []))
     arguments = training.parser().parse_args(["--out", "x"])
     made, _ = rows.made_up_rows(96, 24)
@@ -180,6 +189,7 @@ def test_transformers_compiled_trains_the_same_model_on_the_best_batches(monkeyp
 
 
 def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "in_processes", here)
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
     options = ["--cases", "squad", "lines-30k", "--compile-theirs", "squad", "--dropout", "0"]
     assert training.main(["--quick", "--out", str(tmp_path), *options]) == 0
@@ -191,6 +201,14 @@ def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsy
     assert training.main(["--quick", "--out", str(tmp_path / "other"), *options]) != 0
     assert "--compile-theirs full-50k: not among" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@contextmanager
+def here(build, names, device):
+    """The sides in this process, where torch.compile is another one."""
+    sides = build()
+    assert [side.name for side in sides] == list(names)
+    yield [SideAtWork(side, device) for side in sides]
 
 
 def test_rows_fit_the_smallest_vocabulary():

@@ -15,6 +15,12 @@ from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.fused_linear import fused_linear
 
 
+@pytest.fixture(autouse=True)
+def intel(monkeypatch):
+    """A processor on which oneDNN is not faster in float32, unless a test says otherwise."""
+    monkeypatch.setattr(module, "prefers_onednn", lambda: False)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """How often oneDNN's kernel ran."""
@@ -76,6 +82,14 @@ def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
         assert calls == []
         fused_linear(x[1:], linear)
         assert calls == ["none"]
+
+
+def test_where_onednn_is_the_faster_one_it_is_onednns(calls, monkeypatch):
+    monkeypatch.setattr(module, "prefers_onednn", lambda: True)
+    linear, x = nn.Linear(8, 4), torch.randn(module._MOST_ROWS_IN_FLOAT32 + 1, 8)
+    with torch.no_grad():
+        fused_linear(x, linear)
+    assert calls == ["none"]
 
 
 def test_whoever_needs_more_gets_two_steps(calls, monkeypatch):

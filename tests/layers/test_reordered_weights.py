@@ -13,7 +13,11 @@ from torch import nn
 from minitransformer.generation import generate
 from minitransformer.generation.fast_weights import maps_for_each_word
 from minitransformer.layers import reordered_weights as reordering
-from minitransformer.layers.reordered_weights import forget_copies, linear, reordered_weights
+from minitransformer.layers.reordered_weights import (
+    forget_copies,
+    reordered_linear,
+    reordered_weights,
+)
 from tests.generation.pairs import FAMILIES, pair
 
 MANY = reordering._WORTH_A_COPY
@@ -85,12 +89,12 @@ def test_a_weight_that_is_no_linear_module_s(products):
     hidden = torch.randn(3, 8)
     with torch.no_grad(), reordered_weights([words], MANY):
         torch.testing.assert_close(
-            linear(hidden, words.weight, bias), hidden @ words.weight.t() + bias
+            reordered_linear(hidden, words.weight, bias), hidden @ words.weight.t() + bias
         )
         assert products == [1]
         assert torch.equal(words(torch.tensor([4])), words.weight[[4]])  # it stays a table
     with torch.no_grad():
-        linear(hidden, words.weight, bias)
+        reordered_linear(hidden, words.weight, bias)
     assert products == [1]
 
 
