@@ -6,7 +6,7 @@ side works, in this process or in its own (:mod:`benchmarks.processes`), is not 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from typing import Any, Protocol
@@ -46,6 +46,10 @@ class Side:
     necessary: Sequence[int]
     executed: Sequence[int]
 
+    def without_work(self) -> "Side":
+        """What is known of it, without the model that works."""
+        return replace(self, work=_works_elsewhere)
+
     def largest(self) -> Batch:
         """The batch with most places, padding included."""
         return max(self.batches, key=lambda batch: batch["input_ids"].numel())
@@ -71,11 +75,14 @@ class Comparison:
 class Worker(Protocol):
     """What is asked of a side: :class:`SideAtWork`, or whoever passes it on to one."""
 
-    def warm_up(self) -> None: ...
+    def warm_up(self) -> None:
+        """Work on every batch once."""
 
-    def peak_memory(self) -> int | None: ...
+    def peak_memory(self) -> int | None:
+        """Bytes, while it works on its largest batch."""
 
-    def seconds(self) -> float: ...
+    def seconds(self) -> float:
+        """What its next batch takes."""
 
 
 class SideAtWork:
@@ -130,6 +137,7 @@ def measure(
     """
     num_batches = len(sides[0].batches)
     assert all(len(side.batches) == num_batches for side in sides)
+    assert len(workers) == len(sides)
     for worker in workers:
         worker.warm_up()
     peaks = [worker.peak_memory() for worker in workers]
@@ -233,7 +241,7 @@ def make_side(
     return Side(
         name,
         work,
-        [{key: tensor.to(device) for key, tensor in batch.items()} for batch in batches],
+        [{key: t.to(device, copy=True) for key, t in batch.items()} for batch in batches],
         [int(lengths_of(batch).sum()) for batch in batches],
         [necessary(batch) for batch in batches],
         [executed(batch) for batch in batches],
@@ -275,6 +283,10 @@ def prepare_transformers() -> None:
         ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def _works_elsewhere(batch: Batch) -> object:
+    raise NotImplementedError("this side is known here, and works elsewhere")
 
 
 def _seconds_a_token(side: Side, seconds: list[float]) -> list[float]:

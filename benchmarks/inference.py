@@ -160,7 +160,6 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
         found = measure_case(case, rows, arguments, plan)
         sides += [what | row for row in found[0]]
         ratios += [what | row for row in found[1]]
-        gc.collect()  # the models of this case, before those of the next are made
     everything = {
         "environment": start | {"load_at_the_end": load_average()},
         "rows": {"ragged": rows.source},
@@ -195,10 +194,14 @@ def measure_case(
     for batch in [batch for group in batches.values() for batch in group]:
         moved = {name: tensor.to(arguments.device) for name, tensor in batch.items()}
         check_agreement(their_work(theirs), our_work(ours), moved, TOLERANCES[arguments.dtype])
-    sides = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    made = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    sides = [side.without_work() for side in made]
+    del theirs, ours, made  # which would be in the way of those who are timed
+    gc.collect()
     pairs = comparisons(case.targets, ragged=case.is_ragged)
     passes = plan.passes * (4 if case.batch_size == 1 else 1)  # short times scatter more
-    with in_processes(build, [side.name for side in sides], arguments.device) as workers:
+    names = [side.name for side in sides]
+    with in_processes(build, names, arguments.threads, arguments.device) as workers:
         return measure(sides, workers, pairs, passes, DTYPES[arguments.dtype], arguments.device)
 
 
@@ -209,9 +212,8 @@ def build_sides(
     arguments: argparse.Namespace,
     plan: Plan,
 ) -> list[Side]:
-    """Everybody, in a process that has nothing yet."""
+    """Everybody, in another process."""
     prepare_transformers()
-    torch.set_num_threads(arguments.threads)
     theirs, ours = load_models(case, pad_token_id, arguments, plan)
     return make_sides(case, plan.sizes, theirs, ours, batches, arguments)
 

@@ -72,7 +72,16 @@ def take_turns(
 def in_turns(
     clocks: Sequence[Callable[[], float]], rounds: int, *, before_round: Call | None = None
 ) -> list[list[float]]:
-    """The same, of those who take their own time: each gives its seconds when it is called."""
+    """Let those who measure themselves take turns, another one beginning in each round.
+
+    Args:
+        clocks: one a side; each works and gives its seconds.
+        rounds: how often each is called.
+        before_round: what is called first in every round.
+
+    Returns:
+        For each clock its seconds, one number a round.
+    """
     seconds: list[list[float]] = [[] for _ in clocks]
     for turn in range(rounds):
         if before_round is not None:

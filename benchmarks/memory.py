@@ -24,7 +24,7 @@ def peak_memory(call: Call, device: torch.device | str) -> int | None:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        _give_back_free_memory()
+        give_back_free_memory(device)  # or it would be missing in the count
         (_PROCESS / "clear_refs").write_text("5")  # forgets the highest so far: see man 5 proc
         before = _kilobytes(_PROCESS / "status", "VmRSS")
         call()
@@ -45,9 +45,16 @@ def available_memory(device: torch.device | str) -> int | None:
         return None
 
 
-def _give_back_free_memory() -> None:
-    """Let the C library return what it keeps for later, or it would be missing in the count."""
-    ctypes.CDLL(None).malloc_trim(0)
+def give_back_free_memory(device: torch.device | str) -> None:
+    """Let the C library, or PyTorch on a GPU, return what it keeps for later.
+
+    Raises:
+        AttributeError: this C library has no such function.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kilobytes(file: Path, name: str) -> int:

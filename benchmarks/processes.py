@@ -2,40 +2,52 @@
 
 In one process the sides share what the C library keeps of freed memory: what one of them leaves
 decides how many pages the next has to ask the system for, and that is up to a third of a training
-step. So each is built, warmed up and timed in its own process; they still take turns, one at a
-time.
+step. So each is warmed up and timed in its own process; they still take turns, one at a time.
 """
 
+import gc
 import multiprocessing
+import pickle
 import signal
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from benchmarks.comparison import Side, SideAtWork
+import torch
 
-# What every process needs and takes seconds to import, imported once and inherited.
+from benchmarks.comparison import Side, SideAtWork
+from benchmarks.memory import give_back_free_memory
+
+# What every process needs and takes seconds to import: imported once, and inherited. A name that
+# cannot be imported there is passed over, and costs those seconds.
 _IMPORTED_BEFORE = [
     "benchmarks.training_steps",
     "transformers.models.bert.modeling_bert",
     "transformers.models.distilbert.modeling_distilbert",
     "transformers.models.roberta.modeling_roberta",
 ]
+# OpenMP's threads go on waiting for work in a loop for some milliseconds after the last.
+_UNTIL_THREADS_SLEEP = 0.02  # seconds
 
 Build = Callable[[], Sequence[Side]]
 
 
 class RemoteSide:
-    """What :class:`benchmarks.comparison.SideAtWork` is asked, answered by another process.
+    """A :class:`benchmarks.comparison.Worker` that passes on what it is asked to another process.
 
     Args:
         name: of the side, for errors.
+        process: where the side works.
         connection: to that process.
     """
 
-    def __init__(self, name: str, connection: Connection) -> None:
+    def __init__(self, name: str, process: BaseProcess, connection: Connection) -> None:
         self._name = name
+        self._process = process
         self._connection = connection
 
     def warm_up(self) -> None:
@@ -48,6 +60,7 @@ class RemoteSide:
 
     def seconds(self) -> float:
         """Of its next batch, measured over there."""
+        time.sleep(_UNTIL_THREADS_SLEEP)
         return self._ask("seconds")
 
     def wait(self) -> None:
@@ -55,63 +68,109 @@ class RemoteSide:
         self._answer()
 
     def _ask(self, question: str) -> Any:
-        self._connection.send(question)
+        try:
+            self._connection.send(question)
+        except ConnectionError as end:
+            raise self._ended() from end
         return self._answer()
 
     def _answer(self) -> Any:
         try:
             answer, error = self._connection.recv()
-        except EOFError as end:
-            raise RuntimeError(f"the process of {self._name} ended; is there memory?") from end
+        except (EOFError, ConnectionError) as end:
+            raise self._ended() from end
         if error is not None:
             raise error
         return answer
 
+    def _ended(self) -> RuntimeError:
+        self._process.join(timeout=1)
+        code = self._process.exitcode
+        why = "; there was too little memory, most likely" if code == -signal.SIGKILL else ""
+        return RuntimeError(f"the process of {self._name} ended with {code}{why}")
+
 
 @contextmanager
-def in_processes(build: Build, names: Sequence[str], device: str) -> Iterator[list[RemoteSide]]:
+def in_processes(
+    build: Build, names: Sequence[str], threads: int, device: str
+) -> Iterator[list[RemoteSide]]:
     """Start a process for each side, and end it after the block.
 
     Args:
         build: makes all sides, in the order of `names`; each process calls it and keeps one. It and
-            its arguments have to be of a kind that can be sent to another process.
+            its arguments have to be of a kind that can be sent to another process, and have few
+            tensors (at most some hundred), each of which is a file there.
         names: of the sides.
+        threads: of the CPU, for each of them; one works at a time.
         device: where they work.
 
     Raises:
         RuntimeError: a process ended by itself.
+        Exception: whatever was raised over there, with a note of where.
     """
-    can_inherit = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if can_inherit else "spawn")
+    # A process that is copied from another cannot use a GPU that that one has seen.
+    copied = device == "cpu" and "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if copied else "spawn")
     context.set_forkserver_preload(_IMPORTED_BEFORE)
     with ExitStack() as at_the_end:
         sides = []
         for number, name in enumerate(names):
             here, there = context.Pipe()
             process: Any = context.Process(  # type: ignore[attr-defined]
-                target=_serve, args=(there, build, number, device), daemon=True
+                target=_serve, args=(there, build, number, threads, device), daemon=True
             )
             process.start()
-            at_the_end.callback(process.join)
-            at_the_end.callback(process.terminate)
-            at_the_end.callback(here.close)
+            at_the_end.callback(_end, process, here)
             there.close()
-            sides.append(RemoteSide(name, here))
+            sides.append(RemoteSide(name, process, here))
         for side in sides:
             side.wait()
         yield sides
 
 
-def _serve(connection: Connection, build: Build, number: int, device: str) -> None:
+def _end(process: BaseProcess, connection: Connection) -> None:
+    """Nobody asks any more: a process that does not see that is in the middle of something."""
+    connection.close()
+    process.join(timeout=5)
+    process.terminate()
+    process.join()
+
+
+def _serve(connection: Connection, build: Build, number: int, threads: int, device: str) -> None:
     """Build a side, then answer one question after the other until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who asks sees to it
+    torch.set_num_threads(threads)
     try:
         at_work = SideAtWork(build()[number], device)
-        connection.send((None, None))
-        while True:
-            question = connection.recv()
-            connection.send((getattr(at_work, question)(), None))
-    except (EOFError, BrokenPipeError):
-        return
+        # What the others were made of goes now, not within a time that is measured.
+        gc.collect()
+        with suppress(AttributeError):  # not every C library can
+            give_back_free_memory(device)
+        _send(connection, None, None)
+        while (question := _next_question(connection)) is not None:
+            _send(connection, getattr(at_work, question)(), None)
     except Exception as error:
-        connection.send((None, error))
+        _send(connection, None, _that_can_be_sent(error))
+
+
+def _next_question(connection: Connection) -> str | None:
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionError):
+        return None
+
+
+def _send(connection: Connection, answer: Any, error: Exception | None) -> None:
+    with suppress(ConnectionError):  # nobody waits for it
+        connection.send((answer, error))
+
+
+def _that_can_be_sent(error: Exception) -> Exception:
+    """The error with its traceback, or an error that tells of it."""
+    where = traceback.format_exc()
+    error.add_note(where)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(where)
+    return error

@@ -18,10 +18,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", RESULTS / "README.md")
 AGAINST = ("as it comes", "at its best")
 DTYPES = ("float32", "bfloat16")
-# <!-- ratios: training inference, dropout 0.1 --> ... <!-- ratios end -->
+# <!-- ratios: training inference, dropout 0.1, in FOLDER --> ... <!-- ratios end -->
 TABLE = re.compile(
-    r"(<!-- ratios: (?P<names>[a-z ]+?)(, dropout (?P<dropout>[0-9.]+))? -->\n)"
-    r".*?(<!-- ratios end -->)",
+    r"(<!-- ratios: (?P<names>[a-z ]+?)(, dropout (?P<dropout>[0-9.]+))?"
+    r"(, in (?P<folder>[a-z0-9_]+))? -->\n).*?(?P<end><!-- ratios end -->)",
     re.DOTALL,
 )
 
@@ -46,11 +46,11 @@ def renewed(page: str, results: Path) -> str:
         rows = [
             row
             for name in found["names"].split()
-            for part in read(results, name)
+            for part in read(results / (found["folder"] or ""), name)
             for row in part["ratios"]
             if row.get("dropout") in (None, float(found["dropout"] or 0))
         ]
-        return f"{found[1]}{table(rows)}{found[5]}"
+        return f"{found[1]}{table(rows)}{found['end']}"
 
     return TABLE.sub(table_for, page)
 

@@ -166,7 +166,6 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
             found = measure_case(case, rows[case.rows], dropout, compiled, arguments, plan)
             sides += [what | row for row in found[0]]
             ratios += [what | row for row in found[1]]
-            gc.collect()  # the models of this case, before those of the next are made
     found_all = {
         "environment": start | {"load_at_the_end": load_average()},
         "rows": {name: made.source for name, made in rows.items()},
@@ -218,9 +217,13 @@ def measure_case(
     for batch in chain.from_iterable(batches.values()):
         there = {name: tensor.to(device) for name, tensor in batch.items()}
         check_agreement(theirs, ours, batches_to_check(case, there), dtype)
-    sides = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
+    made = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
+    sides = [side.without_work() for side in made]
+    del theirs, ours, made  # which would be in the way of those who are timed
+    gc.collect()
     pairs = comparisons(case.targets, ragged=case.is_ragged)
-    with in_processes(build, [side.name for side in sides], device) as workers:
+    names = [side.name for side in sides]
+    with in_processes(build, names, arguments.threads, device) as workers:
         return measure(sides, workers, pairs, plan.passes, DTYPES[dtype], device)
 
 
@@ -233,9 +236,8 @@ def build_sides(
     arguments: argparse.Namespace,
     plan: Plan,
 ) -> list[Side]:
-    """Everybody, in a process that has nothing yet."""
+    """Everybody, in another process."""
     prepare_transformers()
-    torch.set_num_threads(arguments.threads)
     theirs, ours = seeded_models(case, pad_token_id, dropout, arguments, plan)
     return make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
 

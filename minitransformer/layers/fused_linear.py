@@ -3,8 +3,8 @@
 A linear map and the activation after it, each by itself, write N O numbers, read them and write
 them again elsewhere; for the tokens of a batch that is as much time as a fifth of the product.
 oneDNN, which comes with PyTorch, applies the activation to each block before it leaves the cache.
-Where its products are slower than PyTorch's usual ones, in float32 from some hundred rows on (but
-on AMD's processors), the activation at least writes where it reads.
+Where its products are slower than PyTorch's usual ones, in float32 from some hundred rows on
+(except on AMD's processors), the activation at least writes where it reads.
 
 N rows, I inputs, O outputs.
 """
@@ -17,7 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.activations import ACTIVATIONS
-from minitransformer.layers.linear import Linear, is_usual, onednn_linear, prefers_onednn
+from minitransformer.layers.linear import (
+    fit,
+    is_usual_map,
+    onednn_linear,
+    only_autograd_follows,
+    prefers_onednn,
+)
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -34,8 +40,8 @@ _IN_PLACE: dict[Activation, Activation] = {
     ACTIVATIONS["relu"]: torch.relu_,
     ACTIVATIONS["silu"]: partial(F.silu, inplace=True),
 }
-# In float32 oneDNN's products are the faster ones below, by up to a tenth, and on most processors
-# the slower ones above.
+# In float32 oneDNN's products are the faster ones below, by up to a tenth, and on Intel's
+# processors the slower ones above.
 _MOST_ROWS_IN_FLOAT32 = 512
 
 
@@ -54,7 +60,7 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
     Returns:
         (..., O).
     """
-    if not takes_shortcuts(x, linear):
+    if not takes_shortcuts(x, linear) or not fit(x, linear.weight, linear.bias):
         product = linear(x)
         return product if activation is None else activation(product)
     few = x.numel() <= _MOST_ROWS_IN_FLOAT32 * x.shape[-1]
@@ -69,9 +75,8 @@ def takes_shortcuts(x: Tensor, *linears: nn.Linear) -> bool:
     """Whether nobody but the caller sees what the maps give, and all of it is usual: on a CPU."""
     return (
         not torch.is_grad_enabled()
+        and all(is_usual_map(m) and only_autograd_follows(x, m.weight, m.bias) for m in linears)
         and nobody_listens(*linears)
-        # Other kinds of linear maps may compute something else.
-        and all(type(m) in (nn.Linear, Linear) and is_usual(x, m.weight) for m in linears)
     )
 
 
@@ -91,8 +96,8 @@ def _kernel_works(dtype: torch.dtype, activation: Activation | None) -> bool:
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return False
-    weight = ((torch.arange(15.0).view(5, 3) - 7) / 8).to(dtype)
-    x, bias = weight[:2], weight[:, 0].contiguous()
+    weight = ((torch.arange(15.0, device="cpu").view(5, 3) - 7) / 8).to(dtype)
+    x, bias = weight[:2], weight[:, 0]
     try:
         found = onednn_linear(x, weight, bias, *_FUSED[activation])
     except (AttributeError, RuntimeError, TypeError):

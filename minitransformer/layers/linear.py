@@ -1,14 +1,14 @@
 """Linear maps by the faster of the two libraries of products that PyTorch brings for a CPU.
 
 PyTorch multiplies matrices of float32 by Intel's MKL. On AMD's processors oneDNN, which comes with
-PyTorch too, takes 7 to 30% less time for x W^T and for its gradient by x. On Intel's, and
-elsewhere, PyTorch's choice stands.
+PyTorch too, is the faster one for x W^T and for its gradient by x (docs/decisions.md has the
+numbers). On Intel's, and elsewhere, PyTorch's choice stands.
 
 N rows, I inputs, O outputs.
 """
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,11 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 class Linear(nn.Linear):
-    """PyTorch's linear map, computed by :func:`linear`."""
+    """PyTorch's linear map (`torch.nn.Linear`), computed by :func:`linear`.
+
+    Tools that look for the very type `nn.Linear`, such as `torch.ao.quantization.quantize_dynamic`,
+    have to be told of this one too.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., O)."""
@@ -35,15 +39,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Returns:
         (..., O).
+
+    Raises:
+        RuntimeError: the shapes or the dtypes do not fit; it is PyTorch's own.
     """
     faster = (
         not torch.compiler.is_compiling()  # first: the compiler does not take the rest
         and prefers_onednn()
+        and only_autograd_follows(x, weight, bias)
         and x.dtype == torch.float32
-        and x.dim() > 1
-        and is_usual(x, weight)
-        and (bias is None or bias.dtype == torch.float32)
-        and onednn_works(torch.float32)
+        and fit(x, weight, bias)
+        and onednn_works()
     )
     if not faster:
         return F.linear(x, weight, bias)
@@ -57,40 +63,37 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        context.save_for_backward(x, weight)
+        by_x, by_weight, _ = context.needs_input_grad
+        # Each gradient needs the other factor; what none needs may change or go.
+        context.save_for_backward(x if by_weight else None, weight if by_x else None)
         return onednn_linear(x, weight, bias)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = context.saved_tensors
-        by_x, by_weight, by_bias = context.needs_input_grad
-        x_rows, rows = x.flatten(0, -2), gradient.flatten(0, -2)  # (N, I), (N, O)
-        for_weight = None
-        if by_weight and x_rows.shape[1] > rows.shape[1]:
-            for_weight = linear(rows.t(), x_rows.t())  # (O, I); oneDNN copies `rows`
-        elif by_weight:
-            for_weight = rows.t() @ x_rows  # (O, I); a copy would cost what oneDNN gains
-        return (
-            linear(gradient, weight.t()) if by_x else None,  # (..., I)
-            for_weight,
-            rows.sum(dim=0) if by_bias else None,
-        )
+        rows = gradient.reshape(-1, gradient.shape[-1])  # (N, O)
+        x_gradient = weight_gradient = bias_gradient = None
+        if weight is not None:
+            x_gradient = linear(gradient, weight.t())  # (..., I)
+        if x is not None:
+            x = x.reshape(-1, x.shape[-1])  # (N, I)
+            # oneDNN copies its left factor where that lies across, which pays if it is the smaller.
+            small = rows.shape[1] < x.shape[1]
+            weight_gradient = linear(rows.t(), x.t()) if small else rows.t() @ x  # (O, I)
+        if context.needs_input_grad[2]:
+            bias_gradient = rows.sum(dim=0)  # (O,)
+        return x_gradient, weight_gradient, bias_gradient
 
 
-def is_usual(x: Tensor, weight: Tensor) -> bool:
-    """Whether both are plain numbers on a CPU, which nobody but autograd follows.
+def only_autograd_follows(*tensors: Tensor | None) -> bool:
+    """Whether all are plain numbers on a CPU, and nobody but autograd sees what is done with them.
 
     Whoever counts or records operations, compiles, casts, or derives in another way is given those
     of PyTorch that he knows.
     """
     return (
         not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)  # others may be of other numbers than they say
-        and weight.device == x.device
-        and weight.dtype == x.dtype
+        and all(tensor is None or _is_plain(tensor) for tensor in tensors)
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
@@ -98,6 +101,33 @@ def is_usual(x: Tensor, weight: Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )
+
+
+def fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether shapes and dtypes are those of a linear map; PyTorch knows what to say of others."""
+    return (
+        x.dim() > 1
+        and weight.dim() == 2
+        and weight.shape[1:] == x.shape[-1:]
+        and weight.dtype == x.dtype
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype))
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter)  # others may be of other numbers than they say
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and not tensor.is_nested
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and tensor.numel() > 0
+    )
+
+
+def is_usual_map(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is one of the two linear maps; subclasses may compute something else."""
+    return type(module) in (nn.Linear, Linear)
 
 
 def onednn_linear(
@@ -113,6 +143,9 @@ def onednn_linear(
 
     Returns:
         (..., O).
+
+    Raises:
+        AttributeError, RuntimeError: this PyTorch has no such kernel.
     """
     # The kernel reads a bias as if it were contiguous.
     bias = None if bias is None else bias.contiguous()
@@ -127,21 +160,17 @@ def prefers_onednn() -> bool:
 
 
 @cache
-def onednn_works(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has oneDNN's kernel for a dtype, and it computes what it should.
+def onednn_works() -> bool:
+    """Whether this PyTorch has oneDNN's kernel for float32, and it computes what it should.
 
     It is not part of PyTorch's public interface, so it is tried before it is trusted.
     """
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False
-    weight = (torch.arange(15.0).view(5, 3) - 7).to(dtype)  # small integers: nothing is rounded
+    weight = torch.arange(15.0, device="cpu").view(5, 3) - 7  # small integers: nothing is rounded
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
         with torch.no_grad():
             there = onednn_linear(x, weight, bias)  # (2, 5)
             back = onednn_linear(there, weight.t(), None)  # (2, 3)
-            return torch.equal(there, F.linear(x, weight, bias)) and torch.equal(
-                back, there @ weight
-            )
     except (AttributeError, RuntimeError, TypeError):
         return False
+    return torch.equal(there, F.linear(x, weight, bias)) and torch.equal(back, there @ weight)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.linear import Linear, linear, onednn_linear
+from minitransformer.layers.linear import is_usual_map, linear, onednn_linear
 
 # oneDNN is told how many rows to expect. Of 1, 8 and 64, measured with 1 to 128 rows, 8 gives the
 # order that is nearly the fastest for all.
@@ -120,8 +120,7 @@ def reordered_weights(modules: Iterable[nn.Module], num_uses: int) -> Iterator[N
             if id(weight) not in _IN_USE:  # else an outer block, or another thread's, sees to it
                 _IN_USE[id(weight)] = copy
                 at_the_end.callback(_IN_USE.pop, id(weight), None)
-            usual = type(module) in (nn.Linear, Linear) and "forward" not in vars(module)
-            if isinstance(module, nn.Linear) and usual:
+            if is_usual_map(module) and "forward" not in vars(module):
                 module.forward = partial(_forward, module)  # type: ignore[method-assign]
                 at_the_end.callback(vars(module).pop, "forward", None)
         yield
@@ -171,7 +170,8 @@ def _kernels_work(dtype: torch.dtype) -> bool:
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return False
-    weight = (torch.arange(15.0).view(5, 3) - 7).to(dtype)  # small integers: nothing is rounded
+    small = torch.arange(15, device="cpu").view(5, 3) - 7  # integers: nothing is rounded
+    weight = small.to(dtype)
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
         with torch.no_grad():

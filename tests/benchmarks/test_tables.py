@@ -52,6 +52,15 @@ def test_a_page_gets_the_numbers_of_its_files_and_keeps_the_rest(tmp_path):
     assert tables.renewed(page, tmp_path) == page
 
 
+def test_a_table_of_a_folder(tmp_path):
+    for directory, median in ((tmp_path, 4.0), (tmp_path / "elsewhere", 6.0)):
+        directory.mkdir(exist_ok=True)
+        rows = [ratio("lines", "float32", "as it comes", median, dropout=0.1, target=3.5)]
+        write(directory, "float32", rows)
+    page = tables.renewed(PAGE.replace("0.1 -->", "0.1, in elsewhere -->"), tmp_path)
+    assert "| lines | 3.5 | 6.00 (5.50-6.25) | not measured |" in page
+
+
 def test_a_table_without_files_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no training_"):
         tables.renewed(PAGE, tmp_path)

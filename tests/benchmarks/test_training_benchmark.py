@@ -204,7 +204,7 @@ def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsy
 
 
 @contextmanager
-def here(build, names, device):
+def here(build, names, threads, device):
     """The sides in this process, where torch.compile is another one."""
     sides = build()
     assert [side.name for side in sides] == list(names)

@@ -10,6 +10,7 @@ from torch import nn
 
 from minitransformer.layers import feedforward
 from minitransformer.layers import fused_linear as module
+from minitransformer.layers import linear as usual_linear
 from minitransformer.layers.activations import ACTIVATIONS
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.fused_linear import fused_linear
@@ -18,7 +19,8 @@ from minitransformer.layers.fused_linear import fused_linear
 @pytest.fixture(autouse=True)
 def intel(monkeypatch):
     """A processor on which oneDNN is not faster in float32, unless a test says otherwise."""
-    monkeypatch.setattr(module, "prefers_onednn", lambda: False)
+    for place in (module, usual_linear):
+        monkeypatch.setattr(place, "prefers_onednn", lambda: False)
 
 
 @pytest.fixture
@@ -142,6 +144,15 @@ def test_a_copied_model_keeps_its_fast_path(calls):
     with torch.no_grad():
         layer(torch.randn(2, 4))
     assert calls == ["gelu", "none"]
+
+
+def test_the_compiler_sees_one_whole_graph_and_no_shortcuts(calls):
+    layer, x = FeedForward(4, 6, "gelu"), torch.randn(2, 4)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        found = compiled(x)
+        assert calls == []
+        torch.testing.assert_close(found, layer(x))
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (2, 5, 6), (1, 7, 6), (2, 0, 6)])
