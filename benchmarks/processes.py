@@ -7,7 +7,6 @@ step. So each is warmed up and timed in its own process; they still take turns, 
 
 import gc
 import multiprocessing
-import pickle
 import signal
 import time
 import traceback
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -170,7 +170,7 @@ def _that_can_be_sent(error: Exception) -> Exception:
     where = traceback.format_exc()
     error.add_note(where)
     try:
-        pickle.loads(pickle.dumps(error))
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
         return RuntimeError(where)
     return error

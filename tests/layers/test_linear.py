@@ -1,7 +1,6 @@
 """Linear maps by oneDNN: the numbers of F.linear, in every derivative, where it is faster."""
 
 import copy
-import pickle
 import warnings
 
 import pytest
@@ -237,11 +236,10 @@ def test_the_module_is_pytorchs_with_another_product(calls):
     assert isinstance(mine, nn.Linear) and mine.state_dict().keys() == usual.state_dict().keys()
     x = torch.randn(3, 6)
     torch.testing.assert_close(mine(x), usual(x))
-    for other in (copy.deepcopy(mine), pickle.loads(pickle.dumps(mine))):
-        torch.testing.assert_close(other(x), usual(x))
+    torch.testing.assert_close(copy.deepcopy(mine)(x), usual(x))
     with torch.inference_mode():
         torch.testing.assert_close(mine(x), usual(x))
-    assert len(calls) == 4
+    assert len(calls) == 3
 
 
 @needs_onednn

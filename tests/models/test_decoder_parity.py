@@ -6,9 +6,9 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from minitransformer.cli import main
+from minitransformer.layers.linear import Linear
 from minitransformer.parity import compare, random_batch
 from tests.models.pairs import (
     GPT2_CLASSES,
@@ -326,7 +326,7 @@ def test_the_command(name, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_command_finds_what_differs(tmp_path, capsys, monkeypatch):
     their_model("GPT2LMHeadModel").save_pretrained(tmp_path)
-    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: F.linear(x, self.weight))
+    monkeypatch.setattr(Linear, "forward", lambda self, x: F.linear(x, self.weight))
     assert main(["parity", str(tmp_path), "--length", "11"]) == 1
     out = capsys.readouterr().out
     first = "transformer.layers.0.attention.query_key_value"
