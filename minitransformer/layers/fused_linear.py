@@ -72,12 +72,15 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
 
 
 def takes_shortcuts(x: Tensor, *linears: nn.Linear) -> bool:
-    """Whether nobody but the caller sees what the maps give, and all of it is usual: on a CPU."""
-    return (
-        not torch.is_grad_enabled()
-        and all(is_usual_map(m) and only_autograd_follows(x, m.weight, m.bias) for m in linears)
-        and nobody_listens(*linears)
-    )
+    """Whether a CPU may compute what the maps give, and what follows, with fewer passes."""
+    return not torch.is_grad_enabled() and nobody_sees(x, *linears)
+
+
+def nobody_sees(x: Tensor, *linears: nn.Linear) -> bool:
+    """Whether nobody but the caller, and autograd, sees what the maps give: on a CPU."""
+    return all(
+        is_usual_map(m) and only_autograd_follows(x, m.weight, m.bias) for m in linears
+    ) and nobody_listens(*linears)
 
 
 def nobody_listens(*modules: nn.Module) -> bool:

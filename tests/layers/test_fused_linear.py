@@ -157,26 +157,35 @@ def test_the_compiler_sees_one_whole_graph_and_no_shortcuts(calls):
 
 @pytest.mark.parametrize("shape", [(4, 6), (2, 5, 6), (1, 7, 6), (2, 0, 6)])
 def test_many_tokens_go_through_in_pieces(shape, monkeypatch):
-    layer, hidden = FeedForward(6, 8, "gelu"), torch.randn(shape)
-    expected = layer.contract(F.gelu(layer.expand(hidden)))
+    layer, hidden = FeedForward(6, 8, "gelu"), torch.randn(shape, requires_grad=True)
     monkeypatch.setattr(feedforward, "_MOST_BYTES", 3 * 8 * 4)  # three tokens
     pieces = []
     monkeypatch.setattr(
         FeedForward, "_forward", lambda *a, own=FeedForward._forward: pieces.append(a) or own(*a)
     )
+    learning = [hidden, *layer.parameters()]
+    expected = layer.contract(F.gelu(layer.expand(hidden)))
+    gradients = torch.autograd.grad(expected.pow(2).sum(), learning)
+    many = max(1, -(-hidden[..., 0].numel() // 3))
     with torch.no_grad():
         torch.testing.assert_close(layer(hidden), expected)
-        assert len(pieces) == max(1, -(-hidden[..., 0].numel() // 3))
-        assert all(len(piece) <= 3 for _, piece in pieces if piece.dim() == 2)
+    assert len(pieces) == many
+    found = layer(hidden)
+    torch.testing.assert_close(found, expected)
+    found = torch.autograd.grad(found.pow(2).sum(), learning)
+    torch.testing.assert_close(found, gradients, rtol=1e-4, atol=1e-5)
+    assert len(pieces) == 2 * many
+    assert all(len(piece) <= 3 for _, piece in pieces if piece.dim() == 2)
     pieces.clear()
-    torch.testing.assert_close(layer(hidden), expected)  # with gradients
-    hook = layer.contract.register_forward_hook(lambda *_: None)
-    with torch.no_grad():
+    for part in (layer.contract, layer.dropout):
+        hook = part.register_forward_hook(lambda *_: None)
         torch.testing.assert_close(layer(hidden), expected)  # where somebody listens
         hook.remove()
-        layer.contract = Doubling(8, 6)  # and where a map is not the usual
+    with torch.autocast("cpu", torch.bfloat16):
         layer(hidden)
-    assert len(pieces) == 3
+    layer.contract = Doubling(8, 6)  # and where a map is not the usual
+    layer(hidden)
+    assert len(pieces) == 4
 
 
 def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):
