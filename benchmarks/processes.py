@@ -1,8 +1,8 @@
 """Every side of a comparison in a process of its own, as whoever uses it would have it.
 
 In one process the sides share what the C library keeps of freed memory: what one of them leaves
-decides how many pages the next has to ask the system for, and that is up to a third of a training
-step. So each is warmed up and timed in its own process; they still take turns, one at a time.
+decides how many pages the next has to ask the system for, and that moved training steps by a tenth
+and more. So each is warmed up and timed in its own process; they still take turns, one at a time.
 """
 
 import gc

@@ -3,8 +3,8 @@
 A linear map and the activation after it, each by itself, write N O numbers, read them and write
 them again elsewhere; for the tokens of a batch that is as much time as a fifth of the product.
 oneDNN, which comes with PyTorch, applies the activation to each block before it leaves the cache.
-Where its products are slower than PyTorch's usual ones, in float32 from some hundred rows on
-(except on AMD's processors), the activation at least writes where it reads.
+Where its products are slower than PyTorch's usual ones, in float32 from some hundred rows on,
+the activation at least writes where it reads.
 
 N rows, I inputs, O outputs.
 """
@@ -22,7 +22,6 @@ from minitransformer.layers.linear import (
     is_usual_map,
     onednn_linear,
     only_autograd_follows,
-    prefers_onednn,
 )
 
 Activation = Callable[[Tensor], Tensor]
@@ -64,7 +63,7 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
         product = linear(x)
         return product if activation is None else activation(product)
     few = x.numel() <= _MOST_ROWS_IN_FLOAT32 * x.shape[-1]
-    faster = few or x.dtype == torch.bfloat16 or prefers_onednn()
+    faster = few or x.dtype == torch.bfloat16
     if faster and activation in _FUSED and _kernel_works(x.dtype, activation):
         return onednn_linear(x, linear.weight, linear.bias, *_FUSED[activation])
     product = linear(x)

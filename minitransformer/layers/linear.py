@@ -2,7 +2,8 @@
 
 PyTorch multiplies matrices of float32 by Intel's MKL. On AMD's processors oneDNN, which comes with
 PyTorch too, is the faster one for x W^T and for its gradient by x (docs/decisions.md has the
-numbers). On Intel's, and elsewhere, PyTorch's choice stands.
+numbers). On Intel's, and elsewhere, PyTorch's choice stands; and wherever no gradient is wanted,
+for results stay nearer to Hugging Face's where both multiply by the same library.
 
 N rows, I inputs, O outputs.
 """
@@ -43,6 +44,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: the shapes or the dtypes do not fit; it is PyTorch's own.
     """
+    return _product(x, weight, bias) if torch.is_grad_enabled() else F.linear(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b by the faster library."""
     faster = (
         not torch.compiler.is_compiling()  # first: the compiler does not take the rest
         and prefers_onednn()
@@ -74,12 +80,12 @@ class _Linear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])  # (N, O)
         x_gradient = weight_gradient = bias_gradient = None
         if weight is not None:
-            x_gradient = linear(gradient, weight.t())  # (..., I)
+            x_gradient = _product(gradient, weight.t())  # (..., I)
         if x is not None:
             x = x.reshape(-1, x.shape[-1])  # (N, I)
             # oneDNN copies its left factor where that lies across, which pays if it is the smaller.
             small = rows.shape[1] < x.shape[1]
-            weight_gradient = linear(rows.t(), x.t()) if small else rows.t() @ x  # (O, I)
+            weight_gradient = _product(rows.t(), x.t()) if small else rows.t() @ x  # (O, I)
         if context.needs_input_grad[2]:
             bias_gradient = rows.sum(dim=0)  # (O,)
         return x_gradient, weight_gradient, bias_gradient

@@ -10,17 +10,9 @@ from torch import nn
 
 from minitransformer.layers import feedforward
 from minitransformer.layers import fused_linear as module
-from minitransformer.layers import linear as usual_linear
 from minitransformer.layers.activations import ACTIVATIONS
 from minitransformer.layers.feedforward import FeedForward
 from minitransformer.layers.fused_linear import fused_linear
-
-
-@pytest.fixture(autouse=True)
-def intel(monkeypatch):
-    """A processor on which oneDNN is not faster in float32, unless a test says otherwise."""
-    for place in (module, usual_linear):
-        monkeypatch.setattr(place, "prefers_onednn", lambda: False)
 
 
 @pytest.fixture
@@ -84,14 +76,6 @@ def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
         assert calls == []
         fused_linear(x[1:], linear)
         assert calls == ["none"]
-
-
-def test_where_onednn_is_the_faster_one_it_is_onednns(calls, monkeypatch):
-    monkeypatch.setattr(module, "prefers_onednn", lambda: True)
-    linear, x = nn.Linear(8, 4), torch.randn(module._MOST_ROWS_IN_FLOAT32 + 1, 8)
-    with torch.no_grad():
-        fused_linear(x, linear)
-    assert calls == ["none"]
 
 
 def test_whoever_needs_more_gets_two_steps(calls, monkeypatch):

@@ -58,7 +58,7 @@ def test_values_and_gradients_are_pytorchs(rows, inputs, outputs, bias, calls):
     assert len(calls) == (3 if inputs > outputs else 2)
     with torch.no_grad():
         torch.testing.assert_close(linear(*mine), expected)
-    assert len(calls) == (4 if inputs > outputs else 3)
+    assert len(calls) == (3 if inputs > outputs else 2)  # without gradients PyTorch's own
 
 
 @needs_onednn
@@ -239,7 +239,7 @@ def test_the_module_is_pytorchs_with_another_product(calls):
     torch.testing.assert_close(copy.deepcopy(mine)(x), usual(x))
     with torch.inference_mode():
         torch.testing.assert_close(mine(x), usual(x))
-    assert len(calls) == 3
+    assert len(calls) == 2
 
 
 @needs_onednn
