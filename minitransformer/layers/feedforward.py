@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from minitransformer.layers.activations import activation_named
 from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.fused_linear import fused_linear, nobody_listens, nobody_sees
-from minitransformer.layers.linear import Linear
+from minitransformer.layers.fused_linear import fused_linear
+from minitransformer.layers.linear import Linear, nobody_sees
+from minitransformer.layers.shortcuts import nobody_listens
 
 # What the middle holds in one piece. The C library gives one of 32 MB or more back as soon as it is
 # free, and asking for it anew takes a tenth of the time of a product.

@@ -17,12 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.activations import ACTIVATIONS
-from minitransformer.layers.linear import (
-    fit,
-    is_usual_map,
-    onednn_linear,
-    only_autograd_follows,
-)
+from minitransformer.layers.linear import fit, nobody_sees, onednn_linear
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -59,7 +54,8 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
     Returns:
         (..., O).
     """
-    if not takes_shortcuts(x, linear) or not fit(x, linear.weight, linear.bias):
+    unseen = not torch.is_grad_enabled() and nobody_sees(x, linear)
+    if not unseen or not fit(x, linear.weight, linear.bias):
         product = linear(x)
         return product if activation is None else activation(product)
     few = x.numel() <= _MOST_ROWS_IN_FLOAT32 * x.shape[-1]
@@ -68,26 +64,6 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
         return onednn_linear(x, linear.weight, linear.bias, *_FUSED[activation])
     product = linear(x)
     return product if activation is None else _IN_PLACE.get(activation, activation)(product)
-
-
-def takes_shortcuts(x: Tensor, *linears: nn.Linear) -> bool:
-    """Whether a CPU may compute what the maps give, and what follows, with fewer passes."""
-    return not torch.is_grad_enabled() and nobody_sees(x, *linears)
-
-
-def nobody_sees(x: Tensor, *linears: nn.Linear) -> bool:
-    """Whether nobody but the caller, and autograd, sees what the maps give: on a CPU."""
-    return all(
-        is_usual_map(m) and only_autograd_follows(x, m.weight, m.bias) for m in linears
-    ) and nobody_listens(*linears)
-
-
-def nobody_listens(*modules: nn.Module) -> bool:
-    """Whether no hook sees what the modules take and give, and none has another `forward`."""
-    return not nn.modules.module._has_any_global_hook() and not any(
-        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-        for module in modules
-    )
 
 
 @cache

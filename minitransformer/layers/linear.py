@@ -14,8 +14,8 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from minitransformer.layers.shortcuts import nobody_listens, only_autograd_follows
 
 
 class Linear(nn.Linear):
@@ -91,24 +91,6 @@ class _Linear(torch.autograd.Function):
         return x_gradient, weight_gradient, bias_gradient
 
 
-def only_autograd_follows(*tensors: Tensor | None) -> bool:
-    """Whether all are plain numbers on a CPU, and nobody but autograd sees what is done with them.
-
-    Whoever counts or records operations, compiles, casts, or derives in another way is given those
-    of PyTorch that he knows.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and all(tensor is None or _is_plain(tensor) for tensor in tensors)
-        and bool(torch.backends.mkldnn.enabled)
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
-        and not is_in_torch_dispatch_mode()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
-
-
 def fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether shapes and dtypes are those of a linear map; PyTorch knows what to say of others."""
     return (
@@ -120,20 +102,16 @@ def fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in (Tensor, nn.Parameter)  # others may be of other numbers than they say
-        and tensor.device.type == "cpu"
-        and tensor.layout == torch.strided
-        and not tensor.is_nested
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
-        and tensor.numel() > 0
-    )
-
-
 def is_usual_map(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a module is one of the two linear maps; subclasses may compute something else."""
     return type(module) in (nn.Linear, Linear)
+
+
+def nobody_sees(x: Tensor, *maps: nn.Linear) -> bool:
+    """Whether nobody but the caller, and autograd, sees what the maps make of x: on a CPU."""
+    return all(
+        is_usual_map(m) and only_autograd_follows(x, m.weight, m.bias) for m in maps
+    ) and nobody_listens(*maps)
 
 
 def onednn_linear(
