@@ -1,5 +1,7 @@
-"""The command-line arguments that all benchmarks share."""
+"""The command-line arguments that benchmarks share."""
 
+import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -25,3 +27,40 @@ def benchmark_parser(module: str, description: str, dtype_help: str = "of all si
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--out", type=Path, required=True, help="directory for CSV, JSON and PNG")
     return parser
+
+
+def add_case_options(parser: Parser, cases: Iterable[str], seed_of: str) -> None:
+    """The options of a benchmark that goes over batches of several cases.
+
+    Args:
+        parser: the benchmark's.
+        cases: their names, in the order of the table.
+        seed_of: what --seed decides.
+    """
+    names = list(cases)
+    parser.add_argument(
+        "--cases", nargs="+", choices=names, default=names, help="what is measured (default: all)"
+    )
+    parser.add_argument("--passes", type=positive, help="times over the batches of each case")
+    parser.add_argument(
+        "--compile-theirs",
+        nargs="+",
+        choices=names,
+        default=[],
+        help="cases in which transformers is measured compiled too",
+    )
+    parser.add_argument("--attention", default="packed", help="our kernel")
+    parser.add_argument("--seed", type=int, default=0, help=seed_of)
+
+
+def check_compiled_cases(arguments: argparse.Namespace) -> None:
+    """What is to be compiled has to be measured.
+
+    Raises:
+        ValueError: --compile-theirs names a case that --cases leaves out.
+    """
+    if unmeasured := set(arguments.compile_theirs) - set(arguments.cases):
+        raise ValueError(
+            f"--compile-theirs {' '.join(sorted(unmeasured))}: not among the --cases "
+            f"{' '.join(arguments.cases)}"
+        )

@@ -176,7 +176,8 @@ def run(arguments: argparse.Namespace) -> int:
     points = measure(plan, setting, implementations)
     found = {
         "environment": start | {"load_at_the_end": load_average()},
-        "plan": asdict(plan) | {"dtype": setting.dtype, "causal": setting.causal},
+        "plan": asdict(plan)
+        | {"dtype": setting.dtype, "causal": setting.causal, "quick": arguments.quick},
         "equal_length": equal_length(sizes, setting.causal),
         "absent": absent,
         "points": points,

@@ -10,6 +10,7 @@ from benchmarks.attention_cost_picture import draw
 from benchmarks.attention_implementations import NO_ATTENTION
 from benchmarks.attention_points import ATTENTION, LAYER, Row
 from benchmarks.curves import crossing, fit_power, local_slopes, upper_range
+from benchmarks.measuring import DTYPES
 from benchmarks.reporting import Found, around
 from train.metrics import try_to_draw
 
@@ -188,11 +189,15 @@ def _reason_lines(found: Found) -> list[str]:
 
 
 def save(found: Found, directory: Path) -> None:
-    """Write attention_cost_*.json and .csv, named after dtype and mask, and the pictures."""
+    """Write attention_cost_*.json and .csv, named after dtype and mask, and the pictures.
+
+    A quick run is called attention_cost_quick, so that it never takes the place of a whole one.
+    """
     plan = found["plan"]
     same = {name: plan[name] for name in ("dtype", "causal", "hidden", "heads", "intermediate")}
     rows = [same | row for row in [*found["points"], *found["absent"]]]
-    stem = directory / f"attention_cost_{plan['dtype']}{'_causal' * plan['causal']}"
+    name = f"attention_cost{'_quick' * plan['quick']}_{plan['dtype']}{'_causal' * plan['causal']}"
+    stem = directory / name
     reporting.save(found, rows, stem)
     try_to_draw(draw_sweeps, found, stem)
 
@@ -207,7 +212,8 @@ def draw_sweeps(found: Found, stem: Path) -> None:
         draw(found, sweep, stem.with_name(f"{stem.name}_{sweep.replace(' ', '_')}.png"))
 
 
-def draw_again(directory: Path) -> None:
-    """Draw the pictures of every attention_cost_*.json of a directory."""
-    for file in sorted(directory.glob("attention_cost_*.json")):
-        draw_sweeps(json.loads(file.read_text(encoding="utf-8")), file.with_suffix(""))
+def draw_again(directory: Path, name: str) -> None:
+    """Draw the pictures of every name_*.json of a directory."""
+    for dtype in DTYPES:
+        for file in sorted(directory.glob(f"{name}_{dtype}*.json")):
+            draw_sweeps(json.loads(file.read_text(encoding="utf-8")), file.with_suffix(""))

@@ -6,7 +6,6 @@ python -m benchmarks.draw benchmarks/results
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from benchmarks import attention_cost_report, comparison_report, generation_report
@@ -15,21 +14,21 @@ from minitransformer.arguments import Parser
 from train.arguments import run_job
 
 
-def draw_generation(directory: Path) -> None:
-    """Draw generation.png."""
-    found = json.loads((directory / "generation.json").read_text(encoding="utf-8"))
-    generation_report.draw(found, directory / "generation.png")
+def draw_generation(directory: Path, name: str) -> None:
+    """Draw name.png."""
+    found = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+    generation_report.draw(found, directory / f"{name}.png")
 
 
-# By the name that its files have before the dtype, what draws a benchmark's pictures.
-DRAW: dict[str, Callable[[Path], None]] = {
+# What draws the pictures of a benchmark, in a directory and by the name of its files.
+DRAW: dict[str, Callable[[Path, str], None]] = {
     "generation": draw_generation,
-    "training": partial(comparison_report.draw, name="training"),
-    "inference": partial(comparison_report.draw, name="inference"),
-    "training_quick": partial(comparison_report.draw, name="training_quick"),
-    "inference_quick": partial(comparison_report.draw, name="inference_quick"),
+    "training": comparison_report.draw,
+    "inference": comparison_report.draw,
     "attention_cost": attention_cost_report.draw_again,
 }
+# A quick run has names of its own.
+DRAW |= {f"{name}_quick": draw for name, draw in DRAW.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +49,7 @@ def run(directory: Path) -> int:
     if not present:
         raise ValueError(f"{directory} holds no results of {', '.join(DRAW)}")
     for name in present:
-        DRAW[name](directory)
+        DRAW[name](directory, name)
         print(f"drawn: {name}")
     return 0
 

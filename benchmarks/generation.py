@@ -187,6 +187,7 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
             curves += grow(sides, model, plan)
     found = {
         "environment": start | {"load_at_the_end": load_average()},
+        "plan": {"quick": arguments.quick, "dtype": arguments.dtype},
         "seconds_to_copy_weights": copying,
         "speeds": speeds,
         "curves": curves,

@@ -57,11 +57,15 @@ def label(row: Mapping[str, Any]) -> str:
 
 
 def save(found: Found, directory: Path) -> None:
-    """Write generation.json, .csv and .png."""
+    """Write generation.json, .csv and .png.
+
+    A quick run is called generation_quick, so that it never takes the place of a whole one.
+    """
     rows = [{"measured": "text", **row} for row in found["speeds"]]
     rows += [{"measured": "one token", **row} for row in found["curves"]]
-    reporting.save(found, rows, directory / "generation")
-    try_to_draw(draw, found, directory / "generation.png")
+    stem = directory / f"generation{'_quick' * found['plan']['quick']}"
+    reporting.save(found, rows, stem)
+    try_to_draw(draw, found, stem.with_suffix(".png"))
 
 
 def draw(found: Found, picture: Path) -> None:

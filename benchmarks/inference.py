@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import comparison_report
-from benchmarks.arguments import benchmark_parser
+from benchmarks.arguments import add_case_options, benchmark_parser, check_compiled_cases
 from benchmarks.comparison import (
     AS_IT_COMES,
     AT_ITS_BEST,
@@ -56,7 +57,7 @@ from benchmarks.rows import (
     sorted_batches,
 )
 from minitransformer import from_pretrained
-from minitransformer.arguments import Parser, positive
+from minitransformer.arguments import Parser
 from minitransformer.models.base import Model
 from train.arguments import run_job
 
@@ -132,18 +133,13 @@ def parser() -> Parser:
         "--text", type=Path, nargs="+", help="UTF-8, a sentence a line; a tab ends it"
     )
     made.add_argument("--squad", type=Path, help="a file in SQuAD's form, for its paragraphs")
-    made.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    made.add_argument("--passes", type=positive, help="times over the batches of each case")
-    made.add_argument(
-        "--compile-theirs", action="store_true", help="measure transformers compiled too"
-    )
-    made.add_argument("--attention", default="packed", help="our kernel")
-    made.add_argument("--seed", type=int, default=0, help="of batches and weights")
+    add_case_options(made, CASES, "of batches and weights")
     return made
 
 
 def run(arguments: argparse.Namespace, plan: Plan) -> int:
     """The benchmark, top to bottom."""
+    check_compiled_cases(arguments)
     prepare_transformers()
     torch.set_num_threads(arguments.threads)
     plan = replace(
@@ -155,9 +151,10 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     rows = read_rows(arguments, plan)
     sides: list[dict[str, Any]] = []
     ratios: list[dict[str, Any]] = []
-    for case in plan.cases.values():
+    for name, case in plan.cases.items():
         what = {"case": case.name, "dtype": arguments.dtype, "batch_size": case.batch_size}
-        found = measure_case(case, rows, arguments, plan)
+        compiled = name in arguments.compile_theirs
+        found = measure_case(case, rows, compiled, arguments, plan)
         sides += [what | row for row in found[0]]
         ratios += [what | row for row in found[1]]
     everything = {
@@ -182,19 +179,17 @@ def read_rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
 
 
 def measure_case(
-    case: Case, rows: Rows, arguments: argparse.Namespace, plan: Plan
+    case: Case, rows: Rows, compile_theirs: bool, arguments: argparse.Namespace, plan: Plan
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Build both models and all batches, hold the results against each other, and take turns."""
     pad_token_id = rows.pad_token_id
     if case.length is not None:
         rows = rows_of_length(case.length, plan.vocab_size, case.batches, arguments.seed)
     batches = make_batches(case, rows, arguments.seed)
-    build = partial(build_sides, case, pad_token_id, batches, arguments, plan)
+    build = partial(build_sides, case, pad_token_id, batches, compile_theirs, arguments, plan)
     theirs, ours = load_models(case, pad_token_id, arguments, plan)
-    for batch in [batch for group in batches.values() for batch in group]:
-        moved = {name: tensor.to(arguments.device) for name, tensor in batch.items()}
-        check_agreement(their_work(theirs), our_work(ours), moved, TOLERANCES[arguments.dtype])
-    made = make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    check_on_all(case, theirs, ours, batches, compile_theirs, arguments)
+    made = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
     sides = [side.without_work() for side in made]
     del theirs, ours, made  # which would be in the way of those who are timed
     gc.collect()
@@ -205,17 +200,43 @@ def measure_case(
         return measure(sides, workers, pairs, passes, DTYPES[arguments.dtype], arguments.device)
 
 
+def check_on_all(
+    case: Case,
+    theirs: nn.Module,
+    ours: Model,
+    batches: dict[str, list[Batch]],
+    compile_theirs: bool,
+    arguments: argparse.Namespace,
+) -> None:
+    """Compare the results on every batch; with what is compiled, on one.
+
+    Raises:
+        ValueError: they lie too far apart.
+    """
+    there = [
+        {name: tensor.to(arguments.device) for name, tensor in batch.items()}
+        for batch in chain.from_iterable(batches.values())
+    ]
+    mine, tolerance = our_work(ours), TOLERANCES[arguments.dtype]
+    for batch in there:
+        check_agreement(their_work(theirs), mine, batch, tolerance)
+    if compile_theirs:
+        compiled = torch.compile(theirs, dynamic=case.is_ragged)
+        check_agreement(their_work(compiled), mine, there[0], tolerance)
+
+
 def build_sides(
     case: Case,
     pad_token_id: int,
     batches: dict[str, list[Batch]],
+    compile_theirs: bool,
     arguments: argparse.Namespace,
     plan: Plan,
 ) -> list[Side]:
     """Everybody, in another process."""
     prepare_transformers()
     theirs, ours = load_models(case, pad_token_id, arguments, plan)
-    return make_sides(case, plan.sizes, theirs, ours, batches, arguments)
+    return make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
 
 
 def load_models(
@@ -266,6 +287,7 @@ def make_sides(
     theirs: nn.Module,
     ours: Model,
     batches: dict[str, list[Batch]],
+    compile_theirs: bool,
     arguments: argparse.Namespace,
 ) -> list[Side]:
     """Everybody with the batches that he would get."""
@@ -279,7 +301,7 @@ def make_sides(
         make_side(AS_IT_COMES, work, at_random, count, theirs_count, device),
         make_side(AT_ITS_BEST, work, best, count, theirs_count, device),
     ]
-    if arguments.compile_theirs:
+    if compile_theirs:
         compiled = their_work(torch.compile(theirs, dynamic=case.is_ragged))
         sides.append(make_side(COMPILED, compiled, best, count, theirs_count, device))
     ours_count = partial(our_flops, case, sizes, attention=arguments.attention)

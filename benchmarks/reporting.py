@@ -43,11 +43,14 @@ def around(found: Found) -> str:
 
 
 def save(found: Found, rows: Iterable[Mapping[str, Any]], stem: Path) -> None:
-    """Write everything to stem.json, and the rows, made flat, to stem.csv."""
+    """Write everything to stem.json; and the rows, made flat, with what is known of the machine and
+    of versions in each, to stem.csv."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1)
     stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    lines = [flat(row) for row in rows]
+    where = found["environment"]
+    same = {name: where[name] for name in ("commit", "device", "threads")} | where["versions"]
+    lines = [flat({**row, **same}) for row in rows]
     columns = list(dict.fromkeys(name for line in lines for name in line))
     with open(stem.with_suffix(".csv"), "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")

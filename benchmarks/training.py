@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from benchmarks import comparison_report
-from benchmarks.arguments import benchmark_parser
+from benchmarks.arguments import add_case_options, benchmark_parser, check_compiled_cases
 from benchmarks.comparison import (
     AS_IT_COMES,
     AT_ITS_BEST,
@@ -73,7 +73,7 @@ from benchmarks.training_steps import (
     their_optimizer,
     training_step,
 )
-from minitransformer.arguments import Parser, positive
+from minitransformer.arguments import Parser
 from minitransformer.models.heads import EncoderTask
 from train.arguments import run_job
 
@@ -125,30 +125,16 @@ def parser() -> Parser:
     )
     made.add_argument("--text", type=Path, nargs="+", help="UTF-8 text, a sentence or so a line")
     made.add_argument("--squad", type=Path, help="a file in SQuAD's form")
-    made.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     made.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="everywhere")
-    made.add_argument("--passes", type=positive, help="times over the batches of each case")
-    made.add_argument(
-        "--compile-theirs",
-        nargs="+",
-        choices=list(CASES),
-        default=[],
-        help="cases in which transformers is measured compiled too",
-    )
-    made.add_argument("--attention", default="packed", help="our kernel")
-    made.add_argument("--seed", type=int, default=0, help="of batches, masks and weights")
+    add_case_options(made, CASES, "of batches, masks and weights")
     return made
 
 
 def run(arguments: argparse.Namespace, plan: Plan) -> int:
     """The benchmark, top to bottom."""
+    check_compiled_cases(arguments)
     prepare_transformers()
     torch.set_num_threads(arguments.threads)
-    if unmeasured := set(arguments.compile_theirs) - set(arguments.cases):
-        raise ValueError(
-            f"--compile-theirs {' '.join(sorted(unmeasured))}: not among the --cases "
-            f"{' '.join(arguments.cases)}"
-        )
     plan = replace(
         plan,
         cases={name: plan.cases[name] for name in arguments.cases},
@@ -214,9 +200,7 @@ def measure_case(
         build_sides, case, rows.pad_token_id, batches, dropout, compile_theirs, arguments, plan
     )
     theirs, ours = seeded_models(case, rows.pad_token_id, dropout, arguments, plan)
-    for batch in chain.from_iterable(batches.values()):
-        there = {name: tensor.to(device) for name, tensor in batch.items()}
-        check_agreement(theirs, ours, batches_to_check(case, there), dtype)
+    check_on_all(case, theirs, ours, batches, compile_theirs, arguments)
     made = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
     sides = [side.without_work() for side in made]
     del theirs, ours, made  # which would be in the way of those who are timed
@@ -225,6 +209,30 @@ def measure_case(
     names = [side.name for side in sides]
     with in_processes(build, names, arguments.threads, device) as workers:
         return measure(sides, workers, pairs, plan.passes, DTYPES[dtype], device)
+
+
+def check_on_all(
+    case: Case,
+    theirs: nn.Module,
+    ours: EncoderTask,
+    batches: dict[str, list[Batch]],
+    compile_theirs: bool,
+    arguments: argparse.Namespace,
+) -> None:
+    """Compare losses and gradients on every batch; with what is compiled, on one.
+
+    Raises:
+        ValueError: they lie too far apart.
+    """
+    there = [
+        {name: tensor.to(arguments.device) for name, tensor in batch.items()}
+        for batch in chain.from_iterable(batches.values())
+    ]
+    for batch in there:
+        check_agreement(theirs, ours, batches_to_check(case, batch), arguments.dtype)
+    if compile_theirs:
+        compiled: Any = torch.compile(theirs, dynamic=case.is_ragged)
+        check_agreement(compiled, ours, batches_to_check(case, there[0]), arguments.dtype)
 
 
 def build_sides(

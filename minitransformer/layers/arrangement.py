@@ -53,7 +53,8 @@ class PaddedRows:
         places, valid = wanted  # (B, P) twice
         if valid is None:
             return Chosen(places, self.mask, lambda hidden: hidden.flatten(0, 1))
-        return Chosen(places, self.mask, lambda hidden: hidden[valid])
+        found = valid.flatten().nonzero().squeeze(1)  # (W,), among B * P
+        return Chosen(places, self.mask, lambda hidden: hidden.flatten(0, 1).index_select(0, found))
 
 
 class PackedRows:
@@ -98,7 +99,10 @@ class PackedRows:
             there[0] = True  # attention needs a query; `take` leaves it out
         chosen = Packing(self.packing.unpack(there[None]), self.packing.order)
         places = torch.nonzero_static(there, size=chosen.num_tokens).T  # (1, M)
-        take = partial(_in_order, wanted=every.flatten(), places=chosen.places)
+        # Of the chosen ones, those that are wanted, and the place of each among the wanted.
+        inside = every.flatten()[chosen.places].nonzero().squeeze(1)
+        ranks = (every.flatten().cumsum(dim=0) - 1)[chosen.places[inside]]
+        take = partial(_in_order, number=int(every.sum()), inside=inside, ranks=ranks)
         return Chosen(places, PackedMask(chosen, self.packing), take)
 
 
@@ -131,9 +135,10 @@ def _is_unbroken(present: Tensor) -> bool:
     return bool((begins.sum(dim=1) + present[:, 0] <= 1).all())
 
 
-def _in_order(hidden: Tensor, *, wanted: Tensor, places: Tensor) -> Tensor:
-    """(1, M, E), the tokens at `places`, to (W, E), all that are wanted of B * T in their order."""
-    rank = wanted.cumsum(dim=0) - 1  # of a place among the wanted
-    inside = wanted[places]  # (M,)
-    taken = hidden.new_zeros(int(wanted.sum()), hidden.shape[-1])
-    return taken.index_copy(0, rank[places[inside]], hidden[0, inside])
+def _in_order(hidden: Tensor, *, number: int, inside: Tensor, ranks: Tensor) -> Tensor:
+    """(1, M, E) to (W, E): the tokens that lie `inside` it come to their `ranks`.
+
+    Wanted padding, which is not among them, is zeros.
+    """
+    taken = hidden.new_zeros(number, hidden.shape[-1])
+    return taken.index_copy(0, ranks, hidden[0].index_select(0, inside))

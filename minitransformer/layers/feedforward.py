@@ -4,6 +4,7 @@ B batch, T tokens, E hidden size, I intermediate size.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from minitransformer.layers.activations import activation_named
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.fused_linear import fused_linear
 from minitransformer.layers.linear import Linear, nobody_sees
-from minitransformer.layers.shortcuts import nobody_listens
 
 # What the middle holds in one piece. The C library gives one of 32 MB or more back as soon as it is
 # free, and asking for it anew takes a tenth of the time of a product.
@@ -46,17 +46,11 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
-        # Nobody sees that the tokens take turns.
-        if nobody_sees(hidden, self.expand, self.contract) and nobody_listens(self.dropout):
-            numbers = hidden.numel() // hidden.shape[-1] * self.expand.out_features
-            pieces = math.ceil(numbers * hidden.element_size() / _MOST_BYTES)
-            if pieces > 1:
-                tokens = hidden.flatten(0, -2).chunk(pieces)  # (B * T / pieces, E) each
-                return torch.cat([self._forward(piece) for piece in tokens]).view_as(hidden)
-        return self._forward(hidden)
+        if nobody_sees(hidden, self.expand, self.contract, self.dropout):
+            return _in_pieces(self._transformed, hidden, self.expand.out_features)
+        return self._transformed(hidden)
 
-    def _forward(self, hidden: Tensor) -> Tensor:
-        """(..., E) to (..., E)."""
+    def _transformed(self, hidden: Tensor) -> Tensor:
         expanded = fused_linear(hidden, self.expand, self.activation)  # (..., I)
         return fused_linear(self.dropout(expanded), self.contract)  # (..., E)
 
@@ -85,6 +79,27 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
-        gate = fused_linear(hidden, self.gate, self.activation)  # (B, T, I)
-        expanded = gate * self.gated(hidden)
-        return self.contract(self.dropout(expanded))  # (B, T, E)
+        if nobody_sees(hidden, self.gate, self.gated, self.contract, self.dropout):
+            return _in_pieces(self._transformed, hidden, self.gate.out_features)
+        return self._transformed(hidden)
+
+    def _transformed(self, hidden: Tensor) -> Tensor:
+        gate = fused_linear(hidden, self.gate, self.activation)  # (..., I)
+        expanded = gate * fused_linear(hidden, self.gated)
+        return fused_linear(self.dropout(expanded), self.contract)  # (..., E)
+
+
+def _in_pieces(network: Callable[[Tensor], Tensor], hidden: Tensor, width: int) -> Tensor:
+    """network(hidden), for so many tokens at a time that its middle is not too large.
+
+    Args:
+        network: (..., E) to (..., E), each token by itself.
+        hidden: (..., E).
+        width: I, numbers of the middle for each token.
+    """
+    numbers = hidden.numel() // hidden.shape[-1] * width
+    pieces = math.ceil(numbers * hidden.element_size() / _MOST_BYTES)
+    if pieces <= 1:
+        return network(hidden)
+    tokens = hidden.flatten(0, -2).chunk(pieces)  # (B * T / pieces, E) each
+    return torch.cat([network(piece) for piece in tokens]).view_as(hidden)

@@ -1,4 +1,4 @@
-"""Linear maps that need no gradient, on a CPU: fewer passes over memory for the same numbers.
+"""Linear maps without gradients, on a CPU: fewer passes over memory for the same numbers.
 
 A linear map and the activation after it, each by itself, write N O numbers, read them and write
 them again elsewhere; for the tokens of a batch that is as much time as a fifth of the product.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.activations import ACTIVATIONS
-from minitransformer.layers.linear import fit, nobody_sees, onednn_linear
+from minitransformer.layers.linear import nobody_sees, onednn_linear, shapes_fit
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -34,13 +34,14 @@ _IN_PLACE: dict[Activation, Activation] = {
     ACTIVATIONS["relu"]: torch.relu_,
     ACTIVATIONS["silu"]: partial(F.silu, inplace=True),
 }
-# In float32 oneDNN's products are the faster ones below, by up to a tenth, and on Intel's
-# processors the slower ones above.
+# In float32 oneDNN's products are the faster ones below, by up to a tenth. Above, they are the
+# slower ones on Intel's processors; on AMD's they would be faster, but results would lie further
+# from Hugging Face's, which multiplies by MKL.
 _MOST_ROWS_IN_FLOAT32 = 512
 
 
 def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = None) -> Tensor:
-    """activation(x W^T + b), with fewer passes over memory on a CPU that needs no gradient.
+    """activation(x W^T + b), with fewer passes over memory on a CPU where no gradient is needed.
 
     The numbers are the same but for rounding: in bfloat16, what the activation takes is not
     rounded.
@@ -55,7 +56,7 @@ def fused_linear(x: Tensor, linear: nn.Linear, activation: Activation | None = N
         (..., O).
     """
     unseen = not torch.is_grad_enabled() and nobody_sees(x, linear)
-    if not unseen or not fit(x, linear.weight, linear.bias):
+    if not unseen or not shapes_fit(x, linear.weight, linear.bias):
         product = linear(x)
         return product if activation is None else activation(product)
     few = x.numel() <= _MOST_ROWS_IN_FLOAT32 * x.shape[-1]
@@ -74,7 +75,7 @@ def _kernel_works(dtype: torch.dtype, activation: Activation | None) -> bool:
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return False
-    weight = ((torch.arange(15.0, device="cpu").view(5, 3) - 7) / 8).to(dtype)
+    weight = ((torch.arange(15, device="cpu").view(5, 3) - 7) / 8).to(dtype)
     x, bias = weight[:2], weight[:, 0]
     try:
         found = onednn_linear(x, weight, bias, *_FUSED[activation])

@@ -18,6 +18,7 @@ from minitransformer.layers.piecewise_attention import (
     packed_piecewise_attention,
     piecewise_attention,
 )
+from minitransformer.layers.shortcuts import only_backward_derives
 
 
 class SdpaAttention(Kernel):
@@ -37,7 +38,8 @@ class SdpaAttention(Kernel):
         """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
         on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
         probability = self.dropout if self.training else 0.0
-        if on_cpu and probability and bias is None and query.numel() and key.numel():
+        pieces = on_cpu and probability and bias is None and only_backward_derives()
+        if pieces and query.numel() and key.numel():
             # PyTorch has no fast kernel for this.
             whole = self.whole_mask(query, key, mask)
             return piecewise_attention(query, key, value, whole, probability, self.scale)
@@ -91,7 +93,7 @@ class PackedAttention(SdpaAttention):
             return self._on_cuda(query, key, value, mask)
         probability = self.dropout if self.training else 0.0
         on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
-        if on_cpu and probability and bias is None:
+        if on_cpu and probability and bias is None and only_backward_derives():
             masks = [
                 self.triangle(group.num_queries, group.num_keys, query.device)
                 for group in mask.groups

@@ -2,8 +2,9 @@
 
 PyTorch multiplies matrices of float32 by Intel's MKL. On AMD's processors oneDNN, which comes with
 PyTorch too, is the faster one for x W^T and for its gradient by x (docs/decisions.md has the
-numbers). On Intel's, and elsewhere, PyTorch's choice stands; and wherever no gradient is wanted,
-for results stay nearer to Hugging Face's where both multiply by the same library.
+numbers). It serves models that learn; in `eval` and without gradients PyTorch's choice stands, for
+results stay nearer to Hugging Face's where both multiply by the same library. On Intel's
+processors, and elsewhere, PyTorch's choice always stands.
 
 N rows, I inputs, O outputs.
 """
@@ -27,16 +28,17 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., O)."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.training)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b. The numbers are those of `F.linear` but for rounding.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, training: bool = False) -> Tensor:
+    """x W^T + b. The numbers are those of `F.linear`; while a model learns, but for rounding.
 
     Args:
         x: (..., I).
         weight: (O, I).
         bias: (O,), or None.
+        training: whether it belongs to a model that learns.
 
     Returns:
         (..., O).
@@ -44,17 +46,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises:
         RuntimeError: the shapes or the dtypes do not fit; it is PyTorch's own.
     """
-    return _product(x, weight, bias) if torch.is_grad_enabled() else F.linear(x, weight, bias)
+    learns = training and torch.is_grad_enabled()
+    return _product(x, weight, bias) if learns else F.linear(x, weight, bias)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b by the faster library."""
+    """x W^T + b by the faster library: forward, and in `backward`, which needs no gradient."""
     faster = (
         not torch.compiler.is_compiling()  # first: the compiler does not take the rest
         and prefers_onednn()
         and only_autograd_follows(x, weight, bias)
         and x.dtype == torch.float32
-        and fit(x, weight, bias)
+        and shapes_fit(x, weight, bias)
         and onednn_works()
     )
     if not faster:
@@ -91,7 +94,7 @@ class _Linear(torch.autograd.Function):
         return x_gradient, weight_gradient, bias_gradient
 
 
-def fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether shapes and dtypes are those of a linear map; PyTorch knows what to say of others."""
     return (
         x.dim() > 1
@@ -107,11 +110,12 @@ def is_usual_map(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) in (nn.Linear, Linear)
 
 
-def nobody_sees(x: Tensor, *maps: nn.Linear) -> bool:
-    """Whether nobody but the caller, and autograd, sees what the maps make of x: on a CPU."""
+def nobody_sees(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether nobody but the caller, and autograd, sees what the modules make of x: on a CPU."""
+    maps = [module for module in modules if isinstance(module, nn.Linear)]
     return all(
         is_usual_map(m) and only_autograd_follows(x, m.weight, m.bias) for m in maps
-    ) and nobody_listens(*maps)
+    ) and nobody_listens(*modules)
 
 
 def onednn_linear(
@@ -149,7 +153,8 @@ def onednn_works() -> bool:
 
     It is not part of PyTorch's public interface, so it is tried before it is trusted.
     """
-    weight = torch.arange(15.0, device="cpu").view(5, 3) - 7  # small integers: nothing is rounded
+    small = torch.arange(15, device="cpu").view(5, 3) - 7  # integers: nothing is rounded
+    weight = small.float()
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
         with torch.no_grad():

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.linear import is_usual_map, linear, onednn_linear
+from minitransformer.layers.shortcuts import only_autograd_follows
 
 # oneDNN is told how many rows to expect. Of 1, 8 and 64, measured with 1 to 128 rows, 8 gives the
 # order that is nearly the fastest for all.
@@ -58,11 +59,9 @@ class ReorderedWeight:
         """Whether it may stand for `weight` in a product with `x`."""
         return (
             not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not torch.is_autocast_enabled("cpu")
+            and only_autograd_follows(x, weight)
             and x.dtype == weight.dtype
             and x.dim() > 1
-            and x.numel() > 0
             and self._state == _state(weight)
         )
 

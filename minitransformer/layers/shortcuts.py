@@ -5,10 +5,24 @@ counts or records operations, compiles, casts, or derives in another way is give
 the operations of PyTorch that he knows.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.utils._python_dispatch as python_dispatch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+
+def _asked_of_pytorch(module: Any, name: str) -> Callable[..., bool]:
+    """A private function of PyTorch's; of a PyTorch without it, that the answer is always yes."""
+    return getattr(module, name, lambda *_: True)
+
+
+_transforms_are_active = _asked_of_pytorch(torch._C, "_are_functorch_transforms_active")
+_operations_are_followed = _asked_of_pytorch(python_dispatch, "is_in_torch_dispatch_mode")
+_all_modules_have_hooks = _asked_of_pytorch(nn.modules.module, "_has_any_global_hook")
+_is_batched = _asked_of_pytorch(torch._C._functorch, "is_legacy_batchedtensor")
 
 
 def only_autograd_follows(*tensors: Tensor | None) -> bool:
@@ -19,16 +33,24 @@ def only_autograd_follows(*tensors: Tensor | None) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
-        and not is_in_torch_dispatch_mode()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not _operations_are_followed()
+        and only_backward_derives()
     )
 
 
+def only_backward_derives() -> bool:
+    """Whether nobody derives forward, or by the transforms of `torch.func`."""
+    return not _transforms_are_active() and getattr(forward_ad, "_current_level", 0) < 0
+
+
 def nobody_listens(*modules: nn.Module) -> bool:
-    """Whether no hook sees what the modules take and give, and none has another `forward`."""
-    return not nn.modules.module._has_any_global_hook() and not any(
-        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    """Whether no hook of the modules sees their numbers or gradients, and all compute as usual."""
+    return not _all_modules_have_hooks() and not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
         for module in modules
     )
 
@@ -39,6 +61,6 @@ def _is_plain(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
         and not tensor.is_nested
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and not _is_batched(tensor)
         and tensor.numel() > 0
     )

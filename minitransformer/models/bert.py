@@ -263,12 +263,13 @@ class BertModel(Model):
             token_type_ids = rows.enter(token_type_ids)
         positions = rows.enter(count_positions(present))
         hidden = self.embeddings(rows.enter(input_ids), token_type_ids, positions)  # (B, T, E)
+        # Now, for it waits for a GPU, which has nothing to do yet.
+        chosen = None if wanted is None else rows.choose(wanted)
         *earlier, last = self.layers
         for layer in earlier:
             hidden = layer(hidden, rows.mask)  # (B, T, E)
-        if wanted is None:
+        if chosen is None:
             return rows.leave(last(hidden, rows.mask)), present
-        chosen = rows.choose(wanted)
         return chosen.take(last(hidden, chosen.mask, chosen.places)), present
 
     def check_inputs(

@@ -80,6 +80,8 @@ class SequenceClassification(EncoderTask):
         Raises:
             ValueError: an input's shape, dtype or values are off.
         """
+        if labels is not None:
+            labels = self._checked(labels, input_ids)
         represented, record = self.represent(
             input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
         )
@@ -97,6 +99,7 @@ class SequenceClassification(EncoderTask):
         labels: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the labels, and how many labels there are."""
+        labels = self._checked(labels, input_ids)
         represented, _ = self.represent(input_ids, attention_mask, token_type_ids)
         return self._summed_loss(self._scores(represented, attention_mask), labels)
 
@@ -146,17 +149,24 @@ class SequenceClassification(EncoderTask):
             represented = represented.masked_fill(nothing, 0.0)
         return self.scores(represented)
 
+    def _checked(self, labels: Tensor, input_ids: Tensor) -> Tensor:
+        """The labels, (B,) or (B, C): before the layers, for their values wait for a GPU."""
+        check_shape("input_ids", input_ids)
+        shape = len(input_ids), self.config.num_labels
+        if self.problem_type == "single_label_classification":
+            check_class_labels(labels, *shape)
+            return labels
+        several = self.problem_type == "multi_label_classification"
+        return check_targets(labels, shape, between_0_and_1=several)
+
     def _summed_loss(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.problem_type == "single_label_classification":
-            check_class_labels(labels, len(logits), self.config.num_labels)
             return summed_cross_entropy(logits, labels)
         several = self.problem_type == "multi_label_classification"
-        logits = summable(logits)
-        labels = check_targets(labels, logits, between_0_and_1=several)  # (B, C)
         loss = F.binary_cross_entropy_with_logits if several else F.mse_loss
-        return loss(logits, labels, reduction="sum"), torch.tensor(
-            labels.numel(), device=labels.device
-        )
+        logits = summable(logits)
+        total = loss(logits, labels.to(logits.dtype), reduction="sum")
+        return total, torch.tensor(labels.numel(), device=labels.device)
 
 
 class TokenClassification(EncoderTask):
@@ -189,13 +199,12 @@ class TokenClassification(EncoderTask):
         Raises:
             ValueError: an input's shape, dtype or values are off.
         """
+        if labels is not None:
+            check_labels(labels, input_ids, attention_mask, self.config.num_labels)
         logits, record = self._logits(
             input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
         )
-        loss = None
-        if labels is not None:
-            check_labels(labels, input_ids, attention_mask, self.config.num_labels)
-            loss = mean_loss(*summed_cross_entropy(logits, labels))
+        loss = None if labels is None else mean_loss(*summed_cross_entropy(logits, labels))
         return TokenClassifierOutput(logits=logits, loss=loss, **record.fields())
 
     @strict_names
@@ -208,8 +217,8 @@ class TokenClassification(EncoderTask):
         labels: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the labelled tokens, and how many those are."""
-        logits, _ = self._logits(input_ids, attention_mask, token_type_ids)
         check_labels(labels, input_ids, attention_mask, self.config.num_labels)
+        logits, _ = self._logits(input_ids, attention_mask, token_type_ids)
         return summed_cross_entropy(logits, labels)
 
     def _logits(

@@ -12,7 +12,7 @@ from minitransformer.layers.rows import take_last
 from minitransformer.models.base import TaskModel
 from minitransformer.models.config import Config
 from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.heads import labelled_cross_entropy, mean_loss, summed_cross_entropy
+from minitransformer.models.heads import Labelled, mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
 from minitransformer.models.outputs import CausalLMOutput, Encoded, Seq2SeqLMOutput, recording
 from minitransformer.models.shifting import (
@@ -124,9 +124,9 @@ class CausalLM(GenerativeModel):
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the words that are guessed, and how many those are."""
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
+        labelled = Labelled.of(self._targets(labels, attention_mask))
         hidden = self.backbone.decode(input_ids, attention_mask)  # (B, T, E)
-        targets = self._targets(labels, attention_mask)
-        return labelled_cross_entropy(self.logits, hidden, targets)
+        return labelled.cross_entropy(self.logits, hidden)
 
     def count_supervised(self, batch: dict[str, Tensor]) -> int:
         """The words of a batch that are guessed; the first of a row is not."""
@@ -229,13 +229,10 @@ class Seq2SeqLM(GenerativeModel):
         labels: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the labelled words, and how many those are."""
-        decoder_input_ids, decoder_attention_mask = self._decoder_inputs(
-            decoder_input_ids, decoder_attention_mask, labels
-        )
-        hidden, _ = self.backbone.run(
-            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask
-        )
-        return labelled_cross_entropy(self.logits, hidden, labels)
+        target = self._decoder_inputs(decoder_input_ids, decoder_attention_mask, labels)
+        labelled = Labelled.of(labels)
+        hidden, _ = self.backbone.run(input_ids, attention_mask, *target)
+        return labelled.cross_entropy(self.logits, hidden)
 
     @strict_names
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Encoded:

@@ -4,7 +4,7 @@ B batch, T tokens, W tokens wanted of the last layer, E hidden size, V vocabular
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -99,19 +99,35 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     return total, (labels != IGNORED_LABEL).sum()
 
 
-def labelled_cross_entropy(
-    scores: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """:func:`summed_cross_entropy` with scores that are computed only where there is a label.
+class Labelled(NamedTuple):
+    """The tokens that have a label."""
 
-    Args:
-        scores: (..., E) to (..., V).
-        hidden: (B, T, E).
-        labels: (B, T) int64, -100 where there is no label.
-    """
-    if not torch.compiler.is_compiling():  # which needs to know how many there are
-        places = (labels != IGNORED_LABEL).flatten().nonzero().squeeze(1)  # (N,)
-        if len(places) < labels.numel():
-            hidden = hidden.flatten(0, 1).index_select(0, places)  # (N, E)
-            labels = labels.flatten().index_select(0, places)
-    return summed_cross_entropy(scores(hidden), labels)
+    labels: Tensor  # (N,) int64
+    places: Tensor | None  # (N,) int64, among B * T; None: all of them
+
+    @classmethod
+    def of(cls, labels: Tensor) -> "Labelled":
+        """Find them: (B, T) int64, -100 where there is no label.
+
+        Before the layers, for it waits for a GPU, which has nothing to do yet.
+        """
+        labels = labels.flatten()
+        if torch.compiler.is_compiling():  # which needs to know how many there are
+            return cls(labels, None)
+        places = (labels != IGNORED_LABEL).nonzero().squeeze(1)
+        if len(places) == len(labels):
+            return cls(labels, None)
+        return cls(labels.index_select(0, places), places)
+
+    def cross_entropy(
+        self, scores: Callable[[Tensor], Tensor], hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """:func:`summed_cross_entropy` with scores that are computed only where there is a label.
+
+        Args:
+            scores: (..., E) to (..., V).
+            hidden: (B, T, E).
+        """
+        if self.places is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, self.places)  # (N, E)
+        return summed_cross_entropy(scores(hidden), self.labels)

@@ -196,12 +196,12 @@ def check_class_labels(labels: Tensor, num_rows: int, num_classes: int) -> None:
     _check_classes(labels, num_classes)
 
 
-def check_targets(labels: Tensor, logits: Tensor, *, between_0_and_1: bool) -> Tensor:
+def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bool) -> Tensor:
     """Check labels that are numbers, one for each score, and give them the scores' shape.
 
     Args:
         labels: (B, C) float; (B,) where C = 1.
-        logits: (B, C).
+        shape: (B, C), of the scores.
         between_0_and_1: whether a label is the share of a class, not just any number.
 
     Raises:
@@ -212,12 +212,11 @@ def check_targets(labels: Tensor, logits: Tensor, *, between_0_and_1: bool) -> T
         raise TypeError(f"labels is a {type(labels).__name__}; a tensor is needed")
     if not labels.is_floating_point():
         raise ValueError(f"labels has dtype {labels.dtype}; a number for each score is a float")
-    if labels.dim() == 1 and logits.shape[1] == 1:
+    if labels.dim() == 1 and shape[1] == 1:
         labels = labels[:, None]
-    if labels.shape != logits.shape:
+    if labels.shape != shape:
         raise ValueError(
-            f"labels has shape {tuple(labels.shape)}; one for each score is needed, "
-            f"{tuple(logits.shape)}"
+            f"labels has shape {tuple(labels.shape)}; one for each score is needed, {shape}"
         )
     if not torch.compiler.is_compiling():
         if not bool(labels.isfinite().all()):
@@ -226,7 +225,7 @@ def check_targets(labels: Tensor, logits: Tensor, *, between_0_and_1: bool) -> T
             raise ValueError(
                 "labels holds a number outside 0 to 1; 1 stands for a class that is so"
             )
-    return labels.to(logits.dtype)
+    return labels
 
 
 def check_positions(
@@ -241,6 +240,9 @@ def check_positions(
         TypeError: one is no tensor.
         ValueError: a shape, a dtype or a value is off; the message names the row.
     """
+    check_shape("input_ids", input_ids)
+    if attention_mask is not None:
+        check_same_shape("attention_mask", attention_mask, input_ids)
     num_rows, length = input_ids.shape
     for name, positions in (("start_positions", start_positions), ("end_positions", end_positions)):
         _check_vector(name, positions, num_rows)

@@ -32,7 +32,7 @@ class MaskedLMHead(nn.Module):
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
         """(..., E) and (V, E) to (..., V)."""
         hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
-        return linear(hidden, word_embeddings, self.bias)  # (..., V)
+        return linear(hidden, word_embeddings, self.bias, self.training)  # (..., V)
 
 
 class MaskedLM(EncoderTask):
@@ -125,5 +125,6 @@ class MaskedLM(EncoderTask):
         """
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         places = labels != IGNORED_LABEL  # (B, T)
+        labels = labels[places]  # (N,)
         logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
-        return summed_cross_entropy(logits, labels[places])
+        return summed_cross_entropy(logits, labels)

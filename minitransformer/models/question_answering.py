@@ -69,12 +69,13 @@ class QuestionAnswering(EncoderTask):
         """
         if (start_positions is None) != (end_positions is None):
             raise ValueError("start_positions and end_positions are given together or not at all")
+        if start_positions is not None and end_positions is not None:
+            check_positions(start_positions, end_positions, input_ids, attention_mask)
         start_logits, end_logits, record = self._logits(
             input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions
         )
         loss = None
         if start_positions is not None and end_positions is not None:
-            check_positions(start_positions, end_positions, input_ids, attention_mask)
             loss = mean_loss(
                 *_summed_loss(
                     start_logits, end_logits, start_positions, end_positions, attention_mask
@@ -95,8 +96,8 @@ class QuestionAnswering(EncoderTask):
         end_positions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The sum of the losses of the rows, and how many rows there are."""
-        start_logits, end_logits, _ = self._logits(input_ids, attention_mask, token_type_ids)
         check_positions(start_positions, end_positions, input_ids, attention_mask)
+        start_logits, end_logits, _ = self._logits(input_ids, attention_mask, token_type_ids)
         return _summed_loss(
             start_logits, end_logits, start_positions, end_positions, attention_mask
         )

@@ -79,7 +79,7 @@ def test_a_whole_run(tmp_path, capsys):
     assert f"ours eager: {STEPS}" in out
     assert "sdpa: efficient: not here: No viable backend" in out
 
-    found = json.loads((tmp_path / "out" / "attention_cost_float32.json").read_text())
+    found = json.loads((tmp_path / "out" / "attention_cost_quick_float32.json").read_text())
     assert found["environment"]["versions"]["torch"] == torch.__version__
     assert found["plan"]["hidden"] == 16
     curves = {
@@ -104,7 +104,7 @@ def test_a_whole_run(tmp_path, capsys):
         if row["implementation"] == THEIRS_SDPA:
             assert row["times_faster"] == {"median": 1.0, "low": 1.0, "high": 1.0}
 
-    with open(tmp_path / "out" / "attention_cost_float32.csv") as file:
+    with open(tmp_path / "out" / "attention_cost_quick_float32.csv") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(points) + 2  # and the kernels that a CPU has not
     first = lines[0]
@@ -114,7 +114,7 @@ def test_a_whole_run(tmp_path, capsys):
     assert lines[-1]["implementation"] == "sdpa: cudnn"
     assert "No viable backend" in lines[-1]["reason"]
     pictures = [
-        tmp_path / "out" / f"attention_cost_float32_{sweep}.png"
+        tmp_path / "out" / f"attention_cost_quick_float32_{sweep}.png"
         for sweep in ("fixed_batch", "fixed_tokens")
     ]
     for path in pictures:

@@ -83,7 +83,7 @@ def test_a_whole_run(tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(case.name in out for case in PLAN.cases)
 
-    found = json.loads((tmp_path / "out" / "generation.json").read_text())
+    found = json.loads((tmp_path / "out" / "generation_quick.json").read_text())
     around = found["environment"]
     assert around["threads"] == 1
     assert around["versions"]["torch"] == torch.__version__
@@ -98,11 +98,11 @@ def test_a_whole_run(tmp_path, capsys):
     contexts = [row["context"] for row in found["curves"] if row["rows"] == 2]
     assert contexts == [2, 6, 10] * 3
 
-    with open(tmp_path / "out" / "generation.csv") as file:
+    with open(tmp_path / "out" / "generation_quick.csv") as file:
         lines = list(csv.DictReader(file))
     assert [line["measured"] for line in lines] == ["text"] * 6 + ["one token"] * 18
     assert float(lines[1]["times_faster_low"]) <= float(lines[1]["times_faster"])
-    picture = imread(tmp_path / "out" / "generation.png")
+    picture = imread(tmp_path / "out" / "generation_quick.png")
     assert picture.shape[1] == 960  # eight inches of 120 dots
     colours = {tuple(pixel) for pixel in (picture[::3, ::3, :3] * 255).astype(int).reshape(-1, 3)}
     assert len(colours) > 10
@@ -121,7 +121,7 @@ def test_a_run_with_the_side_that_a_gpu_adds(tmp_path, capsys, monkeypatch):
     assert generation.main(["--quick", "--out", str(tmp_path), "--threads", "1"]) == 0
     assert asked == [(), ({"cache_implementation": "static"},)] * 2
     assert " times compiled, 100% of the tokens" in capsys.readouterr().out
-    found = json.loads((tmp_path / "generation.json").read_text())
+    found = json.loads((tmp_path / "generation_quick.json").read_text())
     sides = [(row["library"], row["dtype"]) for row in found["speeds"]]
     four = [(THEIRS, "float32"), (COMPILED, "float32"), (OURS, "float32"), (OURS, "bfloat16")]
     assert sides == four * 2
@@ -129,7 +129,7 @@ def test_a_run_with_the_side_that_a_gpu_adds(tmp_path, capsys, monkeypatch):
         ratio = row["times_faster_than_compiled"]["median"]
         assert (ratio == 1.0) == (row["library"] == COMPILED)
     assert {row["library"] for row in found["curves"]} == {THEIRS, COMPILED, OURS}
-    assert (tmp_path / "generation.png").exists()
+    assert (tmp_path / "generation_quick.png").exists()
 
 
 def test_what_transformers_is_asked_for():

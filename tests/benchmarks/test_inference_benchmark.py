@@ -9,9 +9,10 @@ from matplotlib.image import imread
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inference, rows
-from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED
+from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, COMPILED, OURS, OURS_SORTED
 from benchmarks.flops import EncoderSizes
 from benchmarks.inference import CASES, Plan
+from tests.benchmarks.in_one_process import in_one_process
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
 
@@ -80,7 +81,7 @@ def test_who_gets_which_batches():
     sides = {
         side.name: side
         for side in inference.make_sides(
-            TINY["encode"], PLAN.sizes, theirs, ours, batches, arguments
+            TINY["encode"], PLAN.sizes, theirs, ours, batches, False, arguments
         )
     }
     assert list(sides) == [AS_IT_COMES, AT_ITS_BEST, OURS, OURS_SORTED]
@@ -89,6 +90,24 @@ def test_who_gets_which_batches():
     for one, other in ((AS_IT_COMES, OURS), (AT_ITS_BEST, OURS_SORTED)):
         for a, b in zip(sides[one].batches, sides[other].batches, strict=True):
             assert torch.equal(a["input_ids"], b["input_ids"])
+
+
+def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inference, "in_processes", in_one_process)
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)
+    options = ["--cases", "one-16", "encode", "classify", "--compile-theirs", "one-16", "encode"]
+    assert inference.main(["--quick", "--out", str(tmp_path), *options]) == 0
+    found = json.loads((tmp_path / "inference_quick_float32.json").read_text())
+    compiled = {row["case"] for row in found["sides"] if row["side"] == COMPILED}
+    assert compiled == {TINY["one-16"].name, TINY["encode"].name}
+    assert found["plan"]["compile_theirs"] == ["one-16", "encode"]
+    # Once to be checked, and to be named and timed; lengths change where rows are ragged.
+    assert [how["dynamic"] for how in asked] == [False] * 3 + [True] * 3
+    options = ["--cases", "encode", "--compile-theirs", "one-16"]
+    assert inference.main(["--quick", "--out", str(tmp_path / "other"), *options]) != 0
+    assert "--compile-theirs one-16: not among" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow

@@ -13,14 +13,19 @@ from benchmarks.arguments import benchmark_parser
 def test_files_of_rows_with_a_spread(tmp_path):
     spread = {"median": 1 / 3, "low": 0.25, "high": 2.0}
     rows = [{"name": "a", "seconds": spread}, {"name": "b", "reason": "out of memory"}]
-    reporting.save({"rows": rows}, rows, tmp_path / "new" / "found")
-    assert json.loads((tmp_path / "new" / "found.json").read_text()) == {"rows": rows}
+    where = {"commit": "abc", "device": "Abacus", "threads": 2, "versions": {"torch": "2.13.0"}}
+    found = {"environment": where | {"load_at_the_start": 0.5}, "rows": rows}
+    reporting.save(found, rows, tmp_path / "new" / "found")
+    assert json.loads((tmp_path / "new" / "found.json").read_text()) == found
     with open(tmp_path / "new" / "found.csv") as file:
         lines = list(csv.reader(file))
     assert lines == [
-        ["name", "seconds", "seconds_low", "seconds_high", "reason"],
-        ["a", "0.3333", "0.25", "2.0", ""],
-        ["b", "", "", "", "out of memory"],
+        [
+            *("name", "seconds", "seconds_low", "seconds_high"),
+            *("commit", "device", "threads", "torch", "reason"),
+        ],
+        ["a", "0.3333", "0.25", "2.0", "abc", "Abacus", "2", "2.13.0", ""],
+        ["b", "", "", "", "abc", "Abacus", "2", "2.13.0", "out of memory"],
     ]
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -17,10 +17,10 @@ from benchmarks.comparison import (
     COMPILED,
     OURS,
     OURS_SORTED,
-    SideAtWork,
 )
 from benchmarks.flops import EncoderSizes
 from benchmarks.training import CASES, Plan
+from tests.benchmarks.in_one_process import in_one_process
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
 
@@ -189,7 +189,7 @@ def test_transformers_compiled_trains_the_same_model_on_the_best_batches(monkeyp
 
 
 def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "in_processes", here)
+    monkeypatch.setattr(training, "in_processes", in_one_process)
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
     options = ["--cases", "squad", "lines-30k", "--compile-theirs", "squad", "--dropout", "0"]
     assert training.main(["--quick", "--out", str(tmp_path), *options]) == 0
@@ -201,14 +201,6 @@ def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsy
     assert training.main(["--quick", "--out", str(tmp_path / "other"), *options]) != 0
     assert "--compile-theirs full-50k: not among" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
-
-
-@contextmanager
-def here(build, names, threads, device):
-    """The sides in this process, where torch.compile is another one."""
-    sides = build()
-    assert [side.name for side in sides] == list(names)
-    yield [SideAtWork(side, device) for side in sides]
 
 
 def test_rows_fit_the_smallest_vocabulary():

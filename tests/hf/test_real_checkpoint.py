@@ -54,9 +54,11 @@ def compare_hidden_states(sentences: list[str], *, max_length: int, batch_size: 
         with torch.inference_mode():
             a = ours(**batch, output_hidden_states=True)
             b = theirs(**their_batch, output_hidden_states=True)
+        with_gradients = ours(**batch).last_hidden_state.detach()
         assert len(a.hidden_states) == 7
         pairs = [*zip(a.hidden_states, b.hidden_states, strict=True)]
         pairs += [(a.last_hidden_state, b.last_hidden_state)]
+        pairs += [(with_gradients, b.last_hidden_state)]
         for ours_, theirs_ in pairs:
             torch.testing.assert_close(ours_[real], theirs_[real], rtol=0.0, atol=TOLERANCE)
         torch.testing.assert_close(a.pooler_output, b.pooler_output, rtol=0.0, atol=TOLERANCE)

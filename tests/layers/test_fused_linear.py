@@ -1,6 +1,7 @@
 """Linear maps with fewer passes: the same numbers, and only where nobody needs more."""
 
 import copy
+import platform
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from minitransformer.layers import feedforward
 from minitransformer.layers import fused_linear as module
 from minitransformer.layers.activations import ACTIVATIONS
-from minitransformer.layers.feedforward import FeedForward
+from minitransformer.layers.feedforward import FeedForward, GatedFeedForward
 from minitransformer.layers.fused_linear import fused_linear
 
 
@@ -139,16 +140,24 @@ def test_the_compiler_sees_one_whole_graph_and_no_shortcuts(calls):
         torch.testing.assert_close(found, layer(x))
 
 
+def plain(layer, hidden):
+    """A feed-forward network by its formula."""
+    if isinstance(layer, FeedForward):
+        return layer.contract(layer.activation(layer.expand(hidden)))
+    return layer.contract(layer.activation(layer.gate(hidden)) * layer.gated(hidden))
+
+
+@pytest.mark.parametrize("kind", [FeedForward, GatedFeedForward])
 @pytest.mark.parametrize("shape", [(4, 6), (2, 5, 6), (1, 7, 6), (2, 0, 6)])
-def test_many_tokens_go_through_in_pieces(shape, monkeypatch):
-    layer, hidden = FeedForward(6, 8, "gelu"), torch.randn(shape, requires_grad=True)
+def test_many_tokens_go_through_in_pieces(kind, shape, monkeypatch):
+    layer, hidden = kind(6, 8, "gelu"), torch.randn(shape, requires_grad=True)
     monkeypatch.setattr(feedforward, "_MOST_BYTES", 3 * 8 * 4)  # three tokens
     pieces = []
     monkeypatch.setattr(
-        FeedForward, "_forward", lambda *a, own=FeedForward._forward: pieces.append(a) or own(*a)
+        kind, "_transformed", lambda *a, own=kind._transformed: pieces.append(a) or own(*a)
     )
     learning = [hidden, *layer.parameters()]
-    expected = layer.contract(F.gelu(layer.expand(hidden)))
+    expected = plain(layer, hidden)
     gradients = torch.autograd.grad(expected.pow(2).sum(), learning)
     many = max(1, -(-hidden[..., 0].numel() // 3))
     with torch.no_grad():
@@ -161,15 +170,26 @@ def test_many_tokens_go_through_in_pieces(shape, monkeypatch):
     assert len(pieces) == 2 * many
     assert all(len(piece) <= 3 for _, piece in pieces if piece.dim() == 2)
     pieces.clear()
-    for part in (layer.contract, layer.dropout):
-        hook = part.register_forward_hook(lambda *_: None)
+    hooks = [
+        (layer.contract, "register_forward_hook"),
+        (layer.dropout, "register_forward_pre_hook"),
+        (layer.contract, "register_full_backward_hook"),
+        (layer.contract, "register_full_backward_pre_hook"),
+    ]
+    for part, register in hooks:
+        hook = getattr(part, register)(lambda *_: None)
         torch.testing.assert_close(layer(hidden), expected)  # where somebody listens
         hook.remove()
     with torch.autocast("cpu", torch.bfloat16):
         layer(hidden)
     layer.contract = Doubling(8, 6)  # and where a map is not the usual
     layer(hidden)
-    assert len(pieces) == 4
+    assert len(pieces) == len(hooks) + 2
+
+
+def test_no_kernels_is_no_excuse_where_there_are_some():
+    if torch.backends.mkldnn.is_available() and platform.machine() == "x86_64":
+        assert all(module._kernel_works(torch.float32, known) for known in module._FUSED)
 
 
 def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):

@@ -1,6 +1,7 @@
 """Linear maps by oneDNN: the numbers of F.linear, in every derivative, where it is faster."""
 
 import copy
+import platform
 import warnings
 
 import pytest
@@ -13,9 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minitransformer import BertConfig, BertForMaskedLM
 from minitransformer.layers import linear as module
-from minitransformer.layers.linear import Linear, linear
+from minitransformer.layers.linear import Linear
 
 needs_onednn = pytest.mark.skipif(not module.onednn_works(), reason="this PyTorch has no oneDNN")
+
+
+def linear(x, weight, bias=None):
+    """The map of a model that learns."""
+    return module.linear(x, weight, bias, training=True)
 
 
 @pytest.fixture
@@ -38,6 +44,11 @@ def leaves(rows=(2, 5), inputs=6, outputs=4, bias=True):
     made = [torch.randn(*rows, inputs), torch.randn(outputs, inputs)]
     made += [torch.randn(outputs)] if bias else []
     return [[t.clone().requires_grad_() for t in made] for _ in range(2)]
+
+
+def test_no_onednn_is_no_excuse_where_there_is_some():
+    if torch.backends.mkldnn.is_available() and platform.machine() == "x86_64":
+        assert module.onednn_works()
 
 
 @needs_onednn
@@ -237,8 +248,11 @@ def test_the_module_is_pytorchs_with_another_product(calls):
     x = torch.randn(3, 6)
     torch.testing.assert_close(mine(x), usual(x))
     torch.testing.assert_close(copy.deepcopy(mine)(x), usual(x))
+    assert len(calls) == 2
+    # What does not learn gives the very numbers, with gradients and without.
     with torch.inference_mode():
-        torch.testing.assert_close(mine(x), usual(x))
+        assert torch.equal(mine(x), usual(x))
+    assert torch.equal(mine.eval()(x), usual(x))
     assert len(calls) == 2
 
 
@@ -262,6 +276,9 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
     # feed-forward by W; in the second round none.
     assert counts == [2 * (2 * 6 + 2) + 2] * 2
     torch.testing.assert_close(found[0], found[1])
+    monkeypatch.setattr(module, "prefers_onednn", lambda: True)
+    model.eval().loss(ids, labels=ids)
+    assert len(calls) == counts[0]
 
 
 @pytest.mark.parametrize(
@@ -286,6 +303,12 @@ def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):
     works = module.onednn_works.__wrapped__
     with torch.device("meta"):  # what is made elsewhere by default is made here
         assert works() == module.onednn_works()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:  # and what has another dtype by default is float32
+        assert works() == module.onednn_works()
+    finally:
+        torch.set_default_dtype(before)
     monkeypatch.setattr(module, "onednn_linear", lambda x, weight, bias: F.linear(x, weight))
     assert not works()
 
