@@ -100,7 +100,9 @@ def test_a_whole_run(tmp_path, capsys):
     for row in points:
         assert row["tokens"] == (64 if row["sweep"] == "fixed tokens" else 2 * row["length"])
         assert row["milliseconds"]["low"] <= row["milliseconds"]["median"]
-        assert row["share_of_ceiling"] > 0
+        rate, ceiling = row["gigaflops_per_second"], row["ceiling_gigaflops_per_second"]
+        assert row["share_of_ceiling"] == pytest.approx(rate / ceiling)
+        assert ceiling == points[0]["ceiling_gigaflops_per_second"]  # one for all lengths
         if row["implementation"] == THEIRS_SDPA:
             assert row["times_faster"] == {"median": 1.0, "low": 1.0, "high": 1.0}
 

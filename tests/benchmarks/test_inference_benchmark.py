@@ -110,6 +110,19 @@ def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsy
     assert not (tmp_path / "other").exists()
 
 
+def test_what_is_compiled_is_checked_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inference, "in_processes", in_one_process)
+
+    def wrong(model, **_):
+        return lambda **batch: [model(**batch)[0] + 1]
+
+    monkeypatch.setattr(torch, "compile", wrong)
+    options = ["--cases", "one-16", "--compile-theirs", "one-16"]
+    assert inference.main(["--quick", "--out", str(tmp_path / "out"), *options]) != 0
+    assert "the results differ by" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_whole_run(tmp_path, capsys):
     text = tmp_path / "sentences.tsv"

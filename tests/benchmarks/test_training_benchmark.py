@@ -1,5 +1,6 @@
 """The benchmark of a training step, on models so small that its clocks mean nothing."""
 
+import copy
 import csv
 import json
 from contextlib import nullcontext
@@ -201,6 +202,22 @@ def test_only_the_cases_that_are_named_are_compiled(tmp_path, monkeypatch, capsy
     assert training.main(["--quick", "--out", str(tmp_path / "other"), *options]) != 0
     assert "--compile-theirs full-50k: not among" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_what_is_compiled_is_checked_too(tmp_path, monkeypatch, capsys):
+    def other_weights(model, **_):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.mul_(1.5)
+        return other
+
+    monkeypatch.setattr(training, "in_processes", in_one_process)
+    monkeypatch.setattr(torch, "compile", other_weights)
+    options = ["--cases", "squad", "--compile-theirs", "squad", "--dropout", "0"]
+    assert training.main(["--quick", "--out", str(tmp_path / "out"), *options]) != 0
+    assert "speeds of different computations" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_fit_the_smallest_vocabulary():
