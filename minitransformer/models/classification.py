@@ -166,7 +166,7 @@ class SequenceClassification(EncoderTask):
         loss = F.binary_cross_entropy_with_logits if several else F.mse_loss
         logits = summable(logits)
         total = loss(logits, labels.to(logits.dtype), reduction="sum")
-        return total, torch.tensor(labels.numel(), device=labels.device)
+        return total, torch.full((), labels.numel(), dtype=torch.int64, device=labels.device)
 
 
 class TokenClassification(EncoderTask):
