@@ -82,7 +82,7 @@ def test_files_of_different_conditions_do_not_stand_side_by_side(tmp_path, condi
     with pytest.raises(ValueError, match=said):
         tables.renewed(PAGE, tmp_path)
     with pytest.raises(ValueError, match=said):
-        draw.DRAW["training"](tmp_path)
+        draw.DRAW["training"](tmp_path, "training")
 
 
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.parent.name)
