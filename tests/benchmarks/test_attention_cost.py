@@ -280,13 +280,13 @@ def test_what_is_fast_is_not_kept_out_by_what_is_slow():
     pair = [p for p in implementations if p[0].name in ("ours eager", OURS_SDPA)]
     timer = Timer(SETTING, pair, rounds=1)
     flops = timer.time(point(), PLENTY, PLENTY)[0]["gigaflops"] * 1e9
-    # By its pace one takes a second a call, and is called four times; the other half of that.
+    # By its pace one takes a second a call, and is called five times; the other half of that.
     timer.learned = {
         ("ours eager", ATTENTION, FORWARD): Learned(1 / flops, 1.0, STEPS),
         (OURS_SDPA, ATTENTION, FORWARD): Learned(0.5 / flops, 1.0, FLASH),
     }
     rows = named(timer.time(point(), PLENTY, 5.0))
-    assert rows["ours eager"]["reason"] == "would take some 4 s, 3 s are left"
+    assert rows["ours eager"]["reason"] == "would take some 5 s, 2.5 s are left"
     assert rows[OURS_SDPA]["reason"] == ""
 
 
