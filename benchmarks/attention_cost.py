@@ -247,7 +247,7 @@ def measure(
 
 
 def under_one_ceiling(row: Row, ceiling: float) -> Row:
-    """A row with its share of the best rate of all lengths.
+    """A row with its share of a plain product's rate, the best of all lengths.
 
     Other work on the machine slows a product down now and then; the ceiling is no lower for that.
     """

@@ -159,7 +159,7 @@ class Timer:
             job.seconds = own
             self.learned[_key(job, point)] = self.learn(job, point)
         self.ended |= {(point.sweep, *_key(job, point)) for job in jobs if job.reason}
-        return [self.row(point, job, jobs, ceiling) for job in jobs]
+        return [self.row(point, job, jobs) for job in jobs]
 
     def jobs(self, point: Point) -> list[Job]:
         """What is to be timed at a point: the curves that have not ended."""
@@ -211,7 +211,7 @@ class Timer:
         learned = self.learned.get(_key(job, point))
         return highest_memory(self.setting, point, job) * (learned.memory if learned else 1.0)
 
-    def row(self, point: Point, job: Job, jobs: list[Job], ceiling: float) -> Row:
+    def row(self, point: Point, job: Job, jobs: list[Job]) -> Row:
         """What was found, or why nothing was."""
         needed = amount(self.setting, point, job)
         base = THEIRS_SDPA if job.arrangement.full else THEIRS_PADDED
@@ -240,8 +240,6 @@ class Timer:
             else None,
             "peak_megabytes": None if job.peak is None else job.peak / 1e6,
             "gigaflops_per_second": rate / 1e9,
-            "ceiling_gigaflops_per_second": ceiling / 1e9,
-            "share_of_ceiling": rate / ceiling,
         }
 
 

@@ -8,11 +8,11 @@ side works, in this process or in its own (:mod:`benchmarks.processes`), is not 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measuring import in_turns, product_rate, spread, timed
 from benchmarks.memory import peak_memory
@@ -227,6 +227,33 @@ def without_useless_mask(batch: Batch) -> Batch:
     if not bool(batch["attention_mask"].all()):
         return batch
     return {name: tensor for name, tensor in batch.items() if name != "attention_mask"}
+
+
+def check_batches(
+    check: Callable[[nn.Module, Batch], None],
+    theirs: nn.Module,
+    batches: Mapping[str, Sequence[Batch]],
+    device: str,
+    *,
+    ragged: bool,
+    compiled: bool,
+) -> None:
+    """Hold our results against theirs before a clock starts.
+
+    Args:
+        check: raises a ValueError where they lie too far apart.
+        theirs: the model, which is held against ours on every batch.
+        batches: in random order, and where rows differ in length sorted ones.
+        device: where the models are.
+        ragged: whether rows differ in length.
+        compiled: whether theirs compiled is to be held against ours too, on a batch that it gets.
+    """
+    for batch in chain.from_iterable(batches.values()):
+        check(theirs, {name: tensor.to(device) for name, tensor in batch.items()})
+    if compiled:
+        best = without_useless_mask(batches.get("sorted", batches["random"])[0])
+        there = {name: tensor.to(device) for name, tensor in best.items()}
+        check(torch.compile(theirs, dynamic=ragged), there)  # type: ignore[arg-type]
 
 
 def make_side(

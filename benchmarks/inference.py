@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from benchmarks.comparison import (
     OURS,
     OURS_SORTED,
     Side,
+    check_batches,
     comparisons,
     lengths_of,
     make_side,
@@ -188,7 +188,12 @@ def measure_case(
     batches = make_batches(case, rows, arguments.seed)
     build = partial(build_sides, case, pad_token_id, batches, compile_theirs, arguments, plan)
     theirs, ours = load_models(case, pad_token_id, arguments, plan)
-    check_on_all(case, theirs, ours, batches, compile_theirs, arguments)
+    check_batches(
+        agreement_with(ours, arguments.dtype),
+        *(theirs, batches, arguments.device),
+        ragged=case.is_ragged,
+        compiled=compile_theirs,
+    )
     made = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
     sides = [side.without_work() for side in made]
     del theirs, ours, made  # which would be in the way of those who are timed
@@ -198,31 +203,6 @@ def measure_case(
     names = [side.name for side in sides]
     with in_processes(build, names, arguments.threads, arguments.device) as workers:
         return measure(sides, workers, pairs, passes, DTYPES[arguments.dtype], arguments.device)
-
-
-def check_on_all(
-    case: Case,
-    theirs: nn.Module,
-    ours: Model,
-    batches: dict[str, list[Batch]],
-    compile_theirs: bool,
-    arguments: argparse.Namespace,
-) -> None:
-    """Compare the results on every batch; with what is compiled, on one.
-
-    Raises:
-        ValueError: they lie too far apart.
-    """
-    there = [
-        {name: tensor.to(arguments.device) for name, tensor in batch.items()}
-        for batch in chain.from_iterable(batches.values())
-    ]
-    mine, tolerance = our_work(ours), TOLERANCES[arguments.dtype]
-    for batch in there:
-        check_agreement(their_work(theirs), mine, batch, tolerance)
-    if compile_theirs:
-        compiled = torch.compile(theirs, dynamic=case.is_ragged)
-        check_agreement(their_work(compiled), mine, there[0], tolerance)
 
 
 def build_sides(
@@ -332,6 +312,15 @@ def our_work(model: Callable[..., Any]) -> Callable[[Batch], Tensor]:
     return work
 
 
+def agreement_with(ours: Model, dtype: str) -> Callable[[nn.Module, Batch], None]:
+    """:func:`check_agreement` of a model of theirs and ours."""
+
+    def check(theirs: nn.Module, batch: Batch) -> None:
+        check_agreement(their_work(theirs), our_work(ours), batch, TOLERANCES[dtype])
+
+    return check
+
+
 def check_agreement(
     theirs: Callable[[Batch], Tensor],
     ours: Callable[[Batch], Tensor],
@@ -349,7 +338,7 @@ def check_agreement(
             f"minitransformer gives {tuple(our_result.shape)}, transformers "
             f"{tuple(their_result.shape)}; speeds of different computations cannot be compared"
         )
-    if their_result.dim() == 3:
+    if their_result.dim() == 3 and "attention_mask" in batch:
         present = batch["attention_mask"].bool()  # (B, T)
         their_result, our_result = their_result[present], our_result[present]  # (N, E)
     difference = float((their_result - our_result).norm() / their_result.norm())

@@ -43,8 +43,10 @@ def around(found: Found) -> str:
 
 
 def save(found: Found, rows: Iterable[Mapping[str, Any]], stem: Path) -> None:
-    """Write everything to stem.json; and the rows, made flat, with what is known of the machine and
-    of versions in each, to stem.csv."""
+    """Write everything to stem.json, and the rows to stem.csv.
+
+    There they are flat, and each has the commit, the machine and the versions.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1)
     stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")

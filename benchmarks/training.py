@@ -19,10 +19,9 @@ B rows, T tokens of the longest of them.
 import argparse
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from benchmarks.comparison import (
     OURS,
     OURS_SORTED,
     Side,
+    check_batches,
     comparisons,
     make_side,
     measure,
@@ -200,7 +200,12 @@ def measure_case(
         build_sides, case, rows.pad_token_id, batches, dropout, compile_theirs, arguments, plan
     )
     theirs, ours = seeded_models(case, rows.pad_token_id, dropout, arguments, plan)
-    check_on_all(case, theirs, ours, batches, compile_theirs, arguments)
+    check_batches(
+        agreement_with(ours, case, dtype),
+        *(theirs, batches, device),
+        ragged=case.is_ragged,
+        compiled=compile_theirs,
+    )
     made = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
     sides = [side.without_work() for side in made]
     del theirs, ours, made  # which would be in the way of those who are timed
@@ -211,28 +216,13 @@ def measure_case(
         return measure(sides, workers, pairs, plan.passes, DTYPES[dtype], device)
 
 
-def check_on_all(
-    case: Case,
-    theirs: nn.Module,
-    ours: EncoderTask,
-    batches: dict[str, list[Batch]],
-    compile_theirs: bool,
-    arguments: argparse.Namespace,
-) -> None:
-    """Compare losses and gradients on every batch; with what is compiled, on one.
+def agreement_with(ours: EncoderTask, case: Case, dtype: str) -> Callable[[nn.Module, Batch], None]:
+    """:func:`check_agreement` of a model of theirs and ours, on what both mean the same by."""
 
-    Raises:
-        ValueError: they lie too far apart.
-    """
-    there = [
-        {name: tensor.to(arguments.device) for name, tensor in batch.items()}
-        for batch in chain.from_iterable(batches.values())
-    ]
-    for batch in there:
-        check_agreement(theirs, ours, batches_to_check(case, batch), arguments.dtype)
-    if compile_theirs:
-        compiled: Any = torch.compile(theirs, dynamic=case.is_ragged)
-        check_agreement(compiled, ours, batches_to_check(case, there[0]), arguments.dtype)
+    def check(theirs: nn.Module, batch: Batch) -> None:
+        check_agreement(theirs, ours, batches_to_check(case, batch), dtype)
+
+    return check
 
 
 def build_sides(

@@ -51,6 +51,7 @@ class FeedForward(nn.Module):
         return self._transformed(hidden)
 
     def _transformed(self, hidden: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
         expanded = fused_linear(hidden, self.expand, self.activation)  # (..., I)
         return fused_linear(self.dropout(expanded), self.contract)  # (..., E)
 
@@ -84,6 +85,7 @@ class GatedFeedForward(nn.Module):
         return self._transformed(hidden)
 
     def _transformed(self, hidden: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
         gate = fused_linear(hidden, self.gate, self.activation)  # (..., I)
         expanded = gate * fused_linear(hidden, self.gated)
         return fused_linear(self.dropout(expanded), self.contract)  # (..., E)

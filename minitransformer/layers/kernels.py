@@ -36,14 +36,11 @@ class SdpaAttention(Kernel):
         bias: Tensor | None = None,
     ) -> Tensor:
         """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
-        on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
         probability = self.dropout if self.training else 0.0
-        pieces = on_cpu and probability and bias is None and only_backward_derives()
-        if pieces and query.numel() and key.numel():
-            # PyTorch has no fast kernel for this.
+        if self.needs_pieces(query, bias) and query.numel() and key.numel():
             whole = self.whole_mask(query, key, mask)
             return piecewise_attention(query, key, value, whole, probability, self.scale)
-        if on_cpu and query.dtype == torch.bfloat16 and _is_faster_in_float32(query, key):
+        if _on_cpu(query) and query.dtype == torch.bfloat16 and _is_faster_in_float32(query, key):
             bias = None if bias is None else bias.float()
             floats = query.float(), key.float(), value.float()
             with torch.autocast("cpu", enabled=False):  # which would turn them back
@@ -63,6 +60,11 @@ class SdpaAttention(Kernel):
             is_causal=triangle,
             scale=self.scale,
         )
+
+    def needs_pieces(self, query: Tensor, bias: Tensor | None) -> bool:
+        """Whether PyTorch has no fast kernel for it, and our pieces serve: dropout on a CPU."""
+        drops = self.training and self.dropout > 0
+        return drops and _on_cpu(query) and bias is None and only_backward_derives()
 
 
 class PackedAttention(SdpaAttention):
@@ -91,15 +93,13 @@ class PackedAttention(SdpaAttention):
             return super().forward(query, key, value, mask, bias)
         if bias is None and _has_kernel_for_any_length(query):
             return self._on_cuda(query, key, value, mask)
-        probability = self.dropout if self.training else 0.0
-        on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
-        if on_cpu and probability and bias is None and only_backward_derives():
+        if self.needs_pieces(query, bias):
             masks = [
                 self.triangle(group.num_queries, group.num_keys, query.device)
                 for group in mask.groups
             ]
             return packed_piecewise_attention(
-                query, key, value, mask.groups, masks, probability, self.scale
+                query, key, value, mask.groups, masks, self.dropout, self.scale
             )
         gathered = []
         for group, q, k, v in zip(
@@ -178,6 +178,11 @@ def _has_kernel_for_any_length(query: Tensor) -> bool:
         and query.shape[-1] <= 256
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
     )
+
+
+def _on_cpu(query: Tensor) -> bool:
+    """On one, and not while the compiler chooses."""
+    return query.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _is_faster_in_float32(query: Tensor, key: Tensor) -> bool:

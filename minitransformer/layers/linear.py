@@ -32,7 +32,7 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias, self.training)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, training: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Tensor:
     """x W^T + b. The numbers are those of `F.linear`; while a model learns, but for rounding.
 
     Args:

@@ -80,20 +80,23 @@ _COPIES: WeakKeyDictionary[nn.Module, ReorderedWeight] = WeakKeyDictionary()
 _IN_USE: dict[int, ReorderedWeight] = {}  # by id() of the weight, in the blocks that are open
 
 
-def reordered_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def reordered_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, training: bool
+) -> Tensor:
     """x W^T + b, through the copy of the weight inside :func:`reordered_weights`.
 
     Args:
         x: (..., I).
         weight: (O, I).
         bias: (O,), or None.
+        training: whether it belongs to a model that learns.
 
     Returns:
         (..., O).
     """
     copy = _IN_USE.get(id(weight))
     if copy is None or not copy.serves(x, weight):
-        return linear(x, weight, bias)
+        return linear(x, weight, bias, training)
     return copy(x, bias)
 
 
@@ -132,7 +135,7 @@ def forget_copies(modules: Iterable[nn.Module]) -> None:
 
 
 def _forward(module: nn.Linear, x: Tensor) -> Tensor:
-    return reordered_linear(x, module.weight, module.bias)
+    return reordered_linear(x, module.weight, module.bias, training=module.training)
 
 
 def _copy_of(module: nn.Module, *, make: bool) -> ReorderedWeight | None:

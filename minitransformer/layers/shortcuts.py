@@ -22,7 +22,8 @@ def _asked_of_pytorch(module: Any, name: str) -> Callable[..., bool]:
 _transforms_are_active = _asked_of_pytorch(torch._C, "_are_functorch_transforms_active")
 _operations_are_followed = _asked_of_pytorch(python_dispatch, "is_in_torch_dispatch_mode")
 _all_modules_have_hooks = _asked_of_pytorch(nn.modules.module, "_has_any_global_hook")
-_is_batched = _asked_of_pytorch(torch._C._functorch, "is_legacy_batchedtensor")
+_functorch = getattr(torch._C, "_functorch", None)
+_is_batched = _asked_of_pytorch(_functorch, "is_legacy_batchedtensor")
 
 
 def only_autograd_follows(*tensors: Tensor | None) -> bool:

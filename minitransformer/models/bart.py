@@ -233,4 +233,6 @@ class BartForConditionalGeneration(Seq2SeqLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        return reordered_linear(hidden, self.head.weight, self.final_logits_bias[0])
+        return reordered_linear(
+            hidden, self.head.weight, self.final_logits_bias[0], training=self.training
+        )

@@ -150,7 +150,7 @@ class SequenceClassification(EncoderTask):
         return self.scores(represented)
 
     def _checked(self, labels: Tensor, input_ids: Tensor) -> Tensor:
-        """The labels, (B,) or (B, C): before the layers, for their values wait for a GPU."""
+        """The labels, (B,) or (B, C). Before the layers, for reading them waits for a GPU."""
         check_shape("input_ids", input_ids)
         shape = len(input_ids), self.config.num_labels
         if self.problem_type == "single_label_classification":

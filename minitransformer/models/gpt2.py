@@ -200,7 +200,7 @@ class GPT2LMHeadModel(CausalLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
-        return reordered_linear(hidden, self.head.weight)
+        return reordered_linear(hidden, self.head.weight, training=self.training)
 
 
 class GPT2ForSequenceClassification(SequenceClassification):

@@ -119,22 +119,24 @@ def check_attention_mask(
             )
         return None
     ids_name = name.replace("attention_mask", "input_ids")
-    check_same_shape(name, attention_mask, input_ids, ids_name)
-    if attention_mask.dtype == torch.bool:
-        mask = attention_mask
-    elif attention_mask.dtype in _INTEGERS:
-        mask = attention_mask != 0
-        if readable and not bool((attention_mask == mask).all()):
-            raise ValueError(
-                f"{name} holds {int(attention_mask[attention_mask != mask][0])}; "
-                "only 1 (a real token) and 0 (padding) have a meaning"
-            )
-    else:
+    _check_mask_kind(name, attention_mask, input_ids, ids_name)
+    mask = attention_mask.bool()
+    if mask is not attention_mask and readable and not bool((attention_mask == mask).all()):
         raise ValueError(
-            f"{name} has dtype {attention_mask.dtype}; bool or an integer of 0 and 1 is "
-            "needed. Of an additive mask (0 and -inf) pass `mask == 0`"
+            f"{name} holds {int(attention_mask[attention_mask != mask][0])}; "
+            "only 1 (a real token) and 0 (padding) have a meaning"
         )
     return None if readable and bool(mask.all()) else mask
+
+
+def _check_mask_kind(name: str, mask: Tensor, input_ids: Tensor, ids_name: str) -> None:
+    """Whatever its values: (B, T), and of a dtype in which 0 stands for padding."""
+    check_same_shape(name, mask, input_ids, ids_name)
+    if mask.dtype not in (torch.bool, *_INTEGERS):
+        raise ValueError(
+            f"{name} has dtype {mask.dtype}; bool or an integer of 0 and 1 is needed. Of an "
+            "additive mask (0 and -inf) pass `mask == 0`"
+        )
 
 
 def refuse_token_types(token_type_ids: Tensor | None, family: str) -> None:
@@ -170,7 +172,7 @@ def check_labels(
     _check_classes(labels, num_classes)
     if attention_mask is None or torch.compiler.is_compiling():
         return
-    check_same_shape(mask_name, attention_mask, input_ids, ids_name)
+    _check_mask_kind(mask_name, attention_mask, input_ids, ids_name)
     wrong = (labels != IGNORED_LABEL) & (attention_mask == 0)
     if bool(wrong.any()):
         row, place = wrong.nonzero()[0].tolist()
@@ -242,7 +244,7 @@ def check_positions(
     """
     check_shape("input_ids", input_ids)
     if attention_mask is not None:
-        check_same_shape("attention_mask", attention_mask, input_ids)
+        _check_mask_kind("attention_mask", attention_mask, input_ids, "input_ids")
     num_rows, length = input_ids.shape
     for name, positions in (("start_positions", start_positions), ("end_positions", end_positions)):
         _check_vector(name, positions, num_rows)

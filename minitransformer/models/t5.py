@@ -228,7 +228,7 @@ class T5ForConditionalGeneration(Seq2SeqLM):
         """(..., E) to (..., V)."""
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.hidden_size**-0.5
-        return reordered_linear(hidden, self.head.weight)
+        return reordered_linear(hidden, self.head.weight, training=self.training)
 
     @property
     def head(self) -> nn.Embedding | nn.Linear:

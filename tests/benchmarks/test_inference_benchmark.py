@@ -114,7 +114,11 @@ def test_what_is_compiled_is_checked_too(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(inference, "in_processes", in_one_process)
 
     def wrong(model, **_):
-        return lambda **batch: [model(**batch)[0] + 1]
+        def work(**batch):
+            assert "attention_mask" not in batch  # as when it is timed
+            return [model(**batch)[0] + 1]
+
+        return work
 
     monkeypatch.setattr(torch, "compile", wrong)
     options = ["--cases", "one-16", "--compile-theirs", "one-16"]

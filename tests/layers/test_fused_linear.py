@@ -109,6 +109,44 @@ def test_whoever_needs_more_gets_two_steps(calls, monkeypatch):
         assert calls == ["gelu"]
 
 
+class Adapted(nn.Module):
+    """A linear map inside another module, whose weight it shows."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    weight = property(lambda self: self.base.weight)
+    bias = property(lambda self: self.base.bias)
+
+    def forward(self, x):
+        return 2 * self.base(x)
+
+
+@pytest.mark.parametrize("kind", [FeedForward, GatedFeedForward])
+@pytest.mark.parametrize("replaced", [Adapted, nn.Sequential])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_map_that_was_replaced_is_the_one_that_computes(kind, replaced, gradients, monkeypatch):
+    monkeypatch.setattr(feedforward, "_MOST_BYTES", 3 * 8 * 4)  # three tokens
+    layer, hidden = kind(6, 8, "gelu"), torch.randn(5, 6)
+    names = [name for name, part in layer.named_children() if isinstance(part, nn.Linear)]
+    for name in names:
+        changed = copy.deepcopy(layer)
+        setattr(changed, name, replaced(getattr(changed, name)))
+        with torch.set_grad_enabled(gradients):
+            torch.testing.assert_close(changed(hidden), plain(changed, hidden))
+    all_of_them = copy.deepcopy(layer)
+    for name in names:
+        setattr(all_of_them, name, replaced(getattr(all_of_them, name)))
+    tokens = []
+    all_of_them.dropout.p, all_of_them.activation = 0.0, lambda x: tokens.append(len(x)) or x
+    all_of_them(hidden)
+    assert tokens == [5]  # all at a time
+    with torch.no_grad():
+        adapted = Adapted(nn.Linear(6, 8))
+        torch.testing.assert_close(fused_linear(hidden, adapted), adapted(hidden))
+
+
 class Doubling(nn.Linear):
     """A linear map that does something else, as adapters do."""
 

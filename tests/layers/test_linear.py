@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minitransformer import BertConfig, BertForMaskedLM
 from minitransformer.layers import linear as module
 from minitransformer.layers.linear import Linear
+from tests.models import decoders
 
 needs_onednn = pytest.mark.skipif(not module.onednn_works(), reason="this PyTorch has no oneDNN")
 
@@ -279,6 +280,19 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
     monkeypatch.setattr(module, "prefers_onednn", lambda: True)
     model.eval().loss(ids, labels=ids)
     assert len(calls) == counts[0]
+
+
+@needs_onednn
+@pytest.mark.parametrize("name", decoders.WRITERS)
+def test_the_head_of_a_model_that_writes_is_multiplied_by_it_too(name, calls):
+    model = decoders.new(name).float().train()
+    ids = decoders.rows(2, 5)
+    model.loss(ids, labels=ids).backward()
+    head = tuple(model.head.weight.shape)
+    assert [weight for _, weight in calls].count(head) == 1
+    calls.clear()
+    model.eval().loss(ids, labels=ids)
+    assert calls == []
 
 
 @pytest.mark.parametrize(

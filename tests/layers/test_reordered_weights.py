@@ -89,12 +89,13 @@ def test_a_weight_that_is_no_linear_module_s(products):
     hidden = torch.randn(3, 8)
     with torch.no_grad(), reordered_weights([words], MANY):
         torch.testing.assert_close(
-            reordered_linear(hidden, words.weight, bias), hidden @ words.weight.t() + bias
+            reordered_linear(hidden, words.weight, bias, training=False),
+            hidden @ words.weight.t() + bias,
         )
         assert products == [1]
         assert torch.equal(words(torch.tensor([4])), words.weight[[4]])  # it stays a table
     with torch.no_grad():
-        reordered_linear(hidden, words.weight, bias)
+        reordered_linear(hidden, words.weight, bias, training=False)
     assert products == [1]
 
 

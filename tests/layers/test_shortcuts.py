@@ -39,3 +39,6 @@ def test_attention_with_dropout_can_be_derived_by_transforms(kind):
     total(query).backward()
     found = torch.func.grad(total)(tensors[0])
     torch.testing.assert_close(found, query.grad)
+    direction = torch.randn_like(query)
+    _, slope = torch.func.jvp(total, (tensors[0],), (direction,))
+    torch.testing.assert_close(slope, (query.grad * direction).sum())

@@ -429,3 +429,22 @@ def test_a_label_at_padding_is_refused(family, head):
     labels[row, place] = 1
     message = f"labels holds 1 in row {row} at place {place}, which is padding; set labels to -100"
     refuses(model, message, **ON_THE_RIGHT, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering", "ForSequenceClassification"],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_additive_mask_is_not_blamed_on_the_labels(family, head):
+    """In it, 0 stands for real tokens."""
+    model = build(family, head, pad_token_id=1)
+    mask = ON_THE_RIGHT["attention_mask"]
+    first = torch.zeros(len(mask), dtype=torch.int64)
+    right = {
+        "ForQuestionAnswering": {"start_positions": first, "end_positions": first},
+        "ForSequenceClassification": {"labels": first},
+    }.get(head, {"labels": mask.long() * 100 - 100})
+    additive = torch.where(mask.bool(), 0.0, -torch.inf)
+    batch = {**ON_THE_RIGHT, "attention_mask": additive, **right}
+    refuses(model, "attention_mask has dtype torch.float32.*`mask == 0`", **batch)

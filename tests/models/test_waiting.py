@@ -13,6 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minitransformer.layers.packing import Packing
+from tests.models import decoders
+from tests.models.test_decoder_invariants import collate_labelled, labelled
 from tests.models.test_heads import FAMILIES, KERNELS, PROBLEMS, build, collate, examples_of
 
 ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
@@ -45,8 +47,13 @@ class Order(TorchDispatchMode):
 
 @contextmanager
 def order(monkeypatch: pytest.MonkeyPatch) -> Iterator[Order]:
-    """Lengths of packed rows are read by `tolist`, which the mode does not see."""
-    mode, packing = Order(), Packing.__init__
+    """The mode does not see lengths of packed rows, which `tolist` reads, nor what is copied."""
+    mode, packing, tensor = Order(), Packing.__init__, torch.tensor
+
+    def copied(*inputs: Any, **named: Any) -> torch.Tensor:
+        if "device" in named:
+            mode.ask("tensor")
+        return tensor(*inputs, **named)
 
     def asking(self: Packing, *inputs: Any) -> None:
         mode.ask("tolist")
@@ -54,6 +61,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> Iterator[Order]:
 
     with monkeypatch.context() as patched, mode:
         patched.setattr(Packing, "__init__", asking)
+        patched.setattr(torch, "tensor", copied)
         yield mode
 
 
@@ -69,3 +77,18 @@ def test_a_step_waits_only_before_its_first_product(family, problem, attention, 
     assert found.products > 10
     assert [asked for asked in found.asked if asked[1]] == []
     assert found.asked  # inputs are checked
+
+
+@pytest.mark.parametrize("attention", KERNELS)
+@pytest.mark.parametrize("name", decoders.WRITERS)
+def test_a_model_that_writes_waits_before_its_decoder_too(name, attention, monkeypatch):
+    model: Any = decoders.build(name, attention)
+    examples = labelled(name, [6, 3, 4], explicit=True)
+    batch = collate_labelled(name, examples, left=False, left_target=False)
+    with order(monkeypatch) as found:
+        loss = model.loss(**batch)
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    moments = {products for _, products in found.asked}
+    assert 0 in moments
+    assert len(moments) == (1 if name in decoders.CAUSAL else 2)
+    assert found.products > 2 * max(moments)
