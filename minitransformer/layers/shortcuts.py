@@ -26,13 +26,18 @@ _functorch = getattr(torch._C, "_functorch", None)
 _is_batched = _asked_of_pytorch(_functorch, "is_legacy_batchedtensor")
 
 
-def only_autograd_follows(*tensors: Tensor | None) -> bool:
-    """Whether all are plain numbers on a CPU, and only autograd sees what is done with them."""
+def only_autograd_follows(*tensors: Tensor | None, under_autocast: bool = False) -> bool:
+    """Whether all are plain numbers on a CPU, and only autograd sees what is done with them.
+
+    Args:
+        tensors: what is computed with; None counts for nothing.
+        under_autocast: whether the caller knows what to do where autocast is on.
+    """
     return (
         not torch.compiler.is_compiling()
         and all(tensor is None or _is_plain(tensor) for tensor in tensors)
         and bool(torch.backends.mkldnn.enabled)
-        and not torch.is_autocast_enabled("cpu")
+        and (under_autocast or not torch.is_autocast_enabled("cpu"))
         and not torch.jit.is_tracing()
         and not _operations_are_followed()
         and only_backward_derives()

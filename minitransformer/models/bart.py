@@ -24,7 +24,7 @@ from minitransformer.layers.positions import (
     count_positions,
     present_or_all,
 )
-from minitransformer.layers.reordered_weights import reordered_linear
+from minitransformer.layers.word_loss import WordScores
 from minitransformer.models.bart_config import BartConfig
 from minitransformer.models.base import initialize
 from minitransformer.models.bert import EncoderLayer
@@ -231,8 +231,6 @@ class BartForConditionalGeneration(Seq2SeqLM):
         self.model = self.model_class(config, attention=attention)
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., E) to (..., V)."""
-        return reordered_linear(
-            hidden, self.head.weight, self.final_logits_bias[0], training=self.training
-        )
+    def word_scores(self, hidden: Tensor) -> WordScores:
+        """(..., E), what it is multiplied by, and what is added."""
+        return WordScores(hidden, self.head.weight, self.final_logits_bias[0])

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from minitransformer.layers.cache import KVCache
+from minitransformer.layers.reordered_weights import reordered_linear
 from minitransformer.layers.rows import take_last
+from minitransformer.layers.word_loss import WordScores
 from minitransformer.models.base import TaskModel
 from minitransformer.models.config import Config
 from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.heads import Labelled, mean_loss, summed_cross_entropy
+from minitransformer.models.heads import (
+    Labelled,
+    mean_loss,
+    summed_cross_entropy,
+    summed_word_loss,
+)
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
 from minitransformer.models.outputs import CausalLMOutput, Encoded, Seq2SeqLMOutput, recording
 from minitransformer.models.shifting import (
@@ -50,19 +57,28 @@ class GenerativeModel(TaskModel):
         self.reorder_weights = True
         self.record_steps = True
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Score each word of the vocabulary: (..., E) to (..., V)."""
-        raise NotImplementedError(f"{type(self).__name__} has no head")
-
     @property
     def head(self) -> nn.Embedding | nn.Linear:
         """The module whose weight, (V, E), scores the words: the word embedding."""
         return getattr(self, self.backbone_name).words
 
+    def word_scores(self, hidden: Tensor) -> WordScores:
+        """What the scores of words are made of: (..., E), the head's weight and a bias."""
+        return WordScores(hidden, self.head.weight)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score each word of the vocabulary: (..., E) to (..., V)."""
+        return reordered_linear(*self.word_scores(hidden), training=self.training)
+
     def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
         """The loss of `forward`; zero, with a gradient of zeros, where nothing is labelled."""
         total, count = self.summed_loss(*inputs, **named)
         return mean_loss(total, count)
+
+    def _summed_word_loss(self, hidden: Tensor, labelled: Labelled) -> tuple[Tensor, Tensor]:
+        """Of (B, T, E), scored only where there is a label."""
+        scores = self.word_scores(labelled.rows(hidden))
+        return summed_word_loss(scores, labelled.labels, self.training)
 
 
 class CausalLM(GenerativeModel):
@@ -126,7 +142,7 @@ class CausalLM(GenerativeModel):
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         labelled = Labelled.of(self._targets(labels, attention_mask))
         hidden = self.backbone.decode(input_ids, attention_mask)  # (B, T, E)
-        return labelled.cross_entropy(self.logits, hidden)
+        return self._summed_word_loss(hidden, labelled)
 
     def count_supervised(self, batch: dict[str, Tensor]) -> int:
         """The words of a batch that are guessed; the first of a row is not."""
@@ -232,7 +248,7 @@ class Seq2SeqLM(GenerativeModel):
         target = self._decoder_inputs(decoder_input_ids, decoder_attention_mask, labels)
         labelled = Labelled.of(labels)
         hidden, _ = self.backbone.run(input_ids, attention_mask, *target)
-        return labelled.cross_entropy(self.logits, hidden)
+        return self._summed_word_loss(hidden, labelled)
 
     @strict_names
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Encoded:

@@ -21,7 +21,6 @@ from minitransformer.layers.positions import (
     count_positions,
     present_or_all,
 )
-from minitransformer.layers.reordered_weights import reordered_linear
 from minitransformer.layers.rows import take_last
 from minitransformer.models.base import Model, initialize
 from minitransformer.models.classification import SequenceClassification
@@ -197,10 +196,6 @@ class GPT2LMHeadModel(CausalLM):
     def __init__(self, config: GPT2Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.transformer = GPT2Model(config, attention=attention)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., E) to (..., V)."""
-        return reordered_linear(hidden, self.head.weight, training=self.training)
 
 
 class GPT2ForSequenceClassification(SequenceClassification):

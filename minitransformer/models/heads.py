@@ -3,14 +3,15 @@
 B batch, T tokens, W tokens wanted of the last layer, E hidden size, V vocabulary or classes.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minitransformer.layers.linear import linear
 from minitransformer.layers.rows import Wanted
+from minitransformer.layers.word_loss import WordScores, pieces_pay, word_loss
 from minitransformer.models.base import TaskModel
 from minitransformer.models.config import EncoderConfig
 from minitransformer.models.inputs import IGNORED_LABEL
@@ -99,6 +100,19 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     return total, (labels != IGNORED_LABEL).sum()
 
 
+def summed_word_loss(scores: WordScores, labels: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+    """:func:`summed_cross_entropy` of the scores of words, each row of which has a label.
+
+    Args:
+        scores: of N rows.
+        labels: (N,) int64; -100, for no label, only where the compiler asks.
+        training: whether they belong to a model that learns.
+    """
+    if pieces_pay(scores):
+        return word_loss(scores, labels), (labels != IGNORED_LABEL).sum()
+    return summed_cross_entropy(linear(*scores, training), labels)
+
+
 class Labelled(NamedTuple):
     """The tokens that have a label."""
 
@@ -119,15 +133,7 @@ class Labelled(NamedTuple):
             return cls(labels, None)
         return cls(labels.index_select(0, places), places)
 
-    def cross_entropy(
-        self, scores: Callable[[Tensor], Tensor], hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """:func:`summed_cross_entropy` with scores that are computed only where there is a label.
-
-        Args:
-            scores: (..., E) to (..., V).
-            hidden: (B, T, E).
-        """
-        if self.places is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, self.places)  # (N, E)
-        return summed_cross_entropy(scores(hidden), self.labels)
+    def rows(self, hidden: Tensor) -> Tensor:
+        """Their hidden states: (B, T, E) to (N, E)."""
+        hidden = hidden.flatten(0, 1)
+        return hidden if self.places is None else hidden.index_select(0, self.places)

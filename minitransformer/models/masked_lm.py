@@ -10,7 +10,14 @@ from minitransformer.layers.activations import activation_named
 from minitransformer.layers.linear import Linear, linear
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.layers.rows import chosen_rows
-from minitransformer.models.heads import EncoderTask, mean_loss, summed_cross_entropy
+from minitransformer.layers.shortcuts import nobody_listens
+from minitransformer.layers.word_loss import WordScores
+from minitransformer.models.heads import (
+    EncoderTask,
+    mean_loss,
+    summed_cross_entropy,
+    summed_word_loss,
+)
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
 from minitransformer.models.outputs import MaskedLMOutput
 from minitransformer.names import strict_names
@@ -31,8 +38,12 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
         """(..., E) and (V, E) to (..., V)."""
+        return linear(*self.word_scores(hidden, word_embeddings), self.training)
+
+    def word_scores(self, hidden: Tensor, word_embeddings: Tensor) -> WordScores:
+        """What the scores are made of, of (..., E) and (V, E)."""
         hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
-        return linear(hidden, word_embeddings, self.bias, self.training)  # (..., V)
+        return WordScores(hidden, word_embeddings, self.bias)
 
 
 class MaskedLM(EncoderTask):
@@ -106,8 +117,7 @@ class MaskedLM(EncoderTask):
         check_same_shape("places", places, input_ids)
         if places.dtype != torch.bool:
             raise ValueError(f"places has dtype {places.dtype}; torch.bool is needed")
-        wanted = chosen_rows(places)
-        hidden, _ = self.encode(input_ids, attention_mask, token_type_ids, wanted=wanted)  # (N, E)
+        hidden = self._hidden_at(places, input_ids, attention_mask, token_type_ids)  # (N, E)
         return self.lm_head(hidden, self.backbone.embeddings.words.weight)  # (N, V)
 
     @strict_names
@@ -126,5 +136,21 @@ class MaskedLM(EncoderTask):
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         places = labels != IGNORED_LABEL  # (B, T)
         labels = labels[places]  # (N,)
-        logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
-        return summed_cross_entropy(logits, labels)
+        hidden = self._hidden_at(places, input_ids, attention_mask, token_type_ids)  # (N, E)
+        words = self.backbone.embeddings.words.weight  # (V, E)
+        if type(self.lm_head) is MaskedLMHead and nobody_listens(self.lm_head):
+            return summed_word_loss(
+                self.lm_head.word_scores(hidden, words), labels, self.lm_head.training
+            )
+        return summed_cross_entropy(self.lm_head(hidden, words), labels)
+
+    def _hidden_at(
+        self,
+        places: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+    ) -> Tensor:
+        """The last hidden state at the chosen places, (N, E), without the others'."""
+        wanted = chosen_rows(places)
+        return self.encode(input_ids, attention_mask, token_type_ids, wanted=wanted)[0]

@@ -20,7 +20,7 @@ from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
 from minitransformer.layers.norm import RMSNorm
 from minitransformer.layers.packing import Mask
 from minitransformer.layers.relative_positions import RelativePositionBias
-from minitransformer.layers.reordered_weights import reordered_linear
+from minitransformer.layers.word_loss import WordScores
 from minitransformer.models.generative import Seq2SeqLM
 from minitransformer.models.outputs import Encoded
 from minitransformer.models.seq2seq import Seq2SeqModel, Stack
@@ -224,11 +224,11 @@ class T5ForConditionalGeneration(Seq2SeqLM):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             self.draw(self.lm_head)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., E) to (..., V)."""
+    def word_scores(self, hidden: Tensor) -> WordScores:
+        """(..., E), scaled down where the config says so, and what it is multiplied by."""
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.hidden_size**-0.5
-        return reordered_linear(hidden, self.head.weight, training=self.training)
+        return WordScores(hidden, self.head.weight)
 
     @property
     def head(self) -> nn.Embedding | nn.Linear:

@@ -1,0 +1,85 @@
+"""The losses of models that guess words, in half formats: in pieces where nobody can tell."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from minitransformer.models import heads
+from tests.models import decoders
+from tests.models.test_decoder_invariants import collate_labelled, labelled
+from tests.models.test_heads import FAMILIES, build, collate, examples_of, gradients
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """The losses that were computed in pieces."""
+    seen = []
+    word_loss = heads.word_loss
+
+    def counted(*inputs):
+        seen.append(word_loss(*inputs))
+        return seen[-1]
+
+    monkeypatch.setattr(heads, "word_loss", counted)
+    return seen
+
+
+def model_and_batch(name, dtype):
+    """A copy of a model that guesses words, and labelled rows of unequal length."""
+    if name in FAMILIES:
+        model = build(name, "masked words", "packed", dtype)
+        return copy.deepcopy(model), collate(examples_of("masked words", [6, 3, 4]), model)
+    examples = labelled(name, [5, 3, 4], explicit=False)
+    batch = collate_labelled(name, examples, left=False, left_target=False)
+    return copy.deepcopy(decoders.build(name)).to(dtype), batch
+
+
+def loss_and_gradients(model, batch, autocast):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = model.loss(**batch)
+    return loss.detach(), gradients(model, loss)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("name", [*FAMILIES, *decoders.WRITERS])
+def test_pieces_give_loss_and_gradients_of_the_formula(name, autocast, in_pieces, monkeypatch):
+    model, batch = model_and_batch(name, torch.float32 if autocast else torch.bfloat16)
+    found, mine = loss_and_gradients(model, batch, autocast)
+    assert len(in_pieces) == 1
+    monkeypatch.setattr(heads, "pieces_pay", lambda scores: False)
+    expected, usual = loss_and_gradients(model, batch, autocast)
+    assert len(in_pieces) == 1
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    for one, other in zip(mine, usual, strict=True):
+        assert one.dtype == other.dtype
+        assert float((one - other).norm()) <= 0.02 * float(other.norm()) + 1e-3
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2LMHeadModel"])
+def test_rows_without_a_label_have_no_loss_and_a_gradient_of_zeros(name, in_pieces):
+    model, batch = model_and_batch(name, torch.float32)
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    loss, found = loss_and_gradients(model, batch, autocast=True)
+    assert loss == 0 and not in_pieces
+    assert not any(gradient.any() for gradient in found)
+
+
+def test_a_head_that_is_watched_or_replaced_computes_the_scores(in_pieces):
+    model, batch = model_and_batch("Bert", torch.float32)
+    seen = []
+    handle = model.lm_head.register_forward_hook(lambda *call: seen.append(call[-1]))
+    watched, _ = loss_and_gradients(model, batch, autocast=True)
+    handle.remove()
+    assert len(seen) == 1 and not in_pieces
+
+    class Guesses(nn.Module):
+        def forward(self, hidden, words):
+            return torch.zeros(len(hidden), len(words)) + hidden.sum() * 0
+
+    model.lm_head = Guesses()
+    loss, _ = loss_and_gradients(model, batch, autocast=True)
+    assert not in_pieces
+    torch.testing.assert_close(loss, torch.tensor(float(model.config.vocab_size)).log())
+    assert watched != loss
