@@ -11,6 +11,7 @@ from minitransformer.layers.linear import Linear, linear
 from minitransformer.layers.norm import LayerNorm
 from minitransformer.layers.rows import chosen_rows
 from minitransformer.layers.shortcuts import nobody_listens
+from minitransformer.layers.tied_words import tied_words
 from minitransformer.layers.word_loss import WordScores
 from minitransformer.models.heads import (
     EncoderTask,
@@ -136,13 +137,13 @@ class MaskedLM(EncoderTask):
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         places = labels != IGNORED_LABEL  # (B, T)
         labels = labels[places]  # (N,)
-        hidden = self._hidden_at(places, input_ids, attention_mask, token_type_ids)  # (N, E)
-        words = self.backbone.embeddings.words.weight  # (V, E)
-        if type(self.lm_head) is MaskedLMHead and nobody_listens(self.lm_head):
-            return summed_word_loss(
-                self.lm_head.word_scores(hidden, words), labels, self.lm_head.training
-            )
-        return summed_cross_entropy(self.lm_head(hidden, words), labels)
+        if type(self.lm_head) is not MaskedLMHead or not nobody_listens(self.lm_head):
+            logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
+            return summed_cross_entropy(logits, labels)
+        with tied_words(self.backbone.embeddings.words) as words:
+            hidden = self._hidden_at(places, input_ids, attention_mask, token_type_ids)  # (N, E)
+        scores = self.lm_head.word_scores(hidden, words.table)
+        return summed_word_loss(scores, labels, self.lm_head.training)
 
     def _hidden_at(
         self,

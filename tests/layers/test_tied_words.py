@@ -1,0 +1,149 @@
+"""A table that is looked up in and scores: the gradients of the usual way, in fewer numbers."""
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minitransformer.layers import tied_words as module
+from minitransformer.layers.tied_words import tied_words
+
+WORDS, SIZE = 50, 3
+IDS = torch.tensor([[4, 4, 0], [9, 4, 49]])  # one thrice, one that is padding
+
+
+def new_words(padding_idx=0, **options):
+    torch.manual_seed(0)
+    return nn.Embedding(WORDS, SIZE, padding_idx, **options)
+
+
+def scores(words, ids=IDS):
+    """Of every word, at every place."""
+    with tied_words(words) as tied:
+        vectors = words(ids)
+    return F.linear(vectors.tanh(), tied.table)
+
+
+def usual_scores(words, ids=IDS):
+    return F.linear(words(ids).tanh(), words.weight)
+
+
+def gradient(words, scores_of, ids=IDS):
+    (found,) = torch.autograd.grad(scores_of(words, ids).pow(2).sum(), words.weight)
+    return found
+
+
+@pytest.mark.parametrize("padding_idx", [0, -1, None])
+@pytest.mark.parametrize("ids", [IDS, IDS[0], IDS[:, None]])
+def test_gradients_are_those_of_the_usual_way(padding_idx, ids):
+    words = new_words(padding_idx)
+    found, expected = gradient(words, scores, ids), gradient(words, usual_scores, ids)
+    torch.testing.assert_close(found, expected)
+    assert not words._forward_hooks
+
+
+class _Large(TorchDispatchMode):
+    """What made tensors of the size of the table that are not views of others."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        found = operation(*arguments, **(named or {}))
+        if isinstance(found, torch.Tensor) and found.shape == (WORDS, SIZE):
+            place = found.untyped_storage().data_ptr()
+            given = [a for a in arguments if isinstance(a, torch.Tensor)]
+            if place not in [tensor.untyped_storage().data_ptr() for tensor in given]:
+                self.made.append(operation.overloadpacket.__name__)
+        return found
+
+
+def test_one_gradient_of_the_size_of_the_table_is_made():
+    words = new_words()
+    found = scores(words).pow(2).sum()
+    with _Large() as large:
+        found.backward()
+    assert large.made == ["mm"]
+
+
+def test_gradients_have_gradients():
+    seconds = []
+    for scores_of in (scores, usual_scores):
+        words = new_words()
+        loss = scores_of(words).pow(2).sum()
+        (first,) = torch.autograd.grad(loss, words.weight, create_graph=True)
+        first.pow(2).sum().backward()
+        seconds.append(words.weight.grad)
+    torch.testing.assert_close(*seconds)
+
+
+def test_a_graph_that_is_kept_gives_the_same_twice():
+    words = new_words()
+    loss = scores(words).pow(2).sum()
+    once = torch.autograd.grad(loss, words.weight, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, words.weight), once, rtol=0, atol=0)
+
+
+def test_either_use_alone_has_its_gradient():
+    for only_looked_up in (True, False):
+        words = new_words()
+        with tied_words(words) as tied:
+            vectors = words(IDS)
+        used = vectors if only_looked_up else tied.table
+        usual = words(IDS) if only_looked_up else words.weight
+        found = torch.autograd.grad(used.pow(2).sum(), words.weight)
+        torch.testing.assert_close(found, torch.autograd.grad(usual.pow(2).sum(), words.weight))
+
+
+def test_without_a_lookup_the_table_is_the_weight():
+    words = new_words()
+    with tied_words(words) as tied:
+        pass
+    assert tied.table is words.weight
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"max_norm": 0.5},
+        {"scale_grad_by_freq": True},
+        {"sparse": True},
+        "hook",
+        "subclass",
+        "frozen",
+        "no gradient",
+    ],
+)
+def test_what_is_not_usual_is_left_to_pytorch(unusual, monkeypatch):
+    words = new_words(**unusual) if isinstance(unusual, dict) else new_words()
+    if unusual == "hook":
+        words.register_forward_hook(lambda *call: None)
+    if unusual == "subclass":
+        words.__class__ = type("Words", (nn.Embedding,), {})
+    words.weight.requires_grad_(unusual != "frozen")
+    monkeypatch.setattr(module._LookUp, "apply", None)
+    with torch.set_grad_enabled(unusual != "no gradient"):
+        found = scores(words)
+    torch.testing.assert_close(found, usual_scores(words))
+    assert len(words._forward_hooks) == (unusual == "hook")
+
+
+def test_an_error_leaves_no_hook():
+    words = new_words()
+    with pytest.raises(IndexError), tied_words(words):
+        words(torch.tensor([WORDS]))
+    assert not words._forward_hooks
+
+
+def test_another_thread_looks_up_as_usual():
+    words, seen = new_words(), []
+    with tied_words(words) as tied:
+        other = threading.Thread(target=lambda: seen.append(words(IDS)))
+        other.start()
+        other.join()
+        assert tied.table is words.weight
+    assert seen[0].grad_fn.name() == words(IDS).grad_fn.name()
