@@ -7,7 +7,7 @@ from torch import nn
 
 from minitransformer.layers.reordered_weights import forget_copies, reordered_weights
 from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.generative import GenerativeModel
+from minitransformer.models.writing_model import GenerativeModel
 
 
 def maps_for_each_word(model: GenerativeModel) -> list[nn.Module]:

@@ -21,7 +21,7 @@ from minitransformer.layers.positions import SinusoidalPositions
 from minitransformer.models.base import Model
 from minitransformer.models.classification import SequenceClassification, TokenClassification
 from minitransformer.models.config import Config
-from minitransformer.models.generative import GenerativeModel
+from minitransformer.models.writing_model import GenerativeModel
 from minitransformer.names import unexpected_name
 
 CONFIG = "config.json"

@@ -8,7 +8,7 @@ from minitransformer.hf.generation_config import write_generation_config
 from minitransformer.hf.names import is_transposed, stored_names
 from minitransformer.hf.tensors import WEIGHTS
 from minitransformer.models.base import Model
-from minitransformer.models.generative import GenerativeModel
+from minitransformer.models.writing_model import GenerativeModel
 
 
 def save_pretrained(model: Model, path: str | Path) -> None:

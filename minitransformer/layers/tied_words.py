@@ -91,12 +91,12 @@ class _LookUp(torch.autograd.Function):
 def _is_usual(words: nn.Embedding) -> bool:
     """Whether autograd alone sees the lookup, and it is a plain one."""
     return (
-        torch.is_grad_enabled()
+        only_autograd_follows(words.weight, under_autocast=True)
+        and torch.is_grad_enabled()
         and words.weight.requires_grad
         and type(words) is nn.Embedding
         and words.max_norm is None
         and not words.scale_grad_by_freq
         and not words.sparse
         and nobody_listens(words)
-        and only_autograd_follows(words.weight, under_autocast=True)
     )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minitransformer.layers.linear import shapes_fit
 from minitransformer.layers.shortcuts import only_autograd_follows
 
 HALF_FORMATS = (torch.bfloat16, torch.float16)
@@ -35,6 +36,7 @@ def pieces_pay(scores: WordScores) -> bool:
     return (
         only_autograd_follows(*scores, under_autocast=True)
         and _dtype(scores.hidden) in HALF_FORMATS
+        and (torch.is_autocast_enabled("cpu") or shapes_fit(*scores))
     )
 
 
@@ -129,7 +131,7 @@ def _pieces(scores: Tensor) -> Iterator[slice]:
 
 
 def _dtype(hidden: Tensor) -> torch.dtype:
-    """What products of the hidden states are computed in."""
-    if torch.is_autocast_enabled("cpu"):
+    """What products of the hidden states are computed in; autocast leaves float64 alone."""
+    if torch.is_autocast_enabled("cpu") and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype("cpu")
     return hidden.dtype

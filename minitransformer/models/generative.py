@@ -1,25 +1,15 @@
-"""The models that write: what they have in common, and how they are trained.
+"""The models that write, decoders and encoder-decoders, and how they are trained.
 
 B batch, R rows that are written, T tokens, S source tokens, E hidden size, V vocabulary.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from minitransformer.layers.cache import KVCache
-from minitransformer.layers.reordered_weights import reordered_linear
 from minitransformer.layers.rows import take_last
-from minitransformer.layers.word_loss import WordScores
-from minitransformer.models.base import TaskModel
-from minitransformer.models.config import Config
-from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.heads import (
-    Labelled,
-    mean_loss,
-    summed_cross_entropy,
-    summed_word_loss,
-)
+from minitransformer.models.heads import Labelled, mean_loss, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
 from minitransformer.models.outputs import CausalLMOutput, Encoded, Seq2SeqLMOutput, recording
 from minitransformer.models.shifting import (
@@ -28,57 +18,12 @@ from minitransformer.models.shifting import (
     start_token,
     until_last_label,
 )
+from minitransformer.models.writing_model import GenerativeModel
 from minitransformer.names import strict_names
 
 if TYPE_CHECKING:
     from minitransformer.models.gpt2 import GPT2Model
     from minitransformer.models.seq2seq import Seq2SeqModel
-
-
-class GenerativeModel(TaskModel):
-    """Base of the models that write: they score the words that may come next.
-
-    Attributes:
-        generation_config: how the checkpoint wants to be asked; at first what the config says of
-            tokens. Its fields are the defaults of :func:`minitransformer.generate`.
-        said_of_tasks: what the checkpoint's config.json says of single tasks, kept as it stands.
-        reorder_weights: whether a CPU that writes may keep a second copy of the decoder's weights
-            in the order that it reads fastest. Set it to False where memory is short.
-        record_steps: whether a GPU that writes may keep the step for a token as a CUDA graph.
-            Threads record in turn; False is for a process that records graphs of its own too.
-    """
-
-    guesses_words = True
-
-    def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.generation_config = GenerationConfig.from_model_config(config)
-        self.said_of_tasks: dict[str, Any] = {}
-        self.reorder_weights = True
-        self.record_steps = True
-
-    @property
-    def head(self) -> nn.Embedding | nn.Linear:
-        """The module whose weight, (V, E), scores the words: the word embedding."""
-        return getattr(self, self.backbone_name).words
-
-    def word_scores(self, hidden: Tensor) -> WordScores:
-        """What the scores of words are made of: (..., E), the head's weight and a bias."""
-        return WordScores(hidden, self.head.weight)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Score each word of the vocabulary: (..., E) to (..., V)."""
-        return reordered_linear(*self.word_scores(hidden), training=self.training)
-
-    def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
-        """The loss of `forward`; zero, with a gradient of zeros, where nothing is labelled."""
-        total, count = self.summed_loss(*inputs, **named)
-        return mean_loss(total, count)
-
-    def _summed_word_loss(self, hidden: Tensor, labelled: Labelled) -> tuple[Tensor, Tensor]:
-        """Of (B, T, E), scored only where there is a label."""
-        scores = self.word_scores(labelled.rows(hidden))
-        return summed_word_loss(scores, labelled.labels, self.training)
 
 
 class CausalLM(GenerativeModel):

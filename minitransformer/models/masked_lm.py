@@ -137,13 +137,22 @@ class MaskedLM(EncoderTask):
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         places = labels != IGNORED_LABEL  # (B, T)
         labels = labels[places]  # (N,)
-        if type(self.lm_head) is not MaskedLMHead or not nobody_listens(self.lm_head):
+        if not self._scores_as_usual():
             logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
             return summed_cross_entropy(logits, labels)
         with tied_words(self.backbone.embeddings.words) as words:
             hidden = self._hidden_at(places, input_ids, attention_mask, token_type_ids)  # (N, E)
         scores = self.lm_head.word_scores(hidden, words.table)
         return summed_word_loss(scores, labels, self.lm_head.training)
+
+    def _scores_as_usual(self) -> bool:
+        """Whether nobody has replaced how words are scored, nor listens to the scores."""
+        return (
+            type(self.lm_head) is MaskedLMHead
+            and nobody_listens(self.lm_head)
+            and "logits_at" not in vars(self)
+            and type(self).logits_at is MaskedLM.logits_at
+        )
 
     def _hidden_at(
         self,

@@ -162,3 +162,15 @@ def test_only_half_formats_go_in_pieces():
             assert not pieces_pay(WordScores(*factors))
         assert not pieces_pay(WordScores(factors[0][:0], *factors[1:]))  # no label at all
     assert pieces_pay(WordScores(*leaves(dtype=torch.bfloat16)))
+
+
+def test_what_does_not_fit_gets_the_error_of_the_formula():
+    x, weight, bias = leaves(dtype=torch.bfloat16)
+    assert not pieces_pay(WordScores(x, weight.float(), bias))
+    assert not pieces_pay(WordScores(x, weight, bias.float()))
+    assert not pieces_pay(WordScores(x[:, 1:], weight, bias))
+
+
+def test_autocast_leaves_float64_alone():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not pieces_pay(WordScores(*leaves(dtype=torch.float64)))

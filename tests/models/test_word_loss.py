@@ -83,3 +83,29 @@ def test_a_head_that_is_watched_or_replaced_computes_the_scores(in_pieces):
     assert not in_pieces
     torch.testing.assert_close(loss, torch.tensor(float(model.config.vocab_size)).log())
     assert watched != loss
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2LMHeadModel"])
+@pytest.mark.parametrize("of_the_class", [True, False])
+def test_scores_that_a_subclass_computes_are_those_of_the_loss(name, of_the_class, in_pieces):
+    model, batch = model_and_batch(name, torch.float32)
+    method = "logits_at" if name == "Bert" else "logits"
+    usual = getattr(model, method)
+
+    def halved(*inputs, **named):
+        return usual(*inputs, **named) / 2
+
+    if of_the_class:
+        model.__class__ = type("Halved", (type(model),), {method: lambda self, *i: halved(*i)})
+    else:
+        setattr(model, method, halved)
+    loss, _ = loss_and_gradients(model, batch, autocast=True)
+    if name == "Bert":
+        places = batch.pop("labels") != -100
+        labels = examples_of("masked words", [6, 3, 4])
+        labels = torch.cat([example["labels"] for example in labels])
+        expected = nn.functional.cross_entropy(halved(places, **batch), labels[labels != -100])
+    else:
+        expected = model(**batch).loss
+    assert not in_pieces
+    torch.testing.assert_close(loss, expected, rtol=0.01, atol=0.01)
