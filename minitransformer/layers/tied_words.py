@@ -45,7 +45,8 @@ def tied_words(words: nn.Embedding) -> Iterator[TiedWords]:
     thread = get_ident()
 
     def look_up(_words: nn.Module, arguments: tuple[Tensor, ...], _vectors: Tensor) -> Any:
-        if get_ident() != thread:
+        follows = only_autograd_follows(words.weight, under_autocast=True)
+        if get_ident() != thread or not torch.is_grad_enabled() or not follows:
             return None
         vectors, tied.table = _LookUp.apply(*arguments, words.weight, words.padding_idx)
         return vectors
@@ -65,7 +66,9 @@ class _LookUp(torch.autograd.Function):
         context: Any, ids: Tensor, table: Tensor, padding_idx: int | None
     ) -> tuple[Tensor, Tensor]:
         context.set_materialize_grads(False)
-        context.save_for_backward(ids)
+        # Not among the saved tensors, of which checkpointing expects those of a plain lookup; and
+        # a copy, for whoever fills his batch anew.
+        context.ids = ids.clone()
         context.num_words, context.padding_idx = len(table), padding_idx
         return F.embedding(ids, table), table.view_as(table)
 
@@ -73,7 +76,7 @@ class _LookUp(torch.autograd.Function):
     def backward(
         context: Any, by_vectors: Tensor | None, by_table: Tensor | None
     ) -> tuple[None, Tensor | None, None]:
-        (ids,) = context.saved_tensors
+        ids = context.ids
         if by_vectors is None:
             return None, by_table, None
         if by_table is None or torch.is_grad_enabled():  # may have a gradient of its own

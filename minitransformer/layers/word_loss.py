@@ -106,8 +106,10 @@ class _WordLoss(torch.autograd.Function):
 
 def _derivable_gradients(context: Any, gradient: Tensor) -> Iterator[Tensor | None]:
     """Those by hidden states, weight and bias; None of what needs none."""
-    *factors, labels, scores, _ = context.saved_tensors
+    *inputs, labels, scores, _ = context.saved_tensors
     by = context.needs_input_grad[:3]
+    # By aliases: the hidden states may come from the weight themselves, and that way is not ours.
+    factors: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
     hidden, weight, bias = factors
     with torch.autocast("cpu", enabled=False):
         logits = _product(hidden.to(scores.dtype), weight, bias).float()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from minitransformer.layers import tied_words as module
 from minitransformer.layers.tied_words import tied_words
@@ -147,3 +148,42 @@ def test_another_thread_looks_up_as_usual():
         other.join()
         assert tied.table is words.weight
     assert seen[0].grad_fn.name() == words(IDS).grad_fn.name()
+
+
+def test_a_lookup_without_gradients_takes_none_from_the_scores():
+    words = new_words()
+    with tied_words(words) as tied, torch.no_grad():
+        vectors = words(IDS)
+    found = torch.autograd.grad(F.linear(vectors, tied.table).pow(2).sum(), words.weight)
+    expected = torch.autograd.grad(
+        F.linear(words(IDS).detach(), words.weight).pow(2).sum(), words.weight
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_lookup_may_be_computed_again_for_the_gradient(use_reentrant):
+    words, needs = new_words(), torch.ones(1, requires_grad=True)
+
+    def embed(ids, factor):
+        return (words(ids) * factor).tanh()
+
+    found = []
+    for again in (True, False):
+        with tied_words(words) as tied:
+            if again:
+                vectors = checkpoint(embed, IDS, needs, use_reentrant=use_reentrant)
+            else:
+                vectors = embed(IDS, needs)
+        F.linear(vectors, tied.table).pow(2).sum().backward()
+        found.append(words.weight.grad)
+        words.weight.grad = None
+    torch.testing.assert_close(*found)
+
+
+def test_ids_that_change_before_the_gradient_change_nothing():
+    words, ids = new_words(), IDS.clone()
+    loss = scores(words, ids).pow(2).sum()
+    ids.zero_()
+    found = torch.autograd.grad(loss, words.weight)[0]
+    torch.testing.assert_close(found, gradient(words, usual_scores))

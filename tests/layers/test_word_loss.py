@@ -174,3 +174,15 @@ def test_what_does_not_fit_gets_the_error_of_the_formula():
 def test_autocast_leaves_float64_alone():
     with torch.autocast("cpu", torch.bfloat16):
         assert not pieces_pay(WordScores(*leaves(dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_hidden_states_that_come_from_the_weight_are_not_counted_twice(autocast):
+    """As where the head is the word embedding."""
+    found = []
+    for derivable in (False, True):
+        _, weight, bias = leaves(dtype=torch.float32 if autocast else torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = word_loss(WordScores(weight[LABELS].tanh(), weight, bias), LABELS.roll(3))
+        found.append(torch.autograd.grad(loss, weight, create_graph=derivable)[0].detach())
+    assert relative_error(found[1], found[0].double()) < 2**-7

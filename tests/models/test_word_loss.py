@@ -109,3 +109,30 @@ def test_scores_that_a_subclass_computes_are_those_of_the_loss(name, of_the_clas
         expected = model(**batch).loss
     assert not in_pieces
     torch.testing.assert_close(loss, expected, rtol=0.01, atol=0.01)
+
+
+def test_a_row_without_a_label_goes_the_usual_way(in_pieces):
+    """As where the compiler was asked for the labels, and gave up before the scores."""
+    torch.manual_seed(0)
+    scores = heads.WordScores(torch.randn(3, 4), torch.randn(7, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        total, count = heads.summed_word_loss(scores, torch.tensor([1, -100, 6]), True)
+        expected, _ = heads.summed_word_loss(
+            heads.WordScores(scores.hidden[[0, 2]], scores.weight), torch.tensor([1, 6]), True
+        )
+    assert count == 2 and len(in_pieces) == 1
+    torch.testing.assert_close(total, expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2LMHeadModel"])
+def test_a_gradient_that_may_be_derived_is_the_same(name):
+    found = []
+    for derivable in (False, True):
+        model, batch = model_and_batch(name, torch.float32)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(**batch)
+        words = model.get_parameter(
+            "bert.embeddings.words.weight" if name == "Bert" else "transformer.words.weight"
+        )
+        found.append(torch.autograd.grad(loss, words, create_graph=derivable)[0].detach())
+    assert float((found[0] - found[1]).norm() / found[0].norm()) < 0.01
