@@ -1,8 +1,8 @@
 """When a layer may compute the same numbers in another way than its formula says.
 
 Only on a CPU, and only where nobody but the caller, and autograd, can tell. Whoever hooks a module,
-counts or records operations, compiles, casts, or derives in another way is given the modules and
-the operations of PyTorch that he knows.
+counts or records operations, compiles, casts (but where a caller knows about autocast), or derives
+in another way is given the modules and the operations of PyTorch that he knows.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _transforms_are_active = _asked_of_pytorch(torch._C, "_are_functorch_transforms_
 _operations_are_followed = _asked_of_pytorch(python_dispatch, "is_in_torch_dispatch_mode")
 _all_modules_have_hooks = _asked_of_pytorch(nn.modules.module, "_has_any_global_hook")
 _functorch = getattr(torch._C, "_functorch", None)
-_is_batched = _asked_of_pytorch(_functorch, "is_legacy_batchedtensor")
+is_batched = _asked_of_pytorch(_functorch, "is_legacy_batchedtensor")
 
 
 def only_autograd_follows(*tensors: Tensor | None, under_autocast: bool = False) -> bool:
@@ -67,6 +67,6 @@ def _is_plain(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
         and not tensor.is_nested
-        and not _is_batched(tensor)
+        and not is_batched(tensor)
         and tensor.numel() > 0
     )

@@ -1,9 +1,9 @@
 """The table of word vectors where a model both looks words up in it and scores words with it.
 
-"Using the Output Embedding to Improve Language Models" (Press and Wolf 2017). The scores have a
-gradient by every number of the table, the words that were looked up by a few rows of it. PyTorch
-writes the second one as large as the table, nearly all of it zeros, and adds the two, which for a
-small batch takes as long as a layer. Here the rows are added where they belong.
+"Using the Output Embedding to Improve Language Models" (Press and Wolf 2017). The scores give every
+row of the table a gradient, the lookup only the rows that were looked up. PyTorch writes the second
+gradient as large as the table, nearly all of it zeros, and adds the two, which for a small batch
+takes as long as a layer. Here the rows are added where they belong.
 
 V vocabulary, E hidden size.
 """
@@ -17,14 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.shortcuts import nobody_listens, only_autograd_follows
+from minitransformer.layers.shortcuts import is_batched, nobody_listens, only_autograd_follows
 
 
 class TiedWords:
-    """The table, (V, E), to score words with once words were looked up."""
+    """Words that are looked up, and the table for the scores."""
 
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
+    def __init__(self, words: nn.Embedding) -> None:
+        self.words = words
+        self.looked_up_in: Tensor | None = None
+
+    @property
+    def table(self) -> Tensor:
+        """(V, E), for the scores; to be asked for after the lookup, which may make it anew."""
+        return self.words.weight if self.looked_up_in is None else self.looked_up_in
 
 
 @contextmanager
@@ -34,21 +40,22 @@ def tied_words(words: nn.Embedding) -> Iterator[TiedWords]:
     Args:
         words: where they are looked up.
 
-    Returns:
-        What has the table for the scores. The gradient that comes back to it is added to in place:
-        it must come from products, not from what may hand one gradient to several tensors.
+    Yields:
+        What has the table for the scores. Use it once, in a matrix product: its gradient is written
+        to in place, so nobody else may hold it.
     """
-    tied = TiedWords(words.weight)
+    tied = TiedWords(words)
     if not _is_usual(words):
         yield tied
         return
     thread = get_ident()
 
-    def look_up(_words: nn.Module, arguments: tuple[Tensor, ...], _vectors: Tensor) -> Any:
+    def look_up(module: nn.Module, arguments: tuple[Tensor, ...], _vectors: Tensor) -> Any:
         follows = only_autograd_follows(words.weight, under_autocast=True)
-        if get_ident() != thread or not torch.is_grad_enabled() or not follows:
+        here = module is words and get_ident() == thread  # neither a copy nor another thread
+        if not here or not follows or not torch.is_grad_enabled() or len(arguments) != 1:
             return None
-        vectors, tied.table = _LookUp.apply(*arguments, words.weight, words.padding_idx)
+        vectors, tied.looked_up_in = _LookUp.apply(*arguments, words.weight, words.padding_idx)
         return vectors
 
     hook = words.register_forward_hook(look_up)
@@ -79,7 +86,8 @@ class _LookUp(torch.autograd.Function):
         ids = context.ids
         if by_vectors is None:
             return None, by_table, None
-        if by_table is None or torch.is_grad_enabled():  # may have a gradient of its own
+        # A gradient that may have a gradient of its own, and many at a time, go PyTorch's way.
+        if by_table is None or torch.is_grad_enabled() or is_batched(by_vectors):
             padding_idx = -1 if context.padding_idx is None else context.padding_idx
             by_lookup = torch.ops.aten.embedding_dense_backward(
                 by_vectors, ids, context.num_words, padding_idx, False

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minitransformer.layers.linear import shapes_fit
-from minitransformer.layers.shortcuts import only_autograd_follows
+from minitransformer.layers.shortcuts import is_batched, only_autograd_follows
 
 HALF_FORMATS = (torch.bfloat16, torch.float16)
 _IN_CACHE = 2**20  # scores of a piece: 4 MB of float32
@@ -32,7 +32,7 @@ class WordScores(NamedTuple):
 
 
 def pieces_pay(scores: WordScores) -> bool:
-    """Whether :func:`word_loss` is the faster way, and nobody can tell: half formats, on a CPU."""
+    """Whether :func:`word_loss` serves: half formats, on a CPU, and only autograd follows."""
     return (
         only_autograd_follows(*scores, under_autocast=True)
         and _dtype(scores.hidden) in HALF_FORMATS
@@ -82,7 +82,8 @@ class _WordLoss(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, labels, scores, denominator = context.saved_tensors
         by_hidden, by_weight, by_bias, *_ = context.needs_input_grad
-        if torch.is_grad_enabled():  # who derives the gradients too is given those of the formula
+        # A gradient that may have a gradient of its own, and many at a time, by the formula.
+        if torch.is_grad_enabled() or is_batched(gradient):
             return *_derivable_gradients(context, gradient), None, None
         x = hidden.to(scores.dtype)
         for_hidden = torch.zeros_like(hidden, dtype=torch.float32) if by_hidden else None
@@ -108,15 +109,19 @@ def _derivable_gradients(context: Any, gradient: Tensor) -> Iterator[Tensor | No
     """Those by hidden states, weight and bias; None of what needs none."""
     *inputs, labels, scores, _ = context.saved_tensors
     by = context.needs_input_grad[:3]
-    # By aliases: the hidden states may come from the weight themselves, and that way is not ours.
-    factors: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-    hidden, weight, bias = factors
-    with torch.autocast("cpu", enabled=False):
-        logits = _product(hidden.to(scores.dtype), weight, bias).float()
+    derivable = torch.is_grad_enabled()
+    with torch.autocast("cpu", enabled=False), torch.enable_grad():
+        # By aliases: the hidden states may come from the weight, and that way is not ours.
+        factors: list[Any] = [None if t is None else t.view_as(t) for t in inputs]
+        hidden, weight, bias = factors
+        logits = _product(hidden.to(scores.dtype), weight, bias).float()  # (N, V)
         loss = F.cross_entropy(logits, labels, reduction="sum")
     needed = [factor for factor, needs in zip(factors, by, strict=True) if needs]
-    found = iter(torch.autograd.grad(loss, needed, gradient, create_graph=True))
-    return (next(found) if needs else None for needs in by)
+    found = iter(torch.autograd.grad(loss, needed, create_graph=derivable))
+    return (
+        (next(found) * gradient).to(t.dtype) if needs else None
+        for t, needs in zip(inputs, by, strict=True)
+    )
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ def test_a_pytorch_without_a_private_name_takes_no_shortcut(monkeypatch):
     x = torch.ones(2)
     assert shortcuts.only_autograd_follows(x) and shortcuts.nobody_listens(nn.Identity())
     absent = shortcuts._asked_of_pytorch(torch._C, "_no_such_name")
-    for name in ("_transforms_are_active", "_operations_are_followed", "_is_batched"):
+    for name in ("_transforms_are_active", "_operations_are_followed", "is_batched"):
         with monkeypatch.context() as patched:
             patched.setattr(shortcuts, name, absent)
             assert not shortcuts.only_autograd_follows(x)

@@ -1,5 +1,6 @@
 """A table that is looked up in and scores: the gradients of the usual way, in fewer numbers."""
 
+import copy
 import threading
 
 import pytest
@@ -187,3 +188,39 @@ def test_ids_that_change_before_the_gradient_change_nothing():
     ids.zero_()
     found = torch.autograd.grad(loss, words.weight)[0]
     torch.testing.assert_close(found, gradient(words, usual_scores))
+
+
+def test_a_copy_made_meanwhile_has_its_own_vectors():
+    words = new_words()
+    with tied_words(words):
+        copied = copy.deepcopy(words)
+    copied.weight.data.zero_()
+    assert not copied(IDS).any()
+
+
+def test_a_weight_that_a_pre_hook_sets_is_the_one_of_the_pass():
+    words = nn.utils.parametrizations.weight_norm(new_words(None))
+    for _ in range(2):
+        torch.testing.assert_close(scores(words), usual_scores(words))
+        scores(words).sum().backward()
+    hooked = new_words()
+    made = torch.randn(WORDS, SIZE, requires_grad=True)
+    del hooked._parameters["weight"]
+    hooked.weight = torch.zeros(WORDS, SIZE)
+    hooked.register_forward_pre_hook(lambda module, _ids: setattr(module, "weight", made))
+    with tied_words(hooked) as tied:
+        hooked(IDS)
+    assert tied.table is made
+
+
+def test_ids_by_name_and_many_gradients_at_a_time_go_pytorchs_way():
+    words = new_words()
+    with tied_words(words) as tied:
+        words(input=IDS)
+    assert tied.table is words.weight
+    directions = torch.randn(3, *usual_scores(words).shape)
+    found, expected = (
+        torch.autograd.grad(made(words), words.weight, directions, is_grads_batched=True)
+        for made in (scores, usual_scores)
+    )
+    torch.testing.assert_close(found, expected)

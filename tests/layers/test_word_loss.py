@@ -186,3 +186,14 @@ def test_hidden_states_that_come_from_the_weight_are_not_counted_twice(autocast)
             loss = word_loss(WordScores(weight[LABELS].tanh(), weight, bias), LABELS.roll(3))
         found.append(torch.autograd.grad(loss, weight, create_graph=derivable)[0].detach())
     assert relative_error(found[1], found[0].double()) < 2**-7
+
+
+def test_many_gradients_at_a_time():
+    factors = leaves()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = word_loss(WordScores(*factors), LABELS)
+    times = torch.tensor([1.0, -2.0])
+    found = torch.autograd.grad(loss, factors, times, is_grads_batched=True)
+    for several, one in zip(found, exact(factors, LABELS)[1], strict=True):
+        for number, scale in zip(several, times, strict=True):
+            assert relative_error(number, one * scale) < 2**-7

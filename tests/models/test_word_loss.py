@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from minitransformer.layers import tied_words
 from minitransformer.models import heads
 from tests.models import decoders
 from tests.models.test_decoder_invariants import collate_labelled, labelled
@@ -136,3 +137,27 @@ def test_a_gradient_that_may_be_derived_is_the_same(name):
         )
         found.append(torch.autograd.grad(loss, words, create_graph=derivable)[0].detach())
     assert float((found[0] - found[1]).norm() / found[0].norm()) < 0.01
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_word_table_of_a_masked_language_model_has_one_gradient(name, monkeypatch):
+    model, batch = model_and_batch(name, torch.float64)
+    parameters = list(model.parameters())
+    table = model.backbone.embeddings.words.weight
+    nodes = []
+    for usual in (False, True):
+        if usual:
+            monkeypatch.setattr(tied_words, "_is_usual", lambda words: False)
+        loss = model.loss(**batch)
+        seen, waiting = set(), [loss.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting += [following for following, _ in node.next_functions]
+        uses = [
+            n for n in seen for f, _ in n.next_functions if getattr(f, "variable", None) is table
+        ]
+        nodes.append((len(uses), torch.autograd.grad(loss, parameters, allow_unused=True)))
+    assert [count for count, _ in nodes] == [1, 2]
+    torch.testing.assert_close(nodes[0][1], nodes[1][1])
