@@ -1,9 +1,9 @@
 """The loss of guessed words in half formats, a few thousand words of the vocabulary at a time.
 
 By the formula, the scores of all words are written to memory, again in float32, again as logarithms
-of the softmax, and as often for the gradients; under autocast the matrix of the head and its
-gradient are too, once more. Here the scores are written once. What leads to them and what follows
-is computed while it is in the cache.
+of the softmax, and as often for the gradients; autocast also copies the head's matrix, and its
+gradient. Here the scores are written once. What leads to them and what follows is computed while
+it is in the cache.
 
 N rows, E hidden size, V vocabulary, W words of a piece.
 """
@@ -87,8 +87,8 @@ class _WordLoss(torch.autograd.Function):
             return *_derivable_gradients(context, gradient), None, None
         x = hidden.to(scores.dtype)
         for_hidden = torch.zeros_like(hidden, dtype=torch.float32) if by_hidden else None
-        for_weight = torch.empty_like(weight) if by_weight else None
-        for_bias = torch.empty_like(bias) if by_bias else None
+        for_weight = torch.empty_like(weight) if by_weight else None  # (V, E)
+        for_bias = torch.empty_like(bias) if by_bias else None  # (V,)
         for words in _pieces(scores):
             # The derivative by a score: its softmax, less 1 where the word is the right one.
             part = (scores[:, words] - denominator[:, None]).exp_()  # (N, W), of float32
@@ -99,9 +99,9 @@ class _WordLoss(torch.autograd.Function):
                 for_bias[words] = part.sum(dim=0)
             part = part.to(x.dtype)
             if for_hidden is not None:
-                for_hidden += part @ weight[words].to(x.dtype)
+                for_hidden += part @ weight[words].to(x.dtype)  # (N, E)
             if for_weight is not None:
-                for_weight[words] = part.t() @ x
+                for_weight[words] = part.t() @ x  # (W, E)
         return for_hidden, for_weight, for_bias, None, None
 
 
