@@ -190,7 +190,9 @@ def measure_case(
     theirs, ours = load_models(case, pad_token_id, arguments, plan)
     check_batches(
         agreement_with(ours, arguments.dtype),
-        *(theirs, batches, arguments.device),
+        theirs,
+        batches,
+        arguments.device,
         ragged=case.is_ragged,
         compiled=compile_theirs,
     )

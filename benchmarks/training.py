@@ -202,7 +202,9 @@ def measure_case(
     theirs, ours = seeded_models(case, rows.pad_token_id, dropout, arguments, plan)
     check_batches(
         agreement_with(ours, case, dtype),
-        *(theirs, batches, device),
+        theirs,
+        batches,
+        device,
         ragged=case.is_ragged,
         compiled=compile_theirs,
     )

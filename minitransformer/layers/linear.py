@@ -95,14 +95,22 @@ class _Linear(torch.autograd.Function):
         return x_gradient, weight_gradient, bias_gradient
 
 
-def shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether shapes and dtypes are those of a linear map; PyTorch knows what to say of others."""
+def shapes_fit(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, under_autocast: bool = False
+) -> bool:
+    """Whether shapes and dtypes are those of a linear map; PyTorch knows what to say of others.
+
+    Args:
+        x, weight, bias: as in :func:`linear`.
+        under_autocast: whether autocast, which leaves float64 alone, makes other dtypes alike.
+    """
+    dtypes = {t.dtype for t in (x, weight, bias) if t is not None}
     return (
         x.dim() > 1
         and weight.dim() == 2
         and weight.shape[1:] == x.shape[-1:]
-        and weight.dtype == x.dtype
-        and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype))
+        and (bias is None or bias.shape == weight.shape[:1])
+        and (len(dtypes) == 1 or (under_autocast and torch.float64 not in dtypes))
     )
 
 

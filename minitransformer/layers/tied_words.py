@@ -45,18 +45,17 @@ def tied_words(words: nn.Embedding) -> Iterator[TiedWords]:
         to in place, so nobody else may hold it.
     """
     tied = TiedWords(words)
-    if not _is_usual(words):
+    if torch.compiler.is_compiling() or not _is_usual(words):
         yield tied
         return
     thread = get_ident()
 
     def look_up(module: nn.Module, arguments: tuple[Tensor, ...], _vectors: Tensor) -> Any:
-        follows = only_autograd_follows(words.weight, under_autocast=True)
         here = module is words and get_ident() == thread  # neither a copy nor another thread
-        if not here or not follows or not torch.is_grad_enabled() or len(arguments) != 1:
-            return None
-        vectors, tied.looked_up_in = _LookUp.apply(*arguments, words.weight, words.padding_idx)
-        return vectors
+        if here and len(arguments) == 1 and _learns_by_autograd(words.weight):
+            vectors, tied.looked_up_in = _LookUp.apply(*arguments, words.weight, words.padding_idx)
+            return vectors
+        return None  # what was looked up already
 
     hook = words.register_forward_hook(look_up)
     try:
@@ -81,33 +80,37 @@ class _LookUp(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        context: Any, by_vectors: Tensor | None, by_table: Tensor | None
+        context: Any, for_vectors: Tensor | None, for_table: Tensor | None
     ) -> tuple[None, Tensor | None, None]:
+        """Of the vectors, (..., E), and the table, (V, E), one gradient, (V, E)."""
         ids = context.ids
-        if by_vectors is None:
-            return None, by_table, None
+        if for_vectors is None:
+            return None, for_table, None
         # A gradient that may have a gradient of its own, and many at a time, go PyTorch's way.
-        if by_table is None or torch.is_grad_enabled() or is_batched(by_vectors):
+        if for_table is None or torch.is_grad_enabled() or is_batched(for_vectors):
             padding_idx = -1 if context.padding_idx is None else context.padding_idx
-            by_lookup = torch.ops.aten.embedding_dense_backward(
-                by_vectors, ids, context.num_words, padding_idx, False
+            for_lookup = torch.ops.aten.embedding_dense_backward(
+                for_vectors, ids, context.num_words, padding_idx, False
             )
-            return None, by_lookup if by_table is None else by_lookup + by_table, None
+            return None, for_lookup if for_table is None else for_lookup + for_table, None
         if context.padding_idx is not None:  # which learns nothing from being looked up
-            by_vectors = by_vectors.masked_fill((ids == context.padding_idx).unsqueeze(-1), 0.0)
-        by_table.index_add_(0, ids.flatten(), by_vectors.flatten(0, -2))
-        return None, by_table, None
+            for_vectors = for_vectors.masked_fill((ids == context.padding_idx).unsqueeze(-1), 0.0)
+        for_table.index_add_(0, ids.flatten(), for_vectors.flatten(0, -2))
+        return None, for_table, None
 
 
 def _is_usual(words: nn.Embedding) -> bool:
-    """Whether autograd alone sees the lookup, and it is a plain one."""
+    """Whether it does nothing but look up, and nobody listens."""
     return (
-        only_autograd_follows(words.weight, under_autocast=True)
-        and torch.is_grad_enabled()
-        and words.weight.requires_grad
-        and type(words) is nn.Embedding
+        type(words) is nn.Embedding
         and words.max_norm is None
         and not words.scale_grad_by_freq
         and not words.sparse
         and nobody_listens(words)
     )
+
+
+def _learns_by_autograd(table: Tensor) -> bool:
+    """Whether a gradient is wanted, and only autograd sees what is done for it."""
+    learns = torch.is_grad_enabled() and table.requires_grad
+    return learns and only_autograd_follows(table, under_autocast=True)

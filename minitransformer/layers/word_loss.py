@@ -20,7 +20,8 @@ from minitransformer.layers.shortcuts import is_batched, only_autograd_follows
 
 HALF_FORMATS = (torch.bfloat16, torch.float16)
 _IN_CACHE = 2**20  # scores of a piece: 4 MB of float32
-_FEWEST_WORDS, _MOST_WORDS = 1024, 4096  # of a piece
+# Of a piece: products of fewer are slower, what follows from more leaves the cache.
+_FEWEST_WORDS, _MOST_WORDS = 1024, 4096
 
 
 class WordScores(NamedTuple):
@@ -36,7 +37,7 @@ def pieces_pay(scores: WordScores) -> bool:
     return (
         only_autograd_follows(*scores, under_autocast=True)
         and _dtype(scores.hidden) in HALF_FORMATS
-        and (torch.is_autocast_enabled("cpu") or shapes_fit(*scores))
+        and shapes_fit(*scores, under_autocast=torch.is_autocast_enabled("cpu"))
     )
 
 
@@ -57,6 +58,8 @@ def word_loss(scores: WordScores, labels: Tensor) -> Tensor:
 
 
 class _WordLoss(torch.autograd.Function):
+    """Forward keeps the scores; `backward` goes through the same pieces."""
+
     @staticmethod
     def forward(
         context: Any,
@@ -70,7 +73,7 @@ class _WordLoss(torch.autograd.Function):
         scores = x.new_empty(len(x), len(weight))  # (N, V)
         parts = []  # of the denominators, as logarithms, (N,) each
         for words in _pieces(scores):
-            part = _product(x, weight[words], None if bias is None else bias[words])  # (N, W)
+            part = _linear(x, weight[words], None if bias is None else bias[words])  # (N, W)
             scores[:, words] = part
             parts.append(part.float().logsumexp(dim=1))
         denominator = torch.stack(parts).logsumexp(dim=0)  # (N,)
@@ -110,11 +113,11 @@ def _derivable_gradients(context: Any, gradient: Tensor) -> Iterator[Tensor | No
     *inputs, labels, scores, _ = context.saved_tensors
     by = context.needs_input_grad[:3]
     derivable = torch.is_grad_enabled()
-    with torch.autocast("cpu", enabled=False), torch.enable_grad():
+    with torch.enable_grad():
         # By aliases: the hidden states may come from the weight, and that way is not ours.
         factors: list[Any] = [None if t is None else t.view_as(t) for t in inputs]
         hidden, weight, bias = factors
-        logits = _product(hidden.to(scores.dtype), weight, bias).float()  # (N, V)
+        logits = _linear(hidden.to(scores.dtype), weight, bias).float()  # (N, V)
         loss = F.cross_entropy(logits, labels, reduction="sum")
     needed = [factor for factor, needs in zip(factors, by, strict=True) if needs]
     found = iter(torch.autograd.grad(loss, needed, create_graph=derivable))
@@ -124,7 +127,7 @@ def _derivable_gradients(context: Any, gradient: Tensor) -> Iterator[Tensor | No
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b in the dtype of x."""
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 

@@ -105,9 +105,22 @@ class TaskModel(Model):
         """The sum of the losses of everything labelled in a batch, and how much that is."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
+    def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
+        """The loss of `forward` and its gradients, where a task allows it for less work.
+
+        The arguments are those of `summed_loss`. Zero, with a gradient of zeros, where nothing is
+        labelled.
+        """
+        return mean_loss(*self.summed_loss(*inputs, **named))
+
     def count_supervised(self, batch: dict[str, Tensor]) -> int:
         """The number that `summed_loss` will return with the sum, known before anything is run."""
         return int((batch["labels"] != IGNORED_LABEL).sum())
+
+
+def mean_loss(total: Tensor, count: Tensor) -> Tensor:
+    """The mean of `count` losses that sum to `total`; zero where there are none."""
+    return total / count.clamp(min=1)
 
 
 def initialize(root: nn.Module, standard_deviation: float) -> None:

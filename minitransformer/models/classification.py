@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from minitransformer.layers.dropout import Dropout
 from minitransformer.layers.rows import Wanted, first_tokens, take_rows
-from minitransformer.models.heads import EncoderTask, mean_loss, summable, summed_cross_entropy
+from minitransformer.models.base import mean_loss
+from minitransformer.models.heads import EncoderTask, summable, summed_cross_entropy
 from minitransformer.models.inputs import (
     check_class_labels,
     check_labels,

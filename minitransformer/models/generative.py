@@ -9,7 +9,8 @@ from torch import Tensor
 
 from minitransformer.layers.cache import KVCache
 from minitransformer.layers.rows import take_last
-from minitransformer.models.heads import Labelled, mean_loss, summed_cross_entropy
+from minitransformer.models.base import mean_loss
+from minitransformer.models.heads import Labelled, summed_cross_entropy
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_shape
 from minitransformer.models.outputs import CausalLMOutput, Encoded, Seq2SeqLMOutput, recording
 from minitransformer.models.shifting import (

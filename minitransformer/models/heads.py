@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minitransformer.layers.linear import linear
 from minitransformer.layers.rows import Wanted
-from minitransformer.layers.word_loss import WordScores, pieces_pay, word_loss
+from minitransformer.layers.word_loss import HALF_FORMATS, WordScores, pieces_pay, word_loss
 from minitransformer.models.base import TaskModel
 from minitransformer.models.config import EncoderConfig
 from minitransformer.models.inputs import IGNORED_LABEL
@@ -61,24 +61,10 @@ class EncoderTask(TaskModel):
             hidden, _ = self.backbone.encode(input_ids, attention_mask, token_type_ids, wanted)
         return hidden, record
 
-    def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
-        """The loss of `forward` and its gradients, where a task allows it for less work.
-
-        The arguments are those of `summed_loss`. Zero, with a gradient of zeros, where nothing is
-        labelled.
-        """
-        total, count = self.summed_loss(*inputs, **named)
-        return mean_loss(total, count)
-
-
-def mean_loss(total: Tensor, count: Tensor) -> Tensor:
-    """The mean of `count` losses that sum to `total`; zero where there are none."""
-    return total / count.clamp(min=1)
-
 
 def summable(logits: Tensor) -> Tensor:
     """float32 at least: a sum over thousands of losses does not fit the half formats."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return logits.float() if logits.dtype in HALF_FORMATS else logits
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,8 @@ from minitransformer.layers.rows import chosen_rows
 from minitransformer.layers.shortcuts import nobody_listens
 from minitransformer.layers.tied_words import tied_words
 from minitransformer.layers.word_loss import WordScores
-from minitransformer.models.heads import (
-    EncoderTask,
-    mean_loss,
-    summed_cross_entropy,
-    summed_word_loss,
-)
+from minitransformer.models.base import mean_loss
+from minitransformer.models.heads import EncoderTask, summed_cross_entropy, summed_word_loss
 from minitransformer.models.inputs import IGNORED_LABEL, check_labels, check_same_shape
 from minitransformer.models.outputs import MaskedLMOutput
 from minitransformer.names import strict_names
@@ -140,9 +136,9 @@ class MaskedLM(EncoderTask):
         if not self._scores_as_usual():
             logits = self.logits_at(places, input_ids, attention_mask, token_type_ids)  # (N, V)
             return summed_cross_entropy(logits, labels)
-        with tied_words(self.backbone.embeddings.words) as words:
+        with tied_words(self.backbone.embeddings.words) as tied:
             hidden = self._hidden_at(places, input_ids, attention_mask, token_type_ids)  # (N, E)
-        scores = self.lm_head.word_scores(hidden, words.table)
+        scores = self.lm_head.word_scores(hidden, tied.table)
         return summed_word_loss(scores, labels, self.lm_head.training)
 
     def _scores_as_usual(self) -> bool:
@@ -150,8 +146,7 @@ class MaskedLM(EncoderTask):
         return (
             type(self.lm_head) is MaskedLMHead
             and nobody_listens(self.lm_head)
-            and "logits_at" not in vars(self)
-            and type(self).logits_at is MaskedLM.logits_at
+            and getattr(self.logits_at, "__func__", None) is MaskedLM.logits_at
         )
 
     def _hidden_at(

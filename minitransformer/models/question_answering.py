@@ -9,8 +9,9 @@ import math
 
 from torch import Tensor, nn
 
+from minitransformer.models.base import mean_loss
 from minitransformer.models.config import EncoderConfig
-from minitransformer.models.heads import EncoderTask, mean_loss, summed_cross_entropy
+from minitransformer.models.heads import EncoderTask, summed_cross_entropy
 from minitransformer.models.inputs import check_positions
 from minitransformer.models.outputs import QuestionAnsweringOutput, Recording
 from minitransformer.names import strict_names

@@ -14,7 +14,6 @@ from minitransformer.models.config import Config
 from minitransformer.models.generation_config import GenerationConfig
 from minitransformer.models.heads import (
     Labelled,
-    mean_loss,
     summed_cross_entropy,
     summed_word_loss,
 )
@@ -58,14 +57,9 @@ class GenerativeModel(TaskModel):
         """
         return reordered_linear(*self.word_scores(hidden), training=self.training)
 
-    def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
-        """The loss of `forward`; zero, with a gradient of zeros, where nothing is labelled."""
-        total, count = self.summed_loss(*inputs, **named)
-        return mean_loss(total, count)
-
     def _summed_word_loss(self, hidden: Tensor, labelled: Labelled) -> tuple[Tensor, Tensor]:
         """Of (B, T, E), scored only where there is a label."""
         hidden = labelled.rows(hidden)  # (N, E)
-        if "logits" in vars(self) or type(self).logits is not GenerativeModel.logits:
+        if getattr(self.logits, "__func__", None) is not GenerativeModel.logits:  # replaced
             return summed_cross_entropy(self.logits(hidden), labelled.labels)
         return summed_word_loss(self.word_scores(hidden), labelled.labels, self.training)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from minitransformer.layers import word_loss as module
 from minitransformer.layers.word_loss import WordScores, pieces_pay, word_loss
+from tests.layers.made import Made
 
 WORDS, SIZE = 23, 7
 
@@ -126,31 +126,16 @@ def test_a_head_that_lies_across():
         assert relative_error(one, other) < 2**-7
 
 
-class _Sizes(TorchDispatchMode):
-    """The most numbers that an operation gave in each dtype."""
-
-    def __init__(self):
-        super().__init__()
-        self.most = {}
-
-    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
-        found = operation(*arguments, **(named or {}))
-        if isinstance(found, torch.Tensor):
-            self.most[found.dtype] = max(self.most.get(found.dtype, 0), found.numel())
-        return found
-
-
 def test_neither_the_scores_nor_the_matrix_are_copied_whole():
-    for rows in (2, 40):  # the matrix is larger than the scores, or smaller
+    for rows in (2, 40):
         factors = leaves(rows=rows)
-        with _Sizes() as sizes, torch.autocast("cpu", torch.bfloat16):
+        with Made() as made, torch.autocast("cpu", torch.bfloat16):
             word_loss(WordScores(*factors), torch.arange(rows) % WORDS).backward()
-        assert sizes.most[torch.bfloat16] == rows * WORDS  # the scores, once
-        assert sizes.most[torch.float32] == max(
-            WORDS * SIZE,  # the gradient of the matrix
-            rows * SIZE,  # of the hidden states
-            rows * 5,  # what follows from the scores of a piece
-        )
+        sizes = [(tensor.dtype, tensor.numel()) for _, tensor in made.noted]
+        assert sizes.count((torch.bfloat16, rows * WORDS)) == 1  # the scores
+        assert sizes.count((torch.float32, rows * WORDS)) == 0
+        assert sizes.count((torch.bfloat16, WORDS * SIZE)) == 0
+        assert sizes.count((torch.float32, WORDS * SIZE)) == 1  # the gradient of the matrix
 
 
 def test_only_half_formats_go_in_pieces():
@@ -166,9 +151,14 @@ def test_only_half_formats_go_in_pieces():
 
 def test_what_does_not_fit_gets_the_error_of_the_formula():
     x, weight, bias = leaves(dtype=torch.bfloat16)
-    assert not pieces_pay(WordScores(x, weight.float(), bias))
-    assert not pieces_pay(WordScores(x, weight, bias.float()))
-    assert not pieces_pay(WordScores(x[:, 1:], weight, bias))
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            assert pieces_pay(WordScores(x, weight.float(), bias)) is autocast
+            assert pieces_pay(WordScores(x, weight, bias.float())) is autocast
+            assert not pieces_pay(WordScores(x, weight.double(), bias))
+            assert not pieces_pay(WordScores(x, weight, bias.double()))
+            assert not pieces_pay(WordScores(x[:, 1:], weight, bias))
+            assert not pieces_pay(WordScores(x, weight, bias[:1]))
 
 
 def test_autocast_leaves_float64_alone():
