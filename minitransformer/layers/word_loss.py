@@ -19,9 +19,7 @@ from minitransformer.layers.linear import shapes_fit
 from minitransformer.layers.shortcuts import is_batched, only_autograd_follows
 
 HALF_FORMATS = (torch.bfloat16, torch.float16)
-_IN_CACHE = 2**20  # scores of a piece: 4 MB of float32
-# Of a piece: products of fewer are slower, what follows from more leaves the cache.
-_FEWEST_WORDS, _MOST_WORDS = 1024, 4096
+_WORDS = 1024  # of a piece: products of fewer are slower, what follows from more leaves the cache
 
 
 class WordScores(NamedTuple):
@@ -132,12 +130,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def _pieces(scores: Tensor) -> Iterator[slice]:
-    """Cut the words of (N, V) scores."""
-    rows, words = scores.shape
-    step = min(max(_IN_CACHE // rows, _FEWEST_WORDS), _MOST_WORDS)
-    for start in range(0, words, step):
-        yield slice(start, min(start + step, words))
+def _pieces(scores: Tensor) -> list[slice]:
+    """Cut the words of (N, V) scores; the last piece may be smaller."""
+    return [slice(start, start + _WORDS) for start in range(0, scores.shape[1], _WORDS)]
 
 
 def _dtype(hidden: Tensor) -> torch.dtype:

@@ -14,8 +14,7 @@ WORDS, SIZE = 23, 7
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Pieces of 5 words, and one of 3."""
-    monkeypatch.setattr(module, "_FEWEST_WORDS", 5)
-    monkeypatch.setattr(module, "_MOST_WORDS", 5)
+    monkeypatch.setattr(module, "_WORDS", 5)
 
 
 def leaves(rows=WORDS, dtype=torch.float32, bias=True):
