@@ -1,6 +1,7 @@
 """The command-line arguments that benchmarks share."""
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from benchmarks.measuring import DTYPES
 from minitransformer.arguments import Parser, device, positive
+from minitransformer.layers.kernels import KERNELS
 
 
 def benchmark_parser(module: str, description: str, dtype_help: str = "of all sides") -> Parser:
@@ -25,7 +27,9 @@ def benchmark_parser(module: str, description: str, dtype_help: str = "of all si
         "--threads", type=positive, default=torch.get_num_threads(), help="of the CPU"
     )
     parser.add_argument("--quick", action="store_true", help="end within a minute")
-    parser.add_argument("--out", type=Path, required=True, help="directory for CSV, JSON and PNG")
+    parser.add_argument(
+        "--out", type=_directory, required=True, help="directory for CSV, JSON and PNG"
+    )
     return parser
 
 
@@ -49,8 +53,11 @@ def add_case_options(parser: Parser, cases: Iterable[str], seed_of: str) -> None
         default=[],
         help="cases in which transformers is measured compiled too",
     )
-    parser.add_argument("--attention", default="packed", help="our kernel")
+    parser.add_argument("--attention", choices=sorted(KERNELS), default="packed", help="our kernel")
     parser.add_argument("--seed", type=int, default=0, help=seed_of)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run that did not end in --out"
+    )
 
 
 def check_compiled_cases(arguments: argparse.Namespace) -> None:
@@ -64,3 +71,12 @@ def check_compiled_cases(arguments: argparse.Namespace) -> None:
             f"--compile-theirs {' '.join(sorted(unmeasured))}: not among the --cases "
             f"{' '.join(arguments.cases)}"
         )
+
+
+def _directory(text: str) -> Path:
+    """A directory that can be written to, or made, found out before hours of measuring."""
+    path = Path(text)
+    there = next(part for part in (path, *path.parents) if os.path.lexists(part))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{there} is no directory that can be written to")
+    return path

@@ -25,6 +25,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.arguments import benchmark_parser
 from benchmarks.attention_cost_report import crossings, fits, save, table
@@ -232,7 +233,9 @@ def measure(
     timer = Timer(setting, implementations, plan.rounds)
     for number, sweep in enumerate((FIXED_BATCH, FIXED_TOKENS), start=1):
         end = start + 60 * plan.budget * number / 2
-        for batch, length in plan.batches(sweep):
+        bar = tqdm(plan.batches(sweep), unit="length", leave=False)
+        for batch, length in bar:
+            bar.set_description(f"{sweep}, {batch} x {length} tokens")
             ceilings.append(product_rate(DTYPES[setting.dtype], setting.device))
             here: list[Row] = []
             for part, passes in product((ATTENTION, LAYER), (FORWARD, BOTH)):

@@ -146,6 +146,7 @@ def measure(
         [worker.seconds for worker in workers],
         passes * num_batches,
         before_round=lambda: ceilings.append(product_rate(dtype, device)),
+        description="taking turns",
     )
     rows = [
         figures(side, times, ceilings) | {"peak_megabytes": None if peak is None else peak / 1e6}

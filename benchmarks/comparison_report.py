@@ -13,7 +13,7 @@ from benchmarks import reporting
 from benchmarks.comparison import SAME_BATCHES
 from benchmarks.measuring import DTYPES
 from benchmarks.reporting import Found, around
-from train.metrics import new_figure, try_to_draw
+from train.metrics import new_figure
 
 Row = Mapping[str, Any]
 
@@ -29,14 +29,14 @@ def table(found: Found) -> str:
     lines = [around(found)]
     lines += [f"{name} rows: {source}" for name, source in found["rows"].items()]
     lines.append("\nin brackets: quartiles of the passes")
-    for case in dict.fromkeys(_case(row) for row in found["sides"]):
+    for case in dict.fromkeys(title(row) for row in found["sides"]):
         lines.append(f"\n{case}")
         lines.append(
             f"{'':34}{'ms/batch':>9}{'real tokens/s':>24}{'padding':>9}{'necessary':>11}"
             f"{'executed':>10}{'peak MB':>9}"
         )
-        lines += [_side_line(row) for row in found["sides"] if _case(row) == case]
-        lines += [_ratio_line(row) for row in found["ratios"] if _case(row) == case]
+        lines += [_side_line(row) for row in found["sides"] if title(row) == case]
+        lines += [_ratio_line(row) for row in found["ratios"] if title(row) == case]
     lines.append(
         "\nnecessary, executed: FLOPs by formula, as shares of those of a plain product of large "
         "matrices\nin the same time"
@@ -44,7 +44,8 @@ def table(found: Found) -> str:
     return "\n".join(lines)
 
 
-def _case(row: Row) -> str:
+def title(row: Row) -> str:
+    """The case that a row is of, and in which variant, for people."""
     return f"{row['case']}, {_variant(row)}"
 
 
@@ -82,19 +83,27 @@ def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names}
 
 
-def save(found: Found, directory: Path, name: str) -> None:
-    """Write name_dtype.json and .csv, and draw name.png of all dtypes that are there.
+def stem(name: str, plan: Mapping[str, Any]) -> str:
+    """What the files of a run are called: name_dtype.
 
-    A quick run is called name_quick, so that it never takes the place of a whole one.
+    A quick run is called name_quick_dtype, so that it never takes the place of a whole one.
     """
+    return f"{picture(name, plan)}_{plan['dtype']}"
+
+
+def picture(name: str, plan: Mapping[str, Any]) -> str:
+    """What the picture of such runs, of all dtypes, is called."""
+    return f"{name}{'_quick' * plan['quick']}"
+
+
+def save(found: Found, directory: Path, name: str) -> None:
+    """Write name_dtype.json and .csv."""
     plan = found["plan"]
     same = {key: plan[key] for key in ("quick", "seed", "attention", "compile_theirs")}
     same |= plan["sizes"]
     rows = [{"measured": "side", **row, **same} for row in found["sides"]]
     rows += [{"measured": "ratio", **row, **same} for row in found["ratios"]]
-    name += "_quick" * plan["quick"]
-    reporting.save(found, rows, directory / f"{name}_{plan['dtype']}")
-    try_to_draw(draw, directory, name)
+    reporting.save(found, rows, directory / stem(name, plan))
 
 
 def draw(directory: Path, name: str) -> None:

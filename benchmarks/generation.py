@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from benchmarks.arguments import benchmark_parser
 from benchmarks.comparison import prepare_transformers
@@ -307,6 +308,7 @@ def compare(
         rounds,
         ids.device,
         before_round=lambda: readings.append(memory_bandwidth(ids.device)),
+        description=case.name,
     )
     compiled = next((n for n, side in enumerate(sides) if side.library == COMPILED), None)
     seq2seq = isinstance(model, Seq2SeqLM)
@@ -389,7 +391,7 @@ def grow(sides: list[Side], model: CausalLM, plan: Plan) -> list[dict[str, Any]]
             side.write(ids, 20, 1, None)  # whatever is made once
         times: list[list[list[float]]] = [[] for _ in sides]
         readings = []
-        for _ in range(plan.curve_rounds):
+        for _ in tqdm(range(plan.curve_rounds), "growing context", leave=False, unit="round"):
             readings.append(memory_bandwidth(ids.device))
             for number, side in enumerate(sides):
                 clock = Clock()

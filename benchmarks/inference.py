@@ -7,7 +7,8 @@ Both libraries run the same weights over the same rows: short sentences and whol
 must agree. Each side works in a process of its own; they take turns. Without --text and --squad the
 rows are made up; the report says so. A table goes to the terminal; DIR gets inference_DTYPE.csv and
 .json, and inference.png of all dtypes there; a --quick run writes inference_quick_DTYPE and
-inference_quick.png instead.
+inference_quick.png instead. Until all is measured, what was lies there in
+unfinished_inference_DTYPE.json; the same command with --resume goes on with it.
 
 B rows, T tokens of the longest of them.
 """
@@ -16,7 +17,7 @@ import argparse
 import gc
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import comparison_report
 from benchmarks.arguments import add_case_options, benchmark_parser, check_compiled_cases
+from benchmarks.case_runs import CaseRun, run_cases
 from benchmarks.comparison import (
     AS_IT_COMES,
     AT_ITS_BEST,
@@ -46,7 +47,6 @@ from benchmarks.comparison import (
 from benchmarks.flops import EncoderSizes
 from benchmarks.measuring import DTYPES
 from benchmarks.processes import in_processes
-from benchmarks.reporting import environment, load_average
 from benchmarks.rows import (
     Batch,
     Rows,
@@ -63,6 +63,7 @@ from train.arguments import run_job
 
 VOCAB_SIZE = 30_522
 LENGTH = 512  # tokens a row at most
+RAGGED = "ragged"  # rows as long as they are
 CLASSES = 2  # transformers' default
 # How far results may lie apart: the length of the difference, relative to that of the results.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -140,51 +141,45 @@ def parser() -> Parser:
 def run(arguments: argparse.Namespace, plan: Plan) -> int:
     """The benchmark, top to bottom."""
     check_compiled_cases(arguments)
-    prepare_transformers()
-    torch.set_num_threads(arguments.threads)
     plan = replace(
         plan,
         cases={name: plan.cases[name] for name in arguments.cases},
         passes=arguments.passes or plan.passes,
     )
-    start = environment(arguments.device)
-    rows = read_rows(arguments, plan)
-    sides: list[dict[str, Any]] = []
-    ratios: list[dict[str, Any]] = []
-    for name, case in plan.cases.items():
-        what = {"case": case.name, "dtype": arguments.dtype, "batch_size": case.batch_size}
-        compiled = name in arguments.compile_theirs
-        found = measure_case(case, rows, compiled, arguments, plan)
-        sides += [what | row for row in found[0]]
-        ratios += [what | row for row in found[1]]
-    everything = {
-        "environment": start | {"load_at_the_end": load_average()},
-        "rows": {"ragged": rows.source},
-        "plan": asdict(plan) | comparison_report.asked_for(arguments),
-        "sides": sides,
-        "ratios": ratios,
-    }
-    print(comparison_report.table(everything))
-    comparison_report.save(everything, arguments.out, "inference")
+    read = partial(read_rows, arguments, plan)
+    make_runs = partial(make_case_runs, arguments, plan)
+    run_cases("inference", arguments, asdict(plan), read, make_runs)
     return 0
 
 
-def read_rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+def read_rows(arguments: argparse.Namespace, plan: Plan) -> dict[str, Rows]:
     """Sentences and paragraphs, mixed."""
+    size = plan.vocab_size, LENGTH, arguments.seed
     if arguments.text is None and arguments.squad is None:
-        return made_up_mixture(plan.vocab_size, LENGTH, arguments.seed)
-    return mixed_rows(
-        arguments.text or [], arguments.squad, plan.vocab_size, LENGTH, arguments.seed
-    )
+        return {RAGGED: made_up_mixture(*size)}
+    return {RAGGED: mixed_rows(arguments.text or [], arguments.squad, *size)}
+
+
+def make_case_runs(
+    arguments: argparse.Namespace, plan: Plan, rows: Mapping[str, Rows]
+) -> list[CaseRun]:
+    """Every case."""
+    made = []
+    for name, case in plan.cases.items():
+        what = {"case": case.name, "dtype": arguments.dtype, "batch_size": case.batch_size}
+        compiled = name in arguments.compile_theirs
+        measure = partial(measure_case, case, rows[RAGGED], compiled, arguments, plan)
+        made.append(CaseRun(what, measure))
+    return made
 
 
 def measure_case(
     case: Case, rows: Rows, compile_theirs: bool, arguments: argparse.Namespace, plan: Plan
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Build both models and all batches, hold the results against each other, and take turns."""
-    pad_token_id = rows.pad_token_id
     if case.length is not None:
         rows = rows_of_length(case.length, plan.vocab_size, case.batches, arguments.seed)
+    pad_token_id = rows.pad_token_id
     batches = make_batches(case, rows, arguments.seed)
     build = partial(build_sides, case, pad_token_id, batches, compile_theirs, arguments, plan)
     theirs, ours = load_models(case, pad_token_id, arguments, plan)

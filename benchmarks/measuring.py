@@ -6,6 +6,7 @@ from statistics import median, quantiles
 from time import perf_counter
 
 import torch
+from tqdm import tqdm
 
 Call = Callable[[], object]
 
@@ -48,6 +49,7 @@ def take_turns(
     *,
     repeats: Sequence[int] | None = None,
     before_round: Call | None = None,
+    description: str | None = None,
 ) -> list[list[float]]:
     """Time every call once a round, and let another one begin in each.
 
@@ -60,17 +62,22 @@ def take_turns(
         repeats: how often each is called for one time, for calls that are shorter than what a
             clock can tell apart.
         before_round: what is called first in every round.
+        description: of a progress bar; None shows no bar.
 
     Returns:
         For each call its seconds, one number a round.
     """
     times = [1] * len(calls) if repeats is None else repeats
     clocks = [partial(timed, call, device, count) for call, count in zip(calls, times, strict=True)]
-    return in_turns(clocks, rounds, before_round=before_round)
+    return in_turns(clocks, rounds, before_round=before_round, description=description)
 
 
 def in_turns(
-    clocks: Sequence[Callable[[], float]], rounds: int, *, before_round: Call | None = None
+    clocks: Sequence[Callable[[], float]],
+    rounds: int,
+    *,
+    before_round: Call | None = None,
+    description: str | None = None,
 ) -> list[list[float]]:
     """Let those who measure themselves take turns, another one beginning in each round.
 
@@ -78,12 +85,14 @@ def in_turns(
         clocks: one a side; each works and gives its seconds.
         rounds: how often each is called.
         before_round: what is called first in every round.
+        description: of a progress bar; None shows no bar.
 
     Returns:
         For each clock its seconds, one number a round.
     """
     seconds: list[list[float]] = [[] for _ in clocks]
-    for turn in range(rounds):
+    bar = tqdm(range(rounds), description, disable=description is None, leave=False, unit="round")
+    for turn in bar:
         if before_round is not None:
             before_round()
         for number in range(len(clocks)):

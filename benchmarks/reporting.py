@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from minitransformer.files import atomic_directory
+
 Found = Mapping[str, Any]
 
 
@@ -45,19 +47,20 @@ def around(found: Found) -> str:
 def save(found: Found, rows: Iterable[Mapping[str, Any]], stem: Path) -> None:
     """Write everything to stem.json, and the rows to stem.csv.
 
-    There they are flat, and each has the commit, the machine and the versions.
+    There they are flat, and each has the commit, the machine and the versions. Who is killed
+    meanwhile leaves old files, new ones, or a CSV without JSON.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1)
-    stem.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     where = found["environment"]
     same = {name: where[name] for name in ("commit", "device", "threads")} | where["versions"]
     lines = [flat({**row, **same}) for row in rows]
     columns = list(dict.fromkeys(name for line in lines for name in line))
-    with open(stem.with_suffix(".csv"), "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    with atomic_directory(stem.parent, last=f"{stem.name}.json") as directory:
+        text = json.dumps(found, indent=1)
+        (directory / f"{stem.name}.json").write_text(text + "\n", encoding="utf-8")
+        with open(directory / f"{stem.name}.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(lines)
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ B rows, T tokens of the longest of them.
 """
 
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,13 @@ class Rows:
     def lengths(self) -> np.ndarray:
         """(rows,) tokens of each."""
         return np.array([len(row) for row in self.ids])
+
+    def checksum(self) -> int:
+        """A number that other rows, or other answers in them, would hardly have."""
+        total = self.pad_token_id
+        for row in self.ids:
+            total = zlib.crc32(np.asarray(row).tobytes(), total)
+        return total if self.spans is None else zlib.crc32(self.spans.tobytes(), total)
 
     def padded(self, numbers: Sequence[int] | np.ndarray) -> Batch:
         """Some rows filled up on the right, to the longest of them.

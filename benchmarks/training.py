@@ -11,7 +11,8 @@ transformers as it comes. Before a clock starts, losses and gradients must agree
 in a process of its own; they take turns. A step is forward, backward, AdamW and zero_grad. Without
 --text or --squad the rows are made up; the report says so. A table goes to the terminal; DIR gets
 training_DTYPE.csv and .json, and training.png of all dtypes that are there; a --quick run writes
-training_quick_DTYPE and training_quick.png instead.
+training_quick_DTYPE and training_quick.png instead. Until all is measured, what was lies there in
+unfinished_training_DTYPE.json; the same command with --resume goes on with it.
 
 B rows, T tokens of the longest of them.
 """
@@ -19,7 +20,7 @@ B rows, T tokens of the longest of them.
 import argparse
 import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import comparison_report
 from benchmarks.arguments import add_case_options, benchmark_parser, check_compiled_cases
+from benchmarks.case_runs import CaseRun, run_cases
 from benchmarks.comparison import (
     AS_IT_COMES,
     AT_ITS_BEST,
@@ -47,7 +48,6 @@ from benchmarks.comparison import (
 from benchmarks.flops import EncoderSizes
 from benchmarks.measuring import DTYPES
 from benchmarks.processes import in_processes
-from benchmarks.reporting import environment, load_average
 from benchmarks.rows import (
     Batch,
     Rows,
@@ -133,34 +133,14 @@ def parser() -> Parser:
 def run(arguments: argparse.Namespace, plan: Plan) -> int:
     """The benchmark, top to bottom."""
     check_compiled_cases(arguments)
-    prepare_transformers()
-    torch.set_num_threads(arguments.threads)
     plan = replace(
         plan,
         cases={name: plan.cases[name] for name in arguments.cases},
         passes=arguments.passes or plan.passes,
     )
-    start = environment(arguments.device)
-    rows = read_rows(arguments, plan)
-    sides: list[dict[str, Any]] = []
-    ratios: list[dict[str, Any]] = []
-    for name, case in plan.cases.items():
-        compiled = name in arguments.compile_theirs
-        for dropout in arguments.dropout:
-            what = {"case": case.name, "dtype": arguments.dtype, "dropout": dropout}
-            what |= {"batch_size": case.batch_size}
-            found = measure_case(case, rows[case.rows], dropout, compiled, arguments, plan)
-            sides += [what | row for row in found[0]]
-            ratios += [what | row for row in found[1]]
-    found_all = {
-        "environment": start | {"load_at_the_end": load_average()},
-        "rows": {name: made.source for name, made in rows.items()},
-        "plan": asdict(plan) | comparison_report.asked_for(arguments),
-        "sides": sides,
-        "ratios": ratios,
-    }
-    print(comparison_report.table(found_all))
-    comparison_report.save(found_all, arguments.out, "training")
+    read = partial(read_rows, arguments, plan)
+    make_runs = partial(make_case_runs, arguments, plan)
+    run_cases("training", arguments, asdict(plan), read, make_runs)
     return 0
 
 
@@ -182,6 +162,22 @@ def read_rows(arguments: argparse.Namespace, plan: Plan) -> dict[str, Rows]:
                 if arguments.squad is None
                 else squad_rows(arguments.squad, case.vocab_size, case.length)
             )
+    return made
+
+
+def make_case_runs(
+    arguments: argparse.Namespace, plan: Plan, rows: Mapping[str, Rows]
+) -> list[CaseRun]:
+    """Every case with every dropout."""
+    made = []
+    for name, case in plan.cases.items():
+        compiled = name in arguments.compile_theirs
+        for dropout in arguments.dropout:
+            what = {"case": case.name, "dtype": arguments.dtype, "dropout": dropout}
+            measure = partial(
+                measure_case, case, rows[case.rows], dropout, compiled, arguments, plan
+            )
+            made.append(CaseRun(what | {"batch_size": case.batch_size}, measure))
     return made
 
 

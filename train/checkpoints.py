@@ -7,6 +7,7 @@ states, and `state.json` with the place in the run. No pickle.
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def read_state(path: Path) -> dict[str, Any]:
     if not all(isinstance(state.get(name), dict) for name in ("progress", "run")):
         raise CheckpointError(f"{path / 'state.json'} lacks progress or run; {_ADVICE}")
     return state
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two records of the settings of a run say differently, for people."""
+    return [
+        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
 
 
 def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:

@@ -23,7 +23,13 @@ from tqdm import tqdm
 from minitransformer.files import remove_unfinished
 from minitransformer.layers.dropout import STEPS
 from minitransformer.models.base import Model, TaskModel
-from train.checkpoints import list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from train.checkpoints import (
+    differences,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from train.config import TrainingConfig
 from train.metrics import MetricsFile
 from train.optimizer import build_optimizer, learning_rate_factor
@@ -274,12 +280,7 @@ def _start_or_resume(
             f"{path} was written by an earlier version, which did not note {', '.join(missing)}; "
             "it cannot be gone on with exactly. Choose another --output, and load its weights there"
         )
-    changed = [
-        f"{name} was {before.get(name)!r}, is {run.get(name)!r}"
-        for name in sorted(before.keys() | run.keys())
-        if before.get(name) != run.get(name)
-    ]
-    if changed:
+    if changed := differences(before, run):
         raise ValueError(
             f"{path} belongs to another run: {'; '.join(changed)}. Resume with what it had, or "
             "choose another --output"

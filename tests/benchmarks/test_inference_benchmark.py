@@ -127,6 +127,18 @@ def test_what_is_compiled_is_checked_too(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_rows_of_one_length_have_a_padding_of_their_own(tmp_path, monkeypatch):
+    # A WordPiece vocabulary of text pads with 0, and made-up rows begin with it.
+    monkeypatch.setattr(inference, "in_processes", in_one_process)
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    text = tmp_path / "sentences.tsv"
+    text.write_text("".join(f"one two three {n}\t1\n" for n in range(9)))
+    options = ["--text", str(text), "--cases", "one-16", "--compile-theirs", "one-16"]
+    arguments = inference.parser().parse_args(["--out", "x", *options])
+    assert inference.read_rows(arguments, PLAN)[inference.RAGGED].pad_token_id == rows.CLS
+    assert inference.main(["--quick", "--out", str(tmp_path / "out"), *options]) == 0
+
+
 @pytest.mark.slow
 def test_a_whole_run(tmp_path, capsys):
     text = tmp_path / "sentences.tsv"
@@ -162,10 +174,13 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     for words, message in (
         (["--text", "nowhere.txt"], "--text nowhere.txt: there is no such file"),
         (["--squad", "nowhere.json"], "--squad nowhere.json: there is no such file"),
-        (["--attention", "flush"], "attention='flush' is unknown"),
     ):
         assert inference.main(["--quick", "--out", str(tmp_path / "out"), *words]) == 1
         assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        inference.main(["--out", "x", "--device", "tpu"])
-    assert "'tpu' is unknown; choose cpu or cuda" in capsys.readouterr().err
+    for words, message in (
+        (["--device", "tpu"], "'tpu' is unknown; choose cpu or cuda"),
+        (["--attention", "flush"], "invalid choice: 'flush'"),
+    ):
+        with pytest.raises(SystemExit):
+            inference.main(["--out", "x", *words])
+        assert message in capsys.readouterr().err

@@ -29,6 +29,15 @@ def test_files_of_rows_with_a_spread(tmp_path):
     ]
 
 
+def test_files_of_before_stay_if_new_ones_cannot_be_written(tmp_path):
+    where = dict.fromkeys(["commit", "device", "threads"], 1) | {"versions": {}}
+    reporting.save({"environment": where}, [{"a": 1}], tmp_path / "found")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(UnicodeEncodeError):
+        reporting.save({"environment": where}, [{"a": "\ud800"}], tmp_path / "found")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_small_numbers_keep_their_digits():
     assert reporting.flat({"a": 1.234e-7, "b": 123.456789, "c": 0.0, "d": 3}) == {
         "a": 1.234e-7,
@@ -49,14 +58,23 @@ def test_the_machine_in_one_line():
     assert "9.75 at the end" in line
 
 
-def test_options_that_make_no_sense(capsys):
+def test_options_that_make_no_sense(tmp_path, capsys):
     parser = benchmark_parser("some", "A benchmark.")
+    file, nowhere = tmp_path / "file", tmp_path / "link"
+    file.touch()
+    nowhere.symlink_to(tmp_path / "gone")
     for words, message in (
         (["--out", "x", "--device", "tpu"], "'tpu' is unknown; choose cpu or cuda"),
         (["--out", "x", "--dtype", "int8"], "int8"),
         (["--out", "x", "--threads", "0"], "'0' must be an integer of at least 1"),
         (["--quick"], "--out"),
+        (["--out", str(file)], f"{file} is no directory that can be written to"),
+        (["--out", str(file / "sub" / "sub")], f"{file} is no directory that can be written to"),
+        (["--out", str(nowhere)], f"{nowhere} is no directory that can be written to"),
     ):
         with pytest.raises(SystemExit):
             parser.parse_args(words)
         assert message in capsys.readouterr().err
+    for there in (tmp_path, tmp_path / "new" / "sub"):
+        assert parser.parse_args(["--out", str(there)]).out == there
+    assert {*tmp_path.iterdir()} == {file, nowhere}  # made when there is something to write
