@@ -220,7 +220,7 @@ def test_a_step_writes_a_token_of_every_row(gpt2, monkeypatch):
     case = Case("a case", "gpt2", rows=3, beams=1, prompt=3, new=4)
     # The clock shows 8 seconds for theirs, 2 for ours; memory gives a megabyte a second.
     monkeypatch.setattr(
-        generation, "take_turns", lambda *_, before_round: before_round() or [[8.0], [2.0]]
+        generation, "take_turns", lambda *_, before_round, **_how: before_round() or [[8.0], [2.0]]
     )
     monkeypatch.setattr(generation, "memory_bandwidth", lambda _: 1e6)
     sides = [Side(name, "float32", lambda *_: torch.zeros(3, 7)) for name in (THEIRS, OURS)]
