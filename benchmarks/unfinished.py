@@ -15,7 +15,7 @@ from minitransformer.files import atomic_directory, read_json, write_json
 from train.checkpoints import differences
 
 Record = dict[str, Any]
-_CODE = ("minitransformer", "train", "benchmarks")  # what times depend on
+_CODE = ("minitransformer", "train", "benchmarks")
 _PARTS = {"run", "loads", "measured"}  # of the file
 
 
@@ -91,7 +91,7 @@ class UnfinishedRun:
 
 
 def code_digest() -> str:
-    """A number that other code of this project would hardly have, whether committed or not."""
+    """A digest of the code that times depend on, whether committed or not."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for package in _CODE:

@@ -1,4 +1,4 @@
-"""The loss of guessed words in half formats, a few thousand words of the vocabulary at a time.
+"""The loss of guessed words in half formats, a thousand words of the vocabulary at a time.
 
 By the formula, the scores of all words are written to memory, again in float32, again as logarithms
 of the softmax, and as often for the gradients; autocast also copies the head's matrix, and its
