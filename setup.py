@@ -11,7 +11,7 @@ TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ, *TRANSLATIO
 
 setup(
     name="minitransformer",
-    version="0.4.0",
+    version="0.5.0",
     description="Transformers from scratch in plain PyTorch, with proven parity to Hugging Face",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

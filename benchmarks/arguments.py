@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measuring import DTYPES
 from minitransformer.arguments import Parser, device, positive
-from minitransformer.layers.kernels import KERNELS
+from minitransformer.layers.attention import ATTENTION_IMPLEMENTATIONS
 
 
 def benchmark_parser(module: str, description: str, dtype_help: str = "of all sides") -> Parser:
@@ -53,10 +53,23 @@ def add_case_options(parser: Parser, cases: Iterable[str], seed_of: str) -> None
         default=[],
         help="cases in which transformers is measured compiled too",
     )
-    parser.add_argument("--attention", choices=sorted(KERNELS), default="packed", help="our kernel")
+    parser.add_argument(
+        "--attention",
+        choices=sorted(ATTENTION_IMPLEMENTATIONS),
+        default="sdpa",
+        help="our attention implementation",
+    )
+    add_plain_option(parser)
     parser.add_argument("--seed", type=int, default=0, help=seed_of)
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run that did not end in --out"
+    )
+
+
+def add_plain_option(parser: Parser) -> None:
+    """The option of a benchmark whose side of ours is optimized by default."""
+    parser.add_argument(
+        "--plain", action="store_true", help="time our model as it is loaded, not optimized"
     )
 
 

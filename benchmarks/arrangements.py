@@ -1,4 +1,4 @@
-"""How the tokens of a batch lie in rows: full, filled up with padding, or packed.
+"""How the tokens of a batch lie in rows: full, padded, or unpadded.
 
 B rows, T tokens of the longest row, N tokens of all rows, E hidden size.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.layers.masks import padding_mask
-from minitransformer.layers.packing import PackedMask, Packing
+from minitransformer.fast.unpadding import UnpaddedMask, Unpadding
+from minitransformer.layers.attention import padding_mask
 
 
 class Arrangement(ABC):
@@ -92,20 +92,20 @@ class PaddedRows(Arrangement):
         return rows[self.real]
 
 
-class PackedRows(Arrangement):
+class UnpaddedRows(Arrangement):
     """The same rows of unequal length, one after the other without padding."""
 
     def __init__(self, batch: int, length: int, device: str) -> None:
         super().__init__(ragged_lengths(batch, length), 1, batch * length, device)
 
     @cached_property
-    def mask(self) -> PackedMask:
+    def mask(self) -> UnpaddedMask:
         """Where each row begins."""
-        packing = Packing(real_places(self.lengths, self.device))
-        return PackedMask(packing, packing)
+        unpadding = Unpadding(real_places(self.lengths, self.device))
+        return UnpaddedMask(unpadding, unpadding)
 
     def lay(self, tokens: Tensor) -> Tensor:
-        """(N, E) to (1, N, E): packing sorts rows by their length, which they are."""
+        """(N, E) to (1, N, E): unpadding sorts rows by their length, which they are."""
         return tokens[None]
 
     def pick(self, rows: Tensor) -> Tensor:

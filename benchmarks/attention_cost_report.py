@@ -117,7 +117,7 @@ def _setting(found: Found) -> str:
         f"{plan['dtype']}, {'causal' if plan['causal'] else 'not causal'}\n"
         "exponent: over the upper half of the lengths; at the longest: peak memory, share of the "
         "rate of a large product\nof matrices, and how many times faster than transformers' sdpa "
-        "on the same rows (packed: than it with padding)"
+        "on the same rows (optimized, unpadded: than it with padding)"
     )
 
 

@@ -6,7 +6,7 @@ B rows, T tokens of the longest row, N tokens of all rows, E hidden size, H head
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.arrangements import Arrangement, FullRows, PackedRows, PaddedRows
+from benchmarks.arrangements import Arrangement, FullRows, PaddedRows, UnpaddedRows
 from benchmarks.attention_formulas import Sizes
-from minitransformer.layers.masks import causal_mask
+from minitransformer.fast import optimize
+from minitransformer.fast.unpadding import UnpaddedMask
+from minitransformer.fast.varlen_attention import varlen_attention
+from minitransformer.layers.attention import causal_mask
 from minitransformer.models.bert import BertConfig, BertModel
 
 
@@ -86,36 +89,62 @@ def save_weights(sizes: Sizes, directory: Path) -> None:
     model.save_pretrained(directory)
 
 
-def ours(kind: str, weights: Weights) -> Built:
-    """Our layer with one of its kernels."""
+def our_layer(kind: str, weights: Weights) -> Any:
+    """Our layer with one of the attention implementations."""
     model = BertModel.from_pretrained(
         weights.directory, attention=kind, dtype=weights.dtype, device=weights.device
     )
-    layer: Any = model.layers[0]
-    attention = layer.attention
-    attention.kernel.causal = weights.causal
+    return model.layers[0]
+
+
+def ours(kind: str, weights: Weights) -> Built:
+    """Our plain layer with one of the attention implementations."""
+    layer = our_layer(kind, weights)
+    attention, masks = layer.attention, OurMasks(weights)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
         heads = map(attention.split_heads, (query, key, value))
-        return attention.kernel(*heads, mask).transpose(1, 2).flatten(2)  # (B, T, E)
+        attended, _ = attention.attend(*heads, masks.whole(mask, query.shape[1]))
+        return attended.transpose(1, 2).flatten(2)  # (B, T, E)
 
-    return Built(attend, layer, list(layer.parameters()))
+    def whole(hidden: Tensor, mask: Any) -> Tensor:
+        return layer(hidden, masks.whole(mask, hidden.shape[1]))[0]
+
+    return Built(attend, whole, list(layer.parameters()))
+
+
+def ours_optimized(weights: Weights) -> Built:
+    """Our layer as `optimize` leaves it, on unpadded rows."""
+    layer = optimize(our_layer("sdpa", weights))
+
+    @lru_cache(maxsize=1)  # made once for all layers, as in a whole model
+    def told(mask: UnpaddedMask) -> UnpaddedMask:
+        """The mask of these rows, causal where attention is."""
+        return UnpaddedMask(mask.queries, mask.keys, weights.causal)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
+        query, key, value = map(layer.attention.split_heads, (query, key, value))
+        attended = varlen_attention(query, key, value, told(mask))
+        return attended.transpose(1, 2).flatten(2)  # (1, N, E)
+
+    def whole(hidden: Tensor, mask: Any) -> Tensor:
+        return layer(hidden, told(mask))[0]
+
+    return Built(attend, whole, list(layer.parameters()))
 
 
 def without_attention(weights: Weights) -> Built:
     """Our layer without the T^2 part: every token gathers its own value alone."""
-    built = ours("sdpa", weights)
-    layer: Any = built.layer
-    layer.attention.kernel = OwnValue()
-    return Built(None, layer, built.parameters)
+    layer = our_layer("sdpa", weights)
+    layer.attention.attend = own_value
+    return Built(None, lambda hidden, mask: layer(hidden, mask)[0], list(layer.parameters()))
 
 
-class OwnValue(nn.Module):
-    """In place of a kernel: no token looks at another."""
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
-        """The sum, so that every projection gets a gradient: (B, H, T, D)."""
-        return query + key + value
+def own_value(
+    query: Tensor, key: Tensor, value: Tensor, *_: Any, **_settings: Any
+) -> tuple[Tensor, None]:
+    """In place of attention; the sum, so that every projection gets a gradient: (B, H, T, D)."""
+    return query + key + value, None
 
 
 def within(context: Callable[[], AbstractContextManager], build: Callable[[Weights], Built]) -> Any:
@@ -168,29 +197,48 @@ def theirs(kind: str, weights: Weights) -> Built:
     return Built(attend, whole, list(layer.parameters()))
 
 
-class TheirMasks:
-    """The masks that their model would hand to its layers, each made once, as there.
+class OurMasks:
+    """The masks that our model would hand to its layers, each made once, as there."""
 
-    Their eager attention adds a mask to the scores; their sdpa takes a bool one, and none at all
-    where it is told to be causal and nothing is padded.
-    """
-
-    def __init__(self, weights: Weights, kind: str) -> None:
+    def __init__(self, weights: Weights) -> None:
         self.causal = weights.causal
-        self.added = kind == "eager"
         self.dtype, self.device = weights.dtype, weights.device
         self.padding: Any = None  # what the last one was made of, and it
         self.joined: Any = None
 
     def whole(self, mask: Any, length: int) -> Any:
         """The mask of padding, or None, joined with the triangle where attention is causal."""
-        if not self.causal or (mask is None and not self.added):
+        if not self.causal:
             return mask
         if self.joined is None or self.padding is not mask or self.joined.shape[-1] != length:
-            triangle = causal_mask(length, length, torch.device(self.device))  # (1, 1, T, T)
+            triangle = causal_mask(torch.arange(length, device=self.device), length)  # (1, 1, T, T)
             joined = triangle if mask is None else mask & triangle  # (B or 1, 1, T, T)
-            self.padding, self.joined = mask, self.numbers(joined) if self.added else joined
+            self.padding, self.joined = mask, self.as_taken(joined)
         return self.joined
+
+    def as_taken(self, mask: Tensor) -> Tensor:
+        """The bool mask as attention takes it."""
+        return mask
+
+
+class TheirMasks(OurMasks):
+    """The masks that their model would hand to its layers.
+
+    Their eager attention adds a mask to the scores; their sdpa takes a bool one, and none at all
+    where it is told to be causal and nothing is padded.
+    """
+
+    def __init__(self, weights: Weights, kind: str) -> None:
+        super().__init__(weights)
+        self.added = kind == "eager"
+
+    def whole(self, mask: Any, length: int) -> Any:
+        """As ours, but None where sdpa is told to be causal and nothing is padded."""
+        return mask if mask is None and not self.added else super().whole(mask, length)
+
+    def as_taken(self, mask: Tensor) -> Tensor:
+        """The bool mask as attention takes it."""
+        return self.numbers(mask) if self.added else mask
 
     def numbers(self, mask: Tensor) -> Tensor:
         """0 where attention is allowed, and the lowest number elsewhere."""
@@ -221,7 +269,7 @@ IMPLEMENTATIONS = [
     ),
     Implementation("transformers eager", partial(theirs, "eager"), fused=False),
     Implementation(THEIRS_SDPA, partial(theirs, "sdpa")),
-    Implementation("ours packed", partial(ours, "packed"), PackedRows),
+    Implementation("ours optimized", ours_optimized, UnpaddedRows),
     Implementation("ours sdpa, padded", partial(ours, "sdpa"), PaddedRows),
     Implementation(THEIRS_PADDED, partial(theirs, "sdpa"), PaddedRows),
 ]

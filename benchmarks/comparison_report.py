@@ -79,7 +79,7 @@ def _brackets(spread: Mapping[str, float], digits: int) -> str:
 
 def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was asked for on the command line, as far as the numbers depend on it."""
-    names = ("quick", "seed", "dtype", "attention", "compile_theirs")
+    names = ("quick", "seed", "dtype", "attention", "plain", "compile_theirs")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -99,7 +99,7 @@ def picture(name: str, plan: Mapping[str, Any]) -> str:
 def save(found: Found, directory: Path, name: str) -> None:
     """Write name_dtype.json and .csv."""
     plan = found["plan"]
-    same = {key: plan[key] for key in ("quick", "seed", "attention", "compile_theirs")}
+    same = {key: plan[key] for key in ("quick", "seed", "attention", "plain", "compile_theirs")}
     same |= plan["sizes"]
     rows = [{"measured": "side", **row, **same} for row in found["sides"]]
     rows += [{"measured": "ratio", **row, **same} for row in found["ratios"]]

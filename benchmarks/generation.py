@@ -2,12 +2,12 @@
 
     python -m benchmarks.generation --out DIR
 
-Both sides load the same weights (random ones, in the shapes of real checkpoints), get the same
-prompts and write the same number of tokens, in turns in one run. Before a clock starts, both must
-have written the same tokens in float32; in bfloat16 the report says how many were the same. On
-a GPU (`--device cuda`) a third side is transformers' `generate` with its static cache, which it
-compiles. A table goes to the terminal; DIR gets generation.csv, .json and .png.
-benchmarks/results/README.md says what the columns mean.
+Both sides load the same weights (random ones, in the shapes of real checkpoints; ours is optimized,
+unless --plain), get the same prompts and write the same number of tokens, in turns in one run.
+Before a clock starts, both must have written the same tokens in float32; in bfloat16 the report
+says how many were the same. On a GPU (`--device cuda`) a third side is transformers' `generate`
+with its static cache, which it compiles. A table goes to the terminal; DIR gets generation.csv,
+.json and .png. benchmarks/results/README.md says what the columns mean.
 """
 
 import argparse
@@ -27,16 +27,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.arguments import benchmark_parser
+from benchmarks.arguments import add_plain_option, benchmark_parser
 from benchmarks.comparison import prepare_transformers
 from benchmarks.generation_report import save, table
 from benchmarks.measuring import DTYPES, memory_bandwidth, ratios, spread, take_turns, timed
 from benchmarks.reporting import environment, load_average
-from minitransformer import from_pretrained, generate
+from minitransformer import from_pretrained, generate, optimize
 from minitransformer.arguments import Parser
-from minitransformer.generation.fast_weights import fast_weights, maps_for_each_word
-from minitransformer.layers.reordered_weights import forget_copies
-from minitransformer.models.generative import CausalLM, Seq2SeqLM
+from minitransformer.fast.prepacked_linear import forget, prepack, release
+from minitransformer.fast.sessions import weights_of_a_step
+from minitransformer.models.base import LanguageModel, Seq2SeqLM
 from train.arguments import run_job
 
 OURS, THEIRS, COMPILED = "minitransformer", "transformers", "transformers compiled"
@@ -163,11 +163,13 @@ def plan_for(arguments: argparse.Namespace) -> Plan:
 
 def parser() -> Parser:
     """The options."""
-    return benchmark_parser(
+    made = benchmark_parser(
         "generation",
         str(__doc__).split("\n")[0],
         dtype_help="of both sides; beside float32, ours is measured in bfloat16 too",
     )
+    add_plain_option(made)
+    return made
 
 
 def run(arguments: argparse.Namespace, plan: Plan) -> int:
@@ -179,16 +181,17 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     curves: list[dict[str, Any]] = []
     copying = {}
     for family in dict.fromkeys(case.family for case in plan.cases):
-        sides, model = load(family, arguments.dtype, arguments.device)
-        copying[family] = seconds_to_copy(model)
+        sides, model = load(family, arguments.dtype, arguments.device, plain=arguments.plain)
+        if not arguments.plain:
+            copying[family] = seconds_to_copy(model)
         for case in plan.cases:
             if case.family == family:
                 speeds += compare(case, sides, model, plan.rounds)
-        if isinstance(model, CausalLM):
+        if not isinstance(model, Seq2SeqLM):
             curves += grow(sides, model, plan)
     found = {
         "environment": start | {"load_at_the_end": load_average()},
-        "plan": {"quick": arguments.quick, "dtype": arguments.dtype},
+        "plan": {name: getattr(arguments, name) for name in ("quick", "dtype", "plain")},
         "seconds_to_copy_weights": copying,
         "speeds": speeds,
         "curves": curves,
@@ -198,7 +201,9 @@ def run(arguments: argparse.Namespace, plan: Plan) -> int:
     return 0
 
 
-def load(family: str, dtype: str, device: str) -> tuple[list[Side], CausalLM | Seq2SeqLM]:
+def load(
+    family: str, dtype: str, device: str, *, plain: bool = False
+) -> tuple[list[Side], LanguageModel]:
     """Every side with the same weights, theirs first, and our model in `dtype`."""
     import transformers
 
@@ -212,6 +217,8 @@ def load(family: str, dtype: str, device: str) -> tuple[list[Side], CausalLM | S
             name: from_pretrained(directory, dtype=DTYPES[name], device=device)
             for name in dict.fromkeys([dtype, "bfloat16"])
         }
+    if not plain:
+        ours = {name: optimize(model) for name, model in ours.items()}
     sides = [Side(THEIRS, dtype, their_write(theirs))]
     if has_compiled_side(device):
         # A model of its own, for the compiled code is kept with it.
@@ -260,7 +267,7 @@ def our_write(model: Any) -> Write:
     return write
 
 
-def prompts(rows: int, length: int, model: CausalLM | Seq2SeqLM) -> Tensor:
+def prompts(rows: int, length: int, model: LanguageModel) -> Tensor:
     """Random ids that have no role: (rows, length)."""
     config: Any = model.config
     generator = torch.Generator().manual_seed(rows)
@@ -297,7 +304,7 @@ def check_same(case: Case, sides: list[Side], ids: Tensor) -> dict[int, float]:
 
 
 def compare(
-    case: Case, sides: list[Side], model: CausalLM | Seq2SeqLM, rounds: int
+    case: Case, sides: list[Side], model: LanguageModel, rounds: int
 ) -> list[dict[str, Any]]:
     """Time every side in turns, and between them the reading of memory."""
     ids = prompts(case.rows, case.prompt, model)
@@ -345,16 +352,13 @@ def compare(
     return results
 
 
-def seconds_to_copy(model: CausalLM | Seq2SeqLM) -> float:
-    """What the first text of a model pays for all others: the weights in another order."""
-    forget_copies(maps_for_each_word(model))
-    asked = replace(model.generation_config, max_new_tokens=10_000)
-
-    def enter() -> None:
-        with fast_weights(model, asked):
-            pass
-
-    return timed(enter, device_of(model))
+def seconds_to_copy(model: LanguageModel) -> float:
+    """What the first text of an optimized model pays for all others: prepacked weights."""
+    modules = weights_of_a_step(model)
+    forget(modules)
+    seconds = timed(partial(prepack, modules, 10_000), device_of(model))
+    release(modules)
+    return seconds
 
 
 def bytes_a_step(model: Any, size: int, *, tokens: float, source_tokens: float = 0) -> float:
@@ -369,7 +373,7 @@ def bytes_a_step(model: Any, size: int, *, tokens: float, source_tokens: float =
         tokens: that were read or written so far, of all rows together.
         source_tokens: of all sources together; the beams of one share it.
     """
-    numbers = sum(p.numel() for part in maps_for_each_word(model) for p in part.parameters())
+    numbers = sum(p.numel() for part in weights_of_a_step(model) for p in part.parameters())
     layers: Any = getattr(model.backbone, "decoder", model.backbone).layers
     for layer in layers:
         if isinstance(model, Seq2SeqLM):
@@ -379,7 +383,7 @@ def bytes_a_step(model: Any, size: int, *, tokens: float, source_tokens: float =
     return size * (numbers + 2 * len(layers) * inner_size * (tokens + source_tokens))
 
 
-def grow(sides: list[Side], model: CausalLM, plan: Plan) -> list[dict[str, Any]]:
+def grow(sides: list[Side], model: LanguageModel, plan: Plan) -> list[dict[str, Any]]:
     """Time each token while the context grows from one token on.
 
     The clock looks at each token as it comes, so a GPU repeats no recorded step here.
@@ -422,7 +426,7 @@ def bins(total: int, number: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def device_of(model: CausalLM | Seq2SeqLM) -> torch.device:
+def device_of(model: LanguageModel) -> torch.device:
     """Where the model is."""
     return next(model.parameters()).device
 

@@ -37,9 +37,10 @@ def table(found: Found) -> str:
             f"{row['ms_per_step']:>9.1f}{row['megabytes_per_step']:>9.0f}"
             f"{row['share_of_floor']['median']:>9.0%}{_beside_compiled(row)}"
         )
-    lines.append("\nin brackets: quartiles. Paid once for a model, the weights in another order:")
-    seconds = found["seconds_to_copy_weights"]
-    lines.append(", ".join(f"{name} {second:.2f} s" for name, second in seconds.items()))
+    lines.append("\nin brackets: quartiles")
+    if seconds := found["seconds_to_copy_weights"]:
+        paid = ", ".join(f"{name} {second:.2f} s" for name, second in seconds.items())
+        lines.append(f"paid once for a model, prepacked weights: {paid}")
     return "\n".join(lines)
 
 

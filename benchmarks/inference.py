@@ -3,12 +3,12 @@
     python -m benchmarks.inference --text FILE... --squad FILE --out DIR
 
 Both libraries run the same weights over the same rows: short sentences and whole paragraphs mixed,
-32 a batch, encoded or classified, and one sentence at a time. Before a clock starts, what they give
-must agree. Each side works in a process of its own; they take turns. Without --text and --squad the
-rows are made up; the report says so. A table goes to the terminal; DIR gets inference_DTYPE.csv and
-.json, and inference.png of all dtypes there; a --quick run writes inference_quick_DTYPE and
-inference_quick.png instead. Until all is measured, what was lies there in
-unfinished_inference_DTYPE.json; the same command with --resume goes on with it.
+32 a batch, encoded or classified, and one sentence at a time. Ours is optimized, unless --plain.
+Before a clock starts, what they give must agree. Each side works in a process of its own; they take
+turns. Without --text and --squad the rows are made up; the report says so. A table goes to the
+terminal; DIR gets inference_DTYPE.csv and .json, and inference.png of all dtypes there; a --quick
+run writes inference_quick_DTYPE and inference_quick.png instead. Until all is measured, what was
+lies there in unfinished_inference_DTYPE.json; the same command with --resume goes on with it.
 
 B rows, T tokens of the longest of them.
 """
@@ -56,7 +56,7 @@ from benchmarks.rows import (
     rows_of_length,
     sorted_batches,
 )
-from minitransformer import from_pretrained
+from minitransformer import from_pretrained, optimize
 from minitransformer.arguments import Parser
 from minitransformer.models.base import Model
 from train.arguments import run_job
@@ -241,7 +241,7 @@ def load_models(
         their_class(config).save_pretrained(directory)
         theirs = their_class.from_pretrained(directory, dtype=dtype).to(device)
         ours = from_pretrained(directory, attention=arguments.attention, dtype=dtype, device=device)
-    return theirs.eval(), ours.eval()
+    return theirs.eval(), ours.eval() if arguments.plain else optimize(ours.eval())
 
 
 def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:
@@ -281,7 +281,7 @@ def make_sides(
     if compile_theirs:
         compiled = their_work(torch.compile(theirs, dynamic=case.is_ragged))
         sides.append(make_side(COMPILED, compiled, best, count, theirs_count, device))
-    ours_count = partial(our_flops, case, sizes, attention=arguments.attention)
+    ours_count = partial(our_flops, case, sizes, optimized=not arguments.plain)
     sides.append(make_side(OURS, our_work(ours), at_random, count, ours_count, device))
     if case.is_ragged:
         sides.append(make_side(OURS_SORTED, our_work(ours), by_length, count, ours_count, device))
@@ -358,13 +358,9 @@ def their_flops(case: Case, sizes: EncoderSizes, batch: Batch) -> int:
     return sizes.encoder(np.full(rows, length)) + _head(case, sizes, rows)
 
 
-def our_flops(case: Case, sizes: EncoderSizes, batch: Batch, attention: str) -> int:
-    """What ours executes: padding, unless it is packed; of the last layer what is asked for."""
-    if attention == "packed":
-        return necessary_flops(case, sizes, batch)
-    rows, length = batch["input_ids"].shape
-    lengths = np.full(rows, length)
-    return sizes.encoder(lengths, _wanted(case, lengths)) + _head(case, sizes, rows)
+def our_flops(case: Case, sizes: EncoderSizes, batch: Batch, *, optimized: bool) -> int:
+    """What ours executes: optimized, what is necessary; plain, everything, as transformers."""
+    return (necessary_flops if optimized else their_flops)(case, sizes, batch)
 
 
 def _wanted(case: Case, lengths: np.ndarray) -> np.ndarray:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from minitransformer.tokenization import Tokenizer
-from train.batching import pad_rows
+from train.batching import pad_sequences
 from train.squad import read_squad
 from train.squad_features import make_features
-from train.text import read_lines, tokenize_rows
+from train.text import read_lines, tokenize_sequences
 
 FIRST_WORD = 5  # below are the special tokens, in the order of a tokenizer that is trained here
 CLS, PAD, SEP, MASK = 0, 1, 2, 4
@@ -63,8 +63,8 @@ class Rows:
         """
         rows = [self.ids[number] for number in numbers]
         batch = {
-            "input_ids": pad_rows(rows, self.pad_token_id),
-            "attention_mask": pad_rows([np.ones(len(row), np.int64) for row in rows], 0),
+            "input_ids": pad_sequences(rows, self.pad_token_id),
+            "attention_mask": pad_sequences([np.ones(len(row), np.int64) for row in rows], 0),
         }
         if self.spans is not None:
             start, end = torch.from_numpy(self.spans[numbers]).long().unbind(dim=1)
@@ -84,7 +84,7 @@ def text_rows(files: Sequence[Path], vocab_size: int, length: int) -> tuple[Rows
     tokenizer = Tokenizer.train(files, vocab_size=vocab_size, show_progress=False)
     made = []
     for pack in (False, True):
-        rows, _ = tokenize_rows(read_lines(files), tokenizer, max_length=length, pack=pack)
+        rows, _ = tokenize_sequences(read_lines(files), tokenizer, max_length=length, pack=pack)
         ids = [rows.ids[a:b] for a, b in zip(rows.bounds[:-1], rows.bounds[1:], strict=True)]
         what = "full rows" if pack else "one line a row"
         if pack:

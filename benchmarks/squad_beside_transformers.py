@@ -7,7 +7,7 @@ First `python -m train.qa ... --output OURS`, then, with the same arguments,
 which trains transformers' namesake of the model from the same weights, with the same batches, seed,
 dropout and optimizer, scores it in the same way, and draws both loss curves over each other. The
 losses are not quite the same function: theirs counts padding among the places of an answer. With
-`--attention sdpa` both drop the same numbers of padded rows too, which "packed" does not compute.
+`--plain` both drop the same numbers of padded rows too, which an optimized model does not compute.
 """
 
 import argparse
@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.dropout import Dropout
-from minitransformer.models.question_answering import QuestionAnswering
+from minitransformer.fast import is_optimized
+from minitransformer.fast.layer_twins import FastDropout
+from minitransformer.hf.config import reference_class
+from minitransformer.models.bert import BertForQuestionAnswering
 from minitransformer.tokenization import Tokenizer
 from train import qa
 from train.arguments import run_job, training_config
@@ -40,32 +42,31 @@ class TheirModel(nn.Module):
         ours: whose weights it takes over.
     """
 
-    def __init__(self, ours: QuestionAnswering) -> None:
+    def __init__(self, ours: BertForQuestionAnswering) -> None:
         super().__init__()
         import transformers
 
         self.config, self.attention = ours.config, ours.attention
         with tempfile.TemporaryDirectory() as directory:
             ours.save_pretrained(directory)
-            their_class = getattr(transformers, type(ours).__name__)
+            their_class = getattr(transformers, reference_class(ours).__name__)
             self.theirs = their_class.from_pretrained(directory, dtype=torch.float32)
-        for part in [*self.theirs.modules()]:
-            for name, child in part.named_children():
-                if type(child) is nn.Dropout:
-                    setattr(part, name, Dropout(child.p))  # which draws as ours
+        for module in self.theirs.modules():
+            if is_optimized(ours) and type(module) is nn.Dropout:
+                module.__class__ = FastDropout  # which draws as ours
 
     def forward(self, **inputs: Tensor) -> Any:
         """What transformers returns, with `start_logits` and `end_logits`, (B, T) each."""
         return self.theirs(**inputs)
 
-    def summed_loss(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_sum(self, **batch: Tensor) -> tuple[Tensor, Tensor]:
         """Their mean loss times the rows, and the rows."""
-        rows = torch.tensor(self.count_supervised(batch))
+        rows = self.num_supervised_tokens(batch)
         return self.theirs(**batch).loss * rows, rows
 
-    def count_supervised(self, batch: dict[str, Tensor]) -> int:
+    def num_supervised_tokens(self, batch: dict[str, Tensor]) -> Tensor:
         """Every row has a start and an end."""
-        return len(batch["start_positions"])
+        return torch.tensor(len(batch["start_positions"]))
 
     def save_pretrained(self, path: Path) -> None:
         """As transformers does."""
@@ -116,6 +117,7 @@ def check_ours(arguments: argparse.Namespace) -> None:
     if not checkpoints or not (arguments.ours / "report.json").exists():
         raise ValueError(f"--ours {arguments.ours} holds no finished run of train.qa")
     theirs = {**asdict(config), "batch_size": arguments.batch_size, "seed": arguments.seed}
+    theirs["implementation"] = "plain" if arguments.plain else "optimized"
     ours = read_state(checkpoints[-1])["run"]
     # What is not in a run's identity has no influence on its weights.
     different = [name for name in theirs if name in ours and theirs[name] != ours[name]]

@@ -7,12 +7,13 @@ modelling with full rows and with lines of text one a row, and question answerin
 in length, transformers as it comes gets rows that are drawn at random, and ours, which sorts, other
 rows, as long on average as those of a whole epoch; a ratio is of the time for a real token. At its
 best transformers gets the very batches of ours, and ours without sorting the very ones of
-transformers as it comes. Before a clock starts, losses and gradients must agree. Each side trains
-in a process of its own; they take turns. A step is forward, backward, AdamW and zero_grad. Without
---text or --squad the rows are made up; the report says so. A table goes to the terminal; DIR gets
-training_DTYPE.csv and .json, and training.png of all dtypes that are there; a --quick run writes
-training_quick_DTYPE and training_quick.png instead. Until all is measured, what was lies there in
-unfinished_training_DTYPE.json; the same command with --resume goes on with it.
+transformers as it comes. Ours is optimized, unless --plain. Before a clock starts, losses and
+gradients must agree. Each side trains in a process of its own; they take turns. A step is forward,
+backward, AdamW and zero_grad. Without --text or --squad the rows are made up; the report says so. A
+table goes to the terminal; DIR gets training_DTYPE.csv and .json, and training.png of all dtypes
+that are there; a --quick run writes training_quick_DTYPE and training_quick.png instead. Until all
+is measured, what was lies there in unfinished_training_DTYPE.json; the same command with --resume
+goes on with it.
 
 B rows, T tokens of the longest of them.
 """
@@ -74,7 +75,7 @@ from benchmarks.training_steps import (
     training_step,
 )
 from minitransformer.arguments import Parser
-from minitransformer.models.heads import EncoderTask
+from minitransformer.models.base import TaskModel
 from train.arguments import run_job
 
 CASES = {
@@ -214,7 +215,7 @@ def measure_case(
         return measure(sides, workers, pairs, plan.passes, DTYPES[dtype], device)
 
 
-def agreement_with(ours: EncoderTask, case: Case, dtype: str) -> Callable[[nn.Module, Batch], None]:
+def agreement_with(ours: TaskModel, case: Case, dtype: str) -> Callable[[nn.Module, Batch], None]:
     """:func:`check_agreement` of a model of theirs and ours, on what both mean the same by."""
 
     def check(theirs: nn.Module, batch: Batch) -> None:
@@ -240,11 +241,17 @@ def build_sides(
 
 def seeded_models(
     case: Case, pad_token_id: int, dropout: float, arguments: argparse.Namespace, plan: Plan
-) -> tuple[nn.Module, EncoderTask]:
+) -> tuple[nn.Module, TaskModel]:
     """Both models, with the same weights in every process."""
     torch.manual_seed(arguments.seed)
     return load_models(
-        case, plan.sizes, dropout, pad_token_id, arguments.attention, arguments.device
+        case,
+        plan.sizes,
+        dropout,
+        pad_token_id,
+        arguments.device,
+        attention=arguments.attention,
+        plain=arguments.plain,
     )
 
 
@@ -269,7 +276,7 @@ def make_sides(
     case: Case,
     sizes: EncoderSizes,
     theirs: nn.Module,
-    ours: EncoderTask,
+    ours: TaskModel,
     batches: dict[str, list[Batch]],
     compile_theirs: bool,
     arguments: argparse.Namespace,
@@ -295,7 +302,7 @@ def make_sides(
         sides.append(make_side(COMPILED, step, best, count, theirs_count, device))
 
     step = training_step(our_loss(ours), our_optimizer(ours), arguments.dtype)
-    ours_count = partial(our_flops, case, sizes, attention=arguments.attention)
+    ours_count = partial(our_flops, case, sizes, optimized=not arguments.plain)
     sides.append(make_side(OURS, step, whole, count, ours_count, device))
     if case.is_ragged:
         sides.append(make_side(OURS_SORTED, step, by_length, count, ours_count, device))

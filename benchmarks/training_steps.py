@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from benchmarks.comparison import lengths_of
 from benchmarks.flops import TRAINING, EncoderSizes
 from benchmarks.rows import Batch
-from minitransformer import from_pretrained
-from minitransformer.models.heads import EncoderTask
-from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer import from_pretrained, optimize
+from minitransformer.models.base import TaskModel
+from minitransformer.models.losses import IGNORED_LABEL
 from train.optimizer import build_optimizer
 
 LEARNING_RATE = 5e-5  # the default of transformers' Trainer
@@ -70,11 +70,19 @@ class Case:
 
 
 def load_models(
-    case: Case, sizes: EncoderSizes, dropout: float, pad_token_id: int, attention: str, device: str
-) -> tuple[nn.Module, EncoderTask]:
+    case: Case,
+    sizes: EncoderSizes,
+    dropout: float,
+    pad_token_id: int,
+    device: str,
+    *,
+    attention: str = "sdpa",
+    plain: bool = False,
+) -> tuple[nn.Module, TaskModel]:
     """transformers' model with weights drawn anew, and ours with the same ones.
 
-    `attention` is our kernel; transformers takes the one that it takes by default.
+    `attention` is our implementation; transformers takes the one that it takes by default. Ours is
+    optimized, unless it is to be `plain`.
     """
     import transformers
 
@@ -84,7 +92,7 @@ def load_models(
         their_class(config).save_pretrained(directory)
         theirs = their_class.from_pretrained(directory, dtype=torch.float32).to(device)
         ours: Any = from_pretrained(directory, attention=attention, device=device)
-    return theirs.train(), ours.train()
+    return theirs.train(), ours.train() if plain else optimize(ours.train())
 
 
 def their_config(
@@ -133,8 +141,8 @@ def their_loss(model: Callable[..., Any]) -> Step:
     return lambda batch: model(**batch).loss
 
 
-def our_loss(model: EncoderTask) -> Step:
-    """The same from the labelled rows alone."""
+def our_loss(model: TaskModel) -> Step:
+    """The same with ours."""
     return lambda batch: model.loss(**batch)
 
 
@@ -170,7 +178,7 @@ def autocast(batch: Batch, dtype: str) -> AbstractContextManager[Any]:
 
 
 def check_agreement(
-    theirs: nn.Module, ours: EncoderTask, batches: Sequence[Batch], dtype: str
+    theirs: nn.Module, ours: TaskModel, batches: Sequence[Batch], dtype: str
 ) -> None:
     """Compare loss and length of the gradient on every batch.
 
@@ -199,7 +207,7 @@ def check_agreement(
 def trained_without_dropout(model: nn.Module) -> Iterator[None]:
     """The model in train(), every probability of dropout being 0; and in train() afterwards.
 
-    A module that drops keeps the probability as `p`, one that has its kernel drop as `dropout`.
+    A module of dropout keeps the probability as `p`, attention as `dropout`.
     """
     probabilities = [
         (module, name, value)
@@ -260,16 +268,18 @@ def their_flops(case: Case, sizes: EncoderSizes, batch: Batch) -> int:
     return TRAINING * (sizes.encoder(np.full(rows, length)) + head)
 
 
-def our_flops(case: Case, sizes: EncoderSizes, batch: Batch, attention: str) -> int:
-    """What ours executes: padding, unless it is packed, but no words that nobody asks for."""
+def our_flops(case: Case, sizes: EncoderSizes, batch: Batch, *, optimized: bool) -> int:
+    """What ours executes: plain, everything; optimized, no padding, and the head for labels."""
+    if not optimized:
+        return their_flops(case, sizes, batch)
     rows, length = batch["input_ids"].shape
-    packed = attention == "packed"
-    lengths = lengths_of(batch).cpu().numpy() if packed else np.full(rows, length)
+    lengths = lengths_of(batch).cpu().numpy()
     if case.is_squad:  # the two scores are given to padding too
         return TRAINING * (sizes.encoder(lengths) + sizes.span_scores(rows * length))
     labelled = _labelled(batch)
-    # Without packing, as many in every row as in that with most.
-    wanted = labelled if packed else np.full(rows, max(1, labelled.max()))
+    # Where nothing is padded, as many in every row as in that with most.
+    is_padded = int(lengths.sum()) < rows * length
+    wanted = labelled if is_padded else np.full(rows, max(1, labelled.max()))
     head = sizes.word_scores(int(labelled.sum()), case.vocab_size)
     return TRAINING * (sizes.encoder(lengths, wanted) + head)
 

@@ -1,18 +1,24 @@
 """Transformers from scratch in plain PyTorch, equal to Hugging Face number by number."""
 
+from minitransformer.fast import optimize, report, restore
 from minitransformer.files import CheckpointError
 from minitransformer.generation import GenerationOutput, generate, stream
-from minitransformer.hf.loading import from_pretrained
-from minitransformer.layers.cache import KVCache
-from minitransformer.models.bart import BartForConditionalGeneration, BartModel
-from minitransformer.models.bart_config import BartConfig
-from minitransformer.models.bart_heads import BartForSequenceClassification
-from minitransformer.models.bert import BertConfig, BertModel
-from minitransformer.models.bert_heads import (
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.hf.checkpoint import from_pretrained
+from minitransformer.layers.kv_cache import KVCache
+from minitransformer.models.bart import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
+    BartModel,
+)
+from minitransformer.models.bert import (
+    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertModel,
 )
 from minitransformer.models.distilbert import (
     DistilBertConfig,
@@ -22,7 +28,6 @@ from minitransformer.models.distilbert import (
     DistilBertForTokenClassification,
     DistilBertModel,
 )
-from minitransformer.models.generation_config import GenerationConfig
 from minitransformer.models.gpt2 import (
     GPT2Config,
     GPT2ForSequenceClassification,
@@ -50,12 +55,11 @@ from minitransformer.models.roberta import (
     RobertaForTokenClassification,
     RobertaModel,
 )
-from minitransformer.models.t5 import T5ForConditionalGeneration, T5Model
-from minitransformer.models.t5_config import T5Config
+from minitransformer.models.t5 import T5Config, T5ForConditionalGeneration, T5Model
 from minitransformer.tasks.pipeline import pipeline
 from minitransformer.tokenization import Tokenizer
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 __all__ = [
     "BartConfig",
@@ -107,6 +111,9 @@ __all__ = [
     "Tokenizer",
     "from_pretrained",
     "generate",
+    "optimize",
     "pipeline",
+    "report",
+    "restore",
     "stream",
 ]

@@ -1,18 +1,17 @@
-"""Who attends to whom: the attention maps of a text, and pictures of them.
+"""The attention maps of a text, and pictures of them.
 
 :func:`attention_maps` computes them, :func:`draw_grid` shows every head of every layer at once,
 :func:`draw_layer` one layer large; :func:`attention_picture` does it all for a checkpoint.
 
-An encoder-decoder has three kinds of attention ("Attention Is All You Need", section 3.2.3): that
-of the encoder, that of the decoder, and the one by which the decoder asks the source.
+An encoder-decoder has three kinds of attention ("Attention Is All You Need", section 3.2.3): the
+self-attention of the encoder and of the decoder, and the cross-attention from decoder to source.
 
-L layers, H heads, T tokens that ask (queries), S tokens that are asked (keys). Layers and heads are
-counted from 0, as in `output.attentions`.
+L layers, H heads, T query tokens, S key tokens. Layers and heads are counted from 0, as in
+`output.attentions`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +26,24 @@ from minitransformer.attention_pictures import (
     draw_layer,
     new_figure,
 )
-from minitransformer.batch_encoding import BatchEncoding
 from minitransformer.generation import generate
-from minitransformer.hf.loading import from_pretrained
-from minitransformer.models.base import Model
-from minitransformer.models.generative import Seq2SeqLM
+from minitransformer.hf.checkpoint import from_pretrained
+from minitransformer.models.base import (
+    EncoderDecoder,
+    Model,
+    Seq2SeqLM,
+    TaskModel,
+    start_token,
+)
 from minitransformer.models.gpt2 import GPT2Model
-from minitransformer.models.outputs import recording
-from minitransformer.models.seq2seq import Seq2SeqModel
-from minitransformer.models.shifting import start_token
 from minitransformer.names import unexpected_name
-from minitransformer.tasks.running import check_vocabularies, load_tokenizer
-from minitransformer.tokenization import Tokenizer
+from minitransformer.tasks.base import (
+    check_evaluation_mode,
+    check_vocabularies,
+    class_name,
+    load_tokenizer,
+)
+from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 __all__ = [
     "KINDS",
@@ -61,7 +66,7 @@ _VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\r": "↵", "\t": "⇥"})
 
 @dataclass(frozen=True)
 class Names:
-    """What the tokens of one side of a map are called.
+    """The names of the tokens along one side of a map.
 
     Attributes:
         tokens: names to read: the text's own characters, `·` for a space that the token begins
@@ -74,7 +79,7 @@ class Names:
 
     @property
     def second_text(self) -> int | None:
-        """The place of the second text's first token; None where there is one text."""
+        """The position of the second text's first token; None where there is one text."""
         return self.sequence_ids.index(1) if 1 in self.sequence_ids else None
 
 
@@ -83,14 +88,14 @@ class AttentionMaps:
     """The attention of every head of a model over one text, or over a pair of texts.
 
     Attributes:
-        tokens: T names of the tokens that ask; see :class:`Names`. In the cross-attention of a
-            model that writes, those that are being written: what is read is the token before.
-        maps: (L, H, T, S) float32 on the CPU: `maps[l, h, i, j]` is how much token i takes from
-            token j. Every row is a distribution.
+        tokens: T names of the query tokens; see :class:`Names`. In the cross-attention of a
+            language model, those that are predicted: the decoder reads the token before each.
+        maps: (L, H, T, S) float32 on the CPU: `maps[l, h, i, j]` is the weight with which query
+            token i attends to key token j. Those of one query sum to 1.
         sequence_ids: T times 0 (first text), 1 (second text) or None (special token).
-        source: the S tokens that are asked, where they are not the same: those of the source.
+        source: the S key tokens where they are not the query tokens: those of the source.
         title: what the maps are of.
-        asking: what a row stands for.
+        query_label: what a query token is.
     """
 
     tokens: tuple[str, ...]
@@ -98,21 +103,21 @@ class AttentionMaps:
     sequence_ids: tuple[int | None, ...]
     source: Names | None = None
     title: str = "Attention"
-    asking: str = "the token that attends"
+    query_label: str = "the token that attends"
 
     @property
     def queries(self) -> Names:
-        """The T tokens that ask."""
+        """The T query tokens."""
         return Names(self.tokens, self.sequence_ids)
 
     @property
     def keys(self) -> Names:
-        """The S tokens that are asked."""
+        """The S key tokens."""
         return self.queries if self.source is None else self.source
 
     @property
     def second_text(self) -> int | None:
-        """The place of the second text's first token; None where there is one text."""
+        """The position of the second text's first token; None where there is one text."""
         return self.queries.second_text
 
 
@@ -128,23 +133,25 @@ def attention_maps(
 ) -> AttentionMaps:
     """Run `model` on `text`, or on the pair of texts, and keep every head's map.
 
-    The model runs under its own kernel, without dropout.
+    The maps are those that the model gives with `output_attentions=True`.
 
     Args:
-        model: any model.
+        model: any model, in evaluation mode.
         tokenizer: its tokenizer.
         text, pair: what it reads; of an encoder-decoder the source.
         kind: of an encoder-decoder "encoder", "decoder" or "cross", which is the default. Other
             models have one kind.
-        target: what an encoder-decoder writes; if not given, it writes itself, as its generation
-            config says.
+        target: the target text of an encoder-decoder; if not given, the model generates it, as its
+            generation config says.
 
     Raises:
         TypeError: a text is no str.
-        ValueError: a text has no token, the texts are too long for the model (nothing is cut), the
-            tokenizer has more tokens than the model has embeddings, the model has no attention of
-            that kind, or there is no target and the model cannot write one.
+        ValueError: the model is in training mode, a text has no token, the texts are too long for
+            the model (nothing is truncated), the tokenizer has more tokens than the model has
+            embeddings, the model has no attention of that kind, or there is no target and the model
+            cannot generate one.
     """
+    check_evaluation_mode(model)
     kind = _check_kind(model, kind, target)
     texts = (text,) if pair is None else (text, pair)
     batch = tokenizer([text], None if pair is None else [pair], return_tensors="pt")
@@ -152,11 +159,10 @@ def attention_maps(
     _check_fit(model, batch, texts)
     names = Names(_readable(tokenizer, batch, texts), tuple(batch.sequence_ids()))
     batch = batch.to(next(model.parameters()).device)
-    with _without_dropout(model):
-        if isinstance(_backbone(model), Seq2SeqModel):
-            return _seq2seq_maps(model, tokenizer, batch, names, kind, target)
-        output: Any = model(**batch, output_attentions=True)
-    return AttentionMaps(names.tokens, _together(output.attentions), names.sequence_ids)
+    if isinstance(_backbone(model), EncoderDecoder):
+        return _encoder_decoder_maps(model, tokenizer, batch, names, kind, target)
+    output = model(**batch, output_attentions=True)
+    return AttentionMaps(names.tokens, _stack(output.attentions), names.sequence_ids)
 
 
 def attention_picture(
@@ -184,7 +190,7 @@ def attention_picture(
         ValueError: the picture cannot be written there, the layer does not exist, or as in
             :func:`attention_maps`.
     """
-    # What would spoil the end is found out before the model is loaded.
+    # What can be checked without the model is checked before it is loaded.
     check_picture(picture)
     _check_name(kind)
     new_figure(1, 1)
@@ -204,7 +210,7 @@ def attention_picture(
 
 
 def _backbone(model: Model) -> Model:
-    return getattr(model, model.backbone_name) if model.backbone_name else model
+    return model.backbone if isinstance(model, TaskModel) else model
 
 
 def _check_name(kind: str | None) -> None:
@@ -215,21 +221,21 @@ def _check_name(kind: str | None) -> None:
 def _check_kind(model: Model, kind: str | None, target: str | None) -> str:
     """The kind of attention that is meant, checked together with `target`."""
     _check_name(kind)
-    backbone, name = _backbone(model), type(model).__name__
-    if not isinstance(backbone, Seq2SeqModel):
+    backbone, name = _backbone(model), class_name(model)
+    if not isinstance(backbone, EncoderDecoder):
         only = "decoder" if isinstance(backbone, GPT2Model) else "encoder"
         if kind not in (None, only):
             raise ValueError(f"kind={kind!r}: a {name} has attention of the kind {only!r} alone")
         if target is not None:
-            raise ValueError(f"a target is what an encoder-decoder writes, a {name} is none")
+            raise ValueError(f"a target is what an encoder-decoder generates, a {name} is none")
         return only
     kind = kind or "cross"
     if target is not None and kind == "encoder":
         raise ValueError(
             "the encoder does not see the target: leave it out, or choose another kind"
         )
-    if target is not None and not isinstance(model, Seq2SeqLM | Seq2SeqModel):
-        raise ValueError(f"a {name} writes no target: its decoder reads the text once more")
+    if target is not None and not isinstance(model, Seq2SeqLM | EncoderDecoder):
+        raise ValueError(f"a {name} has no target: its decoder reads the text once more")
     return kind
 
 
@@ -237,47 +243,35 @@ def _check_fit(
     model: Model, batch: BatchEncoding, texts: Sequence[str], what: str = "text"
 ) -> None:
     """Check that each text has a token, and that all fit into the model."""
-    limit = model.config.max_sequence_length  # type: ignore[attr-defined]
-    owners = batch.sequence_ids()
-    for place, text in enumerate(texts):
-        if place not in owners:
-            number = f" {place}" * (what == "text")
+    limit = model.config.max_sequence_length
+    sequence_ids = batch.sequence_ids()
+    for index, text in enumerate(texts):
+        if index not in sequence_ids:
+            number = f" {index}" * (what == "text")
             raise ValueError(f"{what}{number}, {text!r}, has no token; give it a word at least")
-    if limit is not None and len(owners) > limit:
+    if limit is not None and len(sequence_ids) > limit:
         which = f"the {what} has" if len(texts) == 1 else "the two texts have"
         raise ValueError(
-            f"{which} {len(owners)} tokens, special ones included, but only {limit} fit into this "
-            "model; shorten what is to be drawn"
+            f"{which} {len(sequence_ids)} tokens, special ones included, but only {limit} fit into "
+            "this model; shorten what is to be drawn"
         )
 
 
 def _number_of_layers(model: Model, kind: str) -> int:
-    config: Any = model.config
-    inside = kind != "encoder" and isinstance(_backbone(model), Seq2SeqModel)
-    return config.num_decoder_layers if inside else config.num_hidden_layers
+    if kind != "encoder" and isinstance(_backbone(model), EncoderDecoder):
+        return model.config.num_decoder_layers
+    return model.config.num_hidden_layers
 
 
-def _together(maps: Sequence[Tensor]) -> Tensor:
+def _stack(maps: Sequence[Tensor]) -> Tensor:
     """L maps of a batch of one, (1, H, T, S) each, as (L, H, T, S) in float32 on the CPU."""
     return torch.cat(list(maps)).float().cpu()
-
-
-@contextmanager
-def _without_dropout(model: Model) -> Iterator[None]:
-    """Every module in evaluation mode; those that were training go on with it afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 # ---- the maps of an encoder-decoder ----
 
 
-def _seq2seq_maps(
+def _encoder_decoder_maps(
     model: Model,
     tokenizer: Tokenizer,
     batch: BatchEncoding,
@@ -285,52 +279,53 @@ def _seq2seq_maps(
     kind: str,
     target: str | None,
 ) -> AttentionMaps:
-    """The maps of that kind; `batch` is the source of one row, `names` those of its tokens."""
+    """The maps of that kind; `batch` is the source, one sequence, `names` those of its tokens."""
     backbone: Any = _backbone(model)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     title = _TITLES[kind]
+    encoded = backbone.encode(ids, mask, output_attentions=kind == "encoder")
     if kind == "encoder":
-        with recording(backbone.encoder.layers, hidden_states=False, attentions=True) as record:
-            backbone.encode(ids, mask)
-        maps = _together(record.attentions or ())
+        maps = _stack(encoded.attentions)
         return AttentionMaps(names.tokens, maps, names.sequence_ids, title=title)
 
-    if isinstance(model, Seq2SeqLM | Seq2SeqModel):
-        target_ids, written = _target(model, tokenizer, ids, mask, target)
+    if isinstance(model, Seq2SeqLM | EncoderDecoder):
+        target_ids, predicted = _target(model, tokenizer, ids, mask, target)
     else:
-        target_ids, written = ids, names  # a classifier's decoder reads the source once more
+        target_ids, predicted = ids, names  # a classifier's decoder reads the source once more
     start = start_token(model.config)
     read_ids = torch.cat([target_ids.new_full((1, 1), start), target_ids[:, :-1]], dim=1)
     first = _names_of_ids(tokenizer, [start])
-    read = Names(first.tokens + written.tokens[:-1], first.sequence_ids + written.sequence_ids[:-1])
-    with recording(backbone.decoder.layers, hidden_states=False, attentions=True) as record:
-        backbone.decode(read_ids, backbone.encode(ids, mask))
+    read = Names(
+        first.tokens + predicted.tokens[:-1], first.sequence_ids + predicted.sequence_ids[:-1]
+    )
+    decoded = backbone.decode(read_ids, encoded, output_attentions=True)
     if kind == "decoder":
-        maps = _together(record.attentions or ())
-        return AttentionMaps(read.tokens, maps, read.sequence_ids, title=title)
-    maps = _together(record.cross_attentions or ())
-    if written is names:
+        return AttentionMaps(
+            read.tokens, _stack(decoded.attentions), read.sequence_ids, title=title
+        )
+    maps = _stack(decoded.cross_attentions)
+    if predicted is names:
         return AttentionMaps(read.tokens, maps, read.sequence_ids, names, title)
-    asking = "the token that is being written"
-    return AttentionMaps(written.tokens, maps, written.sequence_ids, names, title, asking)
+    label = "the token that is predicted"
+    return AttentionMaps(predicted.tokens, maps, predicted.sequence_ids, names, title, label)
 
 
 def _target(
     model: Model, tokenizer: Tokenizer, ids: Tensor, mask: Tensor, target: str | None
 ) -> tuple[Tensor, Names]:
-    """What is written, (1, T), and its names: the target, or what the model itself writes."""
+    """The ids of the target, (1, T), and their names; without a target, of what is generated."""
     if target is not None:
         batch = tokenizer(text_target=[target], return_tensors="pt")
         _check_fit(model, batch, (target,), "target")
         names = Names(_readable(tokenizer, batch, (target,)), tuple(batch.sequence_ids()))
         return batch["input_ids"].to(ids.device), names
     if not isinstance(model, Seq2SeqLM):
-        raise ValueError(f"a {type(model).__name__} has no head to write with; give a target")
+        raise ValueError(f"a {class_name(model)} has no head to generate with; give a target")
     config = model.generation_config
     if config.max_new_tokens is None and config.max_length is None:
         raise ValueError(
-            "the checkpoint's generation config does not say how long a text may be that the model "
-            "writes; give a target, or set its max_new_tokens"
+            "the checkpoint's generation config does not say how long a generated text may be; "
+            "give a target, or set its max_new_tokens"
         )
     output = generate(model, ids, mask, seed=0, tokenizer=tokenizer, num_return_sequences=1)
     return output.new_tokens, _names_of_ids(tokenizer, output.new_tokens[0].tolist())
@@ -340,35 +335,36 @@ def _target(
 
 
 def _readable(tokenizer: Tokenizer, batch: BatchEncoding, texts: Sequence[str]) -> tuple[str, ...]:
-    """A name for each of the T tokens of the batch's one row.
+    """A name for each of the T tokens of the batch's one sequence.
 
     Byte-level tokens are spelled in letters that stand for bytes ("cittÃł" is "città"), so their
     characters are taken from the text. The tokens of the other algorithms can be read as they are.
     """
-    tokens, owners, spans = batch.tokens(), batch.sequence_ids(), batch.offsets()
+    tokens, sequence_ids, spans = batch.tokens(), batch.sequence_ids(), batch.offsets()
     by_bytes = type(tokenizer.backend.decoder).__name__ == "ByteLevel"
     names = []
-    for place, (token, owner) in enumerate(zip(tokens, owners, strict=True)):
-        if owner is None or batch.encodings[0].ids[place] in tokenizer.special_ids:
+    for position, (token, text) in enumerate(zip(tokens, sequence_ids, strict=True)):
+        if text is None or batch.encodings[0].ids[position] in tokenizer.special_ids:
             names.append(token.strip())
         elif by_bytes:
             spaces = "·" * (len(token) - len(token.lstrip("Ġ")))
-            names.append(spaces + _characters(texts[owner], place, owners, spans))
+            names.append(spaces + _characters(texts[text], position, sequence_ids, spans))
         else:
             names.append(token.replace("▁", "·"))
     return tuple(name.translate(_VISIBLE) for name in names)
 
 
 def _characters(
-    text: str, place: int, owners: list[int | None], spans: list[tuple[int, int]]
+    text: str, position: int, sequence_ids: list[int | None], spans: list[tuple[int, int]]
 ) -> str:
     """The characters of a byte-level token; `…` on the side where it has only part of one."""
-    start, end = spans[place]
-    neighbours = [
-        spans[other] if 0 <= other < len(owners) and owners[other] == owners[place] else None
-        for other in (place - 1, place + 1)
-    ]
-    before, after = neighbours
+    start, end = spans[position]
+    before, after = (
+        spans[other]
+        if 0 <= other < len(spans) and sequence_ids[other] == sequence_ids[position]
+        else None
+        for other in (position - 1, position + 1)
+    )
     return (
         "…" * (before is not None and before[1] > start)
         + text[start:end].lstrip(" ")

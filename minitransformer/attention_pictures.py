@@ -1,6 +1,6 @@
 """Pictures of attention maps: every head of every layer at once, or one layer large.
 
-L layers, H heads, T tokens that ask (queries), S tokens that are asked (keys).
+L layers, H heads, T query tokens, S key tokens.
 """
 
 import math
@@ -154,7 +154,7 @@ class _Side:
     """One side of every panel: the names of its tokens, and how long it is.
 
     Args:
-        names: of the tokens that ask, or of those that are asked.
+        names: of the query tokens, or of the key tokens.
         lengths: the smallest and the largest length of a side.
     """
 
@@ -162,7 +162,7 @@ class _Side:
         self.names = _drawable(names.tokens)
         self.colours = [_INK[text] for text in names.sequence_ids]
         self.second_text = names.second_text
-        self.room = _widest(self.names) + 0.1  # for a name and its tick
+        self.margin = _widest(self.names) + 0.1  # for a name and its tick
         needed = len(self.names) * _LINE
         self.length = min(max(needed, lengths[0]), lengths[1])
         self.step = math.ceil(round(needed / self.length, 6))  # every n-th token is named
@@ -207,7 +207,7 @@ class _Sheet:
         self.down, self.across = _Side(maps.queries, sides), _Side(maps.keys, sides)
         across, down = 0.1, 0.1  # between panels
         if name_all:
-            across, down = self.down.room + 0.15, self.across.room + 0.35
+            across, down = self.down.margin + 0.15, self.across.margin + 0.35
         self.pitch = (self.across.length + across, self.down.length + down)
         self.width = columns * self.pitch[0] - across
         self.height = rows * self.pitch[1] - down
@@ -243,12 +243,12 @@ class _Sheet:
 
     def explain(self, title: str) -> None:
         """Write around the panels what they show: the title, the axes, the scale of colours."""
-        above, beside = (0.0, 0.0) if self.name_all else (self.across.room, self.down.room)
+        above, beside = (0.0, 0.0) if self.name_all else (self.across.margin, self.down.margin)
         layers = 0.0 if self.name_all else 0.3  # "layer 0"
         self._write(0, self.height + above + 0.45, title + self._steps(), fontsize=_LARGE + 3)
-        key, query = "to: the token attended to (key)", f"from: {self.maps.asking} (query)"
-        self._write(self.width / 2, -self.across.room - 0.05, key, ha="center", va="top")
-        x = -self.down.room - layers
+        key, query = "to: the token attended to (key)", f"from: {self.maps.query_label} (query)"
+        self._write(self.width / 2, -self.across.margin - 0.05, key, ha="center", va="top")
+        x = -self.down.margin - layers
         self._write(x, self.height / 2, query, rotation=90, ha="right", va="center")
         self._draw_scale(self.width + beside + 0.25)
 

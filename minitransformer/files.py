@@ -24,7 +24,7 @@ class CheckpointError(ValueError):
 
 
 def checkpoint_file(directory: str | Path, name: str) -> Path:
-    """The path of the file `name` of a checkpoint `directory`, after it was proved to lie in there.
+    """The path of the file `name` of a checkpoint `directory`, after a check that it lies in there.
 
     Links are followed, because the hub's cache stores `snapshots/<revision>/<name>` as a link to
     `blobs/<hash>`; that one way out of the directory is allowed, every other one is refused.
@@ -36,13 +36,13 @@ def checkpoint_file(directory: str | Path, name: str) -> Path:
     # PureWindowsPath takes both kinds of slashes and drive letters for what they are.
     if not name or PureWindowsPath(name).name != name or name in (".", ".."):
         raise CheckpointError(f"{name!r} is not a plain file name inside {directory}; refused")
-    home = Path(directory).resolve()
-    path = home / name
+    root = Path(directory).resolve()
+    path = root / name
     target = path.resolve()
     if not target.is_file():
         raise CheckpointError(f"{path} is missing or not a file")
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
-    if target.parent != home and target.parent != blobs:
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else None
+    if target.parent != root and target.parent != blobs:
         raise CheckpointError(f"{path} is a link that leads out of its directory; refused")
     return path
 
@@ -107,8 +107,8 @@ def atomic_directory(target: str | Path, *, last: str | None = None) -> Iterator
         raise NotADirectoryError(f"{target} is a file; a directory is needed to save into")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Inside a target that exists, which may be a file system of its own.
-    home = target if target.exists() else target.parent
-    temporary = home / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
+    parent = target if target.exists() else target.parent
+    temporary = parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()
     try:
         yield temporary

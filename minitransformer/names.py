@@ -1,13 +1,7 @@
 """Wrong names in error messages: say what was meant, not only what was wrong."""
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -29,17 +23,3 @@ def unexpected_name(kind: str, name: str, choices: Iterable[str], guess: str | N
     guess = guess or nearest(name, choices)
     hint = f"did you mean {guess!r}? The" if guess else "the"
     return f"unknown {kind} {name!r}; {hint} choices are: {', '.join(choices)}"
-
-
-def strict_names(method: Callable[P, R]) -> Callable[P, R]:
-    """Make a method say the nearest right name when an argument is misspelled."""
-    known = [name for name in inspect.signature(method).parameters if name != "self"]
-
-    @functools.wraps(method)
-    def checked(*arguments: P.args, **named: P.kwargs) -> R:
-        for name in named:
-            if name not in known:
-                raise TypeError(unexpected_name(f"{method.__name__}() argument", name, known))
-        return method(*arguments, **named)
-
-    return checked

@@ -1,8 +1,9 @@
 """Are two models the same function? Compare them module by module and name the first that differs.
 
 The pairs of modules come from the weight tables of :mod:`minitransformer.hf`: whatever has weights
-is compared by what it puts out, in the order in which it runs. Then come hidden states, attention
-maps, logits, loss, and the gradient of every parameter.
+is compared by its output, in the order in which it runs. Then come hidden states, attention maps,
+logits, loss, and the gradient of every parameter. An optimized model need not run its modules one
+by one, so of it only the latter are compared.
 
 B batch, T tokens, S source tokens of an encoder-decoder.
 """
@@ -20,29 +21,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.hf.config import family_of_model
-from minitransformer.hf.loading import from_pretrained
-from minitransformer.hf.names import is_transposed, stored_names
-from minitransformer.layers.norm import rms_norm
-from minitransformer.layers.positions import SinusoidalPositions
-from minitransformer.layers.rows import last_tokens
-from minitransformer.models.bart_heads import BartForSequenceClassification
-from minitransformer.models.base import Model, TaskModel
-from minitransformer.models.classification import SequenceClassification, TokenClassification
-from minitransformer.models.generative import CausalLM, Seq2SeqLM
+from minitransformer.fast import is_optimized
+from minitransformer.hf.checkpoint import from_pretrained
+from minitransformer.hf.config import family_of_model, reference_class
+from minitransformer.hf.weight_names import is_transposed, stored_names
+from minitransformer.layers.normalization import rms_norm
+from minitransformer.layers.positional_embeddings import SinusoidalPositions
+from minitransformer.models.bart import BartForSequenceClassification
+from minitransformer.models.base import (
+    EncoderDecoder,
+    LanguageModel,
+    Model,
+    Seq2SeqLM,
+    SequenceClassifier,
+    TaskModel,
+)
+from minitransformer.models.bert import BertForQuestionAnswering, BertForTokenClassification
 from minitransformer.models.gpt2 import GPT2ForSequenceClassification
-from minitransformer.models.inputs import IGNORED_LABEL
-from minitransformer.models.question_answering import QuestionAnswering
-from minitransformer.models.seq2seq import Seq2SeqModel
+from minitransformer.models.losses import IGNORED_LABEL
 
 # dtype to the difference that rounding explains, as a share of 1 + |theirs|.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 Batch = dict[str, Tensor]
 
-# Of the one table of words of an encoder-decoder, which runs twice.
+# Of the one token embedding of an encoder-decoder, which runs twice.
 _SOURCE, _TARGET = " (source)", " (target)"
-# What in an encoder-decoder has a row for each source token; all else has one for each target's.
+# What in an encoder-decoder has a vector for each source token; all else has one for each target's.
 _OF_THE_SOURCE = re.compile(r"encoder|\.cross_attention\.(key|value)$|\(source\)$")
 # The fields of what models return, in the order in which they are computed.
 _RESULTS = (
@@ -99,44 +104,50 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Where the real tokens of a batch stand."""
+class _PaddingMasks:
+    """Where the real tokens of a batch are."""
 
     source: Tensor  # (B, S) bool
     target: Tensor  # (B, T) bool; the same where there is one stack of layers
 
     def of(self, name: str) -> tuple[Tensor, Tensor]:
-        """Those that the rows and, in an attention map, the columns of an output belong to."""
-        rows = self.source if _OF_THE_SOURCE.search(name) else self.target
-        return rows, self.source if name.startswith("cross_attentions") else rows
+        """The masks of the queries and, in an attention map, of the keys of an output."""
+        queries = self.source if _OF_THE_SOURCE.search(name) else self.target
+        return queries, self.source if name.startswith("cross_attentions") else queries
 
 
 def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
     """Run both models on one batch, backward too if it is labelled, and compare what they did.
 
-    Only real tokens count: what a model computes at padding is nobody's business.
+    Only real tokens count: what a model computes at padding means nothing.
+
+    A call that collects hidden states, or that meets hooks, takes the plain forward of an optimized
+    model too. So of such a model logits, loss and gradients come from a call without either, and
+    hidden states and attention maps from a second one.
 
     Args:
-        ours: a model of this library, in evaluation mode.
+        ours: a model of this library, plain or optimized, in evaluation mode.
         theirs: its namesake of transformers, of the same dtype, with eager attention.
         batch: `input_ids`, `attention_mask`, and maybe `token_type_ids`, (B, T) each, and labels;
-            of an encoder-decoder that writes, `decoder_input_ids` and `decoder_attention_mask` too,
-            unless it is to make them of the labels, which then are -100 at padding only.
+            of an encoder-decoder with an LM head, `decoder_input_ids` and `decoder_attention_mask`
+            too, unless it is to make them of the labels, which then are -100 at padding only.
     """
-    # Modules that see packed rows have no namesake there; results and gradients have.
-    modules = {} if ours.attention == "packed" else _module_pairs(ours)
+    collect = {"output_hidden_states": True, "output_attentions": True}
+    modules = {} if is_optimized(ours) else _module_pairs(ours)
     names = {name.removesuffix(_SOURCE).removesuffix(_TARGET) for name in modules}
     with _outputs_of(ours, names) as our_calls:
-        our_result = ours(**batch, output_hidden_states=True, output_attentions=True)
+        our_result = collected = ours(**batch, **collect)
+    if is_optimized(ours):
+        our_result = ours(**batch)
     their_batch = _their_inputs(ours, batch)
     with as_exact_as_its_dtype(theirs), _outputs_of(theirs, modules.values()) as their_calls:
-        their_result = theirs(**their_batch, output_hidden_states=True, output_attentions=True)
-    our_outputs, their_outputs = _tell_words_apart(our_calls, modules), dict(their_calls)
+        their_result = theirs(**their_batch, **collect)
+    our_outputs, their_outputs = _name_both_embeddings(our_calls, modules), dict(their_calls)
     order = [*our_outputs, *(name for name in modules if name not in our_outputs)]
     pairs = [(name, our_outputs.get(name), their_outputs.get(modules[name])) for name in order]
-    pairs += _result_pairs(our_result, their_result)
-    places = _places(ours, batch), _places(ours, their_batch)
-    rows = [_compare_tensors(name, a, b, places) for name, a, b in pairs]
+    pairs += _result_pairs(our_result, collected, their_result)
+    masks = _padding_masks(ours, batch), _padding_masks(ours, their_batch)
+    rows = [_compare_tensors(name, a, b, masks) for name, a, b in pairs]
     our_loss = getattr(our_result, "loss", None)
     if our_loss is not None:
         their_loss = _their_loss(ours, their_result, their_batch)
@@ -158,8 +169,8 @@ def check_checkpoint(
 
     Args:
         path: a directory, or a name on the hub.
-        length: tokens a row of the random batch (less where fewer fit): one row full, one padded
-            on the left, one on the right.
+        length: of the random batch, in tokens (less where fewer fit): one sequence is full, one
+            padded on the left, one on the right.
         device: to run both on.
         say: gets the lines of the report.
 
@@ -176,14 +187,14 @@ def check_checkpoint(
         raise ImportError("parity needs transformers: pip install transformers") from error
 
     ours = from_pretrained(path, attention="eager")
-    their_class = getattr(transformers, type(ours).__name__)
+    their_class = getattr(transformers, reference_class(ours).__name__)
     theirs = their_class.from_pretrained(
         path, attn_implementation="eager", dtype=torch.float32
     ).eval()
     batch = {name: tensor.to(device) for name, tensor in random_batch(ours, length).items()}
     for dtype in (torch.float32, torch.float64):
         report = compare(ours.to(device, dtype), theirs.to(device, dtype), batch)
-        say(f"{type(ours).__name__}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
+        say(f"{reference_class(ours).__name__}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
         say(report.table())
         if report.equal:
             noise = " (the differences in float32 are rounding)" * (dtype == torch.float64)
@@ -194,13 +205,18 @@ def check_checkpoint(
 
 
 def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
-    """Three rows of random ids, one padded on the left and one on the right, with labels.
+    """Three sequences of random ids, one padded on the left and one on the right, with labels.
 
     Every third real token is labelled where tokens have labels. What the decoder of an
     encoder-decoder reads is shorter than the source, and padded on the other side.
 
-    One row without padding is all that Hugging Face's GPT-2 can classify if it has no padding
+    One sequence without padding is all that Hugging Face's GPT-2 can classify if it has no padding
     token, so there the batch is no more than that.
+
+    Args:
+        model: the batch is for it, and its config says what fits.
+        length: in tokens, or as many as the model can take.
+        seed: of the ids and labels.
     """
     generator = torch.Generator().manual_seed(seed)
     config: Any = model.config
@@ -210,7 +226,7 @@ def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
     if hasattr(config, "type_vocab_size"):
         types = config.type_vocab_size
         batch["token_type_ids"] = torch.randint(types, ids.shape, generator=generator)
-    if isinstance(model, Seq2SeqModel | Seq2SeqLM):
+    if isinstance(model, EncoderDecoder | Seq2SeqLM):
         ids, real = _random_ids(model, max(1, 2 * length // 3), generator)
         ids, real = ids.flip(1), real.flip(1)
         if config.decoder_start_token_id is not None:
@@ -224,7 +240,7 @@ def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
 
 
 def _random_ids(model: Model, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(3, T) ids, and (3, T) bool, True at real tokens: one row is whole, two are padded."""
+    """(3, T) ids, and (3, T) bool, True at real tokens: one sequence is full, two are padded."""
     config: Any = model.config
     end = config.eos_token_id if isinstance(model, BartForSequenceClassification) else None
     choices = torch.tensor(
@@ -234,8 +250,9 @@ def _random_ids(model: Model, length: int, generator: torch.Generator) -> tuple[
     real = torch.ones(3, length, dtype=torch.bool)
     real[1, : length // 3] = False
     real[2, length - length // 4 :] = False
-    if end is not None:  # what this model classifies a text by
-        ids.scatter_(1, last_tokens(real), end)
+    if end is not None:  # the token that BART classifies a text by: the last real one
+        last = (real * torch.arange(length)).argmax(dim=1, keepdim=True)  # (3, 1)
+        ids.scatter_(1, last, end)
     ids[~real] = config.pad_token_id or 0
     return ids, real
 
@@ -243,59 +260,66 @@ def _random_ids(model: Model, length: int, generator: torch.Generator) -> tuple[
 def _random_labels(
     model: TaskModel, ids: Tensor, real: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    num_rows, length = ids.shape
+    batch_size, length = ids.shape
     num_labels = getattr(model.config, "num_labels", 0)
-    if isinstance(model, QuestionAnswering):
+    if isinstance(model, BertForQuestionAnswering):
         first, count = real.int().argmax(dim=1), real.sum(dim=1)  # (B,) twice
         return {"start_positions": first + (count > 1), "end_positions": first + count - 1}
-    if isinstance(model, SequenceClassification):
+    if isinstance(model, SequenceClassifier):
         if model.problem_type == "single_label_classification":
-            return {"labels": torch.randint(num_labels, (num_rows,), generator=generator)}
+            return {"labels": torch.randint(num_labels, (batch_size,), generator=generator)}
         dtype = next(model.parameters()).dtype
-        return {"labels": torch.rand(num_rows, num_labels, generator=generator).to(dtype)}
+        return {"labels": torch.rand(batch_size, num_labels, generator=generator).to(dtype)}
     labels = ids.roll(1, dims=1)
-    if isinstance(model, TokenClassification):
+    if isinstance(model, BertForTokenClassification):
         labels = labels % num_labels
-    asked = torch.arange(length) % 3 == 0
-    if isinstance(model, CausalLM):  # nobody guesses the first word
-        asked = asked.roll(1) if length > 1 else asked
-    labels[~real | ~asked] = IGNORED_LABEL
+    labelled = torch.arange(length) % 3 == 0
+    if _is_causal(model) and length > 1:  # the first token has none before it to predict it
+        labelled = labelled.roll(1)
+    labels[~real | ~labelled] = IGNORED_LABEL
     return {"labels": labels}
 
 
-def _places(ours: Model, batch: Batch) -> _Places:
-    """Where the real tokens stand."""
+def _is_causal(model: Model) -> bool:
+    """Whether it is a language model without an encoder, whose labels are its own inputs."""
+    return isinstance(model, LanguageModel) and not isinstance(model, Seq2SeqLM)
+
+
+def _padding_masks(ours: Model, batch: Batch) -> _PaddingMasks:
+    """Where the real tokens are."""
     source = batch["attention_mask"].bool()
     if "decoder_attention_mask" in batch:
-        return _Places(source, batch["decoder_attention_mask"].bool())
+        return _PaddingMasks(source, batch["decoder_attention_mask"].bool())
     if "decoder_input_ids" in batch:
-        return _Places(source, torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool))
+        return _PaddingMasks(source, torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool))
     if isinstance(ours, Seq2SeqLM):
-        return _Places(source, batch["labels"] != IGNORED_LABEL)
-    return _Places(source, source)  # the decoder of a classifier reads the source once more
+        return _PaddingMasks(source, batch["labels"] != IGNORED_LABEL)
+    return _PaddingMasks(source, source)  # the decoder of a classifier reads the source once more
 
 
 def _their_inputs(ours: Model, batch: Batch) -> Batch:
     """What the other side must be given to mean the same.
 
-    Most of Hugging Face's models number places, not tokens, so padding on the left moves the text;
-    whatever takes the first token takes place 0; and what is made of labels begins at place 0. Such
-    a model gets every row padded on the right, the source and what is written each by itself.
+    Most of Hugging Face's models count padding in their position_ids, so padding on the left moves
+    the text; whatever takes the first token takes position 0; and what is made of labels begins at
+    position 0. Such a model gets every sequence padded on the right, source and target each by
+    itself.
     """
-    places = _places(ours, batch)
-    classifies = isinstance(ours, SequenceClassification)
-    numbers = family_of_model(ours).numbers_places or classifies or getattr(ours, "pooler", None)
+    masks = _padding_masks(ours, batch)
+    classifies = isinstance(ours, SequenceClassifier)
+    counts_padding = family_of_model(ours).positions_count_padding
+    moves = counts_padding or classifies or getattr(ours, "pooler", None)
     source, target = ["input_ids", "attention_mask", "token_type_ids"], []
     target += ["decoder_input_ids", "decoder_attention_mask"]
     if not classifies:
         (target if isinstance(ours, Seq2SeqLM) else source).append("labels")
     moved = dict(batch)
-    if numbers:
-        moved |= _padded_right(batch, source, places.source)
+    if moves:
+        moved |= _padded_right(batch, source, masks.source)
         for name in {"start_positions", "end_positions"} & batch.keys():
-            moved[name] = batch[name] - places.source.int().argmax(dim=1)
-    if numbers or "decoder_input_ids" not in batch:
-        moved |= _padded_right(batch, target, places.target)
+            moved[name] = batch[name] - masks.source.int().argmax(dim=1)
+    if moves or "decoder_input_ids" not in batch:
+        moved |= _padded_right(batch, target, masks.target)
     return moved
 
 
@@ -311,10 +335,10 @@ def _their_loss(ours: Model, their_result: Any, their_batch: Batch) -> Tensor:
     Of question answering the one without padding among the choices; of a causal model in float64
     that of the logits in float64, which theirs rounds to float32.
     """
-    if isinstance(ours, CausalLM) and their_result.logits.dtype == torch.float64:
+    if _is_causal(ours) and their_result.logits.dtype == torch.float64:
         logits, labels = their_result.logits[:, :-1], their_batch["labels"][:, 1:]
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-    if not isinstance(ours, QuestionAnswering):
+    if not isinstance(ours, BertForQuestionAnswering):
         return their_result.loss
     padding = their_batch["attention_mask"] == 0
     start, end = (
@@ -353,35 +377,38 @@ def as_exact_as_its_dtype(theirs: nn.Module) -> Iterator[None]:
 
 def _module_pairs(ours: Model) -> dict[str, str]:
     """The modules that are compared, our name to theirs."""
+    family = family_of_model(ours)
     pairs = {
         our_name.rpartition(".")[0]: their_name.rpartition(".")[0]
-        for our_name, their_name in stored_names(family_of_model(ours), ours).items()
+        for our_name, their_name in stored_names(family, ours).items()
     }
-    # Heads give the logits, compared anyway: one that keeps a bias of its own is no leaf, T5's is a
-    # matrix that does not run, and GPT-2's classifier runs there on every token, here on the last.
+    # Heads give the logits, compared anyway: one that keeps a bias of its own is no leaf, T5's may
+    # be a matrix that is only read, and GPT-2's classifier runs there on every token, here on the
+    # last.
     heads = {name for name in pairs if any(ours.get_submodule(name).children())}
     for name in heads | (pairs.keys() & {"lm_head", "score"}):
         del pairs[name]
     for name, module in ours.named_modules():
         if isinstance(module, SinusoidalPositions):  # without weights, so in no table of names
-            pairs[name] = name.replace(".positions", ".embed_positions")
-        if isinstance(module, Seq2SeqModel):
+            theirs = name.replace(".position_embedding", ".embed_positions")
+            pairs[name] = theirs.replace("backbone.", f"{family.backbone_name}.")
+        if isinstance(module, EncoderDecoder):
             # One table here, which runs twice; two copies of it there.
-            words = f"{name}.words".removeprefix(".")
-            before = pairs.pop(words).removesuffix("shared")
-            pairs[words + _SOURCE] = f"{before}encoder.embed_tokens"
-            pairs[words + _TARGET] = f"{before}decoder.embed_tokens"
+            embedding = f"{name}.token_embedding".removeprefix(".")
+            before = pairs.pop(embedding).removesuffix("shared")
+            pairs[embedding + _SOURCE] = f"{before}encoder.embed_tokens"
+            pairs[embedding + _TARGET] = f"{before}decoder.embed_tokens"
     return pairs
 
 
 @contextmanager
 def _outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[list[tuple[str, Tensor]]]:
-    """Collect what the named modules put out, and whose it is, in the order in which they run."""
+    """Collect the outputs of the named modules with their names, in the order in which they run."""
     outputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: Any, _arguments: Any, output: Tensor) -> None:
-            # Hugging Face's BART scales words within the embedding; all others, and we, after it.
+            # Hugging Face's BART scales within the token embedding; all others, and we, after it.
             outputs.append((name, output.detach() / getattr(module, "embed_scale", 1.0)))
 
         return hook
@@ -394,10 +421,10 @@ def _outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[list[tuple[s
             hook.remove()
 
 
-def _tell_words_apart(
+def _name_both_embeddings(
     calls: list[tuple[str, Tensor]], modules: dict[str, str]
 ) -> dict[str, Tensor]:
-    """Our outputs by name; of the words of an encoder-decoder first the source's come."""
+    """Our outputs by name; the token embedding of an encoder-decoder runs on the source first."""
     outputs: dict[str, Tensor] = {}
     for name, output in calls:
         if name not in modules:
@@ -406,17 +433,21 @@ def _tell_words_apart(
     return outputs
 
 
-def _result_pairs(ours: Any, theirs: Any) -> list[tuple[str, Tensor | None, Tensor | None]]:
-    """The fields of two outputs, tuples taken apart."""
+def _result_pairs(
+    ours: Any, collected: Any, theirs: Any
+) -> list[tuple[str, Tensor | None, Tensor | None]]:
+    """The fields of two outputs, tuples taken apart; what ours lacks is what was `collected`."""
     pairs: list[tuple[str, Tensor | None, Tensor | None]] = []
     for name in _RESULTS:
         our_tensors, their_tensors = getattr(ours, name, None), getattr(theirs, name, None)
+        if our_tensors is None:
+            our_tensors = getattr(collected, name, None)
         if isinstance(our_tensors, tuple):
             others = [*(their_tensors or ()), *(None for _ in our_tensors)]
             pairs += [(f"{name}[{i}]", tensor, others[i]) for i, tensor in enumerate(our_tensors)]
         elif our_tensors is not None:
             pairs.append((name, our_tensors, their_tensors))
-    for name in ("start_logits", "end_logits"):  # (B, T), to be told from a vector a row
+    for name in ("start_logits", "end_logits"):  # (B, T), to be told from a vector a sequence
         if hasattr(ours, name):
             pairs.append((name, getattr(ours, name)[..., None], getattr(theirs, name)[..., None]))
     return pairs
@@ -448,17 +479,17 @@ def _compare_tensors(
     name: str,
     ours: Tensor | None,
     theirs: Tensor | None,
-    places: tuple[_Places, _Places] | None = None,
+    masks: tuple[_PaddingMasks, _PaddingMasks] | None = None,
 ) -> Comparison:
-    """Compare a pair; `places` says where its tokens stand on either side."""
+    """Compare a pair; `masks` says which tokens are real on either side."""
     if ours is None or theirs is None:
         return Comparison(name, "OK" if ours is theirs else "MISSING")
     ours, theirs, shape = ours.detach(), theirs.detach(), tuple(ours.shape)
-    if places is not None and not name.endswith("position_bias.table"):  # (T, T, H): of all rows
+    if masks is not None and not name.endswith("position_bias.table"):  # (T, T, H), of no sequence
         if ours.dim() == 3 and theirs.dim() == 2:
             theirs = theirs[None]  # positions may come as (T, E)
-        ours = _at_real_tokens(ours, *places[0].of(name))
-        theirs = _at_real_tokens(theirs, *places[1].of(name))
+        ours = _at_real_tokens(ours, *masks[0].of(name))
+        theirs = _at_real_tokens(theirs, *masks[1].of(name))
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Comparison(name, "SHAPE", shape=shape)
     if ours.dtype not in TOLERANCE:
@@ -467,15 +498,21 @@ def _compare_tensors(
         return Comparison(name, "OK", shape=shape)
     apart = (ours - theirs).abs()
     relative = float((apart / (1 + theirs.abs())).max())
-    status = "OK" if relative <= TOLERANCE[ours.dtype] else "DIFF"  # which is said of any NaN
+    status = "OK" if relative <= TOLERANCE[ours.dtype] else "DIFF"  # NaN too is a DIFF
     return Comparison(name, status, float(apart.max()), relative, shape)
 
 
-def _at_real_tokens(tensor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Leave out padding: its places, and its rows and columns of an attention map."""
+def _at_real_tokens(tensor: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """Leave out padding: its vectors and, in an attention map, its queries and keys.
+
+    Args:
+        tensor: (B, T, E), (1, T, E), (B, H, T, S) or (B, E).
+        queries: (B, T) bool, True at real tokens.
+        keys: (B, S) bool.
+    """
     if tensor.dim() == 4:  # (B, H, T, S)
-        pairs = rows[:, :, None] & columns[:, None, :]  # (B, T, S)
+        pairs = queries[:, :, None] & keys[:, None, :]  # (B, T, S)
         return tensor.permute(0, 2, 3, 1)[pairs]
-    if tensor.dim() < 3:  # one vector a row, such as what is pooled
+    if tensor.dim() < 3:  # one vector a sequence, such as the pooled output
         return tensor
-    return tensor.expand(len(rows), *tensor.shape[1:])[rows]  # positions may come as (1, T, E)
+    return tensor.expand(len(queries), *tensor.shape[1:])[queries]  # positions may be (1, T, E)

@@ -1,7 +1,7 @@
 """The table of families, tasks and measured parity that stands in the README.
 
 `python -m tests.parity_table` measures and writes it. The pairs of models and the comparison are
-those of the parity tests.
+those of the parity tests. A number is the largest of the plain model and of the optimized one.
 """
 
 import re
@@ -19,6 +19,9 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- parity: begin -->\n", "<!-- parity: end -->\n"
 HEAD = ["family", "classes", "pipelines", "states, logits", "maps", "loss", "gradients", "float64"]
 
+# How ours are made: the formula alone, and with the faster twins in place.
+VARIANTS = ("eager", "optimized")
+
 # What transformers' class names spell otherwise than the papers.
 SPELLED = {
     "Bert": "BERT",
@@ -28,7 +31,7 @@ SPELLED = {
     "Bart": "BART",
 }
 
-# Which rows of a report stand in which column.
+# Which comparisons of a report belong to which column.
 KINDS = {
     "states, logits": r"(encoder_|decoder_)?hidden_states|(encoder_)?last_hidden|pooler|.*logits$",
     "maps": r"(encoder_|decoder_|cross_)?attentions",
@@ -37,12 +40,12 @@ KINDS = {
 }
 
 
-def measure(name: str, dtype: torch.dtype) -> Report:
+def measure(name: str, dtype: torch.dtype, variant: str) -> Report:
     """The report on one class, made small, with every parameter perturbed."""
     torch.manual_seed(0)  # transformers draws the weights
     pair = pairs.pair if name in pairs.CLASSES else test_parity.pair
     with tempfile.TemporaryDirectory() as directory:
-        ours, theirs = pair(name, Path(directory), dtype=dtype)
+        ours, theirs = pair(name, Path(directory), variant, dtype)
     return compare(ours, theirs, random_batch(ours, length=11))
 
 
@@ -66,15 +69,17 @@ def pipelines_of(names: list[str]) -> list[str]:
     classes = [getattr(minitransformer, name.removesuffix(" 1.1")) for name in names]
     found = {}
     for task, made_by in TASKS.items():
-        if any(issubclass(model, made_by.model_class) for model in classes):
+        if any(made_by.supports(model) for model in classes):
             found.setdefault(made_by, task)  # one name of several
     return sorted(found.values())
 
 
 def row(family: str, names: list[str]) -> list[str]:
     """One line of the table."""
-    single = [measure(name, torch.float32) for name in names]
-    double = [measure(name, torch.float64) for name in names]
+    single, double = (
+        [measure(name, dtype, variant) for name in names for variant in VARIANTS]
+        for dtype in (torch.float32, torch.float64)
+    )
     assert all(report.equal for report in [*single, *double]), family
     columns = [SPELLED.get(family, family), classes(family, names), ", ".join(pipelines_of(names))]
     for pattern in KINDS.values():
@@ -90,7 +95,7 @@ def classes(family: str, names: list[str]) -> str:
 
 
 def largest(reports: list[Report], pattern: str) -> str:
-    """The largest |ours - theirs| / (1 + |theirs|) of some rows, in one digit."""
+    """The largest |ours - theirs| / (1 + |theirs|) of some comparisons, in one digit."""
     rows = [r for report in reports for r in report.rows if re.match(pattern, r.name)]
     number = max(r.relative for r in rows)
     return "0" if number == 0 else f"{number:.0e}".replace("e-0", "e-")

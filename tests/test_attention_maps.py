@@ -14,6 +14,7 @@ from minitransformer import (
     RobertaForMaskedLM,
     RobertaModel,
     Tokenizer,
+    optimize,
 )
 from minitransformer.attention_maps import (
     AttentionMaps,
@@ -95,35 +96,39 @@ def blue(share):
 
 
 @pytest.mark.parametrize("pair", [None, "la ragazza legge"])
-def test_the_map_times_the_values_is_what_the_fast_kernel_gives(bert, tokenizers, pair):
+def test_the_map_times_the_values_is_the_output_of_attention(bert, tokenizers, pair):
     seen = []
     hooks = [
-        layer.attention.kernel.register_forward_hook(
-            lambda _kernel, arguments, output: seen.append((arguments[2], output))
+        part.register_forward_hook(
+            lambda module, arguments, output: seen.append((arguments, output))
         )
         for layer in bert.layers
+        for part in (layer.attention.value, layer.attention.output)
     ]
-    maps = attention_maps(bert, tokenizers["wordpiece"], ITALIAN, pair).maps
+    found = attention_maps(bert, tokenizers["wordpiece"], ITALIAN, pair).maps
     for hook in hooks:
         hook.remove()
     assert bert.attention == "sdpa"
-    assert len(seen) == len(maps) == 3
-    for weights, (value, gathered) in zip(maps, seen, strict=True):
-        torch.testing.assert_close(weights @ value[0], gathered[0], atol=1e-6, rtol=0.0)
+    assert len(seen) == 2 * len(found) == 6
+    for weights, (_, values), ((gathered,), _) in zip(found, seen[::2], seen[1::2], strict=True):
+        heads = values[0].unflatten(-1, (4, 8)).transpose(0, 1)  # (H, T, D)
+        expected = (weights @ heads).transpose(0, 1).flatten(1)  # (T, E)
+        torch.testing.assert_close(expected, gathered[0], atol=1e-6, rtol=0.0)
 
 
-def test_the_maps_are_the_same_under_every_kernel(roberta, tokenizers):
-    maps = []
-    for attention in ("eager", "sdpa", "packed"):
-        model = RobertaModel(roberta.config, attention=attention).eval()
-        model.load_state_dict(roberta.state_dict())
-        maps.append(attention_maps(model, tokenizers["bpe"], ITALIAN, "un libro").maps)
-    formula, *fast = maps
-    for found in fast:
-        torch.testing.assert_close(found, formula, atol=1e-6, rtol=0.0)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("optimized", [False, True])
+def test_the_maps_are_the_same_however_they_are_computed(roberta, tokenizers, attention, optimized):
+    expected = attention_maps(roberta, tokenizers["bpe"], ITALIAN, "un libro").maps
+    model = RobertaModel(roberta.config, attention=attention).eval()
+    model.load_state_dict(roberta.state_dict())
+    if optimized:
+        optimize(model)
+    found = attention_maps(model, tokenizers["bpe"], ITALIAN, "un libro").maps
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0.0)
 
 
-def test_every_row_is_a_distribution_and_the_heads_differ(roberta, tokenizers):
+def test_every_query_has_a_distribution_and_the_heads_differ(roberta, tokenizers):
     found = attention_maps(roberta, tokenizers["bpe"], ITALIAN)
     length = len(found.tokens)
     assert found.maps.shape == (3, 4, length, length)
@@ -145,24 +150,20 @@ def test_the_second_text_changes_the_token_types(bert, tokenizers):
 
 def test_models_with_a_head_and_without_token_types(tokenizers):
     bpe, wordpiece = tokenizers["bpe"], tokenizers["wordpiece"]
-    lm = RobertaForMaskedLM(roberta_config(vocab_size=bpe.vocab_size))
+    lm = RobertaForMaskedLM(roberta_config(vocab_size=bpe.vocab_size)).eval()
     assert attention_maps(lm, bpe, "ciao").maps.shape[:2] == (3, 4)
     classifier = BertForSequenceClassification(bert_config(vocab_size=wordpiece.vocab_size))
-    assert attention_maps(classifier, wordpiece, "ciao").maps.shape[:2] == (3, 4)
+    assert attention_maps(classifier.eval(), wordpiece, "ciao").maps.shape[:2] == (3, 4)
     distilbert = DistilBertModel(DistilBertConfig(**SIZES | {"vocab_size": bpe.vocab_size}))
-    assert attention_maps(distilbert, bpe, "ciao").maps.shape[:2] == (3, 4)
+    assert attention_maps(distilbert.eval(), bpe, "ciao").maps.shape[:2] == (3, 4)
 
 
-def test_dropout_rests_and_comes_back(tokenizers):
-    torch.manual_seed(0)
-    size = tokenizers["bpe"].vocab_size
-    model = RobertaModel(roberta_config(vocab_size=size, hidden_dropout_prob=0.5)).train()
-    model.layers[0].eval()
-    first, second = (attention_maps(model, tokenizers["bpe"], "ciao").maps for _ in range(2))
-    assert torch.equal(first, second)
-    assert model.training
-    assert model.layers[1].dropout.training
-    assert not model.layers[0].dropout.training
+def test_a_model_in_training_mode_is_refused(tokenizers):
+    model = RobertaModel(roberta_config(vocab_size=tokenizers["bpe"].vocab_size)).eval()
+    model.layers[1].dropout.train()
+    with pytest.raises(ValueError, match="in training mode.*call model.eval"):
+        attention_maps(model, tokenizers["bpe"], "ciao")
+    assert [name for name, part in model.named_modules() if part.training] == ["layers.1.dropout"]
 
 
 # ---- the names of the tokens ----
@@ -196,7 +197,7 @@ def test_wordpiece_tokens_keep_their_marks(bert, tokenizers):
 
 def test_unigram_tokens_show_their_spaces(tokenizers):
     unigram = tokenizers["unigram"]
-    model = RobertaModel(roberta_config(vocab_size=unigram.vocab_size))
+    model = RobertaModel(roberta_config(vocab_size=unigram.vocab_size)).eval()
     tokens = attention_maps(model, unigram, "la città <mask>").tokens
     assert "".join(tokens[1:-2]) == "·la·città"
     assert tokens[-2:] == ("<mask>", "</s>")
@@ -205,7 +206,7 @@ def test_unigram_tokens_show_their_spaces(tokenizers):
 # ---- what cannot be computed ----
 
 
-def test_a_text_that_is_too_long_is_not_cut(roberta, tokenizers):
+def test_a_text_that_is_too_long_is_not_truncated(roberta, tokenizers):
     fits = "a" * 30
     assert len(attention_maps(roberta, tokenizers["bpe"], fits).tokens) == 32
     with pytest.raises(ValueError, match="the text has 33 tokens, .*only 32 fit"):
@@ -222,7 +223,7 @@ def test_a_text_without_a_token(roberta, bert, tokenizers):
 
 
 def test_a_tokenizer_of_another_model(tokenizers):
-    model = BertModel(bert_config(vocab_size=50))
+    model = BertModel(bert_config(vocab_size=50)).eval()
     with pytest.raises(ValueError, match="they do not belong together"):
         attention_maps(model, tokenizers["wordpiece"], "ciao")
 

@@ -18,7 +18,7 @@ from minitransformer.attention_maps import (
     draw_layer,
 )
 from minitransformer.cli import main
-from tests.tasks.tiny_writers import save_writer
+from tests.tasks.tiny_decoders import save_decoder
 from tests.tiny import roberta_config
 
 TEXT, TARGET = "la ragazza legge un libro", "ciao ñ"
@@ -31,9 +31,9 @@ def paths(tmp_path_factory):
 
     def path(name):
         if name not in made:
-            writes = "Head" in name or "Generation" in name or "MT" in name
-            generation = {"max_new_tokens": 5} if writes else None
-            made[name] = save_writer(tmp_path_factory.mktemp("model"), name, generation=generation)
+            has_lm_head = "LMHead" in name or "Generation" in name or "MT" in name
+            generation = {"max_new_tokens": 5} if has_lm_head else None
+            made[name] = save_decoder(tmp_path_factory.mktemp("model"), name, generation=generation)
         return made[name]
 
     return path
@@ -48,11 +48,11 @@ def load(paths):
     return both
 
 
-def outputs(model, tokenizer, written):
-    """What the model itself gives, when it has to write these ids."""
+def outputs(model, tokenizer, target):
+    """What the model itself gives for these ids as the target."""
     batch = tokenizer([TEXT], return_tensors="pt")
     start = torch.tensor([[model.config.decoder_start_token_id]])
-    read = torch.cat([start, written[:, :-1]], dim=1)
+    read = torch.cat([start, target[:, :-1]], dim=1)
     with torch.no_grad():
         return model(**batch, decoder_input_ids=read, output_attentions=True)
 
@@ -99,7 +99,7 @@ def test_a_decoder_does_not_see_what_comes(load):
 
 
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "MarianMTModel"])
-def test_without_a_target_the_model_writes(name, load):
+def test_without_a_target_the_model_generates_one(name, load):
     model, tokenizer = load(name)
     batch = tokenizer([TEXT], return_tensors="pt")
     written = generate(model, **batch).new_tokens
@@ -119,27 +119,27 @@ def test_a_classifier_reads_its_text_twice(load):
         found = attention_maps(model, tokenizer, TEXT, "un libro", kind=kind)
         torch.testing.assert_close(found.maps, torch.cat(getattr(result, f"{kind}_attentions")))
     assert found.tokens == ("</s>", *found.source.tokens[:-1])
-    assert found.asking == "the token that attends"
+    assert found.query_label == "the token that attends"
     assert found.second_text == found.source.second_text + 1
 
 
-def test_dropout_rests_and_comes_back(load):
+def test_a_model_in_training_mode_is_refused(load):
     model, tokenizer = load("BartForConditionalGeneration")
-    model.train()
-    first, second = (attention_maps(model, tokenizer, TEXT).maps for _ in range(2))
-    assert torch.equal(first, second)
-    assert model.training and model.model.decoder.layers[0].training
+    model.model.decoder.layers[0].train()
+    with pytest.raises(ValueError, match="in training mode.*call model.eval"):
+        attention_maps(model, tokenizer, TEXT)
+    assert not model.training and model.model.decoder.layers[0].training
 
 
 # ---- the names ----
 
 
-def test_a_row_of_cross_attention_is_named_by_what_is_being_written(load):
+def test_a_query_of_cross_attention_is_named_by_the_predicted_token(load):
     model, tokenizer = load("BartForConditionalGeneration")
     found = attention_maps(model, tokenizer, TEXT, target=TARGET)
     assert found.tokens == ("<s>", "ciao", "·", "ñ…", "…ñ", "</s>")
     assert found.sequence_ids == (None, 0, 0, 0, 0, None)
-    assert found.asking == "the token that is being written"
+    assert found.query_label == "the token that is predicted"
     assert "".join(found.source.tokens[1:-1]) == "la·ragazza·legge·un·libro"
     assert found.source.sequence_ids[0] is found.source.sequence_ids[-1] is None
     decoder = attention_maps(model, tokenizer, TEXT, kind="decoder", target=TARGET)
@@ -157,7 +157,7 @@ def test_a_row_of_cross_attention_is_named_by_what_is_being_written(load):
         ("T5ForConditionalGeneration", ("·c", "i", "a", "o", "·", "<unk>", "</s>")),
     ],
 )
-def test_what_the_model_writes_is_named_too(name, words, load, monkeypatch):
+def test_generated_tokens_are_named_too(name, words, load, monkeypatch):
     model, tokenizer = load(name)
     ids = tokenizer(text_target=[TARGET], return_tensors="pt")["input_ids"]
 
@@ -178,7 +178,7 @@ def test_what_the_model_writes_is_named_too(name, words, load, monkeypatch):
     ("name", "named", "message"),
     [
         ("GPT2LMHeadModel", {"kind": "cross"}, "GPT2LMHeadModel has .* kind 'decoder' alone"),
-        ("GPT2LMHeadModel", {"target": "a"}, "a target is what an encoder-decoder writes"),
+        ("GPT2LMHeadModel", {"target": "a"}, "a target is what an encoder-decoder generates"),
         (
             "BartForConditionalGeneration",
             {"kind": "encoder", "target": "a"},
@@ -187,8 +187,12 @@ def test_what_the_model_writes_is_named_too(name, words, load, monkeypatch):
         ("BartForConditionalGeneration", {"target": ""}, "target, '', has no token"),
         ("BartForConditionalGeneration", {"target": "è" * 40}, "the target has 82 tokens.* 60 fit"),
         ("BartForConditionalGeneration", {"kind": "crosss"}, "did you mean 'cross'"),
-        ("BartModel", {}, "a BartModel has no head to write with; give a target"),
-        ("BartForSequenceClassification", {"target": "a"}, "writes no target"),
+        ("BartModel", {}, "a BartModel has no head to generate with; give a target"),
+        (
+            "BartForSequenceClassification",
+            {"target": "a"},
+            "BartForSequenceClassification has no target",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(name, named, message, load):
@@ -199,13 +203,13 @@ def test_what_makes_no_sense_is_refused(name, named, message, load):
 
 def test_an_encoder_has_one_kind(load):
     _, tokenizer = load("BartForConditionalGeneration")
-    model = RobertaModel(roberta_config(vocab_size=tokenizer.vocab_size))
+    model = RobertaModel(roberta_config(vocab_size=tokenizer.vocab_size)).eval()
     with pytest.raises(ValueError, match="RobertaModel has attention of the kind 'encoder' alone"):
         attention_maps(model, tokenizer, "ciao", kind="decoder")
     assert attention_maps(model, tokenizer, "ciao", kind="encoder").title == "Attention"
 
 
-def test_nobody_says_how_long_the_text_may_be(load):
+def test_no_length_of_the_generated_text_is_given(load):
     model, tokenizer = load("BartForConditionalGeneration")
     model.generation_config = type(model.generation_config)()
     with pytest.raises(ValueError, match="does not say how long .*give a target"):
@@ -248,10 +252,10 @@ def some_maps(written, read, second=None, heads=2):
     source = Names(tuple(f"s{place}" for place in range(read)), owners)
     maps = torch.randn(2, heads, written, read).softmax(dim=-1)
     names = tuple(f"t{place}" for place in range(written))
-    return AttentionMaps(names, maps, (0,) * written, source, "Cross-attention", "who writes")
+    return AttentionMaps(names, maps, (0,) * written, source, "Cross-attention", "the query")
 
 
-def test_rows_are_who_asks_and_columns_who_is_asked(figures, tmp_path):
+def test_rows_are_queries_and_columns_keys(figures, tmp_path):
     maps = some_maps(4, 9, second=6)
     draw_layer(maps, 1, tmp_path / "layer.png")
     panel = figures[0].axes[0]
@@ -260,13 +264,13 @@ def test_rows_are_who_asks_and_columns_who_is_asked(figures, tmp_path):
     assert [label.get_text() for label in panel.get_yticklabels()] == [*maps.tokens]
     assert [label.get_text() for label in panel.get_xticklabels()] == [*maps.source.tokens]
     assert (panel.get_xlim(), panel.get_ylim()) == ((-0.5, 8.5), (3.5, -0.5))
-    (line,) = panel.lines  # between the two texts of the source; what is written is one
+    (line,) = panel.lines  # between the two texts of the source; the target is one
     assert set(line.get_xdata()) == {5.5}
     colours = [label.get_color() for label in panel.get_xticklabels()]
     assert len({*colours[:6]}) == len({*colours[6:]}) == 1 < len({*colours})
     written = texts_of(figures[0])
     assert "Cross-attention in layer 1" in written
-    assert "from: who writes (query)" in written
+    assert "from: the query (query)" in written
     assert any("spread evenly: 0.11" in text for text in written)
 
 

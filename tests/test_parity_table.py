@@ -44,7 +44,7 @@ def test_the_readme_shows_what_is_measured():
             assert float(one) == 0 or other == 0 or 1 / 30 < float(one) / other < 30, (row, again)
 
 
-def test_a_number_is_that_of_its_kind_of_rows():
+def test_each_comparison_belongs_to_one_column():
     names = ["encoder_attentions[0]", "cross_attentions[1]", "start_logits", "gradient of loss.x"]
     kinds = [
         kind

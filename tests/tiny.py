@@ -1,14 +1,21 @@
 """Tiny models of odd, unequal sizes, so that no two dimensions can be mistaken for each other."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from minitransformer import BertConfig, RobertaConfig
+from minitransformer.models.base import Model
 from minitransformer.parity import Batch
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# The ways to compute the same numbers: the formula, PyTorch's kernels, the twins of `optimize`.
+VARIANTS = ["eager", "sdpa", "optimized"]
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 SIZES = {
     "vocab_size": 99,
@@ -30,6 +37,20 @@ def bert_config(**changes: object) -> BertConfig:
     return BertConfig(**{**SIZES, **changes})
 
 
+def attention_of(variant: str) -> str:
+    """The attention implementation that a model of this variant is made with."""
+    return "sdpa" if variant == "optimized" else variant
+
+
+def as_variant(model: Model, variant: str) -> Any:
+    """A model that was made with `attention_of(variant)`, optimized if it is to be."""
+    if variant != "optimized":
+        return model
+    from minitransformer.fast import optimize
+
+    return optimize(model)
+
+
 def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
     """Move every parameter: zero biases and unit norms hide half of all bugs.
 
@@ -47,13 +68,13 @@ def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
 
 
 def batch_of(lengths: list[int], *, left: bool = False, pad: int = 1, seed: int = 0) -> Batch:
-    """Rows of random ids from 4 to 98, padded on one side to the longest."""
+    """Sequences of random ids from 4 to 98, padded on one side to the longest."""
     generator = torch.Generator().manual_seed(seed)
     longest = max(lengths)
     ids = torch.full((len(lengths), longest), pad)
     mask = torch.zeros(len(lengths), longest, dtype=torch.int64)
-    for row, length in enumerate(lengths):
+    for sequence, length in enumerate(lengths):
         where = slice(longest - length, None) if left else slice(0, length)
-        ids[row, where] = torch.randint(4, 99, (length,), generator=generator)
-        mask[row, where] = 1
+        ids[sequence, where] = torch.randint(4, 99, (length,), generator=generator)
+        mask[sequence, where] = 1
     return {"input_ids": ids, "attention_mask": mask}

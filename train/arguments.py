@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.arguments import Parser, device, positive
-from minitransformer.layers.kernels import KERNELS
+from minitransformer.layers.attention import ATTENTION_IMPLEMENTATIONS
 from train.config import TrainingConfig
 
 
@@ -36,17 +36,22 @@ def add_training_arguments(parser: Parser, **defaults: object) -> None:
     add("device", device, "cpu or cuda")
     parser.add_argument(
         "--attention",
-        choices=sorted(KERNELS),
-        default="packed",
-        help="the kernel; 'packed' computes no padding",
+        choices=sorted(ATTENTION_IMPLEMENTATIONS),
+        default="sdpa",
+        help="sdpa: PyTorch's implementation; eager: the formula",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="do not optimize the model: run the code of layers/ and models/ alone",
     )
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
     parser.add_argument(
-        "--compile",
+        "--resume",
         action="store_true",
-        help="torch.compile the loss; takes --attention sdpa or eager",
+        help="go on from the last checkpoint; a plain run stays plain, an optimized one optimized",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 
 
 def training_config(arguments: argparse.Namespace) -> TrainingConfig:
@@ -55,11 +60,6 @@ def training_config(arguments: argparse.Namespace) -> TrainingConfig:
     Raises:
         ValueError: a value has no meaning.
     """
-    if arguments.compile and arguments.attention == "packed":
-        raise ValueError(
-            "--compile and --attention packed: compiled code is made for fixed shapes, and packed "
-            "rows have other ones in each batch; compile with --attention sdpa"
-        )
     names = [field.name for field in fields(TrainingConfig)]
     return TrainingConfig(**{name: getattr(arguments, name) for name in names})
 

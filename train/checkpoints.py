@@ -2,7 +2,7 @@
 
 A checkpoint is a directory `step-00000100` that appears whole, by one rename: the model as
 `from_pretrained` reads it, `optimizer.safetensors` with the optimizer's and the random generators'
-states, and `state.json` with the place in the run. No pickle.
+states, and `state.json` with the progress of the run and how it computes. No pickle.
 """
 
 import re
@@ -21,6 +21,7 @@ from minitransformer.files import (
     read_json,
     write_json,
 )
+from minitransformer.hf.config import reference_class
 from minitransformer.models.base import Model
 from train.config import TrainingConfig
 
@@ -66,14 +67,24 @@ def list_checkpoints(parent: Path) -> list[Path]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: `progress`, and the `run` that it belongs to.
+    """What a checkpoint says of itself: `progress`, the `run` that it belongs to, and `library`.
+
+    `run["implementation"]` is "plain" or "optimized"; `library` is what multiplies in the latter on
+    a CPU, see :mod:`minitransformer.fast.linear`, else None.
 
     Raises:
         CheckpointError: the file is damaged.
+        ValueError: the run is one of version 0.4 or older.
     """
     state = read_json(path / "state.json")
     if not all(isinstance(state.get(name), dict) for name in ("progress", "run")):
         raise CheckpointError(f"{path / 'state.json'} lacks progress or run; {_ADVICE}")
+    if "implementation" not in state["run"]:
+        raise ValueError(
+            f"{path} was written by version 0.4 of minitransformer or an older one, whose models "
+            "rounded otherwise: the run cannot be resumed exactly. Choose another --output, and "
+            "load the weights there"
+        )
     return state
 
 
@@ -95,7 +106,7 @@ def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    model.load_state_dict(type(model).from_pretrained(path).state_dict())
+    model.load_state_dict(reference_class(model).from_pretrained(path).state_dict())
     names = _parameter_names(model, optimizer)
     saved = optimizer.state_dict()
     try:

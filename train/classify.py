@@ -1,19 +1,29 @@
 """Fine-tune an encoder to classify texts: `python -m train.classify --model PATH --train FILE ...`.
 
-FILE has a text, a tab and the name of its class on every line, as :mod:`train.labelled_text` says.
+FILE has a text, a tab and the name of its class on every line:
+
+    one long string of cliches<TAB>0
+    a stirring , funny and finally transporting film<TAB>1
+
+UTF-8, without a header. What follows the last tab of a line is the label, any name without a tab:
+`0`, `positive`, `very good`. White space around text and label is left out, and blank lines are
+passed over. SST-2 (Socher et al. 2013) is often handed on in this form.
 """
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from minitransformer.arguments import Parser
-from minitransformer.models.classification import SequenceClassification
-from minitransformer.models.heads import summed_cross_entropy
+from minitransformer.models.base import SequenceClassifier
+from minitransformer.models.losses import cross_entropy_sum
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
+from train.batching import LabelledBatches
 from train.config import TrainingConfig
 from train.finetuning import (
     add_finetuning_arguments,
@@ -22,9 +32,10 @@ from train.finetuning import (
     load_pretrained,
     write_results,
 )
-from train.labelled_batches import LabelledBatches
-from train.labelled_text import LabelledText, class_names, class_numbers, read_labelled_text
 from train.loop import Record, last_checkpoint
+from train.text import numbered_lines
+
+_FORM = "a line is a text, a tab and a label"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     labels = class_numbers(examples, classes, arguments.train)
     dev_labels = class_numbers(dev_examples, classes, arguments.dev)
     model, tokenizer = load_pretrained(
-        SequenceClassification,
+        SequenceClassifier,
         arguments,
         id2label=dict(enumerate(classes)),
         problem_type="single_label_classification",
@@ -80,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(
-    model: SequenceClassification,
+    model: SequenceClassifier,
     batches: LabelledBatches,
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
@@ -91,13 +102,96 @@ def evaluate(
     """
     total, right, count = 0.0, 0, 0
     for _, logits, labels in labelled_logits(model, batches, config, should_stop):
-        loss, _ = summed_cross_entropy(logits, labels)
+        loss, _ = cross_entropy_sum(logits, labels)
         total += float(loss)
         right += int((logits.argmax(dim=-1) == labels).sum())
         count += len(labels)
     if should_stop():
         return None
     return {"loss": total / count, "accuracy": right / count}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text, the name of its class, and the row of the file, counted from 1."""
+
+    text: str
+    label: str
+    row: int
+
+
+def read_labelled_text(path: str | Path) -> list[LabelledText]:
+    """Read a file of labelled texts.
+
+    Raises:
+        ValueError: the file is missing, is not UTF-8 or holds no text, or a line has no tab, an
+            empty text or an empty label, or is a header. The message names the row.
+    """
+    examples = [
+        _labelled_text(line, row, f"{path}, row {row}")
+        for row, line in numbered_lines(path)
+        if line.strip(" ")
+    ]
+    if not examples:
+        raise ValueError(f"{path} holds no text; {_FORM}")
+    first = examples[0]
+    if first.label.lower() == "label":
+        raise ValueError(
+            f"{path}, row {first.row}: {first.text!r} with the label {first.label!r} is a header, "
+            "not a text; delete the line"
+        )
+    return examples
+
+
+def class_names(examples: Sequence[LabelledText]) -> list[str]:
+    """The classes of the training texts: by number if all are integers, else by alphabet.
+
+    Raises:
+        ValueError: there is only one; nothing can be learned from it.
+    """
+    names = {example.label for example in examples}
+    if len(names) < 2:
+        raise ValueError(
+            f"every text has the label {examples[0].label!r}; training needs two classes or more"
+        )
+    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def class_numbers(
+    examples: Sequence[LabelledText], classes: Sequence[str], path: str | Path
+) -> list[int]:
+    """The number of each text's class.
+
+    Args:
+        examples: read from `path`.
+        classes: the names of the classes in their order, as :func:`class_names` gives them.
+        path: for the error message.
+
+    Raises:
+        ValueError: a text is of another class. The message names its row.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    for example in examples:
+        if example.label not in numbers:
+            raise ValueError(
+                f"{path}, row {example.row}: the label {example.label!r} is not among those of "
+                f"the training file: {', '.join(classes)}"
+            )
+    return [numbers[example.label] for example in examples]
+
+
+def _labelled_text(line: str, row: int, where: str) -> LabelledText:
+    text, tab, label = line.rpartition("\t")
+    if not tab:
+        raise ValueError(f"{where}: there is no tab in {line!r:.60}; {_FORM}")
+    text, label = text.strip(), label.strip()
+    if not text:
+        raise ValueError(f"{where}: the text before the tab is empty; {_FORM}")
+    if not label:
+        raise ValueError(f"{where}: the label after the tab is empty; {_FORM}")
+    return LabelledText(text, label, row)
 
 
 def _batches(
@@ -109,7 +203,7 @@ def _batches(
 ) -> LabelledBatches:
     texts = [example.text for example in examples]
     encoding = tokenizer(texts, truncation=True, max_length=arguments.max_length)
-    truncated = sum(bool(row.overflowing) for row in encoding.encodings)
+    truncated = sum(bool(text.overflowing) for text in encoding.encodings)
     print(f"{name}: {len(texts):,} texts ({truncated:,} cut to {arguments.max_length} tokens)")
     return LabelledBatches(
         encoding,

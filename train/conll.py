@@ -24,10 +24,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
-from minitransformer.batch_encoding import BatchEncoding
-from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer.models.losses import IGNORED_LABEL
+from minitransformer.tokenization import BatchEncoding
 from train.entities import begins_entity
-from train.labelled_text import numbered_lines
+from train.text import numbered_lines
 
 _FORM = "a line is a word, a tab (or spaces) and its tag"
 
@@ -121,11 +121,11 @@ def count_missing_beginnings(sentences: Sequence[Sentence]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Which token of a row stands for each word: the first that covers a character of it.
+    """Which token stands for each word: the first that covers a character of it.
 
     Attributes:
-        first_tokens: for each of the W words its token's place in the row; None for a word without.
-        num_tokens: T, of the row.
+        first_tokens: for each of the W words the position of its token; None for a word without.
+        num_tokens: T, of the sequence.
         truncated: how many words were cut off with the end of the text.
         dropped: how many the tokenizer makes nothing of, such as a lone control character.
     """
@@ -147,13 +147,13 @@ class Alignment:
         """W values: of each word's first token, and `missing` for a word without.
 
         Args:
-            token_values: T or more, such as the predicted classes of a padded row.
+            token_values: T or more, such as the predicted classes of a padded sequence.
             missing: the class O, where these are classes.
         """
         return [missing if token is None else token_values[token] for token in self.first_tokens]
 
 
-def align_words(batch: BatchEncoding, row: int, words: Sequence[str]) -> Alignment:
+def align_words(batch: BatchEncoding, number: int, words: Sequence[str]) -> Alignment:
     """Find the tokens of the words of a sentence, by the characters that they cover.
 
     Words are given to the tokenizer as one text, `" ".join(words)`, so that a tagger learns on
@@ -162,10 +162,10 @@ def align_words(batch: BatchEncoding, row: int, words: Sequence[str]) -> Alignme
 
     Args:
         batch: of such texts.
-        row: of the sentence.
+        number: of the sentence.
         words: of the sentence.
     """
-    encoding = batch.encodings[row]
+    encoding = batch.encodings[number]
     first_tokens = _first_tokens(encoding.offsets, words)
     cut_off = {
         word
@@ -182,7 +182,7 @@ def align_words(batch: BatchEncoding, row: int, words: Sequence[str]) -> Alignme
 
 
 def _first_tokens(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> dict[int, int]:
-    """For each word that has a token the place of the first one."""
+    """For each word that has a token the position of the first one."""
     ends = list(accumulate(len(word) + 1 for word in words))  # the space after the word included
     first: dict[int, int] = {}
     for token, word in enumerate(_word_numbers(offsets, words, ends)):

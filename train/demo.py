@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from minitransformer.arguments import Parser, device, positive
-from minitransformer.hf.loading import from_pretrained
-from minitransformer.models.masked_lm import MaskedLM
+from minitransformer.hf.checkpoint import from_pretrained
+from minitransformer.models.bert import BertForMaskedLM
 from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 from train import mlm
@@ -89,10 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"  {answer['score']:6.1%} {answer['token_str'].strip():12} {answer['sequence']}")
 
     model, tokenizer = from_pretrained(output), Tokenizer.from_pretrained(output)
-    assert isinstance(model, MaskedLM)
+    assert isinstance(model, BertForMaskedLM)
     counts = word_counts(text.read_text(encoding="utf-8").splitlines())
-    asked = list(sentences(arguments.questions, seed=1, held_out=True))
-    results = measure_agreement(model, tokenizer, asked, counts)
+    held_out = list(sentences(arguments.questions, seed=1, held_out=True))
+    results = measure_agreement(model, tokenizer, held_out, counts)
     print_agreement(results)
     try_to_draw(draw_agreement, results, output / "agreement.png")
     print(
@@ -105,9 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 @torch.inference_mode()
 def measure_agreement(
-    model: MaskedLM, tokenizer: Tokenizer, asked: Sequence[Sentence], counts: Counter[str]
+    model: BertForMaskedLM, tokenizer: Tokenizer, held_out: Sequence[Sentence], counts: Counter[str]
 ) -> dict[str, dict[str, Any]]:
-    """Mask each form that is asked for, and see whether the right one comes before its siblings.
+    """Mask each form in question, and see whether the right one comes before its siblings.
 
     A question with a form of several tokens is left out, since one mask cannot stand for it; in a
     text of some tens of thousands of sentences every form has become a token.
@@ -117,10 +117,12 @@ def measure_agreement(
         `unigram`, the shares of right first choices among the forms of the word, of the model and
         of the form most frequent in the training text; `choices`, the mean number of forms.
     """
-    ids_of = {form: _ids(tokenizer, form) for s in asked for a in s.agreements for form in a.forms}
+    ids_of = {
+        form: _ids(tokenizer, form) for s in held_out for a in s.agreements for form in a.forms
+    }
     questions = [
         (sentence, agreement)
-        for sentence in asked
+        for sentence in held_out
         for agreement in sentence.agreements
         if all(len(ids_of[form]) == 1 for form in agreement.forms)
     ]
@@ -175,8 +177,8 @@ def draw_agreement(results: dict[str, dict[str, Any]], picture: Path) -> None:
         (-0.2, "unigram", "the most frequent form", "lightgray"),
     ):
         shares = [100 * results[kind][name] for kind in kinds]
-        places = [place + offset for place in range(len(kinds))]
-        bars = axes.barh(places, shares, height=0.38, label=label, color=color)
+        heights = [number + offset for number in range(len(kinds))]
+        bars = axes.barh(heights, shares, height=0.38, label=label, color=color)
         axes.bar_label(bars, fmt="%.1f%%", padding=3)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_xlim(0, 112)

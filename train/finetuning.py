@@ -13,27 +13,29 @@ from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
 from minitransformer.files import atomic_directory, write_json
-from minitransformer.hf.loading import model_class_for
-from minitransformer.models.heads import EncoderTask
-from minitransformer.tasks.running import check_vocabularies, load_tokenizer
+from minitransformer.hf.checkpoint import model_class_for
+from minitransformer.models.base import TaskModel
+from minitransformer.tasks.base import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
-from train.arguments import add_training_arguments
+from train.arguments import add_training_arguments, training_config
+from train.batching import LabelledBatches
 from train.config import TrainingConfig
-from train.labelled_batches import LabelledBatches
-from train.loop import Data, Progress, Record, train
+from train.loop import Data, Progress, Record, optimize_unless_plain, train
 from train.metrics import draw_curve, try_to_draw
 
 # The fields of the families that say how much is dropped outside the attention maps.
 _DROPOUTS = ("hidden_dropout_prob", "classifier_dropout", "qa_dropout", "seq_classif_dropout")
 
-Task = TypeVar("Task", bound=EncoderTask)
+Task = TypeVar("Task", bound=TaskModel)
 
 
 def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int) -> None:
     """Add what every such job is told; the defaults are the job's own."""
     parser.add_argument("--model", required=True, help="checkpoint: a directory, or a hub name")
-    parser.add_argument("--batch-size", type=positive, default=batch_size, help="rows")
-    parser.add_argument("--max-length", type=positive, default=max_length, help="tokens a row")
+    parser.add_argument("--batch-size", type=positive, default=batch_size, help="examples")
+    parser.add_argument(
+        "--max-length", type=positive, default=max_length, help="tokens of an example"
+    )
     parser.add_argument("--dropout", type=float, default=0.1, help="outside the attention maps")
     parser.add_argument(
         "--attention-dropout",
@@ -50,16 +52,18 @@ def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int
 def load_pretrained(
     task: type[Task], arguments: argparse.Namespace, **changes: Any
 ) -> tuple[Task, Tokenizer]:
-    """The checkpoint of `--model` with a head for a task, and its tokenizer.
+    """The checkpoint of `--model` with a head for a task, optimized, and its tokenizer.
+
+    It is left plain where the arguments say `--plain`, or go on with a plain run.
 
     Args:
-        task: a base class, such as `models.question_answering.QuestionAnswering`.
-        arguments: with `model`, `max_length`, `dropout`, `attention_dropout` and `seed`.
+        task: what all classes of the task derive from, such as `BertForQuestionAnswering`.
+        arguments: of the job.
         changes: further fields of the config.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        ValueError: an argument has no meaning, the model does not take rows of that length, or the
+        ValueError: an argument has no meaning, the model does not take so many tokens, or the
             tokenizer has more tokens than the model.
     """
     if arguments.seed < 0:
@@ -78,6 +82,7 @@ def load_pretrained(
     tokenizer = load_tokenizer(arguments.model, model)
     check_vocabularies(model, tokenizer)
     tokenizer.model_max_length = model.config.max_sequence_length
+    optimize_unless_plain(model, training_config(arguments), plain=arguments.plain)
     torch.manual_seed(arguments.seed)  # dropout draws the same, whatever was drawn for the head
     return model, tokenizer
 
@@ -130,7 +135,7 @@ def finetune(
 
 
 def labelled_logits(
-    model: EncoderTask,
+    model: TaskModel,
     batches: LabelledBatches,
     config: TrainingConfig,
     should_stop: Callable[[], bool],
@@ -143,7 +148,7 @@ def labelled_logits(
     """
     model.eval()
     device = next(model.parameters()).device
-    for rows, batch in tqdm(
+    for numbers, batch in tqdm(
         batches.by_length(), total=batches.num_batches, desc="evaluating", leave=False, unit="batch"
     ):
         if should_stop():
@@ -154,7 +159,7 @@ def labelled_logits(
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
         ):
             output: Any = model(**{n: t.to(device) for n, t in batch.items()})
-        yield rows, output.logits.float().cpu(), labels
+        yield numbers, output.logits.float().cpu(), labels
 
 
 def write_results(output: Path, files: dict[str, Any]) -> None:

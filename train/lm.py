@@ -1,9 +1,11 @@
 """Train a GPT-2 on plain text: `python -m train.lm --text FILE... --output DIR`.
 
 The steps, each one call in :func:`run`: a text, and what of it is held out; a model and its
-tokenizer, new or pretrained; rows of tokens; the training loop. Beside the loss stand those of two
-baselines that only count, and at each evaluation the model writes a sample. The defaults suit a
+tokenizer, new or pretrained; sequences of tokens; the training loop. Beside the loss stand those of
+two baselines that only count, and at each evaluation a sample is generated. The defaults suit a
 megabyte of text, two cores and some minutes.
+
+B batch, T tokens, N tokens of a text, V vocabulary.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,24 @@ from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
 from minitransformer.files import write_json
-from minitransformer.models.generative import CausalLM
+from minitransformer.generation import generate
+from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from minitransformer.tasks.base import check_vocabularies, load_tokenizer
+from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments, run_job, training_config
 from train.config import TrainingConfig
-from train.lm_baselines import bigram_loss, unigram_loss
-from train.lm_model import add_model_arguments, model_and_tokenizer, model_settings
-from train.lm_sampling import add_sampling_arguments, sampler_of
-from train.lm_text import TextBatches, hold_out_tail, read_documents, tokenize
-from train.loop import Progress, Record, last_checkpoint, train
+from train.lm_text import TextBatches, hold_out_tail, read_documents, tokenize, train_tokenizer
+from train.loop import Progress, Record, last_checkpoint, optimize_unless_plain, train
 from train.metrics import draw_curve, try_to_draw
 
-_BASELINES = {"unigram baseline": unigram_loss, "bigram baseline": bigram_loss}
+# What a new model is made by, and its help; a pretrained one has its own.
+_SIZES = {
+    "vocab_size": (2000, "of a new tokenizer"),
+    "hidden_size": (256, "of a new model"),
+    "num_hidden_layers": (4, "of a new model"),
+    "num_attention_heads": (4, "of a new model"),
+}
+_LONGEST_SAMPLE = 100  # tokens, by default
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     is_new = last_checkpoint(config) is None
     documents, held_out_documents = _documents(arguments)
     model, tokenizer = model_and_tokenizer(arguments, documents, is_new)
+    optimize_unless_plain(model, config, plain=arguments.plain)
     sampler = sampler_of(arguments, model, tokenizer)
 
     ids, held_out_ids = tokenize(documents, tokenizer), tokenize(held_out_documents, tokenizer)
@@ -62,9 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         f"{len(ids):,} tokens to train on; {len(held_out_ids):,} held out, {characters:,} "
         f"characters; a vocabulary of {tokenizer.vocab_size:,}; {num_parameters:,} parameters"
     )
+    counted = {"unigram baseline": unigram_loss, "bigram baseline": bigram_loss}
     baselines = {
         name: figures(loss(ids, held_out_ids, tokenizer.vocab_size), held_out, characters)
-        for name, loss in _BASELINES.items()
+        for name, loss in counted.items()
     }
     _print_results(baselines)
 
@@ -72,15 +84,15 @@ def run(arguments: argparse.Namespace) -> int:
         loss = evaluate(model, held_out, config, should_stop)
         return None if loss is None else figures(loss, held_out, characters)
 
-    def measure_and_write(should_stop: Callable[[], bool]) -> Record | None:
+    def measure_and_sample(should_stop: Callable[[], bool]) -> Record | None:
         measured = measure(should_stop)
-        return None if measured is None else measured | {"sample": sampler.write(model)}
+        return None if measured is None else measured | {"sample": sampler.sample(model)}
 
     progress = train(
         model,
         batches,
         config,
-        evaluate=measure_and_write,
+        evaluate=measure_and_sample,
         callbacks=[_print_evaluation],
         fingerprint={
             **settings,
@@ -105,21 +117,21 @@ def run(arguments: argparse.Namespace) -> int:
     _print_results(final)
     print(f"\nthe model, its tokenizer, loss.png, metrics.jsonl, report.json: {config.output}")
     half = max(1, min(100, model.config.max_sequence_length // 2))  # the rest is for the prompt
-    asked = f"--sample --max-new-tokens {half}"
-    print(f'try it: minitransformer generate {shlex.quote(str(config.output))} "..." {asked}')
+    options = f"--sample --max-new-tokens {half}"
+    print(f'try it: minitransformer generate {shlex.quote(str(config.output))} "..." {options}')
     return 0
 
 
 def evaluate(
-    model: CausalLM,
+    model: GPT2LMHeadModel,
     batches: TextBatches,
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Nats a token, over all tokens but the first, each guessed from those before it in its row.
+    """Nats a token, over all tokens but the first, each predicted from those before it.
 
-    At the beginning of a row that is little, so in the middle of a text a model is somewhat better
-    than this says. None if `should_stop` said so.
+    They are those of its own sequence, few at its beginning, so in the middle of a text a model is
+    somewhat better than this says. None if `should_stop` said so.
     """
     model.eval()
     total, count = 0.0, 0
@@ -132,9 +144,9 @@ def evaluate(
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
         ):
-            loss, guessed = model.summed_loss(**batch)
+            loss, predicted = model.loss_sum(**batch)
         total += float(loss)
-        count += int(guessed)
+        count += int(predicted)
     return total / count
 
 
@@ -148,7 +160,7 @@ def figures(loss: float, batches: TextBatches, characters: int) -> Record:
 
     Returns:
         `loss`; `perplexity`; `bits_per_character`, which models with different tokenizers can be
-        compared by; and `tokens`, how many were guessed.
+        compared by; and `tokens`, how many were predicted.
     """
     tokens = len(batches.ids) - 1
     return {
@@ -157,6 +169,240 @@ def figures(loss: float, batches: TextBatches, characters: int) -> Record:
         "bits_per_character": loss * tokens / math.log(2) / characters,
         "tokens": tokens,
     }
+
+
+# ---- the model and its tokenizer ----
+
+
+def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same when a run is resumed, beside the model's config.
+
+    Raises:
+        ValueError: an option has no meaning, or none beside another one.
+    """
+    if arguments.seed < 0:
+        raise ValueError(f"seed={arguments.seed} must not be negative")
+    given = [name for name in _SIZES if hasattr(arguments, name)]
+    if arguments.model is not None and given:
+        raise _no_effect(given[0], "--model")
+    if arguments.tokenizer is not None and "vocab_size" in given:
+        raise _no_effect("vocab_size", "--tokenizer")
+    sizes = {name: getattr(arguments, name, default) for name, (default, _) in _SIZES.items()}
+    return {"pretrained": arguments.model, "tokenizer": arguments.tokenizer, **sizes}
+
+
+def model_and_tokenizer(
+    arguments: argparse.Namespace, documents: Sequence[str], is_new: bool
+) -> tuple[GPT2LMHeadModel, Tokenizer]:
+    """What is to be trained, and the tokenizer that belongs to it.
+
+    Args:
+        arguments: of the job.
+        documents: the text that a new tokenizer learns from.
+        is_new: False where the output has the tokenizer that the run was begun with.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be loaded.
+        ValueError: the tokenizer does not fit the model or ends every text, the model does not
+            take so many tokens, or a size has no meaning.
+    """
+    torch.manual_seed(arguments.seed)
+    dropouts: dict[str, Any] = {
+        "embedding_dropout_prob": arguments.dropout,
+        "hidden_dropout_prob": arguments.dropout,
+        "attention_probs_dropout_prob": arguments.attention_dropout,
+    }
+    if arguments.model is None:
+        tokenizer = _new_tokenizer(arguments, documents, is_new)
+        model = GPT2LMHeadModel(
+            _new_config(arguments, tokenizer, dropouts), attention=arguments.attention
+        )
+    else:
+        model = GPT2LMHeadModel.from_pretrained(
+            arguments.model, attention=arguments.attention, **dropouts
+        )
+        tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, model)
+    check_vocabularies(model, tokenizer)
+    _check_ends_open(tokenizer)
+    longest = model.config.max_sequence_length
+    if arguments.max_length > longest:
+        raise ValueError(
+            f"--max-length {arguments.max_length}: the model takes {longest} tokens at most"
+        )
+    tokenizer.model_max_length = longest
+    torch.manual_seed(arguments.seed)  # dropout draws the same, whatever was drawn for the model
+    return model, tokenizer
+
+
+def _new_tokenizer(
+    arguments: argparse.Namespace, documents: Sequence[str], is_new: bool
+) -> Tokenizer:
+    """The given one, the one that this run was begun with, or a new one."""
+    if arguments.tokenizer is not None:
+        return Tokenizer.from_pretrained(arguments.tokenizer)
+    if not is_new:
+        return Tokenizer.from_pretrained(arguments.output)
+    return train_tokenizer(documents, model_settings(arguments)["vocab_size"])
+
+
+def _new_config(
+    arguments: argparse.Namespace, tokenizer: Tokenizer, dropouts: dict[str, Any]
+) -> GPT2Config:
+    sizes = model_settings(arguments)
+    return GPT2Config(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=sizes["hidden_size"],
+        num_hidden_layers=sizes["num_hidden_layers"],
+        num_attention_heads=sizes["num_attention_heads"],
+        max_position_embeddings=arguments.max_length,
+        # One token ends a text and begins the next, as in GPT-2.
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **dropouts,
+    )
+
+
+def _check_ends_open(tokenizer: Tokenizer) -> None:
+    """A prompt that ends in `</s>` or `[SEP]` is no beginning of anything."""
+    framed = tokenizer("a")["input_ids"]
+    if framed[-1] in tokenizer.special_ids:
+        raise ValueError(
+            f"{tokenizer.source} puts {tokenizer.id_to_token(framed[-1])} behind every text, where "
+            "a model is to go on; take a tokenizer like GPT-2's, or leave --tokenizer out "
+            "to train one"
+        )
+
+
+def _no_effect(name: str, beside: str) -> ValueError:
+    return ValueError(
+        f"--{name.replace('_', '-')} has no effect beside {beside}, which brings its own; leave "
+        "one of the two out"
+    )
+
+
+# ---- samples ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Lets a model go on from a prompt, with the same seed each time.
+
+    One sees from it what a loss means.
+    """
+
+    tokenizer: Tokenizer
+    prompt: list[int]
+    num_tokens: int  # to be generated
+    temperature: float
+    seed: int
+
+    def sample(self, model: GPT2LMHeadModel) -> str:
+        """The prompt, and what the model, which is in evaluation mode, generates after it."""
+        output = generate(
+            model,
+            torch.tensor([self.prompt], device=next(model.parameters()).device),
+            max_new_tokens=self.num_tokens,
+            do_sample=True,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+        return self.tokenizer.decode(output.sequences[0].tolist(), skip_special_tokens=True)
+
+
+def sampler_of(
+    arguments: argparse.Namespace, model: GPT2LMHeadModel, tokenizer: Tokenizer
+) -> Sampler:
+    """The sampler that the arguments describe.
+
+    Raises:
+        ValueError: the prompt is empty or too long for the model, or the temperature is not
+            positive.
+    """
+    text = "\n" if arguments.sample_prompt is None else arguments.sample_prompt
+    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not prompt:
+        raise ValueError("--sample-prompt has no token in it; give a text to go on from")
+    longest = model.config.max_sequence_length
+    most = longest - len(prompt)
+    num_tokens = arguments.sample_tokens or max(1, min(most, _LONGEST_SAMPLE))
+    if num_tokens > most:
+        raise ValueError(
+            f"--sample-prompt has {len(prompt)} tokens, so with {num_tokens} more a sample has "
+            f"{len(prompt) + num_tokens}, but the model takes {longest}; give a shorter prompt"
+            + " or fewer --sample-tokens"
+            * (most > 0)
+        )
+    if not 0 < arguments.temperature < math.inf:
+        raise ValueError(f"temperature={arguments.temperature} must be positive and finite")
+    return Sampler(
+        tokenizer=tokenizer,
+        prompt=prompt,
+        num_tokens=num_tokens,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    )
+
+
+# ---- the losses to beat: those of counts of the training text, in the model's tokens ----
+
+
+def unigram_loss(ids: np.ndarray, held_out: np.ndarray, vocab_size: int) -> float:
+    """Nats a token, predicted by how often each token occurs in another text.
+
+    A token's probability is its count plus one, so that an unseen token has one too.
+
+    Args:
+        ids: (N,), counted.
+        held_out: (N',), predicted but for the first.
+        vocab_size: V.
+    """
+    return float(-np.log(_unigram(ids, vocab_size)[held_out[1:]]).mean())
+
+
+def bigram_loss(ids: np.ndarray, held_out: np.ndarray, vocab_size: int) -> float:
+    """Nats a token, predicted by how often each token follows each other one in another text.
+
+    Smoothed as Witten and Bell (1991) do: after a token that occurred n times with t different
+    successors, a new successor is as likely as if t of n + t cases had been new ones, and which one
+    it is, is left to the unigram probabilities. So
+
+        p(w | v) = (count(v, w) + t(v) p(w)) / (n(v) + t(v)),
+
+    where no pair has the probability zero. On small texts this is as good as finer methods, and
+    much better than to add one to every count.
+
+    Args:
+        ids, held_out, vocab_size: as in :func:`unigram_loss`.
+    """
+    pairs, counts = np.unique(_pairs(ids, vocab_size), return_counts=True)
+    occurred = np.bincount(ids[:-1], minlength=vocab_size)  # (V,) n
+    successors = np.bincount(pairs // vocab_size, minlength=vocab_size)  # (V,) t
+
+    following = _pairs(held_out, vocab_size)  # (N' - 1,)
+    nearest = np.searchsorted(pairs, following).clip(max=len(pairs) - 1)
+    seen = np.where(pairs[nearest] == following, counts[nearest], 0)  # (N' - 1,)
+    before, after = held_out[:-1], held_out[1:]
+    unigram = _unigram(ids, vocab_size)[after]
+    total = occurred[before] + successors[before]
+    # Where nothing was ever seen to follow, there are no pairs to go by.
+    probability = np.where(
+        total > 0, (seen + successors[before] * unigram) / np.maximum(total, 1), unigram
+    )
+    return float(-np.log(probability).mean())
+
+
+def _unigram(ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """(V,) probabilities."""
+    counts = np.bincount(ids, minlength=vocab_size) + 1
+    return counts / counts.sum()
+
+
+def _pairs(ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """(N - 1,) one number for each token and the next."""
+    return ids[:-1].astype(np.int64) * vocab_size + ids[1:]
+
+
+# ---- text in, results out, arguments ----
 
 
 def _documents(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -170,7 +416,7 @@ def _documents(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 def _check_length(ids: np.ndarray, max_length: int) -> None:
     if len(ids) < max_length:
         raise ValueError(
-            f"the text has {len(ids)} tokens, less than one row of --max-length {max_length}; "
+            f"the text has {len(ids)} tokens, less than one sequence of --max-length {max_length}; "
             "give more text or a smaller --max-length"
         )
 
@@ -202,10 +448,32 @@ def _parser() -> Parser:
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument("--held-out", type=float, default=0.1, help="share of the text, its end")
     held_out.add_argument("--dev", type=Path, nargs="+", help="UTF-8 text files, held out instead")
-    parser.add_argument("--max-length", type=positive, default=128, help="tokens a row")
-    parser.add_argument("--batch-size", type=positive, default=16, help="rows")
-    add_model_arguments(parser)
-    add_sampling_arguments(parser)
+    parser.add_argument("--max-length", type=positive, default=128, help="tokens a sequence")
+    parser.add_argument("--batch-size", type=positive, default=16, help="sequences")
+    parser.add_argument("--model", help="a GPT-2 to go on from: a directory, or a hub name")
+    parser.add_argument("--tokenizer", help="directory of one; trained on the text if not given")
+    for name, (default, text) in _SIZES.items():
+        # No default in the namespace: what was not given cannot contradict --model.
+        option, text = f"--{name.replace('_', '-')}", f"{text} (default: {default})"
+        parser.add_argument(option, type=positive, default=argparse.SUPPRESS, help=text)
+    parser.add_argument("--dropout", type=float, default=0.1, help="outside the attention maps")
+    parser.add_argument(
+        "--attention-dropout",
+        type=float,
+        default=0.0,
+        help="of attention weights; above 0 attention takes about twice as long on the CPU",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order, dropout, samples")
+    parser.add_argument(
+        "--sample-prompt", metavar="TEXT", help="what samples go on from; by default a line break"
+    )
+    parser.add_argument(
+        "--sample-tokens",
+        type=positive,
+        metavar="N",
+        help=f"of a sample; by default what fits, at most {_LONGEST_SAMPLE}",
+    )
+    parser.add_argument("--temperature", type=float, default=0.8, help="of samples")
     add_training_arguments(parser, epochs=5, learning_rate=2e-3, evaluate_every=200, save_every=200)
     return parser
 

@@ -1,27 +1,31 @@
 """The training loop, written by hand.
 
 :func:`take_step` is the step: zero_grad, forward, backward, clip, schedule, step. :func:`train` is
-the loop around it, with all that it takes to measure, stop and go on. Both work for any model with
-a `summed_loss(**batch)` and any data that can name its batches by epoch and number, which is what
-makes resuming exact: the place in the data is two integers.
+the loop around it, with all that it takes to measure, stop and resume. Both work for any model with
+a `loss_sum(**batch)` and any data that can name its batches by epoch and number, which is what
+makes resuming exact: the position in the data is two integers.
 """
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minitransformer.fast import is_optimized, optimize
+from minitransformer.fast.linear import measured_library, set_library
 from minitransformer.files import remove_unfinished
-from minitransformer.layers.dropout import STEPS
+from minitransformer.hf.config import reference_class
 from minitransformer.models.base import Model, TaskModel
 from train.checkpoints import (
     differences,
@@ -33,7 +37,6 @@ from train.checkpoints import (
 from train.config import TrainingConfig
 from train.metrics import MetricsFile
 from train.optimizer import build_optimizer, learning_rate_factor
-from train.signals import StopSignals
 
 Batch = dict[str, Tensor]
 Record = dict[str, Any]
@@ -52,7 +55,6 @@ class Data(Protocol):
 
 # What may differ between a run and its resumption without changing a single weight.
 _FREE_TO_CHANGE = {"output", "resume", "save_every", "keep_checkpoints"}
-_NOTED_SINCE = {"attention", "dropout_bits"}  # what checkpoints of version 0.3 do not say
 
 
 @dataclass
@@ -86,10 +88,13 @@ def train(
     however they are spread over them. After SIGINT or SIGTERM the step is finished, a checkpoint
     is written and the function returns; with `config.resume` the next run goes on from there. On
     the CPU, with the same number of threads, it ends with the same weights, bit for bit, as one
-    that never stopped; on CUDA as far as its kernels are deterministic.
+    that never stopped; on CUDA as far as PyTorch's kernels are deterministic.
+
+    The model trains as it is given, plain or optimized; the checkpoints record which, and with
+    which library it multiplies, and a resumed run is the same in both.
 
     Args:
-        model: has `summed_loss(**batch)`, giving the sum of the losses and their number.
+        model: has `loss_sum(**batch)`, giving the sum of the losses and their number.
         data: the batches.
         config: how to train.
         evaluate: called every `evaluate_every` steps and at the end, in evaluation mode, with a
@@ -104,18 +109,12 @@ def train(
     Raises:
         NonFiniteError: the loss or a gradient is not finite. The last checkpoint is good.
         CheckpointError: the checkpoint to go on from is damaged.
-        ValueError: a run would be overwritten, the run to be resumed was another, or packed rows
-            were to be compiled.
+        ValueError: a run would be overwritten, or the run to be resumed was another.
     """
-    if config.compile and model.attention == "packed":
-        raise ValueError(
-            "compile=True with a model of attention='packed': compiled code is made for fixed "
-            "shapes, and packed rows have other ones in each batch; compile one of 'sdpa'"
-        )
     device = torch.device(config.device)
     model.to(device).train()
     optimizer = build_optimizer(model, config.learning_rate, config.weight_decay)
-    summed_loss = torch.compile(model.summed_loss) if config.compile else model.summed_loss
+    loss_sum = torch.compile(model.loss_sum) if config.compile else model.loss_sum
 
     steps_per_epoch = math.ceil(data.num_batches / config.accumulate)
     total_steps = config.max_steps or config.epochs * steps_per_epoch
@@ -125,7 +124,11 @@ def train(
 
     def save() -> None:
         progress.metrics_bytes = metrics.size()
-        state = {"progress": asdict(replace(progress, stop_signal=None)), "run": run}
+        state = {
+            "progress": asdict(replace(progress, stop_signal=None)),
+            "run": run,
+            "library": measured_library() if is_optimized(model) and device.type == "cpu" else None,
+        }
         save_checkpoint(config, model, optimizer, state, step=progress.step)
 
     def note(record: Record) -> None:
@@ -161,7 +164,7 @@ def train(
                 progress.step, total_steps, warmup_steps
             )
             loss, gradient_norm = take_step(
-                model, summed_loss, batches, optimizer, rate, progress.step + 1, config
+                model, loss_sum, batches, optimizer, rate, progress.step + 1, config
             )
             progress.step += 1
             note(
@@ -183,14 +186,15 @@ def train(
         save()
         progress.stop_signal = stop.signal
     if config.patience and progress.stop_signal is None and progress.best_loss is not None:
-        model.load_state_dict(type(model).from_pretrained(config.best).state_dict())
+        best = reference_class(model).from_pretrained(config.best)
+        model.load_state_dict(best.state_dict())
     model.eval()
     return progress
 
 
 def take_step(
     model: TaskModel,
-    summed_loss: Callable[..., tuple[Tensor, Tensor]],
+    loss_sum: Callable[..., tuple[Tensor, Tensor]],
     batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     learning_rate: float,
@@ -208,14 +212,14 @@ def take_step(
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
-    num_supervised = sum(model.count_supervised(batch) for batch in batches)
+    num_supervised = sum(int(model.num_supervised_tokens(batch)) for batch in batches)
 
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=device)
     for batch in batches:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext():
-            total, _ = summed_loss(**batch)
+            total, _ = loss_sum(**batch)
         part = total / max(1, num_supervised)  # not of this batch alone: sums add up, means do not
         part.backward()
         loss += part.detach()
@@ -254,11 +258,34 @@ def last_checkpoint(config: TrainingConfig) -> Path | None:
     return existing[-1]
 
 
+def optimize_unless_plain(model: TaskModel, config: TrainingConfig, *, plain: bool) -> None:
+    """Optimize the model of a job, unless it is to be plain; a run that is resumed stays as it was.
+
+    Args:
+        model: just built or loaded.
+        config: of the run.
+        plain: whether the user asks for the code of layers/ and models/ alone.
+
+    Raises:
+        ValueError: `plain`, and the run to be resumed was optimized; or as :func:`last_checkpoint`.
+    """
+    path = last_checkpoint(config)
+    before = None if path is None else read_state(path)["run"]["implementation"]
+    if plain and before == "optimized":
+        raise ValueError(
+            f"{path} belongs to a run of an optimized model, which --plain contradicts; leave "
+            "--plain out, or choose another --output"
+        )
+    if not plain and before != "plain":
+        optimize(model)
+
+
 def _identity(model: TaskModel, config: TrainingConfig, fingerprint: Record | None) -> Record:
     """What must be the same when a run is resumed, as JSON gives it back."""
     settings = {k: v for k, v in asdict(config).items() if k not in _FREE_TO_CHANGE}
-    # Another kernel rounds otherwise, and does not drop the same numbers.
-    settings |= {"attention": model.attention, "dropout_bits": STEPS.bit_length() - 1}
+    # Each of these rounds otherwise, and does not drop the same numbers.
+    settings["attention"] = model.attention
+    settings["implementation"] = "optimized" if is_optimized(model) else "plain"
     return json.loads(json.dumps(settings | (fingerprint or {})))
 
 
@@ -267,24 +294,26 @@ def _start_or_resume(
 ) -> Progress:
     """A fresh start, or the last checkpoint of the same run."""
     path = last_checkpoint(config)
-    for place in (config.output, config.checkpoints, config.best):
-        remove_unfinished(place)
+    for directory in (config.output, config.checkpoints, config.best):
+        remove_unfinished(directory)
     if path is None:
         if config.resume:
             tqdm.write(f"no checkpoint in {config.output} yet: a new run", file=sys.stderr)
         return Progress()
     state = read_state(path)
-    before = state["run"]
-    if missing := sorted(_NOTED_SINCE - before.keys()):
-        raise ValueError(
-            f"{path} was written by an earlier version, which did not note {', '.join(missing)}; "
-            "it cannot be gone on with exactly. Choose another --output, and load its weights there"
-        )
-    if changed := differences(before, run):
+    if changed := differences(state["run"], run):
         raise ValueError(
             f"{path} belongs to another run: {'; '.join(changed)}. Resume with what it had, or "
             "choose another --output"
         )
+    if library := state.get("library"):
+        try:
+            set_library(library)  # the two differ in the last bit
+        except ValueError as error:
+            raise ValueError(
+                f"{path} belongs to a run that multiplies by {library}, which this PyTorch is "
+                "without; choose another --output, and load the weights there"
+            ) from error
     load_checkpoint(path, model, optimizer)
     return Progress(**state["progress"])
 
@@ -322,3 +351,35 @@ def _require_finite(step: int, loss: float, gradient_norm: float, model: Model) 
         "The step was not taken and the last checkpoint is good; try a lower learning rate or a "
         "longer warm-up"
     )
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into a request; the second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Only the main thread may set handlers; elsewhere signals work as they did.
+            try:
+                self._previous[number] = signal.signal(number, self._receive)
+            except ValueError:
+                break
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        for other, handler in self._previous.items():
+            signal.signal(other, handler)
+        tqdm.write(f"{signal.Signals(number).name}: finishing the step, then saving")

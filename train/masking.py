@@ -1,16 +1,16 @@
 """Masked-language-model batches (Devlin et al. 2018, section 3.1), masked anew in every epoch.
 
-B rows, T tokens.
+B batch, T tokens.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.tokenization import Tokenizer
 from train.batching import BatchOrder
-from train.text import Rows
+from train.text import TokenSequences
 
 MASKED_SHARE = 0.8  # of the chosen tokens become the mask token,
 RANDOM_SHARE = 0.1  # these a random one, and the rest stays
@@ -25,7 +25,7 @@ def mask_tokens(
     mask_token_id: int,
     ordinary_ids: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose tokens to be guessed, and hide most of them.
+    """Choose tokens to be predicted, and mask most of them.
 
     Args:
         ids: (B, T) int.
@@ -33,7 +33,7 @@ def mask_tokens(
             are chosen one by one.
         random: draws everything.
         probability: of a word or token to be chosen.
-        mask_token_id: what the hidden ones become.
+        mask_token_id: what most of the chosen ones become.
         ordinary_ids: the ids that may be chosen, and drawn as random ones: neither special
             tokens nor padding.
 
@@ -45,8 +45,8 @@ def mask_tokens(
     draws = random.random(ids.shape)
     if starts_word is not None:
         # Every token takes the draw of the first token of its word.
-        places = np.where(starts_word, np.arange(ids.shape[1]), 0)
-        draws = np.take_along_axis(draws, np.maximum.accumulate(places, axis=1), axis=1)
+        first = np.where(starts_word, np.arange(ids.shape[1]), 0)
+        draws = np.take_along_axis(draws, np.maximum.accumulate(first, axis=1), axis=1)
     chosen = ordinary & (draws < probability)
     fate = random.random(ids.shape)
     randomized = chosen & (fate >= MASKED_SHARE) & (fate < MASKED_SHARE + RANDOM_SHARE)
@@ -58,25 +58,24 @@ def mask_tokens(
 class MaskedBatches:
     """Batches for masked language modelling, each a function of seed, epoch and number alone.
 
-    No state is carried from batch to batch, so a run can be resumed at any of them. Which rows meet
-    is said by :class:`BatchOrder`.
+    Which sequences meet in a batch is said by :class:`BatchOrder`.
 
     Args:
-        rows: the text.
+        sequences: the text.
         tokenizer: that made them.
-        batch_size: rows a batch.
+        batch_size: sequences a batch.
         probability: of a token to be chosen.
         whole_words: choose words, not tokens.
         seed: of order and masks.
-        shuffle: False keeps rows in order and masks them the same way in every epoch.
+        shuffle: False keeps sequences in order and masks them the same way in every epoch.
 
     Raises:
-        ValueError: there are no rows, or a number has no meaning.
+        ValueError: there are no sequences, or a number has no meaning.
     """
 
     def __init__(
         self,
-        rows: Rows,
+        sequences: TokenSequences,
         tokenizer: Tokenizer,
         *,
         batch_size: int,
@@ -87,8 +86,10 @@ class MaskedBatches:
     ) -> None:
         if not 0 < probability < 1:
             raise ValueError(f"probability={probability} must lie between 0 and 1")
-        self.rows = rows
-        self.order = BatchOrder(rows.lengths, batch_size=batch_size, seed=seed, shuffle=shuffle)
+        self.sequences = sequences
+        self.order = BatchOrder(
+            sequences.lengths, batch_size=batch_size, seed=seed, shuffle=shuffle
+        )
         self.probability = probability
         self.whole_words = whole_words
         self.seed = seed
@@ -104,10 +105,10 @@ class MaskedBatches:
         return self.order.num_batches
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` and `labels`: (B, T) int64, T tokens in the longest row."""
+        """`input_ids`, `attention_mask` and `labels`: (B, T) int64 each."""
         epoch = epoch if self.order.shuffle else 0
-        numbers = self.order.rows(epoch, index)
-        ids, starts_word, present = self._pad(numbers)
+        numbers = self.order.examples(epoch, index)
+        ids, starts_word, attention_mask = self._pad(numbers)
         masked, labels = mask_tokens(
             ids,
             starts_word if self.whole_words else None,
@@ -118,17 +119,19 @@ class MaskedBatches:
         )
         return {
             "input_ids": torch.from_numpy(masked).long(),
-            "attention_mask": torch.from_numpy(present).long(),
+            "attention_mask": torch.from_numpy(attention_mask).long(),
             "labels": torch.from_numpy(labels).long(),
         }
 
     def _pad(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        lengths = self.rows.lengths[numbers]
+        """Ids, beginnings of words and padding mask of these sequences, (B, T) each."""
+        sequences = self.sequences
+        lengths = sequences.lengths[numbers]
         shape = (len(numbers), int(lengths.max()))
         ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         starts_word = np.ones(shape, dtype=bool)
         for row, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
-            begin = self.rows.bounds[number]
-            ids[row, :length] = self.rows.ids[begin : begin + length]
-            starts_word[row, :length] = self.rows.starts_word[begin : begin + length]
+            begin = sequences.bounds[number]
+            ids[row, :length] = sequences.ids[begin : begin + length]
+            starts_word[row, :length] = sequences.starts_word[begin : begin + length]
         return ids, starts_word, np.arange(shape[1]) < lengths[:, None]

@@ -1,10 +1,13 @@
 """Train a RoBERTa from scratch on text files: `python -m train.mlm --text FILE... --output DIR`.
 
-The steps, each one call in :func:`run`: a tokenizer, rows of tokens, a model, the training loop,
-and at the end what the model has learnt beside two baselines that have learnt nothing of the kind.
-The defaults suit some megabytes of text and two cores. Short rows matter most: until it has found
-that neighbours tell something, a model stays near the unigram guess, and with fewer positions it
-finds that sooner.
+The steps, each one call in :func:`run`: a tokenizer, sequences of tokens, a model, the training
+loop, and at the end what the model has learnt beside two baselines that have learnt nothing of the
+kind.
+The defaults suit some megabytes of text and two cores. Short sequences matter most: until it has
+learnt to use the neighbours of a token, a model stays near the unigram baseline, and with fewer
+positions it learns that sooner.
+
+B batch, T tokens, N masked tokens, V vocabulary.
 """
 
 import argparse
@@ -20,15 +23,15 @@ from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
 from minitransformer.files import write_json
-from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.models.roberta import RobertaConfig, RobertaForMaskedLM
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments, run_job, training_config
 from train.config import TrainingConfig
-from train.loop import Record, last_checkpoint, train
+from train.loop import Record, last_checkpoint, optimize_unless_plain, train
 from train.masking import MaskedBatches
 from train.metrics import draw_curve, try_to_draw
-from train.text import Rows, read_lines, tokenize_rows
+from train.text import TokenSequences, read_lines, tokenize_sequences
 
 
 def main(argv: Sequence[str] | None = None, *, again: str = "the same command and --resume") -> int:
@@ -49,14 +52,14 @@ def run(arguments: argparse.Namespace, again: str) -> int:
     is_new = last_checkpoint(config) is None
     tokenizer = _tokenizer(arguments, is_new)
     with tqdm(read_lines(arguments.text), desc="tokenizing", unit="line") as lines:
-        rows, held_out_rows = tokenize_rows(
+        sequences, held_out_sequences = tokenize_sequences(
             lines,
             tokenizer,
             max_length=arguments.max_length,
             pack=not arguments.one_line_a_row,
             held_out_every=arguments.held_out_every,
         )
-    if not len(held_out_rows):
+    if not len(held_out_sequences):
         raise ValueError(
             f"the text has fewer than {arguments.held_out_every} lines, so none is held out; "
             "give more text or a smaller --held-out-every"
@@ -67,15 +70,17 @@ def run(arguments: argparse.Namespace, again: str) -> int:
         "whole_words": arguments.whole_words,
         "seed": arguments.seed,
     }
-    batches = MaskedBatches(rows, tokenizer, **settings)
-    held_out = MaskedBatches(held_out_rows, tokenizer, **settings, shuffle=False)
+    batches = MaskedBatches(sequences, tokenizer, **settings)
+    held_out = MaskedBatches(held_out_sequences, tokenizer, **settings, shuffle=False)
 
     torch.manual_seed(arguments.seed)
     model = RobertaForMaskedLM(_model_config(arguments, tokenizer), attention=arguments.attention)
+    optimize_unless_plain(model, config, plain=arguments.plain)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
-        f"{len(rows):,} rows with {len(rows.ids):,} tokens to train on, {len(held_out_rows):,} "
-        f"held out; a vocabulary of {tokenizer.vocab_size:,}; {num_parameters:,} parameters"
+        f"{len(sequences):,} sequences with {len(sequences.ids):,} tokens to train on, "
+        f"{len(held_out_sequences):,} held out; a vocabulary of {tokenizer.vocab_size:,}; "
+        f"{num_parameters:,} parameters"
     )
     untrained = evaluate(model.to(config.device), held_out, config)
 
@@ -87,8 +92,8 @@ def run(arguments: argparse.Namespace, again: str) -> int:
         fingerprint={
             **settings,
             "model": model.config.__dict__,
-            "text": rows.checksum(),
-            "held_out": held_out_rows.checksum(),
+            "text": sequences.checksum(),
+            "held_out": held_out_sequences.checksum(),
             "tokenizer": arguments.tokenizer or [arguments.algorithm, arguments.vocab_size],
         },
     )
@@ -100,7 +105,7 @@ def run(arguments: argparse.Namespace, again: str) -> int:
     try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png")
     results = {
         "this model": evaluate(model.to(config.device), held_out, config),
-        "unigram guess": unigram_baseline(rows, held_out),
+        "unigram guess": unigram_baseline(sequences, held_out),
         "untrained model": untrained,
     }
     report = {"steps": progress.step, "parameters": num_parameters, "held_out": results}
@@ -115,11 +120,11 @@ def evaluate(
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Record | None:
-    """Guess the masked tokens of every batch.
+    """Predict the masked tokens of every batch.
 
     Returns:
-        `loss` (nats a token), `perplexity`, `accuracy` (share of tokens whose first guess is
-        right) and `tokens`, how many were guessed; or None if `should_stop` said so.
+        `loss` (nats a token), `perplexity`, `accuracy` (share of tokens whose likeliest prediction
+        is right) and `tokens`, how many were predicted; or None if `should_stop` said so.
     """
     model.eval()
     total, correct, count = 0.0, 0, 0
@@ -129,13 +134,13 @@ def evaluate(
             return None
         batch = {name: tensor.to(device) for name, tensor in batches.batch(0, index).items()}
         labels = batch.pop("labels")
-        places = labels != IGNORED_LABEL
+        positions = labels != IGNORED_LABEL
         with (
             torch.inference_mode(),
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
         ):
-            logits = model.logits_at(places, **batch).float()  # (N, V)
-        right = labels[places]  # (N,)
+            logits = model.logits_at(positions, **batch).float()  # (N, V)
+        right = labels[positions]  # (N,)
         total += float(torch.nn.functional.cross_entropy(logits, right, reduction="sum"))
         correct += int((logits.argmax(dim=-1) == right).sum())
         count += len(right)
@@ -150,12 +155,14 @@ def evaluate(
     }
 
 
-def unigram_baseline(rows: Rows, batches: MaskedBatches) -> Record:
-    """What one gets who knows how often each token occurs, and looks at no sentence.
+def unigram_baseline(sequences: TokenSequences, batches: MaskedBatches) -> Record:
+    """The figures of a prediction by how often each token occurs, whatever the sentence.
 
-    Always guesses the most frequent token; its probabilities are the counts, each plus one.
+    It always predicts the most frequent token; its probabilities are the counts, each plus one.
     """
-    counts = np.bincount(rows.ids, minlength=batches.ordinary_ids.max() + 1)[batches.ordinary_ids]
+    counts = np.bincount(sequences.ids, minlength=batches.ordinary_ids.max() + 1)[
+        batches.ordinary_ids
+    ]
     log_probabilities = np.full(batches.ordinary_ids.max() + 1, -np.inf)
     log_probabilities[batches.ordinary_ids] = np.log((counts + 1) / (counts + 1).sum())
     labels = np.concatenate(
@@ -219,12 +226,14 @@ def _parser() -> Parser:
     parser.add_argument(
         "--algorithm", default="bpe", help="of a new tokenizer: bpe, wordpiece, unigram"
     )
-    parser.add_argument("--max-length", type=positive, default=32, help="tokens a row")
-    parser.add_argument("--one-line-a-row", action="store_true", help="instead of full rows")
+    parser.add_argument("--max-length", type=positive, default=32, help="tokens a sequence")
+    parser.add_argument(
+        "--one-line-a-row", action="store_true", help="a sequence for each line, not full ones"
+    )
     parser.add_argument("--held-out-every", type=positive, default=50, help="one of so many lines")
     parser.add_argument("--mask-probability", type=float, default=0.15, help="of a token")
     parser.add_argument("--whole-words", action="store_true", help="mask words, not tokens")
-    parser.add_argument("--batch-size", type=positive, default=128, help="rows")
+    parser.add_argument("--batch-size", type=positive, default=128, help="sequences")
     parser.add_argument("--hidden-size", type=positive, default=128, help="of the model")
     parser.add_argument("--num-hidden-layers", type=positive, default=4, help="of the model")
     parser.add_argument("--num-attention-heads", type=positive, default=4, help="of the model")

@@ -10,8 +10,8 @@ def build_optimizer(
     """AdamW (Loshchilov and Hutter 2017) that decays matrices, not biases and norms.
 
     A bias or a norm's weight that is pulled to zero does not generalise better, it is only off;
-    those are the parameters with one dimension. The fused kernel updates all parameters in one
-    pass where the device has it.
+    those are the parameters with one dimension. The fused implementation, where the device has it,
+    updates all parameters in one pass.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.dim() >= 2]

@@ -5,7 +5,7 @@
 
 UTF-8, without a header. White space around the texts is left out, and blank lines are passed over.
 
-B pairs, S source tokens, T target tokens.
+B batch, S source tokens, T target tokens.
 """
 
 import zlib
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from minitransformer.batch_encoding import BatchEncoding
-from minitransformer.models.inputs import IGNORED_LABEL
-from train.batching import BatchOrder, pad_rows
-from train.labelled_text import numbered_lines
+from minitransformer.models.losses import IGNORED_LABEL
+from minitransformer.tokenization import BatchEncoding
+from train.batching import BatchOrder, pad_sequences
+from train.text import numbered_lines
 
 _FORM = "a line is a source, a tab and a target"
 _HEADERS = {("source", "target"), ("src", "tgt"), ("input", "output")}
@@ -26,7 +26,7 @@ _HEADERS = {("source", "target"), ("src", "tgt"), ("input", "output")}
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A text, what is to be written from it, and the row of the file, counted from 1."""
+    """A text, what is to be generated from it, and the row of the file, counted from 1."""
 
     source: str
     target: str
@@ -84,7 +84,7 @@ class PairBatches:
         self.targets = [np.array(encoding.ids) for encoding in targets.encodings]
         self.pad_token_id = pad_token_id
         lengths = np.array([len(encoding) for encoding in sources.encodings])
-        lengths += [len(row) for row in self.targets]
+        lengths += [len(target) for target in self.targets]
         self.order = BatchOrder(lengths, batch_size=batch_size, seed=seed)
 
     @property
@@ -94,9 +94,9 @@ class PairBatches:
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask`, (B, S), and `labels`, (B, T), -100 at padding."""
-        rows = self.order.rows(epoch, index)
-        inputs = self.sources.padded_rows(rows.tolist(), self.pad_token_id)  # (B, S) each
-        labels = pad_rows([self.targets[row] for row in rows], IGNORED_LABEL)  # (B, T)
+        numbers = self.order.examples(epoch, index)
+        inputs = self.sources.padded_rows(numbers.tolist(), self.pad_token_id)  # (B, S) each
+        labels = pad_sequences([self.targets[number] for number in numbers], IGNORED_LABEL)
         return {**inputs, "labels": labels}
 
     def checksum(self) -> int:

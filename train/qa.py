@@ -3,37 +3,49 @@
 FILE is in SQuAD's form, which :mod:`train.squad` shows; `--download v1.1` fetches the official two.
 The steps, each one call in :func:`run`: questions, windows of tokens, a pretrained model with a new
 head, the training loop, and at the end the score that the official script would give.
+
+B batch, T tokens of a window, N tokens of all windows.
 """
 
 import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
-from minitransformer.models.question_answering import QuestionAnswering
+from minitransformer.models.bert import BertForQuestionAnswering
+from minitransformer.tasks.question_answering import (
+    Prediction,
+    Window,
+    best_spans,
+    join_windows,
+    may_be_answer,
+)
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
+from train.batching import pad_sequences
 from train.config import TrainingConfig
 from train.download import squad_file
 from train.finetuning import add_finetuning_arguments, finetune, load_pretrained, write_results
 from train.loop import Record, last_checkpoint
 from train.squad import Example, read_squad
-from train.squad_features import Features, make_features
+from train.squad_features import Features, WindowBatches, make_features, window_inputs
 from train.squad_scores import BestThresholds, Scores, best_thresholds, score
-from train.squad_windows import Predictions, WindowBatches, predict
 
 Load = Callable[[argparse.Namespace], tuple[Any, Tokenizer]]
 
 
-def load(arguments: argparse.Namespace) -> tuple[QuestionAnswering, Tokenizer]:
-    """The pretrained encoder with a head for answers."""
-    return load_pretrained(QuestionAnswering, arguments)
+def load(arguments: argparse.Namespace) -> tuple[BertForQuestionAnswering, Tokenizer]:
+    """The pretrained encoder with a head for answers; optimized unless the run is plain."""
+    return load_pretrained(BertForQuestionAnswering, arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +108,142 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
     more = "" if threshold is None else f" --threshold={threshold!r}"
     print(f"try it: minitransformer answer {config.output} --question ... --context ...{more}")
     return 0
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model answers to the questions of a file.
+
+    Attributes:
+        questions: what the windows of each question say, by its number.
+        loss: the mean over the windows, in nats.
+        start_accuracy, end_accuracy: the share of windows whose likeliest first, or last, token is
+            the labelled one. Course material reports these. They count tokens, not answers: a
+            window without the answer counts as right where [CLS] wins, a span that ends one token
+            late is half right, and of several gold answers only the first counts.
+    """
+
+    questions: dict[int, Prediction]
+    loss: float
+    start_accuracy: float
+    end_accuracy: float
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    features: Features,
+    contexts: Sequence[str],
+    *,
+    pad_token_id: int,
+    batch_size: int,
+    max_answer_tokens: int = 30,
+    top_k: int = 20,
+    bf16: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Predictions | None:
+    """Run every window through the model and join those of each question.
+
+    Args:
+        model: for question answering, in evaluation mode.
+        features: the windows.
+        contexts: of the questions that they were made of.
+        pad_token_id: of the tokenizer.
+        batch_size: windows a batch; those of like length go together.
+        max_answer_tokens: no answer is longer.
+        top_k: spans to keep of each question.
+        bf16: compute in bfloat16.
+        should_stop: called before every batch; says whether to give up.
+
+    Returns:
+        None if `should_stop` said so.
+    """
+    device = next(model.parameters()).device
+    by_length = np.argsort(features.lengths, kind="stable")
+    allowed = _may_be_answer(features, contexts)
+    of_each: dict[int, list[Window]] = {}
+    figures = _Figures()
+    for begin in tqdm(
+        range(0, len(by_length), batch_size), desc="answering", leave=False, unit="batch"
+    ):
+        if should_stop():
+            return None
+        windows = by_length[begin : begin + batch_size]
+        inputs = window_inputs(features, windows, pad_token_id)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+        start_logits = _at_real_tokens(output.start_logits, inputs["attention_mask"])
+        end_logits = _at_real_tokens(output.end_logits, inputs["attention_mask"])
+        found = best_spans(
+            start_logits,
+            end_logits,
+            allowed=pad_sequences(
+                [allowed[features.tokens(window)] for window in windows], 0
+            ).bool(),
+            cls_positions=torch.zeros(len(windows), dtype=torch.int64),
+            max_answer_tokens=max_answer_tokens,
+            top_k=top_k,
+        )
+        for row, window in enumerate(windows):
+            offsets = features.offsets[features.tokens(window)].tolist()
+            of_each.setdefault(int(features.example_index[window]), []).append(
+                found.window(row, offsets)
+            )
+        figures.add(features, windows, start_logits, end_logits)
+    return Predictions(
+        questions={
+            question: join_windows(joined, top_k=top_k) for question, joined in of_each.items()
+        },
+        loss=figures.loss / max(1, figures.windows),
+        start_accuracy=figures.right_starts / max(1, figures.windows),
+        end_accuracy=figures.right_ends / max(1, figures.windows),
+    )
+
+
+@dataclass
+class _Figures:
+    """Sums over the windows whose labels are known."""
+
+    loss: float = 0.0
+    right_starts: int = 0
+    right_ends: int = 0
+    windows: int = 0
+
+    def add(
+        self, features: Features, windows: np.ndarray, start_logits: Tensor, end_logits: Tensor
+    ) -> None:
+        """Add some windows with their logits, (B, T) twice."""
+        # A question whose answer no window holds has no labels to be measured by.
+        known = features.trainable[windows]
+        if not known.any():
+            return
+        starts = torch.from_numpy(features.start_positions[windows][known]).long()
+        ends = torch.from_numpy(features.end_positions[windows][known]).long()
+        start_logits, end_logits = start_logits[known], end_logits[known]
+        for logits, positions in ((start_logits, starts), (end_logits, ends)):
+            self.loss += float(nn.functional.cross_entropy(logits, positions, reduction="sum")) / 2
+        self.right_starts += int((start_logits.argmax(dim=1) == starts).sum())
+        self.right_ends += int((end_logits.argmax(dim=1) == ends).sum())
+        self.windows += len(starts)
+
+
+def _may_be_answer(features: Features, contexts: Sequence[str]) -> np.ndarray:
+    """(N,) bool: of the tokens of all windows those that may begin and end an answer."""
+    allowed = np.zeros(len(features.input_ids), dtype=bool)
+    for window in range(len(features)):
+        tokens = features.tokens(window)
+        allowed[tokens] = may_be_answer(
+            contexts[features.example_index[window]],
+            features.offsets[tokens].tolist(),
+            int(features.context_start[window]),
+            int(features.context_end[window]),
+        )
+    return allowed
+
+
+def _at_real_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, T) on the CPU, in float32, -inf at padding."""
+    return logits.cpu().float().masked_fill(attention_mask == 0, -torch.inf)
 
 
 class Scorer:
@@ -193,7 +341,9 @@ class Scorer:
             "dev_loss": predictions.loss,
             "start_accuracy": predictions.start_accuracy,
             "end_accuracy": predictions.end_accuracy,
-            "scores": {name: None if row is None else asdict(row) for name, row in kinds.items()},
+            "scores": {
+                name: None if kind is None else asdict(kind) for name, kind in kinds.items()
+            },
             "thresholds": None if best is None else asdict(best),
         }
         write_results(self.config.output, files)
@@ -250,7 +400,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--download", choices=("v1.1", "v2.0"), help="use the official files, fetched if absent"
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where those are kept")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where those are stored")
     parser.add_argument("--stride", type=positive, default=128, help="tokens that windows share")
     parser.add_argument(
         "--max-question-length", type=positive, default=64, help="tokens; longer ones are cut"

@@ -5,9 +5,9 @@ one call in :func:`run`: pairs, one tokenizer for both sides, a new model, the t
 the end the translations of the dev file with their loss, exact matches, BLEU and chrF. The defaults
 suit some ten thousand short pairs and two cores.
 
-What reads and what writes have to find each other: until the decoder has learnt where to look in
-the source, it writes likely sentences about anything. On the demo's pairs it finds out several
-times sooner with absolute positions, Marian's or BART's, than with T5's relative ones.
+Until the decoder has learnt where to attend in the source, it generates likely sentences that have
+nothing to do with it. On the demo's pairs it learns that several times sooner with absolute
+positions, Marian's or BART's, than with T5's relative ones.
 """
 
 import argparse
@@ -23,28 +23,26 @@ import torch
 from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
-from minitransformer.batch_encoding import BatchEncoding
 from minitransformer.models.bart import BartForConditionalGeneration
-from minitransformer.models.generative import Seq2SeqLM
+from minitransformer.models.base import Seq2SeqLM
 from minitransformer.models.marian import MarianMTModel
 from minitransformer.models.t5 import T5ForConditionalGeneration
-from minitransformer.tasks.running import check_vocabularies
+from minitransformer.tasks.base import check_vocabularies
 from minitransformer.tasks.translation import Translation
-from minitransformer.tokenization import Tokenizer
-from minitransformer.tokenizer_loading import library
+from minitransformer.tokenization import BatchEncoding, Tokenizer
+from minitransformer.tokenization.loading import library
 from train.arguments import add_training_arguments, run_job, training_config
 from train.config import TrainingConfig
 from train.finetuning import write_results
-from train.loop import Progress, Record, last_checkpoint, train
+from train.loop import Progress, Record, last_checkpoint, optimize_unless_plain, train
 from train.metrics import draw_curve, try_to_draw
 from train.pairs import PairBatches, TextPair, read_pairs
-from train.translation_scores import bleu_and_chrf, exact_match, why_no_scores
 
 ARCHITECTURES: dict[str, type[Seq2SeqLM]] = {
     architecture.__name__: architecture
     for architecture in (MarianMTModel, BartForConditionalGeneration, T5ForConditionalGeneration)
 }
-# What a new tokenizer is made by, where nothing else is asked for.
+# What a new tokenizer is made by, by default.
 _NEW_TOKENIZER = {"vocab_size": 4000, "algorithm": "bpe"}
 
 
@@ -68,9 +66,10 @@ def run(arguments: argparse.Namespace, again: str) -> int:
     tokenizer = _tokenizer(arguments, pairs, is_new)
     torch.manual_seed(arguments.seed)
     model = new_model(arguments, tokenizer)
+    optimize_unless_plain(model, config, plain=arguments.plain)
     batches = training_batches(arguments, tokenizer, pairs)
     scorer = Scorer(arguments, model, tokenizer, config, dev_pairs)
-    _print_what_is_known(arguments, pairs, scorer)
+    _print_sizes(arguments, pairs, scorer)
     if is_new:
         tokenizer.save_pretrained(config.output)
 
@@ -137,7 +136,7 @@ def new_model(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Seq2SeqLM:
             "max_position_embeddings": longest,
             "bos_token_id": None,
             # About 0.05 for the default width. With 0.02, the families' own, it takes longer until
-            # the decoder looks at the source; with 0.09 a little longer too.
+            # the decoder attends to the source; with 0.09 a little longer too.
             "scale_embedding": True,
             "initializer_range": 0.6 * width**-0.5,
         }
@@ -173,7 +172,7 @@ def training_batches(
 
 
 class Scorer:
-    """Translates the dev file, as the arguments say, and scores what is written.
+    """Translates the dev file, as the arguments say, and scores the translations.
 
     Args:
         arguments: of the job.
@@ -206,14 +205,14 @@ class Scorer:
         """
         first = self.pairs[: self.arguments.curve_pairs]
         loss = self.loss(should_stop)
-        written = self.translate(first, should_stop)
-        if loss is None or written is None:
+        generated = self.translate(first, should_stop)
+        if loss is None or generated is None:
             return None
-        exact = exact_match(written, [pair.target for pair in first])
-        return {"loss": loss, "exact": exact, "samples": written[: self.arguments.samples]}
+        exact = exact_match(generated, [pair.target for pair in first])
+        return {"loss": loss, "exact": exact, "samples": generated[: self.arguments.samples]}
 
     def loss(self, should_stop: Callable[[], bool] = lambda: False) -> float | None:
-        """Nats a token of the targets, of which each is guessed from those before it.
+        """Nats a token of the targets, of which each is predicted from those before it.
 
         None if `should_stop` said so.
         """
@@ -224,7 +223,7 @@ class Scorer:
                 return None
             batch = self.batches.batch(0, index)
             with torch.inference_mode(), self._precision(device):
-                loss, tokens = self.model.summed_loss(**{n: t.to(device) for n, t in batch.items()})
+                loss, tokens = self.model.loss_sum(**{n: t.to(device) for n, t in batch.items()})
             total += float(loss)
             count += int(tokens)
         return total / count
@@ -236,16 +235,16 @@ class Scorer:
         size = self.arguments.eval_batch_size
         translation = Translation(self.model, self.tokenizer, batch_size=size)
         device = next(self.model.parameters()).device
-        # All rows of a call are sorted by length: a call of some batches has little padding.
+        # The texts of a call are sorted by length: a call of some batches has little padding.
         starts = range(0, len(pairs), 4 * size)
-        written: list[str] = []
+        generated: list[str] = []
         for start in tqdm(starts, desc="translating", leave=False, unit="part"):
             if should_stop():
                 return None
             sources = [pair.source for pair in pairs[start : start + 4 * size]]
             with self._precision(device):
-                written += [answer["translation_text"] for answer in translation(sources)]
-        return written
+                generated += [answer["translation_text"] for answer in translation(sources)]
+        return generated
 
     def print_samples(self, progress: Progress, record: Record) -> None:
         """Print the translations of an evaluation, under what they should be."""
@@ -253,16 +252,16 @@ class Scorer:
             return
         figures = f"loss {record['eval_loss']:.4f}, exact {record['eval_exact']:.1%}"
         lines = [f"step {progress.step}: {figures}"]
-        for pair, written in zip(self.pairs, record["eval_samples"], strict=False):
-            lines += [f"  | {pair.source}", f"  = {pair.target}", f"  > {written}"]
+        for pair, generated in zip(self.pairs, record["eval_samples"], strict=False):
+            lines += [f"  | {pair.source}", f"  = {pair.target}", f"  > {generated}"]
         tqdm.write("\n".join(lines))
 
     def report(self, steps: int) -> Record:
         """Score all of the dev file, print the table, and write the translations."""
-        loss, written = self.loss(), self.translate(self.pairs)
-        assert loss is not None and written is not None
+        loss, generated = self.loss(), self.translate(self.pairs)
+        assert loss is not None and generated is not None
         results = {
-            "this model": {"loss": loss, **self.scores(written)},
+            "this model": {"loss": loss, **self.scores(generated)},
             "the sources, untranslated": self.scores([pair.source for pair in self.pairs]),
         }
         print(f"\n{f'{len(self.pairs):,} pairs of {self.arguments.dev}':42}  exact    BLEU    chrF")
@@ -272,7 +271,7 @@ class Scorer:
             print(f"{name:42}{scores['exact']:>7.1%}{columns}")
         translations = [
             {"source": pair.source, "target": pair.target, "translation": text}
-            for pair, text in zip(self.pairs, written, strict=True)
+            for pair, text in zip(self.pairs, generated, strict=True)
         ]
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         report = {"steps": steps, "parameters": parameters, "num_beams": self.arguments.num_beams}
@@ -280,14 +279,58 @@ class Scorer:
         write_results(self.config.output, files)
         return results["this model"]
 
-    def scores(self, written: Sequence[str]) -> Record:
+    def scores(self, generated: Sequence[str]) -> Record:
         """Exact matches, and BLEU and chrF where sacrebleu is installed."""
         targets = [pair.target for pair in self.pairs]
-        exact = {"exact": exact_match(written, targets)}
-        return exact if why_no_scores() else exact | bleu_and_chrf(written, targets)
+        exact = {"exact": exact_match(generated, targets)}
+        return exact if why_no_scores() else exact | bleu_and_chrf(generated, targets)
 
     def _precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16)
+
+
+def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """The share of texts that are, but for white space around them, what they should be."""
+    pairs = zip(hypotheses, references, strict=True)
+    return sum(generated.strip() == right.strip() for generated, right in pairs) / len(references)
+
+
+def bleu_and_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole corpora, with one reference.
+
+    They are those of sacrebleu, whose numbers can be compared between papers (Post 2018): what it
+    does to texts before it counts is part of them.
+
+    Returns:
+        `bleu` and `chrf`, from 0 to 100, and for each the signature that says how it was computed,
+        to be printed beside it.
+
+    Raises:
+        ImportError: sacrebleu is not installed.
+    """
+    metrics = _metrics()
+    scores: dict[str, Any] = {}
+    for name, metric in (("bleu", metrics.BLEU()), ("chrf", metrics.CHRF())):
+        scores[name] = float(metric.corpus_score(list(hypotheses), [list(references)]).score)
+        scores[f"{name}_signature"] = str(metric.get_signature())
+    return scores
+
+
+def why_no_scores() -> str | None:
+    """Why BLEU and chrF cannot be computed; None where they can."""
+    try:
+        _metrics()
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _metrics() -> Any:
+    try:
+        from sacrebleu import metrics
+    except ImportError as error:
+        raise ImportError("BLEU and chrF need sacrebleu: pip install sacrebleu") from error
+    return metrics
 
 
 def _batches(
@@ -350,7 +393,7 @@ def _new_tokenizer(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def train_tokenizer(pairs: Sequence[TextPair], vocab_size: int, algorithm: str) -> Tokenizer:
-    """One vocabulary for both sides, arranged as T5's and Marian's: a text, then `</s>`."""
+    """One vocabulary for both sides; as with T5 and Marian, `</s>` ends a text."""
     with tempfile.TemporaryDirectory() as directory:
         texts = Path(directory, "texts.txt")
         lines = (f"{pair.source}\n{pair.target}\n" for pair in pairs)
@@ -364,21 +407,19 @@ def train_tokenizer(pairs: Sequence[TextPair], vocab_size: int, algorithm: str) 
     return tokenizer
 
 
-def _print_what_is_known(
-    arguments: argparse.Namespace, pairs: Sequence[TextPair], scorer: Scorer
-) -> None:
-    """Sizes, and whatever would make the scores mean less than they seem to."""
+def _print_sizes(arguments: argparse.Namespace, pairs: Sequence[TextPair], scorer: Scorer) -> None:
+    """Sizes, and what makes the scores mean less than they seem to."""
     tokenizer, dev_pairs = scorer.tokenizer, scorer.pairs
     known = {pair.source for pair in pairs}
     seen = sum(pair.source in known for pair in dev_pairs)
     print(f"dev: {len(dev_pairs):,} pairs ({seen:,} whose source is in the training file)")
     _, targets = _encode(tokenizer, dev_pairs)
     lost = sum(
-        tokenizer.decode(row, skip_special_tokens=True).strip() != pair.target
-        for pair, row in zip(dev_pairs, targets["input_ids"], strict=True)
+        tokenizer.decode(ids, skip_special_tokens=True).strip() != pair.target
+        for pair, ids in zip(dev_pairs, targets["input_ids"], strict=True)
     )
     if lost:
-        print(f"{lost:,} of the dev targets cannot be written by this tokenizer as they stand")
+        print(f"{lost:,} of the dev targets cannot be generated with this tokenizer as they stand")
     parameters = sum(parameter.numel() for parameter in scorer.model.parameters())
     print(f"{parameters:,} parameters; a vocabulary of {tokenizer.vocab_size:,} for both sides")
     if reason := why_no_scores():
@@ -392,7 +433,7 @@ def _parser() -> Parser:
     parser.add_argument("--train", type=Path, required=True, help="lines of source, tab, target")
     parser.add_argument("--dev", type=Path, required=True, help="the same, to score on")
     parser.add_argument("--tokenizer", help="directory of one; trained on the pairs if not given")
-    # No default in the namespace: what was not asked for cannot contradict --tokenizer.
+    # No default in the namespace: what was not given cannot contradict --tokenizer.
     parser.add_argument(
         "--vocab-size",
         type=positive,

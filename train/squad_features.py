@@ -1,10 +1,11 @@
 """SQuAD examples to windows of tokens, each labelled with where its answer begins and ends.
 
-A row holds the question and as much of the context as fits. A context that is too long gives
+A window holds the question and as much of the context as fits. A context that is too long gives
 several windows, each of which repeats the last `stride` tokens of the one before, so that every
-answer of up to `stride` + 1 tokens lies whole in at least one of them.
+answer of up to `stride` + 1 tokens lies whole in at least one of them. The windows, in the end, are
+padded to batches.
 
-W windows, N tokens of all windows.
+W windows, N tokens of all windows, B batch, T tokens of a batch.
 """
 
 import zlib
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from minitransformer.batch_encoding import BatchEncoding
-from minitransformer.tokenization import Tokenizer
+from minitransformer.tokenization import BatchEncoding, Tokenizer
+from train.batching import BatchOrder, pad_sequences
 from train.squad import Answer, Example
 
 _EXAMPLES_AT_ONCE = 256
@@ -28,7 +31,7 @@ class FeatureCounts:
 
     Attributes:
         examples: questions.
-        windows: rows made of them.
+        windows: made of them.
         without_answer: windows labelled as no answer.
         truncated_questions: questions cut to `max_question_length` tokens.
         unlocated: questions whose every answer was dropped when the file was read.
@@ -53,7 +56,7 @@ class FeatureCounts:
 
 @dataclass(frozen=True)
 class Features:
-    """Windows of tokens, row after row in flat arrays.
+    """Windows of tokens, one after the other in flat arrays.
 
     Attributes:
         input_ids: (N,) int32.
@@ -64,7 +67,7 @@ class Features:
         context_start, context_end: (W,) int32, the tokens [start, end) of a window that are
             context: no answer lies outside.
         start_positions, end_positions: (W,) int32, the first and the last token of the answer,
-            counted from the window's first; both 0, the place of the cls token, where the window
+            counted from the window's first; both 0, the position of the cls token, where the window
             does not hold the whole answer.
         example_index: (W,) int32, never falling.
         trainable: (W,) bool, False where "no answer" would be a wrong label: in every window of a
@@ -155,15 +158,15 @@ def make_features(
 
     Args:
         examples: questions with their contexts.
-        tokenizer: one that begins its rows with a cls token, as BERT's and RoBERTa's do.
+        tokenizer: one that begins a sequence with a cls token, as BERT's and RoBERTa's do.
         max_length: tokens a window, question and special tokens included.
         stride: tokens of context that a window repeats from the one before.
         max_question_length: tokens a question; a longer one loses its end, and is counted.
         show_progress: draw a bar.
 
     Raises:
-        ValueError: there are no examples, the tokenizer's rows do not begin with a cls token, or
-            the lengths leave no room for the context.
+        ValueError: there are no examples, the tokenizer's sequences do not begin with a cls token,
+            or the lengths leave no token to the context.
     """
     if not examples:
         raise ValueError("there are no examples to make features of")
@@ -187,8 +190,8 @@ def make_features(
                 return_overflowing_tokens=True,
             )
             owners = batch.overflow_to_sample
-            for owner, rows in groupby(range(len(owners)), key=owners.__getitem__):
-                builder.add(chunk[owner], batch, list(rows))
+            for owner, windows in groupby(range(len(owners)), key=owners.__getitem__):
+                builder.add(chunk[owner], batch, list(windows))
             bar.update(len(chunk))
     return builder.features()
 
@@ -203,16 +206,16 @@ def answer_tokens(offsets: np.ndarray, answer: Answer) -> tuple[int, int] | None
     Returns:
         None where no token does: a tokenizer may drop control characters.
     """
-    places = np.flatnonzero((offsets[:, 0] < answer.end) & (offsets[:, 1] > answer.start))
-    return (int(places[0]), int(places[-1])) if len(places) else None
+    tokens = np.flatnonzero((offsets[:, 0] < answer.end) & (offsets[:, 1] > answer.start))
+    return (int(tokens[0]), int(tokens[-1])) if len(tokens) else None
 
 
 def _check_cls(tokenizer: Tokenizer) -> None:
     first = tokenizer.id_to_token(tokenizer("a", "b")["input_ids"][0])
     if first != tokenizer.special_tokens.get("cls_token"):
         raise ValueError(
-            f"the tokenizer begins a row with {first!r}, not with a cls token, which stands for "
-            "'no answer'; question answering needs one that does, as BERT's and RoBERTa's"
+            f"the tokenizer begins a sequence with {first!r}, not with a cls token, which stands "
+            "for 'no answer'; question answering needs one that does, as BERT's and RoBERTa's"
         )
 
 
@@ -222,12 +225,12 @@ def _check_lengths(
     if max_question_length < 1:
         raise ValueError(f"max_question_length={max_question_length} must be at least 1")
     special = len(tokenizer("", "")["input_ids"])
-    room = max_length - special - max_question_length
-    if not 0 <= stride < room:
+    context_length = max_length - special - max_question_length
+    if not 0 <= stride < context_length:
         raise ValueError(
             f"max_length={max_length}, less {special} special tokens and "
-            f"max_question_length={max_question_length}, leaves {room} tokens to the context; "
-            f"stride={stride} must be from 0 to below that"
+            f"max_question_length={max_question_length}, leaves {context_length} tokens to the "
+            f"context; stride={stride} must be from 0 to below that"
         )
 
 
@@ -266,9 +269,9 @@ class _FeatureBuilder:
     # context_start, context_end, start_position, end_position, example_index, trainable
     numbers: list[tuple[int, int, int, int, int, bool]] = field(default_factory=list)
 
-    def add(self, example: Example, batch: BatchEncoding, rows: list[int]) -> None:
-        """Take the windows of an example, which are these rows of the batch."""
-        windows = [self._add_tokens(batch, row) for row in rows]
+    def add(self, example: Example, batch: BatchEncoding, numbers: list[int]) -> None:
+        """Take the windows of an example, which have these numbers in the batch."""
+        windows = [self._add_tokens(batch, number) for number in numbers]
         if not len(windows[0][1]):
             raise ValueError(f"no character of the context of question {example.id!r} is a token")
         labels, trainable = self._labels(example, [context for _, context in windows])
@@ -277,20 +280,20 @@ class _FeatureBuilder:
             self.counts.without_answer += label is None
             end, number = start + len(context), self.counts.examples
             self.numbers.append((start, end, first, last, number, trainable))
-        self.counts.windows += len(rows)
+        self.counts.windows += len(numbers)
         self.counts.examples += 1
 
-    def _add_tokens(self, batch: BatchEncoding, row: int) -> tuple[int, np.ndarray]:
+    def _add_tokens(self, batch: BatchEncoding, number: int) -> tuple[int, np.ndarray]:
         """Take the tokens of a window.
 
         Returns:
-            The place of the first that is context, and the offsets (tokens, 2) of all that are.
+            The position of the first that is context, and the offsets (tokens, 2) of all that are.
         """
-        self.ids.append(np.array(batch["input_ids"][row], dtype=np.int32))
+        self.ids.append(np.array(batch["input_ids"][number], dtype=np.int32))
         if self.token_types:
-            self.types.append(np.array(batch["token_type_ids"][row], dtype=np.uint8))
-        offsets = np.array(batch.offsets(row), dtype=np.int32)
-        context = np.array([owner == 1 for owner in batch.sequence_ids(row)])
+            self.types.append(np.array(batch["token_type_ids"][number], dtype=np.uint8))
+        offsets = np.array(batch.offsets(number), dtype=np.int32)
+        context = np.array([owner == 1 for owner in batch.sequence_ids(number)])
         offsets[~context] = 0
         self.offsets.append(offsets)
         return int(context.argmax()), offsets[context]
@@ -346,3 +349,56 @@ def _label_windows(
         labels.append((found[0] - begin, found[1] - begin) if found and inside else None)
         begin += len(context) - stride
     return labels
+
+
+class WindowBatches:
+    """Batches of labelled windows of like length; each a function of seed, epoch and number.
+
+    Args:
+        features: the windows; those that are not trainable are left out.
+        pad_token_id: of the tokenizer.
+        batch_size: windows a batch.
+        seed: of the order.
+
+    Raises:
+        ValueError: no window is left.
+    """
+
+    def __init__(
+        self, features: Features, *, pad_token_id: int, batch_size: int, seed: int = 0
+    ) -> None:
+        self.features = features
+        self.pad_token_id = pad_token_id
+        self.windows = np.flatnonzero(features.trainable)
+        self.order = BatchOrder(
+            features.lengths[self.windows], batch_size=batch_size, seed=seed, shuffle=True
+        )
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return self.order.num_batches
+
+    def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
+        """The inputs of the model, (B, T) int64 each, and the positions of the answers, (B,)."""
+        windows = self.windows[self.order.examples(epoch, index)]
+        return window_inputs(self.features, windows, self.pad_token_id) | {
+            "start_positions": torch.from_numpy(self.features.start_positions[windows]).long(),
+            "end_positions": torch.from_numpy(self.features.end_positions[windows]).long(),
+        }
+
+
+def window_inputs(
+    features: Features, windows: Sequence[int] | np.ndarray, pad_token_id: int
+) -> dict[str, Tensor]:
+    """The windows padded on the right: `input_ids`, `attention_mask`, perhaps `token_type_ids`."""
+    tokens = [features.tokens(window) for window in windows]
+    ids = [features.input_ids[each] for each in tokens]
+    inputs = {
+        "input_ids": pad_sequences(ids, pad_token_id),
+        "attention_mask": pad_sequences([np.ones(len(window), np.int64) for window in ids], 0),
+    }
+    if features.token_type_ids is not None:
+        types = [features.token_type_ids[each] for each in tokens]
+        inputs["token_type_ids"] = pad_sequences(types, 0)
+    return inputs

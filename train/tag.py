@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from minitransformer.arguments import Parser
-from minitransformer.models.classification import TokenClassification
-from minitransformer.models.heads import summed_cross_entropy
+from minitransformer.models.bert import BertForTokenClassification
+from minitransformer.models.losses import cross_entropy_sum
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
+from train.batching import LabelledBatches
 from train.config import TrainingConfig
 from train.conll import (
     Alignment,
@@ -31,7 +32,6 @@ from train.finetuning import (
     load_pretrained,
     write_results,
 )
-from train.labelled_batches import LabelledBatches
 from train.loop import Record, last_checkpoint
 
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     labels = tag_numbers(sentences, tags, arguments.train)
     dev_labels = tag_numbers(dev_sentences, tags, arguments.dev)
     model, tokenizer = load_pretrained(
-        TokenClassification, arguments, id2label=dict(enumerate(tags))
+        BertForTokenClassification, arguments, id2label=dict(enumerate(tags))
     )
     data = TaggedSentences(sentences, labels, tokenizer, arguments)
     dev_data = TaggedSentences(dev_sentences, dev_labels, tokenizer, arguments)
@@ -118,7 +118,8 @@ class TaggedSentences:
         )
         self.sentences = sentences
         self.alignments: list[Alignment] = [
-            align_words(encoding, row, sentence.words) for row, sentence in enumerate(sentences)
+            align_words(encoding, number, sentence.words)
+            for number, sentence in enumerate(sentences)
         ]
         self.batches = LabelledBatches(
             encoding,
@@ -140,7 +141,7 @@ class TaggedSentences:
 
 
 def predict(
-    model: TokenClassification,
+    model: BertForTokenClassification,
     data: TaggedSentences,
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
@@ -152,20 +153,20 @@ def predict(
     """
     tags: list[list[str]] = [[] for _ in data.sentences]
     total, count = 0.0, 0
-    for rows, logits, labels in labelled_logits(model, data.batches, config, should_stop):
-        loss, labelled = summed_cross_entropy(logits, labels)
+    for numbers, logits, labels in labelled_logits(model, data.batches, config, should_stop):
+        loss, labelled = cross_entropy_sum(logits, labels)
         total += float(loss)
         count += int(labelled)
-        for row, best in zip(rows, logits.argmax(dim=-1).tolist(), strict=True):
-            numbers = data.alignments[row].word_values(best, missing=0)  # O
-            tags[row] = [model.config.id2label[number] for number in numbers]
+        for number, best in zip(numbers, logits.argmax(dim=-1).tolist(), strict=True):
+            classes = data.alignments[number].word_values(best, missing=0)  # O
+            tags[number] = [model.config.id2label[each] for each in classes]
     if should_stop():
         return None
     return tags, total / max(1, count)
 
 
 def evaluate(
-    model: TokenClassification,
+    model: BertForTokenClassification,
     data: TaggedSentences,
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,

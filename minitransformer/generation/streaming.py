@@ -1,23 +1,20 @@
-"""Text as it is written, piece by piece, without ever splitting a character.
+"""Text as it is generated, piece by piece, without ever splitting a character.
 
 T tokens.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitransformer.generation.prompts import check_tokenizer, device_of
-from minitransformer.generation.run import Job, prepare
+from minitransformer.generation.generate import Decoding, check_tokenizer, prepare
 from minitransformer.generation.stopping import has_text, shared_length
-from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.generative import CausalLM, Seq2SeqLM
-
-if TYPE_CHECKING:
-    from minitransformer.tokenization import Tokenizer
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.base import LanguageModel, Seq2SeqLM
+from minitransformer.tokenization import Tokenizer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for part of a character
 _CONTEXT = 8  # tokens of the prompt that the first new one is read after
@@ -38,20 +35,20 @@ class TextPieces:
 
     def __init__(
         self,
-        tokenizer: "Tokenizer",
+        tokenizer: Tokenizer,
         context: Sequence[int] = (),
         *,
         skip_special_tokens: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
         self.skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
-        self._ids = [token for token in context if not self._is_silent(token)][-_CONTEXT:]
+        self._ids = [token for token in context if not self._has_no_text(token)][-_CONTEXT:]
         self._shown = len(self._ids)  # of these tokens, those whose text has been given
         self._before = tokenizer.decode(self._ids).rstrip(_UNFINISHED)  # that text
 
     def add(self, token: int) -> str:
         """The text that is certain now; empty where a character is still unfinished."""
-        if self._is_silent(token):
+        if self._has_no_text(token):
             return ""
         self._ids.append(token)
         text = self.tokenizer.decode(self._ids)
@@ -72,7 +69,7 @@ class TextPieces:
         text = self.tokenizer.decode(self._ids)
         return text[shared_length(text, self._before) :]
 
-    def _is_silent(self, token: int) -> bool:
+    def _has_no_text(self, token: int) -> bool:
         return token in self.skipped or not has_text(self.tokenizer, token)
 
     def _certain(self, text: str) -> str:
@@ -85,55 +82,51 @@ class TextPieces:
 
 
 def stream(
-    model: CausalLM | Seq2SeqLM,
-    tokenizer: "Tokenizer",
+    model: LanguageModel,
+    tokenizer: Tokenizer,
     text_or_ids: str | Sequence[int] | Tensor,
     *,
     config: GenerationConfig | None = None,
+    defaults: GenerationConfig | None = None,
     seed: int | None = None,
     skip_special_tokens: bool = True,
     use_cache: bool = True,
     **changes: Any,
 ) -> Iterator[str]:
-    """Write, and give the text as it comes.
+    """Generate, and give the text as it comes.
 
-    All checks are done at once; the model runs when a piece is asked for, in eval mode until the
-    last one came or the iterator is closed. Ctrl-C while it runs ends the iterator after what was
-    written; no exception comes out of it.
+    All checks are done at once; the model runs when a piece is asked for. Ctrl-C while it runs ends
+    the iterator after what was generated; no exception comes out of it.
 
     Args:
         model: as in :func:`generate`.
         tokenizer: its tokenizer.
         text_or_ids: one prompt or source.
-        config, seed, use_cache, changes: as in :func:`generate`; not with beams.
+        config, defaults, seed, use_cache, changes: as in :func:`generate`; not with beams.
         skip_special_tokens: whether `</s>` and its like are left out.
 
     Returns:
-        The pieces. Joined, they are the text of what was written; of a decoder, what it adds to
+        The pieces. Joined, they are the text that was generated; of a decoder, what it adds to
         the text of its prompt.
 
     Raises:
         TypeError, ValueError: as in :func:`generate`.
     """
     check_tokenizer(tokenizer)
-    input_ids = _one_row(tokenizer, text_or_ids).to(device_of(model))  # (1, T)
-    job = prepare(
-        model,
-        input_ids,
-        torch.ones_like(input_ids),
-        config=config,
-        seed=seed,
-        tokenizer=tokenizer,
-        use_cache=use_cache,
-        changes=changes,
+    device = next(model.parameters()).device
+    input_ids = _one_sequence(tokenizer, text_or_ids).to(device)  # (1, T)
+    mask = torch.ones_like(input_ids)
+    decoding = prepare(
+        model, input_ids, mask, config, defaults, seed, tokenizer, use_cache, changes
     )
-    if job.config.num_beams > 1 or job.config.num_return_sequences > 1:
+    if decoding.config.num_beams > 1 or decoding.config.num_return_sequences > 1:
         raise ValueError("stream needs num_beams=1 and num_return_sequences=1: it gives one text")
-    context = job.prompt[0].tolist() if isinstance(model, CausalLM) else []
-    return _pieces(job, TextPieces(tokenizer, context, skip_special_tokens=skip_special_tokens))
+    context = [] if isinstance(model, Seq2SeqLM) else decoding.prompt[0].tolist()
+    pieces = TextPieces(tokenizer, context, skip_special_tokens=skip_special_tokens)
+    return _pieces(decoding, pieces)
 
 
-def _one_row(tokenizer: "Tokenizer", text_or_ids: Any) -> Tensor:
+def _one_sequence(tokenizer: Tokenizer, text_or_ids: Any) -> Tensor:
     """The ids of one text: (1, T)."""
     if isinstance(text_or_ids, str):
         return tokenizer(text_or_ids, return_tensors="pt")["input_ids"]
@@ -141,19 +134,19 @@ def _one_row(tokenizer: "Tokenizer", text_or_ids: Any) -> Tensor:
         input_ids = torch.as_tensor(text_or_ids)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"text_or_ids is a {type(text_or_ids).__name__} that holds no row of ids; stream "
-            "writes from one text, or from the ids of one"
+            f"text_or_ids is a {type(text_or_ids).__name__} that holds no sequence of ids; stream "
+            "generates from one text, or from the ids of one"
         ) from error
     input_ids = input_ids[None] if input_ids.dim() == 1 else input_ids
     if input_ids.dim() != 2 or len(input_ids) != 1:
-        raise ValueError(f"stream writes one text; the ids have shape {tuple(input_ids.shape)}")
+        raise ValueError(f"stream takes one text; the ids have shape {tuple(input_ids.shape)}")
     return input_ids
 
 
-def _pieces(job: Job, pieces: TextPieces) -> Iterator[str]:
-    # After Ctrl-C, what was written so far is the text.
-    with suppress(KeyboardInterrupt), closing(job.tokens()) as tokens:
-        for token in tokens:
+def _pieces(decoding: Decoding, pieces: TextPieces) -> Iterator[str]:
+    # After Ctrl-C, what was generated so far is the text.
+    with suppress(KeyboardInterrupt), closing(decoding.tokens()) as steps:
+        for token, _ in steps:
             if piece := pieces.add(int(token)):
                 yield piece
     if rest := pieces.rest():

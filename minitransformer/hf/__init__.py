@@ -1,1 +1,1 @@
-"""Hugging Face checkpoints in and out; the one room that knows Hugging Face's names."""
+"""Hugging Face checkpoints in and out: the one package that knows Hugging Face's names."""

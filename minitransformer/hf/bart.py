@@ -1,66 +1,81 @@
 """BART's names in Hugging Face checkpoints."""
 
+from collections.abc import Mapping
+
 from minitransformer.hf.family import Family, WeightMap
-from minitransformer.models.bart import BartConfig, BartForConditionalGeneration, BartModel
-from minitransformer.models.bart_heads import BartForSequenceClassification
-
-
-def attention(theirs: str, ours: str) -> WeightMap:
-    """The four projections of an attention."""
-    parts = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
-    return {
-        f"{theirs}.{their_part}.{kind}": f"{ours}.{our_part}.{kind}"
-        for their_part, our_part in parts.items()
-        for kind in ("weight", "bias")
-    }
-
-
-# What every layer has, of the encoder ("encoder.layers.{}.") and of the decoder.
-LAYER: WeightMap = {
-    **attention("self_attn", "attention"),
-    "self_attn_layer_norm.weight": "attention_norm.weight",
-    "self_attn_layer_norm.bias": "attention_norm.bias",
-    "fc1.weight": "feed_forward.expand.weight",
-    "fc1.bias": "feed_forward.expand.bias",
-    "fc2.weight": "feed_forward.contract.weight",
-    "fc2.bias": "feed_forward.contract.bias",
-    "final_layer_norm.weight": "feed_forward_norm.weight",
-    "final_layer_norm.bias": "feed_forward_norm.bias",
-}
-
-DECODER_LAYER: WeightMap = {
-    **LAYER,
-    **attention("encoder_attn", "cross_attention"),
-    "encoder_attn_layer_norm.weight": "cross_attention_norm.weight",
-    "encoder_attn_layer_norm.bias": "cross_attention_norm.bias",
-}
-
-# Encoder and decoder have one table of words, which old versions stored three times.
-WORDS: WeightMap = {
-    "shared.weight": "words.weight",
-    "encoder.embed_tokens.weight": "words.weight",
-    "decoder.embed_tokens.weight": "words.weight",
-}
-
-LAYERS: WeightMap = {
-    **{f"encoder.layers.{{}}.{theirs}": f"encoder.layers.{{}}.{o}" for theirs, o in LAYER.items()},
-    **{
-        f"decoder.layers.{{}}.{theirs}": f"decoder.layers.{{}}.{o}"
-        for theirs, o in DECODER_LAYER.items()
-    },
-}
+from minitransformer.models.bart import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
+    BartModel,
+)
 
 WEIGHT_MAP: WeightMap = {
-    **WORDS,
+    "shared.weight": "token_embedding.weight",
     "encoder.version": None,  # of fairseq, in the first checkpoints
     "decoder.version": None,
-    "encoder.embed_positions.weight": "encoder.positions.table.weight",
+    "encoder.embed_positions.weight": "encoder.position_embedding.table.weight",
     "encoder.layernorm_embedding.weight": "encoder.embedding_norm.weight",
     "encoder.layernorm_embedding.bias": "encoder.embedding_norm.bias",
-    "decoder.embed_positions.weight": "decoder.positions.table.weight",
+    "decoder.embed_positions.weight": "decoder.position_embedding.table.weight",
     "decoder.layernorm_embedding.weight": "decoder.embedding_norm.weight",
     "decoder.layernorm_embedding.bias": "decoder.embedding_norm.bias",
-    **LAYERS,
+    "encoder.layers.{}.self_attn.q_proj.weight": "encoder.layers.{}.attention.query.weight",
+    "encoder.layers.{}.self_attn.q_proj.bias": "encoder.layers.{}.attention.query.bias",
+    "encoder.layers.{}.self_attn.k_proj.weight": "encoder.layers.{}.attention.key.weight",
+    "encoder.layers.{}.self_attn.k_proj.bias": "encoder.layers.{}.attention.key.bias",
+    "encoder.layers.{}.self_attn.v_proj.weight": "encoder.layers.{}.attention.value.weight",
+    "encoder.layers.{}.self_attn.v_proj.bias": "encoder.layers.{}.attention.value.bias",
+    "encoder.layers.{}.self_attn.out_proj.weight": "encoder.layers.{}.attention.output.weight",
+    "encoder.layers.{}.self_attn.out_proj.bias": "encoder.layers.{}.attention.output.bias",
+    "encoder.layers.{}.self_attn_layer_norm.weight": "encoder.layers.{}.attention_norm.weight",
+    "encoder.layers.{}.self_attn_layer_norm.bias": "encoder.layers.{}.attention_norm.bias",
+    "encoder.layers.{}.fc1.weight": "encoder.layers.{}.feed_forward.up_proj.weight",
+    "encoder.layers.{}.fc1.bias": "encoder.layers.{}.feed_forward.up_proj.bias",
+    "encoder.layers.{}.fc2.weight": "encoder.layers.{}.feed_forward.down_proj.weight",
+    "encoder.layers.{}.fc2.bias": "encoder.layers.{}.feed_forward.down_proj.bias",
+    "encoder.layers.{}.final_layer_norm.weight": "encoder.layers.{}.feed_forward_norm.weight",
+    "encoder.layers.{}.final_layer_norm.bias": "encoder.layers.{}.feed_forward_norm.bias",
+    "decoder.layers.{}.self_attn.q_proj.weight": "decoder.layers.{}.attention.query.weight",
+    "decoder.layers.{}.self_attn.q_proj.bias": "decoder.layers.{}.attention.query.bias",
+    "decoder.layers.{}.self_attn.k_proj.weight": "decoder.layers.{}.attention.key.weight",
+    "decoder.layers.{}.self_attn.k_proj.bias": "decoder.layers.{}.attention.key.bias",
+    "decoder.layers.{}.self_attn.v_proj.weight": "decoder.layers.{}.attention.value.weight",
+    "decoder.layers.{}.self_attn.v_proj.bias": "decoder.layers.{}.attention.value.bias",
+    "decoder.layers.{}.self_attn.out_proj.weight": "decoder.layers.{}.attention.output.weight",
+    "decoder.layers.{}.self_attn.out_proj.bias": "decoder.layers.{}.attention.output.bias",
+    "decoder.layers.{}.self_attn_layer_norm.weight": "decoder.layers.{}.attention_norm.weight",
+    "decoder.layers.{}.self_attn_layer_norm.bias": "decoder.layers.{}.attention_norm.bias",
+    "decoder.layers.{}.encoder_attn.q_proj.weight": (
+        "decoder.layers.{}.cross_attention.query.weight"
+    ),
+    "decoder.layers.{}.encoder_attn.q_proj.bias": "decoder.layers.{}.cross_attention.query.bias",
+    "decoder.layers.{}.encoder_attn.k_proj.weight": "decoder.layers.{}.cross_attention.key.weight",
+    "decoder.layers.{}.encoder_attn.k_proj.bias": "decoder.layers.{}.cross_attention.key.bias",
+    "decoder.layers.{}.encoder_attn.v_proj.weight": (
+        "decoder.layers.{}.cross_attention.value.weight"
+    ),
+    "decoder.layers.{}.encoder_attn.v_proj.bias": "decoder.layers.{}.cross_attention.value.bias",
+    "decoder.layers.{}.encoder_attn.out_proj.weight": (
+        "decoder.layers.{}.cross_attention.output.weight"
+    ),
+    "decoder.layers.{}.encoder_attn.out_proj.bias": "decoder.layers.{}.cross_attention.output.bias",
+    "decoder.layers.{}.encoder_attn_layer_norm.weight": (
+        "decoder.layers.{}.cross_attention_norm.weight"
+    ),
+    "decoder.layers.{}.encoder_attn_layer_norm.bias": "decoder.layers.{}.cross_attention_norm.bias",
+    "decoder.layers.{}.fc1.weight": "decoder.layers.{}.feed_forward.up_proj.weight",
+    "decoder.layers.{}.fc1.bias": "decoder.layers.{}.feed_forward.up_proj.bias",
+    "decoder.layers.{}.fc2.weight": "decoder.layers.{}.feed_forward.down_proj.weight",
+    "decoder.layers.{}.fc2.bias": "decoder.layers.{}.feed_forward.down_proj.bias",
+    "decoder.layers.{}.final_layer_norm.weight": "decoder.layers.{}.feed_forward_norm.weight",
+    "decoder.layers.{}.final_layer_norm.bias": "decoder.layers.{}.feed_forward_norm.bias",
+}
+
+# Encoder and decoder share one token embedding, which old versions stored three times.
+ALIASES: Mapping[str, str] = {
+    "encoder.embed_tokens.weight": "token_embedding.weight",
+    "decoder.embed_tokens.weight": "token_embedding.weight",
 }
 
 GENERATION: WeightMap = {"final_logits_bias": "final_logits_bias"}
@@ -88,7 +103,7 @@ CONFIG_NAMES = {
     "initializer_range": "init_std",
 }
 
-# Layers that are left out at random while training are not built.
+# Layerdrop, which leaves out whole layers at random while training, is not built.
 ONLY_VALUES = {
     "is_encoder_decoder": True,
     "normalize_before": False,
@@ -115,12 +130,13 @@ BART = Family(
     config_class=BartConfig,
     backbone_name="model",
     weights=WEIGHT_MAP,
+    aliases=ALIASES,
     models={
         BartModel: {},
         BartForConditionalGeneration: GENERATION,
         BartForSequenceClassification: CLASSIFIER,
     },
-    tied={"lm_head.weight": "model.words.weight"},
+    tied={"lm_head.weight": "backbone.token_embedding.weight"},
     stacks=STACKS,
     optional=frozenset({"final_logits_bias"}),
     config_names=CONFIG_NAMES,

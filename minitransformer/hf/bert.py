@@ -1,18 +1,19 @@
 """BERT's names in Hugging Face checkpoints."""
 
 from minitransformer.hf.family import Family, WeightMap
-from minitransformer.models.bert import BertConfig, BertModel
-from minitransformer.models.bert_heads import (
+from minitransformer.models.bert import (
+    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertModel,
 )
 
 WEIGHT_MAP: WeightMap = {
-    "embeddings.word_embeddings.weight": "embeddings.words.weight",
-    "embeddings.position_embeddings.weight": "embeddings.positions.table.weight",
-    "embeddings.token_type_embeddings.weight": "embeddings.token_types.weight",
+    "embeddings.word_embeddings.weight": "embeddings.token_embedding.weight",
+    "embeddings.position_embeddings.weight": "embeddings.position_embedding.table.weight",
+    "embeddings.token_type_embeddings.weight": "embeddings.token_type_embedding.weight",
     "embeddings.LayerNorm.weight": "embeddings.norm.weight",
     "embeddings.LayerNorm.bias": "embeddings.norm.bias",
     "embeddings.position_ids": None,  # the numbers 0, 1, 2, ..., which old versions stored
@@ -26,10 +27,10 @@ WEIGHT_MAP: WeightMap = {
     "encoder.layer.{}.attention.output.dense.bias": "layers.{}.attention.output.bias",
     "encoder.layer.{}.attention.output.LayerNorm.weight": "layers.{}.attention_norm.weight",
     "encoder.layer.{}.attention.output.LayerNorm.bias": "layers.{}.attention_norm.bias",
-    "encoder.layer.{}.intermediate.dense.weight": "layers.{}.feed_forward.expand.weight",
-    "encoder.layer.{}.intermediate.dense.bias": "layers.{}.feed_forward.expand.bias",
-    "encoder.layer.{}.output.dense.weight": "layers.{}.feed_forward.contract.weight",
-    "encoder.layer.{}.output.dense.bias": "layers.{}.feed_forward.contract.bias",
+    "encoder.layer.{}.intermediate.dense.weight": "layers.{}.feed_forward.up_proj.weight",
+    "encoder.layer.{}.intermediate.dense.bias": "layers.{}.feed_forward.up_proj.bias",
+    "encoder.layer.{}.output.dense.weight": "layers.{}.feed_forward.down_proj.weight",
+    "encoder.layer.{}.output.dense.bias": "layers.{}.feed_forward.down_proj.bias",
     "encoder.layer.{}.output.LayerNorm.weight": "layers.{}.feed_forward_norm.weight",
     "encoder.layer.{}.output.LayerNorm.bias": "layers.{}.feed_forward_norm.bias",
     "pooler.dense.weight": "pooler.dense.weight",
@@ -67,7 +68,7 @@ BERT = Family(
         BertForTokenClassification: CLASSIFIER,
     },
     tied={
-        "cls.predictions.decoder.weight": "bert.embeddings.words.weight",
+        "cls.predictions.decoder.weight": "backbone.embeddings.token_embedding.weight",
         "cls.predictions.decoder.bias": "lm_head.bias",
     },
 )

@@ -1,4 +1,4 @@
-"""config.json to config and back."""
+"""config.json to config and back, and which family and class a checkpoint or a model is of."""
 
 import re
 import warnings
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.files import CheckpointError
+from minitransformer.generation_config import IN_MODEL_CONFIG
 from minitransformer.hf.bart import BART
 from minitransformer.hf.bert import BERT
 from minitransformer.hf.distilbert import DISTILBERT
 from minitransformer.hf.family import Family
-from minitransformer.hf.generation_config import IN_MODEL_CONFIG
 from minitransformer.hf.gpt2 import GPT2
 from minitransformer.hf.marian import MARIAN
 from minitransformer.hf.roberta import ROBERTA
@@ -24,6 +24,7 @@ from minitransformer.names import nearest, unexpected_name
 FAMILIES = {
     family.model_type: family for family in (BERT, ROBERTA, DISTILBERT, GPT2, BART, MARIAN, T5)
 }
+_FAMILY_OF_CLASS = {model: family for family in FAMILIES.values() for model in family.models}
 
 # Fields that would change the function, with the one value that is built here.
 ONLY_VALUES: dict[str, Any] = {
@@ -93,21 +94,33 @@ def family_of(content: dict[str, Any], path: Path) -> Family:
     return FAMILIES[model_type]
 
 
-def family_of_model(model: Model | type[Model]) -> Family:
-    """The family that a model, or its class, is of.
+def reference_class(model: Model | type[Model]) -> type[Model]:
+    """The class that stands for a model in checkpoints: the first of its MRO in a family's table.
+
+    A plain model's is its own class. For a subclass made for speed, one that `fully_shard` makes,
+    or a user's own, it is the plain class that they derive from.
 
     Raises:
-        TypeError: it is of none, such as a subclass that no checkpoint knows.
+        TypeError: no class of the MRO is in a table.
     """
     model_class = model if isinstance(model, type) else type(model)
-    for family in FAMILIES.values():
-        if model_class in family.models:
-            return family
-    known = [known.__name__ for family in FAMILIES.values() for known in family.models]
+    for base in model_class.__mro__:
+        if base in _FAMILY_OF_CLASS:
+            return base
+    known = ", ".join(known.__name__ for known in _FAMILY_OF_CLASS)
     raise TypeError(
-        f"{model_class.__name__} has no form in Hugging Face's layout; these have: "
-        + ", ".join(known)
+        f"{model_class.__name__} has no form in Hugging Face's layout; these and their subclasses "
+        f"have one: {known}"
     )
+
+
+def family_of_model(model: Model | type[Model]) -> Family:
+    """The family that a model, or its class, belongs to.
+
+    Raises:
+        TypeError: it belongs to none; see :func:`reference_class`.
+    """
+    return _FAMILY_OF_CLASS[reference_class(model)]
 
 
 def config_from_hf(
@@ -121,7 +134,7 @@ def config_from_hf(
 
     Raises:
         CheckpointError: a field has a value that is not built here, or is misspelled.
-        TypeError, ValueError: a change is of no field, or to a value without a meaning.
+        TypeError, ValueError: a change names no field, or has a value without a meaning.
     """
     ours = {theirs: name for name, theirs in family.config_names.items()}
     known = {field.name for field in fields(family.config_class)}
@@ -166,7 +179,7 @@ def config_to_hf(model: Model) -> dict[str, Any]:
         values["label2id"] = {label: number for number, label in values["id2label"].items()}
     return {
         **{name: v for name, v in family.only_values.items() if name == "is_encoder_decoder"},
-        "architectures": [type(model).__name__],
+        "architectures": [reference_class(model).__name__],
         "model_type": family.model_type,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         **{family.config_names.get(name, name): value for name, value in values.items()},

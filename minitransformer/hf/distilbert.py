@@ -12,8 +12,8 @@ from minitransformer.models.distilbert import (
 )
 
 WEIGHT_MAP: WeightMap = {
-    "embeddings.word_embeddings.weight": "embeddings.words.weight",
-    "embeddings.position_embeddings.weight": "embeddings.positions.table.weight",
+    "embeddings.word_embeddings.weight": "embeddings.token_embedding.weight",
+    "embeddings.position_embeddings.weight": "embeddings.position_embedding.table.weight",
     "embeddings.LayerNorm.weight": "embeddings.norm.weight",
     "embeddings.LayerNorm.bias": "embeddings.norm.bias",
     "embeddings.position_ids": None,  # the numbers 0, 1, 2, ..., which old versions stored
@@ -27,10 +27,10 @@ WEIGHT_MAP: WeightMap = {
     "transformer.layer.{}.attention.out_lin.bias": "layers.{}.attention.output.bias",
     "transformer.layer.{}.sa_layer_norm.weight": "layers.{}.attention_norm.weight",
     "transformer.layer.{}.sa_layer_norm.bias": "layers.{}.attention_norm.bias",
-    "transformer.layer.{}.ffn.lin1.weight": "layers.{}.feed_forward.expand.weight",
-    "transformer.layer.{}.ffn.lin1.bias": "layers.{}.feed_forward.expand.bias",
-    "transformer.layer.{}.ffn.lin2.weight": "layers.{}.feed_forward.contract.weight",
-    "transformer.layer.{}.ffn.lin2.bias": "layers.{}.feed_forward.contract.bias",
+    "transformer.layer.{}.ffn.lin1.weight": "layers.{}.feed_forward.up_proj.weight",
+    "transformer.layer.{}.ffn.lin1.bias": "layers.{}.feed_forward.up_proj.bias",
+    "transformer.layer.{}.ffn.lin2.weight": "layers.{}.feed_forward.down_proj.weight",
+    "transformer.layer.{}.ffn.lin2.bias": "layers.{}.feed_forward.down_proj.bias",
     "transformer.layer.{}.output_layer_norm.weight": "layers.{}.feed_forward_norm.weight",
     "transformer.layer.{}.output_layer_norm.bias": "layers.{}.feed_forward_norm.bias",
 }
@@ -61,7 +61,7 @@ DISTILBERT = Family(
         DistilBertForSequenceClassification: SEQUENCE_CLASSIFIER,
         DistilBertForTokenClassification: CLASSIFIER,
     },
-    tied={"vocab_projector.weight": "distilbert.embeddings.words.weight"},
+    tied={"vocab_projector.weight": "backbone.embeddings.token_embedding.weight"},
     config_names={
         "hidden_size": "dim",
         "intermediate_size": "hidden_dim",

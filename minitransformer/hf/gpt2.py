@@ -1,6 +1,6 @@
 """GPT-2's names in Hugging Face checkpoints.
 
-Its linear maps are stored as (in, out), the other way round from everybody else's: they were
+Its linear maps are stored as (in, out), transposed against `nn.Linear`: they were written as
 convolutions of width one.
 """
 
@@ -13,8 +13,8 @@ from minitransformer.models.gpt2 import (
 )
 
 WEIGHT_MAP: WeightMap = {
-    "wte.weight": "words.weight",
-    "wpe.weight": "positions.table.weight",
+    "wte.weight": "token_embedding.weight",
+    "wpe.weight": "position_embedding.table.weight",
     "h.{}.ln_1.weight": "layers.{}.attention_norm.weight",
     "h.{}.ln_1.bias": "layers.{}.attention_norm.bias",
     "h.{}.attn.c_attn.weight": "layers.{}.attention.query_key_value.weight",
@@ -22,14 +22,14 @@ WEIGHT_MAP: WeightMap = {
     "h.{}.attn.c_proj.weight": "layers.{}.attention.output.weight",
     "h.{}.attn.c_proj.bias": "layers.{}.attention.output.bias",
     "h.{}.attn.bias": None,  # the triangle of ones, which old versions stored
-    "h.{}.attn.masked_bias": None,  # -10000, what the others were set to
+    "h.{}.attn.masked_bias": None,  # -10000, the score of what it hid
     "h.{}.crossattention.bias": None,
     "h.{}.ln_2.weight": "layers.{}.feed_forward_norm.weight",
     "h.{}.ln_2.bias": "layers.{}.feed_forward_norm.bias",
-    "h.{}.mlp.c_fc.weight": "layers.{}.feed_forward.expand.weight",
-    "h.{}.mlp.c_fc.bias": "layers.{}.feed_forward.expand.bias",
-    "h.{}.mlp.c_proj.weight": "layers.{}.feed_forward.contract.weight",
-    "h.{}.mlp.c_proj.bias": "layers.{}.feed_forward.contract.bias",
+    "h.{}.mlp.c_fc.weight": "layers.{}.feed_forward.up_proj.weight",
+    "h.{}.mlp.c_fc.bias": "layers.{}.feed_forward.up_proj.bias",
+    "h.{}.mlp.c_proj.weight": "layers.{}.feed_forward.down_proj.weight",
+    "h.{}.mlp.c_proj.bias": "layers.{}.feed_forward.down_proj.bias",
     "ln_f.weight": "final_norm.weight",
     "ln_f.bias": "final_norm.bias",
 }
@@ -44,7 +44,7 @@ GPT2 = Family(
         GPT2LMHeadModel: {},
         GPT2ForSequenceClassification: {"score.weight": "score.weight"},
     },
-    tied={"lm_head.weight": "transformer.words.weight"},
+    tied={"lm_head.weight": "backbone.token_embedding.weight"},
     transposed=frozenset(
         {
             "h.{}.attn.c_attn.weight",

@@ -3,23 +3,20 @@
 from collections.abc import Collection
 from typing import Any
 
-from minitransformer.hf.bart import (
-    CONFIG_NAMES,
-    GENERATION,
-    LAYERS,
-    ONLY_VALUES,
-    STACKS,
-    WITHOUT_EFFECT,
-    WORDS,
-)
+from minitransformer.hf import bart
+from minitransformer.hf.bart import CONFIG_NAMES, GENERATION, ONLY_VALUES, STACKS, WITHOUT_EFFECT
 from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.marian import MarianConfig, MarianModel, MarianMTModel
 
+# The embeddings are not normed, and the positions are sinusoids, which are computed.
 WEIGHT_MAP: WeightMap = {
-    **WORDS,
-    "encoder.embed_positions.weight": None,  # sinusoids, which are computed
+    **{
+        theirs: ours
+        for theirs, ours in bart.WEIGHT_MAP.items()
+        if "layernorm_embedding" not in theirs
+    },
+    "encoder.embed_positions.weight": None,
     "decoder.embed_positions.weight": None,
-    **LAYERS,
 }
 
 
@@ -34,8 +31,9 @@ MARIAN = Family(
     config_class=MarianConfig,
     backbone_name="model",
     weights=WEIGHT_MAP,
+    aliases=bart.ALIASES,
     models={MarianModel: {}, MarianMTModel: GENERATION},
-    tied={"lm_head.weight": "model.words.weight"},
+    tied={"lm_head.weight": "backbone.token_embedding.weight"},
     stacks=STACKS,
     optional=frozenset({"final_logits_bias"}),
     config_names=CONFIG_NAMES,

@@ -39,10 +39,10 @@ ROBERTA = Family(
         RobertaForTokenClassification: CLASSIFIER,
     },
     tied={
-        "lm_head.decoder.weight": "roberta.embeddings.words.weight",
+        "lm_head.decoder.weight": "backbone.embeddings.token_embedding.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
     # RobertaConfig() of transformers has BERT's sizes, not those of any RoBERTa checkpoint.
     absent_fields={"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12},
-    numbers_places=False,
+    positions_count_padding=False,
 )

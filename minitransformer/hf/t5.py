@@ -1,60 +1,89 @@
-"""T5's names in Hugging Face checkpoints."""
+"""T5's names in Hugging Face checkpoints.
+
+A layer's parts are numbered there: `layer.0` is self-attention, the last one is the feed-forward
+network, and between them a decoder has `layer.1`, cross-attention.
+"""
 
 from collections.abc import Collection
 from typing import Any
 
-from minitransformer.hf.bart import STACKS, WORDS
+from minitransformer.hf.bart import ALIASES, STACKS
 from minitransformer.hf.family import Family, WeightMap
-from minitransformer.models.t5 import T5ForConditionalGeneration, T5Model
-from minitransformer.models.t5_config import T5Config
+from minitransformer.models.t5 import T5Config, T5ForConditionalGeneration, T5Model
 
-
-def attention(theirs: str, ours: str) -> WeightMap:
-    """The four projections of an attention."""
-    parts = {"q": "query", "k": "key", "v": "value", "o": "output"}
-    return {f"{theirs}.{p}.weight": f"{ours}.{part}.weight" for p, part in parts.items()}
-
-
-def feed_forward(theirs: str) -> WeightMap:
-    """The feed-forward network of either version."""
-    return {
-        f"{theirs}.DenseReluDense.wi.weight": "feed_forward.expand.weight",
-        f"{theirs}.DenseReluDense.wi_0.weight": "feed_forward.gate.weight",
-        f"{theirs}.DenseReluDense.wi_1.weight": "feed_forward.gated.weight",
-        f"{theirs}.DenseReluDense.wo.weight": "feed_forward.contract.weight",
-        f"{theirs}.layer_norm.weight": "feed_forward_norm.weight",
-    }
-
-
-ENCODER_LAYER: WeightMap = {
-    **attention("layer.0.SelfAttention", "attention"),
-    "layer.0.layer_norm.weight": "attention_norm.weight",
-    **feed_forward("layer.1"),
-}
-
-DECODER_LAYER: WeightMap = {
-    **attention("layer.0.SelfAttention", "attention"),
-    "layer.0.layer_norm.weight": "attention_norm.weight",
-    **attention("layer.1.EncDecAttention", "cross_attention"),
-    "layer.1.layer_norm.weight": "cross_attention_norm.weight",
-    **feed_forward("layer.2"),
-}
-
-WEIGHT_MAP: WeightMap = {
-    **WORDS,
-    **{f"encoder.block.{{}}.{t}": f"encoder.layers.{{}}.{o}" for t, o in ENCODER_LAYER.items()},
-    **{f"decoder.block.{{}}.{t}": f"decoder.layers.{{}}.{o}" for t, o in DECODER_LAYER.items()},
-    # The first layer keeps the table that all of its stack use.
+# What both versions have.
+SHARED: WeightMap = {
+    "shared.weight": "token_embedding.weight",
+    "encoder.block.{}.layer.0.SelfAttention.q.weight": "encoder.layers.{}.attention.query.weight",
+    "encoder.block.{}.layer.0.SelfAttention.k.weight": "encoder.layers.{}.attention.key.weight",
+    "encoder.block.{}.layer.0.SelfAttention.v.weight": "encoder.layers.{}.attention.value.weight",
+    "encoder.block.{}.layer.0.SelfAttention.o.weight": "encoder.layers.{}.attention.output.weight",
+    "encoder.block.{}.layer.0.layer_norm.weight": "encoder.layers.{}.attention_norm.weight",
+    "encoder.block.{}.layer.1.DenseReluDense.wo.weight": (
+        "encoder.layers.{}.feed_forward.down_proj.weight"
+    ),
+    "encoder.block.{}.layer.1.layer_norm.weight": "encoder.layers.{}.feed_forward_norm.weight",
+    "decoder.block.{}.layer.0.SelfAttention.q.weight": "decoder.layers.{}.attention.query.weight",
+    "decoder.block.{}.layer.0.SelfAttention.k.weight": "decoder.layers.{}.attention.key.weight",
+    "decoder.block.{}.layer.0.SelfAttention.v.weight": "decoder.layers.{}.attention.value.weight",
+    "decoder.block.{}.layer.0.SelfAttention.o.weight": "decoder.layers.{}.attention.output.weight",
+    "decoder.block.{}.layer.0.layer_norm.weight": "decoder.layers.{}.attention_norm.weight",
+    "decoder.block.{}.layer.1.EncDecAttention.q.weight": (
+        "decoder.layers.{}.cross_attention.query.weight"
+    ),
+    "decoder.block.{}.layer.1.EncDecAttention.k.weight": (
+        "decoder.layers.{}.cross_attention.key.weight"
+    ),
+    "decoder.block.{}.layer.1.EncDecAttention.v.weight": (
+        "decoder.layers.{}.cross_attention.value.weight"
+    ),
+    "decoder.block.{}.layer.1.EncDecAttention.o.weight": (
+        "decoder.layers.{}.cross_attention.output.weight"
+    ),
+    "decoder.block.{}.layer.1.layer_norm.weight": "decoder.layers.{}.cross_attention_norm.weight",
+    "decoder.block.{}.layer.2.DenseReluDense.wo.weight": (
+        "decoder.layers.{}.feed_forward.down_proj.weight"
+    ),
+    "decoder.block.{}.layer.2.layer_norm.weight": "decoder.layers.{}.feed_forward_norm.weight",
+    # The first layer keeps the table that all layers of its stack use.
     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
         "encoder.position_bias.table.weight"
     ),
     "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
         "decoder.position_bias.table.weight"
     ),
-    # Of the first checkpoints; cross-attention knows no positions.
+    # Of the first checkpoints; cross-attention has no positions.
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": None,
     "encoder.final_layer_norm.weight": "encoder.final_norm.weight",
     "decoder.final_layer_norm.weight": "decoder.final_norm.weight",
+}
+
+# Version 1.0: up, activation, down.
+WEIGHT_MAP: WeightMap = {
+    **SHARED,
+    "encoder.block.{}.layer.1.DenseReluDense.wi.weight": (
+        "encoder.layers.{}.feed_forward.up_proj.weight"
+    ),
+    "decoder.block.{}.layer.2.DenseReluDense.wi.weight": (
+        "decoder.layers.{}.feed_forward.up_proj.weight"
+    ),
+}
+
+# Version 1.1: the activation of one matrix's output gates that of the other.
+GATED_WEIGHT_MAP: WeightMap = {
+    **SHARED,
+    "encoder.block.{}.layer.1.DenseReluDense.wi_0.weight": (
+        "encoder.layers.{}.feed_forward.gate_proj.weight"
+    ),
+    "encoder.block.{}.layer.1.DenseReluDense.wi_1.weight": (
+        "encoder.layers.{}.feed_forward.up_proj.weight"
+    ),
+    "decoder.block.{}.layer.2.DenseReluDense.wi_0.weight": (
+        "decoder.layers.{}.feed_forward.gate_proj.weight"
+    ),
+    "decoder.block.{}.layer.2.DenseReluDense.wi_1.weight": (
+        "decoder.layers.{}.feed_forward.up_proj.weight"
+    ),
 }
 
 
@@ -62,7 +91,7 @@ def as_meant(content: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Say whether the head is tied and scaled, which one field used to say, and then another.
 
     `tie_word_embeddings=False` was what made a checkpoint one of version 1.1. Transformers 5 writes
-    True always and says the rest by `scale_decoder_outputs`; a head that is stored beside the word
+    True always and says the rest by `scale_decoder_outputs`; a head that is stored beside the token
     embedding is one of its own.
     """
     tied = content.get("tie_word_embeddings", True)
@@ -83,8 +112,10 @@ T5 = Family(
     config_class=T5Config,
     backbone_name="",
     weights=WEIGHT_MAP,
+    gated_weights=GATED_WEIGHT_MAP,
+    aliases=ALIASES,
     models={T5Model: {}, T5ForConditionalGeneration: {"lm_head.weight": "lm_head.weight"}},
-    tied={"lm_head.weight": "transformer.words.weight"},
+    tied={"lm_head.weight": "backbone.token_embedding.weight"},
     stacks=STACKS,
     config_names={
         "hidden_size": "d_model",
@@ -107,5 +138,5 @@ T5 = Family(
         }
     ),
     adjust=as_meant,
-    numbers_places=False,
+    positions_count_padding=False,
 )

@@ -1,1 +1,1 @@
-"""The maths of a transformer, one mechanism a file; needs torch alone."""
+"""The maths of transformers, in torch alone."""

@@ -1,15 +1,36 @@
-"""Scaled dot-product attention ("Attention Is All You Need", section 3.2.1), masked or not (3.2.3).
+"""Attention ("Attention Is All You Need", section 3.2): the formula, its masks, several heads.
 
-B batch, T query tokens, S key tokens, H heads, D head size.
+Masks are bool, True = attend, broadcastable to (B, H, T, S); they combine with `&`.
+
+B batch, T query tokens, S key tokens, H heads, D head size, E hidden size, R = B * K decoded
+sequences, K of each source.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.dropout import dropout
-from minitransformer.layers.masks import causal_mask
+from minitransformer.layers.kv_cache import KeyValues
+
+
+def padding_mask(attention_mask: Tensor) -> Tensor:
+    """(B, S) bool, True at real tokens, to (B, 1, 1, S): no query attends to padding."""
+    return attention_mask[:, None, None, :]
+
+
+def causal_mask(query_positions: Tensor, num_keys: int) -> Tensor:
+    """(1, 1, T, S) bool: a query attends to the keys up to its own position, to none after it.
+
+    Args:
+        query_positions: (T,) int64, where among the S keys the queries stand: 0, 1, 2, ... without
+            a cache, the last T of the S positions with one.
+        num_keys: S.
+    """
+    keys = torch.arange(num_keys, device=query_positions.device)  # (S,)
+    return (keys <= query_positions[:, None])[None, None]  # (1, 1, T, S)
 
 
 def attention_weights(
@@ -19,19 +40,19 @@ def attention_weights(
     bias: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """softmax(Q K^T / sqrt(D)): how much each query token takes from each key token.
+    """softmax(Q K^T * scale + bias), equation 1: how much each query takes from each key.
 
-    A row whose keys are all masked is a row of zeros: it takes from nobody.
+    A query whose keys are all masked has weights of zero: it takes nothing.
 
     Args:
         query: (B, H, T, D).
         key: (B, H, S, D).
         mask: bool, broadcastable to (B, H, T, S), True = attend.
         bias: added to the scores, broadcastable to (B, H, T, S): T5's relative positions.
-        scale: what the products are multiplied by; None stands for 1 / sqrt(D).
+        scale: None stands for 1 / sqrt(D).
 
     Returns:
-        (B, H, T, S), each row a distribution over the keys that it may attend to.
+        (B, H, T, S), each query's weights a distribution over the keys it may attend to.
     """
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)  # (B, H, T, S)
@@ -39,63 +60,240 @@ def attention_weights(
         scores = scores + bias
     if mask is None:
         return scores.softmax(dim=-1)
-    # -inf suits every dtype, and its weight is exactly zero. The softmax of a row of nothing but
-    # -inf is NaN, which the second fill turns into zeros, in the gradient as well.
+    # -inf fits every dtype and gives a weight of exactly zero. The softmax over nothing but -inf
+    # is NaN, which the second fill turns into zeros, in the gradient as well.
     return scores.masked_fill(~mask, -math.inf).softmax(dim=-1).masked_fill(~mask, 0.0)
 
 
-class Kernel(nn.Module):
-    """Base of the kernels: softmax(Q K^T * scale + bias) V.
+def eager_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    output_attentions: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The formula as the paper writes it. Dropout falls on the weights, as in the original code.
+
+    Takes queries (B, H, T, D), keys and values (B, H, S, D); gives (B, H, T, D) and the weights,
+    (B, H, T, S), as they were before dropout.
+    """
+    weights = attention_weights(query, key, mask, bias, scale)  # (B, H, T, S)
+    return F.dropout(weights, dropout) @ value, weights if output_attentions else None
+
+
+def sdpa_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    output_attentions: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The same numbers by PyTorch, which need not keep the (B, H, T, S) weights in memory.
+
+    Weights that are asked for are computed beside it, by the formula.
+    """
+    added = mask
+    if bias is not None:  # PyTorch takes one or the other: what may be seen, or what is added
+        added = bias if mask is None else bias.masked_fill(~mask, -math.inf)
+    attended = F.scaled_dot_product_attention(query, key, value, added, dropout, scale=scale)
+    weights = attention_weights(query, key, mask, bias, scale) if output_attentions else None
+    return attended, weights
+
+
+ATTENTION_IMPLEMENTATIONS: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {
+    "eager": eager_attention,
+    "sdpa": sdpa_attention,
+}
+
+
+def get_attention(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The attention implementation of that name.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones.
+    """
+    if name not in ATTENTION_IMPLEMENTATIONS:
+        known = sorted(ATTENTION_IMPLEMENTATIONS)
+        fix = "; 'packed' is now optimize(model)" if name == "packed" else ""
+        raise ValueError(f"attention={name!r} is unknown; choose one of {known}{fix}")
+    return ATTENTION_IMPLEMENTATIONS[name]
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions of size D side by side, each over its own projection of the tokens (3.2.2).
 
     Args:
+        hidden_size: E.
+        num_heads: H; divides E, unless the head size is given.
         dropout: probability of dropping a weight while training.
-        scale: of the products; None stands for 1 / sqrt(D).
-        causal: a query, which is one of the last T of the S tokens, sees none that come after it.
+        attention: the implementation, "eager" or "sdpa".
+        head_size: D, E / H by default.
+        bias: whether the four projections have one; T5's have none.
+        scale: factor of the scores; None stands for 1 / sqrt(D).
+
+    Raises:
+        ValueError: H does not divide E, or the implementation is unknown.
     """
 
     def __init__(
-        self, dropout: float = 0.0, scale: float | None = None, causal: bool = False
+        self,
+        hidden_size: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        attention: str = "sdpa",
+        *,
+        head_size: int | None = None,
+        bias: bool = True,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
+        if head_size is None and hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_heads}"
+            )
+        inner_size = num_heads * (head_size or hidden_size // num_heads)  # H * D
+        self.num_heads = num_heads
         self.dropout = dropout
         self.scale = scale
-        self.causal = causal
+        self.attend = get_attention(attention)
+        self.build_projections(hidden_size, inner_size, bias)
+        self.output = nn.Linear(inner_size, hidden_size, bias)
 
-    def whole_mask(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor | None:
-        """The mask of padding and, where the kernel is causal, of what comes later."""
-        triangle = self.triangle(query.shape[-2], key.shape[-2], query.device)
-        if triangle is None:
-            return mask
-        return triangle if mask is None else mask & triangle
-
-    def triangle(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
-        """What hides what comes later, (1, 1, T, S) bool; None where nothing does."""
-        if not self.causal or num_queries == 1 or not num_keys:  # the last token sees all
-            return None
-        return causal_mask(num_queries, num_keys, device)
-
-    def weights(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None = None
-    ) -> Tensor:
-        """The attention map, (B, H, T, S), of the arguments of `forward`, before dropout."""
-        return attention_weights(query, key, self.whole_mask(query, key, mask), bias, self.scale)
-
-
-class EagerAttention(Kernel):
-    """The formula as the paper writes it: to be read, and the parity reference.
-
-    Dropout falls on the weights, as in the original code and in Hugging Face's
-    `eager_attention_forward`.
-    """
+    def build_projections(self, hidden_size: int, inner_size: int, bias: bool) -> None:
+        """Make the projections to queries, keys and values."""
+        self.query = nn.Linear(hidden_size, inner_size, bias)
+        self.key = nn.Linear(hidden_size, inner_size, bias)
+        self.value = nn.Linear(hidden_size, inner_size, bias)
 
     def forward(
+        self,
+        hidden: Tensor,
+        context: Tensor,
+        mask: Tensor | None,
+        *,
+        bias: Tensor | None = None,
+        cache: KeyValues | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Let each token of `hidden` gather what it needs from the tokens of `context`.
+
+        Args:
+            hidden: (B, T, E), the tokens that make the queries.
+            context: (B, S, E), those that make keys and values: in self-attention `hidden` itself.
+            mask: bool, broadcastable to (B, H, T, S), True = attend.
+            bias: added to the scores, broadcastable to (B, H, T, S).
+            cache: keys and values of the tokens before, to which those of `context` are added.
+            output_attentions: whether the weights are returned.
+
+        Returns:
+            (B, T, E), and the weights before dropout, (B, H, T, S), or None.
+        """
+        query, key, value = self.project(hidden, context)  # (B, H, T, D), (B, H, S, D) twice
+        if cache is not None:
+            key, value = cache.update(key, value)
+        return self.attend_and_merge(query, key, value, mask, bias, output_attentions)
+
+    def project(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of (B, T, E), keys and values of (B, S, E), split into heads."""
+        query = self.split_heads(self.query(hidden))  # (B, H, T, D)
+        key = self.split_heads(self.key(context))  # (B, H, S, D)
+        value = self.split_heads(self.value(context))  # (B, H, S, D)
+        return query, key, value
+
+    def split_heads(self, projected: Tensor) -> Tensor:
+        """(B, T, H * D) to (B, H, T, D)."""
+        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend_and_merge(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
         bias: Tensor | None = None,
-    ) -> Tensor:
-        """Queries (B, H, T, D) over keys and values (B, H, S, D) give (B, H, T, D)."""
-        weights = self.weights(query, key, mask, bias)  # (B, H, T, S)
-        return dropout(weights, self.dropout, self.training) @ value
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of every head, put together by the last projection: (B, T, E), weights."""
+        dropout = self.dropout if self.training else 0.0
+        attended, weights = self.attend(
+            query, key, value, mask, bias, self.scale, dropout, output_attentions
+        )  # (B, H, T, D), (B, H, T, S)
+        return self.output(attended.transpose(1, 2).flatten(2)), weights
+
+
+class FusedSelfAttention(MultiHeadAttention):
+    """Self-attention with queries, keys and values from one matrix, as GPT-2 stores them."""
+
+    def build_projections(self, hidden_size: int, inner_size: int, bias: bool) -> None:
+        """Make the one projection to queries, keys and values."""
+        self.query_key_value = nn.Linear(hidden_size, 3 * inner_size, bias)
+
+    def project(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of (B, T, E), split into heads."""
+        assert context is hidden, "one matrix serves self-attention only"
+        projected = self.query_key_value(hidden)  # (B, T, 3 * H * D)
+        query, key, value = map(self.split_heads, projected.chunk(3, dim=-1))
+        return query, key, value  # (B, H, T, D) each
+
+
+class CrossAttention(MultiHeadAttention):
+    """The tokens of a decoder attend to those of the encoder ("encoder-decoder attention", 3.2.3).
+
+    The encoder's tokens stay what they are while the decoder generates, so with a cache their keys
+    and values are computed once. Several sequences may be decoded from one source, as in beam
+    search: those of source b are K b to K b + K - 1.
+    """
+
+    def forward(
+        self,
+        hidden: Tensor,
+        context: Tensor,
+        mask: Tensor | None,
+        *,
+        bias: Tensor | None = None,
+        cache: KeyValues | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Let each token of the decoder gather what it needs from the encoder's.
+
+        Args:
+            hidden: (R, T, E), the decoder's tokens.
+            context: (B, S, E), the encoder's.
+            mask: (B, 1, 1, S) bool.
+            bias: as in :class:`MultiHeadAttention`; no family has one here.
+            cache: the keys and values of `context`, once they are known.
+            output_attentions: whether the weights are returned.
+
+        Returns:
+            (R, T, E), and the weights before dropout, (R, H, T, S), or None.
+
+        Raises:
+            ValueError: the cache belongs to another source.
+        """
+        query = self.split_heads(self.query(hidden))  # (R, H, T, D)
+        key, value = self.keys_and_values(context, cache)  # (B, H, S, D) twice
+        per_source = len(query) // len(key)  # K
+        if per_source > 1:
+            key = key.repeat_interleave(per_source, dim=0)  # (R, H, S, D)
+            value = value.repeat_interleave(per_source, dim=0)
+            mask = None if mask is None else mask.repeat_interleave(per_source, dim=0)
+        return self.attend_and_merge(query, key, value, mask, bias, output_attentions)
+
+    def keys_and_values(self, context: Tensor, cache: KeyValues | None) -> tuple[Tensor, Tensor]:
+        """Of the encoder's tokens, (B, H, S, D) twice: from the cache, if they are there."""
+        if cache is not None and cache.length:
+            if cache.source is not context:
+                raise ValueError("the cache belongs to another source; begin with a new one")
+            return cache.keys, cache.values
+        key = self.split_heads(self.key(context))  # (B, H, S, D)
+        value = self.split_heads(self.value(context))  # (B, H, S, D)
+        if cache is not None:
+            key, value = cache.update(key, value)
+            cache.source = context
+        return key, value

@@ -1,40 +1,69 @@
-"""What every model has in common: strict calls, initial weights, loading and saving."""
+"""What the models have in common: construction, initial weights, loading and saving, losses.
 
+Then the frames of what several families share in full: classifiers of sequences, language models,
+and encoder-decoders ("Attention Is All You Need", figure 1).
+
+B batch or sources, T tokens, S source tokens, R = B * K decoded sequences, L tokens so far,
+E hidden size, V vocabulary, C classes.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.norm import LayerNorm, RMSNorm
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.layers.kv_cache import KVCache
+from minitransformer.layers.normalization import LayerNorm, RMSNorm
 from minitransformer.models.config import Config
-from minitransformer.models.inputs import IGNORED_LABEL
+from minitransformer.models.losses import (
+    IGNORED_LABEL,
+    at_least_float32,
+    cross_entropy_sum,
+    mean_loss,
+)
+from minitransformer.models.outputs import (
+    DecoderOutput,
+    EncoderOutput,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+)
+from minitransformer.models.validation import (
+    check_attention_mask,
+    check_class_labels,
+    check_ids,
+    check_labels,
+    check_length,
+    check_shape,
+    check_targets,
+    strict_names,
+)
 
 
 class Model(nn.Module):
     """Base of the models.
 
-    A model keeps its `config` and hands plain arguments to its layers. `attention`, the kernel, is
-    not part of the config: it changes how the numbers are computed, not what they are.
+    A model keeps its `config` and hands plain arguments to its layers. `attention` is not part of
+    the config: it changes how the numbers are computed, not what they are.
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel; "packed", the same without padding; or "eager", the
-            formula.
+        attention: "sdpa", PyTorch's `scaled_dot_product_attention`, or "eager", the formula.
 
     Raises:
         TypeError: the config is that of another family.
+        ValueError: the attention implementation is unknown.
     """
 
-    config: Config
+    config: Any
     config_class: ClassVar[type[Config]]
-    # The attribute under which a model with a task head keeps its backbone, such as "roberta";
-    # Hugging Face puts the same word before the names of the backbone's weights.
-    backbone_name: ClassVar[str | None] = None
     # Whether hidden values grow beyond what float16 can hold.
     overflows_in_float16: ClassVar[bool] = False
-    # Whether a head scores words, with the word embedding or a matrix of its own.
-    guesses_words: ClassVar[bool] = False
+    # Whether a head scores the vocabulary, with the token embedding or a matrix of its own.
+    has_lm_head: ClassVar[bool] = False
 
     def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
         super().__init__()
@@ -46,10 +75,9 @@ class Model(nn.Module):
         self.config = config
         self.attention = attention
 
-    def draw(self, part: nn.Module) -> None:
+    def init_weights(self, part: nn.Module) -> None:
         """Give a part of the model, such as a new head, the weights that training begins with."""
-        config: Any = self.config
-        initialize(part, config.initializer_range)
+        init_weights(part, self.config.initializer_range)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config.json and model.safetensors in Hugging Face's layout, atomically.
@@ -57,8 +85,8 @@ class Model(nn.Module):
         Raises:
             NotADirectoryError: `path` is a file.
         """
-        # The one import against the stream: models/ can be read and used without hf/.
-        from minitransformer.hf.saving import save_pretrained
+        # The one import against the direction of all others: models/ can be used without hf/.
+        from minitransformer.hf.checkpoint import save_pretrained
 
         save_pretrained(self, path)
 
@@ -74,14 +102,15 @@ class Model(nn.Module):
     ) -> Self:
         """Load a checkpoint into this class, whatever class its config names.
 
-        A task head that the checkpoint lacks is drawn anew and named in a warning; so is one that
-        the checkpoint has and this class does not. See :func:`minitransformer.from_pretrained`.
+        A task head that the checkpoint lacks gets initial weights and is named in a warning; so is
+        one that the checkpoint has and this class does not. See
+        :func:`minitransformer.from_pretrained`.
 
         Args:
             path, attention, dtype, device: as there.
             changes: fields of the config to be set to other values than the checkpoint's, such as
                 `hidden_dropout_prob=0.0` or `id2label={0: "no", 1: "maybe", 2: "yes"}`. A
-                classification head for another number of classes is drawn anew. A change of
+                classification head for another number of classes gets initial weights. A change of
                 `pad_token_id`, `hidden_act` or the like makes another function of the same weights.
 
         Raises:
@@ -89,41 +118,14 @@ class Model(nn.Module):
             TypeError: a field of `changes` is unknown.
             ValueError: a field of `changes` has a value without a meaning.
         """
-        from minitransformer.hf.loading import load_model
+        from minitransformer.hf.checkpoint import load_model
 
         return load_model(
             cls, path, attention=attention, dtype=dtype, device=device, changes=changes
         )
 
 
-class TaskModel(Model):
-    """Base of the models with a task head: they have a backbone, and can be trained."""
-
-    backbone_name: ClassVar[str]
-
-    def summed_loss(self, *_arguments: Any, **_named: Any) -> tuple[Tensor, Tensor]:
-        """The sum of the losses of everything labelled in a batch, and how much that is."""
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
-
-    def loss(self, *inputs: Tensor | None, **named: Tensor | None) -> Tensor:
-        """The loss of `forward` and its gradients, where a task allows it for less work.
-
-        The arguments are those of `summed_loss`. Zero, with a gradient of zeros, where nothing is
-        labelled.
-        """
-        return mean_loss(*self.summed_loss(*inputs, **named))
-
-    def count_supervised(self, batch: dict[str, Tensor]) -> int:
-        """The number that `summed_loss` will return with the sum, known before anything is run."""
-        return int((batch["labels"] != IGNORED_LABEL).sum())
-
-
-def mean_loss(total: Tensor, count: Tensor) -> Tensor:
-    """The mean of `count` losses that sum to `total`; zero where there are none."""
-    return total / count.clamp(min=1)
-
-
-def initialize(root: nn.Module, standard_deviation: float) -> None:
+def init_weights(root: nn.Module, standard_deviation: float) -> None:
     """Draw every weight of `root` as BERT does: N(0, standard_deviation), biases 0, norms 1 and 0.
 
     The vector of the padding token is zero.
@@ -143,3 +145,620 @@ def initialize(root: nn.Module, standard_deviation: float) -> None:
         elif not isinstance(module, nn.Linear | nn.Embedding):
             for parameter in module.parameters(recurse=False):
                 nn.init.zeros_(parameter)  # a bias that stands alone
+
+
+class TaskModel(Model):
+    """Base of the models with a task head: a `backbone`, a head, and a loss to train on."""
+
+    backbone_class: ClassVar[Any]  # the class of the backbone, a Model
+    backbone: Any
+
+    def loss(self, **inputs: Tensor | None) -> Tensor:
+        """The mean loss of a labelled batch, as `forward(**inputs).loss`; zero without a label."""
+        return mean_loss(*self.loss_sum(**inputs))
+
+    def loss_sum(self, **inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sum of the losses of a labelled batch, and how many they are.
+
+        Divide by the number in the whole batch, over all of its micro-batches.
+
+        Raises:
+            ValueError: the batch has no labels, or an input is off.
+        """
+        loss = self(**inputs).loss
+        if loss is None:
+            raise ValueError("a loss needs labels: pass what `forward` makes its loss from")
+        count = self.num_supervised_tokens(inputs)
+        return loss * count, count
+
+    def num_supervised_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """How many labels a batch has, (), known before anything is run."""
+        return (inputs["labels"] != IGNORED_LABEL).sum()
+
+
+class SequenceClassifier(TaskModel):
+    """Base of the models that put a text, or a pair of texts, into classes.
+
+    `config.problem_type` says what the scores are, and with it the loss:
+
+    - single_label_classification (None, with several classes): each text is of one class; labels
+      (B,) int64; cross-entropy.
+    - multi_label_classification: a text is of any number of classes; labels (B, C) float, 0 to 1;
+      binary cross-entropy of each.
+    - regression (None, with one class): the scores are numbers; labels (B, C), or (B,) where C = 1,
+      float; squared error.
+
+    Hugging Face reads an unset problem type off the labels' dtype too; here float labels for
+    several classes are an error that names the field to set.
+    """
+
+    @property
+    def problem_type(self) -> str:
+        """What the scores are, where the config leaves it open too."""
+        if self.config.problem_type is not None:
+            return self.config.problem_type
+        return "regression" if self.config.num_labels == 1 else "single_label_classification"
+
+    def check_labels(self, labels: Tensor, input_ids: Tensor) -> Tensor:
+        """The checked labels: (B,) int64, or (B, C) float."""
+        check_shape("input_ids", input_ids)
+        shape = len(input_ids), self.config.num_labels
+        if self.problem_type == "single_label_classification":
+            check_class_labels(labels, *shape)
+            return labels
+        several = self.problem_type == "multi_label_classification"
+        return check_targets(labels, shape, between_0_and_1=several)
+
+    def classification_loss_sum(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the losses of (B, C) scores, and the number of labels."""
+        if self.problem_type == "single_label_classification":
+            return cross_entropy_sum(logits, labels)
+        several = self.problem_type == "multi_label_classification"
+        loss = F.binary_cross_entropy_with_logits if several else F.mse_loss
+        logits = at_least_float32(logits)
+        total = loss(logits, labels.to(logits.dtype), reduction="sum")
+        return total, torch.full((), labels.numel(), dtype=torch.int64, device=labels.device)
+
+    def num_supervised_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """The texts, or for the other problem types the numbers, that are labelled."""
+        labels = inputs["labels"]
+        if self.problem_type == "single_label_classification":
+            return (labels != IGNORED_LABEL).sum()
+        return torch.full((), labels.numel(), dtype=torch.int64, device=labels.device)
+
+
+def first_token(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The hidden state of each sequence's first real token; zeros where all is padding.
+
+    Hugging Face takes position 0, which is padding where a sequence is padded on the left.
+
+    Args:
+        hidden: (B, T, E).
+        attention_mask: (B, T), True or not 0 at real tokens; None where all are.
+
+    Returns:
+        (B, E).
+    """
+    if attention_mask is None:
+        return hidden[:, 0]
+    real = attention_mask != 0
+    first = real.int().argmax(dim=1)  # (B,)
+    found = torch.take_along_dim(hidden, first[:, None, None], dim=1).squeeze(1)  # (B, E)
+    return found.masked_fill(~real.any(dim=1, keepdim=True), 0.0)
+
+
+def last_token(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """The hidden state of each sequence's last real token, (B, E); zeros where all is padding."""
+    if attention_mask is None:
+        return hidden[:, -1]
+    return first_token(hidden.flip(1), attention_mask.flip(1))
+
+
+# ---- language models ----
+
+
+class LanguageModel(TaskModel):
+    """Base of the models that generate text: they score the tokens that may come next.
+
+    Attributes:
+        generation_config: how the checkpoint generates, by default: the defaults of
+            :func:`minitransformer.generate`.
+        task_specific_params: what the checkpoint's config.json says of single tasks, as it stands.
+    """
+
+    has_lm_head = True
+
+    def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        self.generation_config = GenerationConfig.from_model_config(config)
+        self.task_specific_params: dict[str, Any] = {}
+
+    @property
+    def lm_head_weight(self) -> Tensor:
+        """(V, E), what hidden states are multiplied by to score the vocabulary."""
+        return self.backbone.token_embedding.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score each token of the vocabulary as the next one: (..., E) to (..., V)."""
+        return F.linear(hidden, self.lm_head_weight)
+
+    def new_cache(self) -> KVCache:
+        """An empty cache of keys and values."""
+        raise NotImplementedError
+
+    def decoding_session(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        config: GenerationConfig,
+        use_cache: bool = True,
+        watched: bool = True,
+    ) -> "DecodingSession":
+        """The model at work on these prompts or sources, for :func:`minitransformer.generate`.
+
+        Args:
+            input_ids: (B, T) int64; prompts are padded on the left.
+            attention_mask: (B, T), True or 1 at real tokens; None where all are.
+            config: the resolved generation config; `max_new_tokens` is known.
+            use_cache: whether keys and values are kept, or all is computed anew for each token.
+            watched: whether each token is looked at as soon as it is chosen.
+        """
+        raise NotImplementedError
+
+
+class DecodingSession:
+    """A language model at work on its prompts: scores of the first new token, then of each next.
+
+    Attributes:
+        prompt: (B, W), what the sequences begin with; `vocab_size` stands for padding.
+        cache: keys and values of the tokens so far, or None.
+        eos_check_interval: how many tokens are generated between two looks at whether all
+            sequences have ended.
+    """
+
+    prompt: Tensor
+    cache: KVCache | None
+    eos_check_interval = 1
+
+    def start(self) -> Tensor:
+        """The scores of the first new token: (B, V)."""
+        raise NotImplementedError
+
+    def step(self, history: Tensor) -> Tensor:
+        """The scores of the next token: (R, L), all tokens so far, to (R, V)."""
+        raise NotImplementedError
+
+    def select(self, rows: Tensor) -> None:
+        """Make sequence r what sequence `rows[r]`, of the same prompt, was; rows is (R,) int64."""
+        if self.cache is not None:
+            self.cache.select(rows)
+
+    def close(self) -> None:
+        """Nothing more is asked for."""
+
+
+class CausalDecodingSession(DecodingSession):
+    """A decoder that goes on from its prompts.
+
+    Args:
+        model: a decoder such as GPT-2.
+        prompt: (B, W), padded on the left by `vocab_size`.
+        use_cache: whether keys and values are kept.
+    """
+
+    def __init__(self, model: Any, prompt: Tensor, *, use_cache: bool) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.cache = model.new_cache() if use_cache else None
+
+    def start(self) -> Tensor:
+        """The scores of the first new token: (B, V)."""
+        return self._read(self.prompt)
+
+    def step(self, history: Tensor) -> Tensor:
+        """The scores of the next token: (R, L), all tokens so far, to (R, V)."""
+        return self._read(history if self.cache is None else history[:, -1:])
+
+    def _read(self, ids: Tensor) -> Tensor:
+        real = ids < self.model.config.vocab_size
+        # Padding needs an id that the model knows.
+        ids = ids.masked_fill(~real, 0)
+        return self.model.next_token_logits(ids, attention_mask=real, cache=self.cache)
+
+
+# ---- encoder-decoders ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What the decoder of an encoder-decoder attends to: the source, encoded."""
+
+    last_hidden_state: Tensor  # (B, S, E)
+    attention_mask: Tensor  # (B, S) bool, True at real tokens
+    hidden_states: tuple[Tensor, ...] | None = None  # the embeddings, then each layer's
+    attentions: tuple[Tensor, ...] | None = None  # each layer's (B, H, S, S)
+
+
+class EncoderDecoder(Model):
+    """Base of the backbones with one token embedding, an encoder, and a decoder that attends to it.
+
+    A family says what `encoder` and `decoder` are: modules that take embedded tokens and their
+    padding mask, and what `embed` does.
+    """
+
+    token_embedding: nn.Embedding
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """The vectors of tokens: (B, T) to (B, T, E)."""
+        return self.token_embedding(input_ids)
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Seq2SeqModelOutput:
+        """Encode the source, and run the decoder over the target so far.
+
+        Args:
+            input_ids: (B, S) int64, the source.
+            attention_mask: (B, S), 1 or True at real tokens; may be left out where none is padded.
+            decoder_input_ids: (B, T) int64, what the decoder reads.
+            decoder_attention_mask: (B, T), for these.
+            output_hidden_states: collect what enters the layers, and what leaves the last of them.
+            output_attentions: collect each layer's attention maps.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off, or the decoder has nothing to
+                read.
+        """
+        if decoder_input_ids is None:
+            raise ValueError("the decoder has nothing to read: pass decoder_input_ids")
+        check_shape("input_ids", input_ids)
+        check_shape("decoder_input_ids", decoder_input_ids)
+        if len(decoder_input_ids) != len(input_ids):
+            raise ValueError(
+                f"input_ids has {len(input_ids)} sequences, but decoder_input_ids, or the labels "
+                f"that they are made of, {len(decoder_input_ids)}; one for each source is needed"
+            )
+        encoded = self.encode(
+            input_ids,
+            attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        decoded = self.decode(
+            decoder_input_ids,
+            encoded,
+            decoder_attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoded.last_hidden_state,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+        )
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Encoded:
+        """The source, (B, S), through the encoder; arguments as in `forward`."""
+        self.check_ids("input_ids", input_ids)
+        attention_mask = check_attention_mask(attention_mask, input_ids, self.config.pad_token_id)
+        output: EncoderOutput = self.encoder(
+            self.embed(input_ids), attention_mask, output_hidden_states, output_attentions
+        )
+        return Encoded(
+            last_hidden_state=output.last_hidden_state,
+            attention_mask=attention_mask,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def decode(
+        self,
+        decoder_input_ids: Tensor,
+        encoded: Encoded,
+        decoder_attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> DecoderOutput:
+        """The target so far through the decoder, which attends to the encoded source.
+
+        Args:
+            decoder_input_ids: (R, T), R = B * K: K sequences in turn are decoded from one source.
+            encoded: the B sources.
+            decoder_attention_mask: (R, T), 1 or True at real tokens; None where all are, whatever
+                their ids, for many a decoder's first token is the padding token.
+            cache: what earlier calls have kept; these tokens come after those.
+            output_hidden_states, output_attentions: as in `forward`.
+        """
+        self.check_ids("decoder_input_ids", decoder_input_ids, cache)
+        sequences, sources = len(decoder_input_ids), len(encoded.last_hidden_state)
+        if sequences % sources:
+            raise ValueError(
+                f"decoder_input_ids has {sequences} sequences, which is no multiple of the "
+                f"{sources} sources"
+            )
+        mask = check_attention_mask(
+            decoder_attention_mask, decoder_input_ids, None, "decoder_attention_mask"
+        )
+        positions = torch.arange(mask.shape[1], device=mask.device)  # (T,)
+        if cache is not None:
+            mask, positions = cache.extend(mask)  # (R, so far), (T,)
+        embedded = self.embed(decoder_input_ids)  # (R, T, E)
+        collected = output_hidden_states, output_attentions
+        return self.decoder(embedded, mask, positions, encoded, cache, *collected)
+
+    def check_ids(self, name: str, ids: Tensor, cache: KVCache | None = None) -> None:
+        """Check that ids are in the vocabulary, and that there is a position for each token."""
+        config = self.config
+        check_ids(name, ids, size=config.vocab_size, size_name="vocab_size")
+        if config.max_sequence_length is not None:
+            length = ids.shape[1] + (0 if cache is None else cache.length)
+            rows = config.max_position_embeddings
+            check_length(length, longest=config.max_sequence_length, table_rows=rows, name=name)
+
+
+class Seq2SeqLM(LanguageModel):
+    """Base of the encoder-decoders that generate: one text in, another out."""
+
+    backbone: EncoderDecoder
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> Seq2SeqLMOutput:
+        """Score, at every position of the decoder, each token of the vocabulary as the next one.
+
+        Args:
+            input_ids: (B, S) int64, the source.
+            attention_mask: (B, S), 1 or True at real tokens; may be left out where none is padded.
+            decoder_input_ids: (B, T) int64, what the decoder reads; by default the labels, shifted
+                right by :func:`shift_right`.
+            decoder_attention_mask: (B, T), for these.
+            labels: (B, T) int64, the target, -100 at padding, which may stand on either side: a
+                target begins at its first label that is not -100.
+            output_hidden_states: collect what enters the layers, and what leaves the last of them.
+            output_attentions: collect each layer's attention maps.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off, or the decoder has nothing to
+                read.
+        """
+        decoder_input_ids, decoder_attention_mask = self.decoder_inputs(
+            decoder_input_ids, decoder_attention_mask, labels
+        )
+        output: Seq2SeqModelOutput = self.backbone(
+            input_ids,
+            attention_mask,
+            decoder_input_ids,
+            decoder_attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.logits(output.last_hidden_state)  # (B, T, V)
+        loss = count = None
+        if labels is not None:
+            total, count = cross_entropy_sum(logits, labels)
+            loss = mean_loss(total, count)
+        return Seq2SeqLMOutput(
+            logits=logits,
+            loss=loss,
+            num_supervised_tokens=count,
+            encoder_last_hidden_state=output.encoder_last_hidden_state,
+            encoder_hidden_states=output.encoder_hidden_states,
+            encoder_attentions=output.encoder_attentions,
+            decoder_hidden_states=output.decoder_hidden_states,
+            decoder_attentions=output.decoder_attentions,
+            cross_attentions=output.cross_attentions,
+        )
+
+    def decoder_inputs(
+        self,
+        decoder_input_ids: Tensor | None,
+        decoder_attention_mask: Tensor | None,
+        labels: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the decoder reads and its padding mask, (B, T) each, checked beside the labels."""
+        vocab_size = self.config.vocab_size
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError(
+                    "the decoder has nothing to read: pass labels or decoder_input_ids; to "
+                    "generate a text: minitransformer.generate(model, input_ids, ...)"
+                )
+            check_shape("labels", labels)
+            check_labels(labels, labels, None, vocab_size)
+            if decoder_attention_mask is not None:
+                raise ValueError("decoder_attention_mask was given without decoder_input_ids")
+            return shift_right(labels, start_token(self.config), self.config.pad_token_id)
+        if labels is not None:
+            check_labels(labels, decoder_input_ids, decoder_attention_mask, vocab_size, "decoder_")
+        return decoder_input_ids, decoder_attention_mask
+
+    @strict_names
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Encoded:
+        """What the decoder attends to, of sources (B, S): to be computed once for a whole text."""
+        return self.backbone.encode(input_ids, attention_mask)
+
+    @strict_names
+    def next_token_logits(
+        self,
+        decoder_input_ids: Tensor,
+        encoded: Encoded,
+        *,
+        decoder_attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Score the tokens that may come after the last real token of each sequence.
+
+        Args:
+            decoder_input_ids: (R, T), R = B * K: K sequences in turn are decoded from one source.
+            encoded: what `encode` gave for the B sources.
+            decoder_attention_mask: (R, T).
+            cache: what earlier calls have kept; these tokens come after those.
+
+        Returns:
+            (R, V).
+        """
+        output = self.backbone.decode(decoder_input_ids, encoded, decoder_attention_mask, cache)
+        return self.logits(last_token(output.last_hidden_state, decoder_attention_mask))
+
+    def new_cache(self) -> KVCache:
+        """An empty cache of keys and values."""
+        return KVCache(self.config.num_decoder_layers)
+
+    def decoding_session(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        config: GenerationConfig,
+        use_cache: bool = True,
+        watched: bool = True,
+    ) -> DecodingSession:
+        """See :meth:`LanguageModel.decoding_session`."""
+        start = torch.full_like(input_ids[:, :1], start_token(config))
+        return Seq2SeqDecodingSession(self, input_ids, attention_mask, start, use_cache=use_cache)
+
+
+class Seq2SeqDecodingSession(DecodingSession):
+    """An encoder-decoder that generates from the start token on.
+
+    Args:
+        model: the encoder-decoder.
+        input_ids: (B, S), the sources.
+        attention_mask: (B, S), or None where nothing is padded.
+        prompt: (B, 1), the start token.
+        use_cache: whether keys and values are kept.
+    """
+
+    encoded: Encoded  # from `start` on
+
+    def __init__(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        prompt: Tensor,
+        *,
+        use_cache: bool,
+    ) -> None:
+        self.model = model
+        self.source = (input_ids, attention_mask)
+        self.prompt = prompt
+        self.cache = model.new_cache() if use_cache else None
+
+    def start(self) -> Tensor:
+        """The scores of the first new token: (B, V)."""
+        self.encoded = self.model.encode(*self.source)
+        return self.model.next_token_logits(self.prompt, self.encoded, cache=self.cache)
+
+    def step(self, history: Tensor) -> Tensor:
+        """The scores of the next token: (R, L), all tokens so far, to (R, V)."""
+        ids = history if self.cache is None else history[:, -1:]
+        return self.model.next_token_logits(ids, self.encoded, cache=self.cache)
+
+
+# ---- labels of language models ----
+
+
+def next_token_labels(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """What a decoder by itself has to predict at each position: the labels, moved to the left.
+
+    It reads the very text that it is to predict. The first token of a sequence is predicted
+    nowhere, for nothing stands before it; nor is one after padding.
+
+    Args:
+        labels: (B, T) int64, the token at each position, -100 where it is not to be predicted.
+        attention_mask: (B, T), True or not 0 at real tokens; None where all are.
+
+    Returns:
+        (B, T) int64.
+
+    Example:
+        >>> next_token_labels(torch.tensor([[5, 6, 7]]))
+        tensor([[   6,    7, -100]])
+    """
+    following = labels.roll(-1, dims=1)
+    following[:, -1] = IGNORED_LABEL
+    if attention_mask is None:
+        return following
+    return following.masked_fill(attention_mask == 0, IGNORED_LABEL)
+
+
+def shift_right(
+    labels: Tensor, start_token_id: int, pad_token_id: int, first: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What the decoder of an encoder-decoder reads, to predict the label of the same position.
+
+    It reads the labels moved to the right, behind a start token, so that nothing sees the token
+    that it has to predict.
+
+    Args:
+        labels: (B, T) int64, -100 where there is none.
+        start_token_id: what the decoder reads first.
+        pad_token_id: what it reads at other positions without a label.
+        first: (B, 1), the position of the first token of each sequence; by default the first that
+            is not -100, so that labels may be padded on either side.
+
+    Returns:
+        (B, T) int64, and (B, T) bool, True from the first position on.
+
+    Example:
+        >>> labels = torch.tensor([[5, 6, 7], [-100, 8, 9]])
+        >>> shift_right(labels, start_token_id=2, pad_token_id=1)
+        (tensor([[2, 5, 6],
+                [1, 2, 8]]), tensor([[ True,  True,  True],
+                [False,  True,  True]]))
+    """
+    if first is None:
+        first = (labels != IGNORED_LABEL).int().argmax(dim=1, keepdim=True)  # (B, 1)
+    positions = torch.arange(labels.shape[1], device=labels.device)  # (T,)
+    shifted = labels.roll(1, dims=1)
+    shifted = shifted.masked_fill((shifted == IGNORED_LABEL) | (positions < first), pad_token_id)
+    shifted = shifted.masked_fill(positions == first, start_token_id)  # (B, T)
+    return shifted, positions >= first
+
+
+def start_token(config: Any) -> int:
+    """The token that the decoder reads first, of a model's config or a generation config.
+
+    Raises:
+        ValueError: the config names none.
+    """
+    if config.decoder_start_token_id is None:
+        raise ValueError(
+            "decoder_start_token_id=None: the decoder needs a token to begin with; set it in the "
+            "config, T5 takes the padding token's"
+        )
+    return config.decoder_start_token_id

@@ -1,29 +1,41 @@
 """BERT (Devlin et al. 2018), the encoder of "Attention Is All You Need" with learned positions.
 
-Matches `transformers.models.bert.modeling_bert`. RoBERTa and DistilBERT import from here.
+Config, embeddings, layer, encoder, then every head with its forward and its loss. RoBERTa and
+DistilBERT import from here and say what differs. Matches `transformers.models.bert.modeling_bert`.
 
-B batch, T tokens, P tokens wanted of the last layer, E hidden size.
+B batch, T tokens, N chosen tokens, H heads, E hidden size, V vocabulary, C classes.
 """
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.arrangement import arrange
-from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.feedforward import FeedForward
-from minitransformer.layers.multihead import MultiHeadAttention
-from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.packing import Mask
-from minitransformer.layers.positions import LearnedPositions, count_positions
-from minitransformer.layers.rows import Wanted, first_tokens, take_rows
-from minitransformer.models.base import Model, initialize
-from minitransformer.models.config import EncoderConfig
-from minitransformer.models.inputs import check_attention_mask, check_ids, check_length
-from minitransformer.models.outputs import EncoderOutput, recording
-from minitransformer.names import strict_names
+from minitransformer.layers.attention import MultiHeadAttention, padding_mask
+from minitransformer.layers.feed_forward import FeedForward, get_activation
+from minitransformer.layers.normalization import LayerNorm
+from minitransformer.layers.positional_embeddings import LearnedPositions, position_ids_from_mask
+from minitransformer.models.base import Model, SequenceClassifier, TaskModel, first_token
+from minitransformer.models.config import Config, EncoderConfig
+from minitransformer.models.losses import answer_loss_sum, cross_entropy_sum, mean_loss
+from minitransformer.models.outputs import (
+    EncoderOutput,
+    MaskedLMOutput,
+    QuestionAnsweringOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from minitransformer.models.validation import (
+    check_answer_positions,
+    check_attention_mask,
+    check_ids,
+    check_labels,
+    check_length,
+    check_same_shape,
+    strict_names,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +71,7 @@ class BertEmbeddings(nn.Module):
 
     Args:
         vocab_size, hidden_size, type_vocab_size: rows and width of the tables.
-        positions: module that turns the numbers of tokens, (B, T), into (B, T, E).
+        position_embedding: module that turns position_ids, (B, T), into (B, T, E).
         pad_token_id: the token whose vector gets no gradient from here.
         eps: of the norm.
         dropout: probability.
@@ -70,34 +82,35 @@ class BertEmbeddings(nn.Module):
         vocab_size: int,
         hidden_size: int,
         type_vocab_size: int,
-        positions: nn.Module,
+        position_embedding: nn.Module,
         pad_token_id: int,
         eps: float,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.words = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_token_id)
-        self.token_types = nn.Embedding(type_vocab_size, hidden_size)
-        self.positions = positions
+        self.token_embedding = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_token_id)
+        self.token_type_embedding = nn.Embedding(type_vocab_size, hidden_size)
+        self.position_embedding = position_embedding
         self.norm = LayerNorm(hidden_size, eps)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, input_ids: Tensor, token_type_ids: Tensor | None, positions: Tensor
+        self, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None
     ) -> Tensor:
-        """(B, T) three times: ids, types (None: all 0), numbers of tokens. Gives (B, T, E)."""
+        """Ids, positions and types (None: all 0), (B, T) each, to (B, T, E)."""
         if token_type_ids is None:
-            token_types = self.token_types.weight[0]  # (E,)
+            token_types = self.token_type_embedding.weight[0]  # (E,)
         else:
-            token_types = self.token_types(token_type_ids)  # (B, T, E)
-        embedded = self.words(input_ids) + token_types + self.positions(positions)  # (B, T, E)
+            token_types = self.token_type_embedding(token_type_ids)  # (B, T, E)
+        embedded = self.token_embedding(input_ids) + token_types
+        embedded = embedded + self.position_embedding(position_ids)  # (B, T, E)
         return self.dropout(self.norm(embedded))
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward; each is added to its input and the sum is normed.
+    """Self-attention, then feed-forward; each is added to its input and the sum is normalized.
 
-    This is the post-norm order of the original paper (GPT-2 norms before, not after).
+    This is the post-norm order of the original paper (GPT-2 normalizes before, not after).
     """
 
     def __init__(
@@ -119,28 +132,31 @@ class EncoderLayer(nn.Module):
             hidden_size, intermediate_size, activation, activation_dropout
         )
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Mask, wanted: Tensor | None = None) -> Tensor:
-        """(B, T, E) to (B, T, E), or to (B, P, E) for the wanted tokens alone.
+    def forward(
+        self, hidden: Tensor, mask: Tensor | None, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, E) to (B, T, E), and the attention weights, (B, H, T, T), if they are asked for.
 
         Args:
             hidden: (B, T, E).
-            mask: (B, 1, 1, T) bool, True = attend, or None; of packed rows, where each begins.
-            wanted: (B, P) int64, places of tokens. All others still serve as keys and values, so
-                the wanted ones come out exactly as they would among all.
+            mask: (B, 1, 1, T) bool, True = attend.
+            output_attentions: whether the weights are returned.
         """
-        tokens = hidden if wanted is None else take_rows(hidden, wanted)  # (B, P, E)
-        attended = self.attention(tokens, hidden, mask)  # (B, P, E)
-        tokens = self.attention_norm(tokens + self.dropout(attended))
-        return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+        attended, weights = self.attention(
+            hidden, hidden, mask, output_attentions=output_attentions
+        )
+        return self.add_and_norm(hidden, attended), weights
+
+    def add_and_norm(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention, for each token by itself: (B, T, E) twice to (B, T, E)."""
+        hidden = self.attention_norm(hidden + self.dropout(attended))
+        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
 
 
 class Pooler(nn.Module):
-    """tanh(W x + b) of the first real token, [CLS].
-
-    Hugging Face takes place 0, which is padding where a row is padded on the left.
-    """
+    """tanh(W x + b) of the first real token, [CLS]."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -156,56 +172,49 @@ class BertModel(Model):
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
+        attention: "sdpa", PyTorch's `scaled_dot_product_attention`, or "eager", the formula.
         add_pooling_layer: False leaves out the pooler.
     """
 
-    config: BertConfig
-    config_class = BertConfig
+    config_class: ClassVar[type[Config]] = BertConfig
     layer_class: ClassVar[type[EncoderLayer]] = EncoderLayer
 
     def __init__(
-        self, config: BertConfig, *, attention: str = "sdpa", add_pooling_layer: bool = True
+        self, config: EncoderConfig, *, attention: str = "sdpa", add_pooling_layer: bool = True
     ) -> None:
         super().__init__(config, attention=attention)
-        self.embeddings: Any = self.build_embeddings(config)
+        self.embeddings = self.build_embeddings()
         self.layers = nn.ModuleList(
             self.layer_class(
-                config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size,
-                config.hidden_act,
-                config.hidden_dropout_prob,
-                config.attention_probs_dropout_prob,
-                config.layer_norm_eps,
+                self.config.hidden_size,
+                self.config.num_attention_heads,
+                self.config.intermediate_size,
+                self.config.hidden_act,
+                self.config.hidden_dropout_prob,
+                self.config.attention_probs_dropout_prob,
+                self.config.layer_norm_eps,
                 attention,
             )
             for _ in range(config.num_hidden_layers)
         )
         self.pooler = Pooler(config.hidden_size) if add_pooling_layer else None
-        initialize(self, config.initializer_range)
+        self.init_weights(self)
 
-    def build_embeddings(self, config: Any) -> nn.Module:
+    def build_embeddings(self) -> Any:
         """The embeddings of this family."""
         return BertEmbeddings(
-            config.vocab_size,
-            config.hidden_size,
-            config.type_vocab_size,
-            self.build_positions(config),
-            config.pad_token_id,
-            config.layer_norm_eps,
-            config.hidden_dropout_prob,
+            self.config.vocab_size,
+            self.config.hidden_size,
+            self.config.type_vocab_size,
+            self.build_position_embedding(),
+            self.config.pad_token_id,
+            self.config.layer_norm_eps,
+            self.config.hidden_dropout_prob,
         )
 
-    def build_positions(self, config: EncoderConfig) -> nn.Module:
+    def build_position_embedding(self) -> nn.Module:
         """The position module of this family."""
-        return LearnedPositions(config.max_sequence_length, config.hidden_size)
-
-    def counted_tokens(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(B, T) bool: the tokens that are numbered, which are those attended to."""
-        if attention_mask is None:
-            return torch.ones_like(input_ids, dtype=torch.bool)
-        return attention_mask
+        return LearnedPositions(self.config.max_position_embeddings, self.config.hidden_size)
 
     @strict_names
     def forward(
@@ -223,59 +232,41 @@ class BertModel(Model):
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
             token_type_ids: (B, T) int64, 0 for the first text and 1 for the second; 0 by default.
-            output_hidden_states: collect what enters the layers, and what leaves each of them.
-            output_attentions: collect each layer's attention map, under any kernel.
+            output_hidden_states: collect what enters the layers, and what leaves the last of them.
+            output_attentions: collect each layer's attention weights, before dropout.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off; see :mod:`..models.inputs`.
+            ValueError: an input's shape, dtype or values are off; see :mod:`..models.validation`.
         """
-        with recording(
-            self.layers, hidden_states=output_hidden_states, attentions=output_attentions
-        ) as record:
-            hidden, present = self.encode(input_ids, attention_mask, token_type_ids)
+        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)  # (B, T)
+        position_ids = self.position_ids(input_ids, attention_mask)  # (B, T)
+        hidden = self.embeddings(input_ids, position_ids, token_type_ids)  # (B, T, E)
+        mask = padding_mask(attention_mask)  # (B, 1, 1, T)
+        hidden_states, attentions = [], []
+        for layer in self.layers:
+            if output_hidden_states:
+                hidden_states.append(hidden)
+            hidden, weights = layer(hidden, mask, output_attentions)  # (B, T, E)
+            attentions.append(weights)
+        hidden_states.append(hidden)
         pooled = None
         if self.pooler is not None:
-            first = take_rows(hidden, first_tokens(present)).squeeze(1)  # (B, E)
-            # Of a row without a token, zeros under every kernel.
-            pooled = self.pooler(first.masked_fill(~present.any(dim=1, keepdim=True), 0.0))
-        return EncoderOutput(last_hidden_state=hidden, pooler_output=pooled, **record.fields())
+            pooled = self.pooler(first_token(hidden, attention_mask))  # (B, E)
+        return EncoderOutput(
+            last_hidden_state=hidden,
+            pooler_output=pooled,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
 
-    def encode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        wanted: Wanted | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The checked inputs through embeddings and layers.
-
-        Args:
-            input_ids, attention_mask, token_type_ids: as in `forward`.
-            wanted: W tokens: the last layer computes these alone.
-
-        Returns:
-            (B, T, E), or (W, E), row after row; and (B, T) bool, True at real tokens.
-        """
-        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
-        present = self.counted_tokens(input_ids, attention_mask)  # (B, T)
-        rows = arrange(attention_mask, packed=self.attention == "packed")
-        if token_type_ids is not None:
-            token_type_ids = rows.enter(token_type_ids)
-        positions = rows.enter(count_positions(present))
-        hidden = self.embeddings(rows.enter(input_ids), token_type_ids, positions)  # (B, T, E)
-        # Now, for it waits for a GPU, which has nothing to do yet.
-        chosen = None if wanted is None else rows.choose(wanted)
-        *earlier, last = self.layers
-        for layer in earlier:
-            hidden = layer(hidden, rows.mask)  # (B, T, E)
-        if chosen is None:
-            return rows.leave(last(hidden, rows.mask)), present
-        return chosen.take(last(hidden, chosen.mask, chosen.places)), present
+    def position_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The positions of tokens, (B, T), of ids and bool mask, (B, T) each."""
+        return position_ids_from_mask(attention_mask)
 
     def check_inputs(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
-    ) -> Tensor | None:
-        """Check what came in; gives the mask as bool, or None where nothing is padded."""
+    ) -> Tensor:
+        """Check the inputs; gives the padding mask as bool, (B, T)."""
         config = self.config
         check_ids("input_ids", input_ids, size=config.vocab_size, size_name="vocab_size")
         check_length(
@@ -283,15 +274,354 @@ class BertModel(Model):
             longest=config.max_sequence_length,
             table_rows=config.max_position_embeddings,
         )
-        self.check_token_types(token_type_ids)
+        self.check_token_types(token_type_ids, input_ids)
         return check_attention_mask(attention_mask, input_ids, config.pad_token_id)
 
-    def check_token_types(self, token_type_ids: Tensor | None) -> None:
-        """Check that every token type has a row in the table."""
+    def check_token_types(self, token_type_ids: Tensor | None, input_ids: Tensor) -> None:
+        """Check that every token has a type, and every type a row in the table."""
         if token_type_ids is not None:
-            check_ids(
-                "token_type_ids",
-                token_type_ids,
-                size=self.config.type_vocab_size,
-                size_name="type_vocab_size",
+            check_same_shape("token_type_ids", token_type_ids, input_ids)
+            size = self.config.type_vocab_size
+            check_ids("token_type_ids", token_type_ids, size=size, size_name="type_vocab_size")
+
+
+class MaskedLMHead(nn.Module):
+    """Linear, activation, norm, then a score for each token of the vocabulary.
+
+    The last matrix is the token embedding itself ("tied"), so it is passed in, not stored here.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, activation: str, eps: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.activation = get_activation(activation)
+        self.norm = LayerNorm(hidden_size, eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, hidden: Tensor, token_embedding: Tensor) -> Tensor:
+        """(..., E) and (V, E) to (..., V)."""
+        hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
+        return F.linear(hidden, token_embedding, self.bias)
+
+
+class BertForMaskedLM(TaskModel):
+    """BERT with the head that predicts masked tokens (Devlin et al., section 3.1)."""
+
+    config_class: ClassVar[type[Config]] = BertConfig
+    backbone_class: ClassVar[type[BertModel]] = BertModel
+    has_lm_head = True
+    backbone: BertModel
+
+    def __init__(self, config: EncoderConfig, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        self.backbone = self.backbone_class(config, attention=attention, add_pooling_layer=False)
+        self.lm_head = self.build_lm_head()
+        self.init_weights(self.lm_head)
+
+    def build_lm_head(self) -> MaskedLMHead:
+        """The head of this family."""
+        config = self.config
+        return MaskedLMHead(
+            config.hidden_size, config.vocab_size, config.hidden_act, config.layer_norm_eps
+        )
+
+    @property
+    def bert(self) -> BertModel:
+        """The encoder under the head."""
+        return self.backbone
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> MaskedLMOutput:
+        """Score every token of the vocabulary at every position.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: as in :meth:`BertModel.forward`.
+            labels: (B, T) int64, the right token where one is asked for, -100 elsewhere.
+            output_hidden_states, output_attentions: as there.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off.
+        """
+        if labels is not None:
+            check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
+        output = self.backbone(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        token_embedding = self.backbone.embeddings.token_embedding.weight
+        logits = self.lm_head(output.last_hidden_state, token_embedding)  # (B, T, V)
+        loss = count = None
+        if labels is not None:
+            total, count = cross_entropy_sum(logits, labels)
+            loss = mean_loss(total, count)
+        return MaskedLMOutput(
+            logits=logits,
+            loss=loss,
+            num_supervised_tokens=count,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    @strict_names
+    def logits_at(
+        self,
+        positions: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """The logits of `forward` at the chosen positions alone.
+
+        Args:
+            positions: (B, T) bool.
+            input_ids, attention_mask, token_type_ids: as in `forward`.
+
+        Returns:
+            (N, V), in the order of `positions.nonzero()`.
+        """
+        check_same_shape("positions", positions, input_ids)
+        if positions.dtype != torch.bool:
+            raise ValueError(f"positions has dtype {positions.dtype}; torch.bool is needed")
+        return self(input_ids, attention_mask, token_type_ids).logits[positions]
+
+
+class BertForQuestionAnswering(TaskModel):
+    """BERT with two scores for each token: does the answer begin here, does it end here (4.2).
+
+    The loss is the mean of two cross-entropies: start and end are each one choice among the tokens
+    of a sequence. Padding is no choice here. In Hugging Face's `*ForQuestionAnswering` it is one,
+    so its loss depends on how much was padded; where nothing is, the two are equal.
+
+    Raises:
+        ValueError: the config names another number of classes than two, start and end, which
+            Hugging Face would take for the number of scores per token.
+    """
+
+    config_class: ClassVar[type[Config]] = BertConfig
+    backbone_class: ClassVar[type[BertModel]] = BertModel
+    backbone: BertModel
+
+    def __init__(self, config: EncoderConfig, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        if config.num_labels != 2:
+            raise ValueError(
+                f"id2label has {config.num_labels} classes; question answering has two, start and "
+                "end: leave id2label out, or pass id2label={0: 'LABEL_0', 1: 'LABEL_1'}"
             )
+        self.backbone = self.backbone_class(config, attention=attention, add_pooling_layer=False)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.init_weights(self.qa_outputs)
+
+    @property
+    def bert(self) -> BertModel:
+        """The encoder under the head."""
+        return self.backbone
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> QuestionAnsweringOutput:
+        """Score every token as the first and as the last of the answer.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: as in :meth:`BertModel.forward`.
+            start_positions, end_positions: (B,) int64, the positions of the answer's first and last
+                token; where there is no answer, of [CLS] twice. Both or neither.
+            output_hidden_states, output_attentions: as there.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off, or a position is that of padding.
+        """
+        if (start_positions is None) != (end_positions is None):
+            raise ValueError("start_positions and end_positions are given together or not at all")
+        if start_positions is not None and end_positions is not None:
+            check_answer_positions(start_positions, end_positions, input_ids, attention_mask)
+        output = self.backbone(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.token_logits(output.last_hidden_state)  # (B, T, 2)
+        start_logits, end_logits = logits.unbind(dim=-1)  # (B, T) twice
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = mean_loss(
+                *answer_loss_sum(
+                    start_logits, end_logits, start_positions, end_positions, attention_mask
+                )
+            )
+        return QuestionAnsweringOutput(
+            start_logits=start_logits,
+            end_logits=end_logits,
+            loss=loss,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """(B, T, E) to (B, T, 2): the family's head."""
+        return self.qa_outputs(hidden)
+
+    def num_supervised_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """Every sequence has a start and an end."""
+        return torch.full((), len(inputs["start_positions"]), device=inputs["input_ids"].device)
+
+
+class BertForSequenceClassification(SequenceClassifier):
+    """BERT with a score for each class, from the pooled first token (4.1)."""
+
+    config_class: ClassVar[type[Config]] = BertConfig
+    backbone_class: ClassVar[type[BertModel]] = BertModel
+    add_pooling_layer: ClassVar[bool] = True
+    backbone: BertModel
+
+    def __init__(self, config: EncoderConfig, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        self.backbone = self.backbone_class(
+            config, attention=attention, add_pooling_layer=self.add_pooling_layer
+        )
+        self.build_head()
+
+    def build_head(self) -> None:
+        """Make the modules after the encoder, with their initial weights."""
+        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.classifier: nn.Module = nn.Linear(self.config.hidden_size, self.config.num_labels)
+        self.init_weights(self.classifier)
+
+    @property
+    def bert(self) -> BertModel:
+        """The encoder under the head."""
+        return self.backbone
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> SequenceClassifierOutput:
+        """Score every class.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: as in :meth:`BertModel.forward`.
+            labels: see :class:`SequenceClassifier`.
+            output_hidden_states, output_attentions: as in :meth:`BertModel.forward`.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off.
+        """
+        if labels is not None:
+            labels = self.check_labels(labels, input_ids)
+        output = self.backbone(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.class_logits(self.pool(output, attention_mask))  # (B, C)
+        loss = None
+        if labels is not None:
+            loss = mean_loss(*self.classification_loss_sum(logits, labels))
+        return SequenceClassifierOutput(
+            logits=logits,
+            loss=loss,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def pool(self, output: EncoderOutput, attention_mask: Tensor | None) -> Tensor:
+        """What stands for each text, (B, E)."""
+        assert output.pooler_output is not None
+        return output.pooler_output
+
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        """(B, E) to (B, C): the family's head."""
+        return self.classifier(self.dropout(pooled))
+
+
+class BertForTokenClassification(TaskModel):
+    """BERT with a score for each class at every token (5.3)."""
+
+    config_class: ClassVar[type[Config]] = BertConfig
+    backbone_class: ClassVar[type[BertModel]] = BertModel
+    backbone: BertModel
+
+    def __init__(self, config: EncoderConfig, *, attention: str = "sdpa") -> None:
+        super().__init__(config, attention=attention)
+        self.backbone = self.backbone_class(config, attention=attention, add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.init_weights(self.classifier)
+
+    @property
+    def bert(self) -> BertModel:
+        """The encoder under the head."""
+        return self.backbone
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> TokenClassifierOutput:
+        """Score every class at every token.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: as in :meth:`BertModel.forward`.
+            labels: (B, T) int64, the class of each token, or -100 where none is asked for.
+            output_hidden_states, output_attentions: as there.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off.
+        """
+        if labels is not None:
+            check_labels(labels, input_ids, attention_mask, self.config.num_labels)
+        output = self.backbone(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.classifier(self.dropout(output.last_hidden_state))  # (B, T, C)
+        loss = None
+        if labels is not None:
+            loss = mean_loss(*cross_entropy_sum(logits, labels))
+        return TokenClassifierOutput(
+            logits=logits,
+            loss=loss,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
-from minitransformer.layers.activations import activation_named
+from minitransformer.layers.feed_forward import get_activation
 from minitransformer.names import nearest, unexpected_name
 
 LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
@@ -36,6 +36,11 @@ class Config:
                 guess = cls.known_elsewhere.get(near or name)
                 raise TypeError(unexpected_name(f"{cls.__name__} field", name, known, guess))
         return super().__new__(cls)
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        """How many tokens fit into one sequence; None where any number does."""
+        return None
 
     def _require_integers(self, *names: str, minimum: int) -> None:
         for name in names:
@@ -155,14 +160,19 @@ class EncoderConfig(ClassifierConfig):
         self._require_tokens("pad_token_id")
         self._require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob")
         self._require_positive("initializer_range")
-        activation_named(self.hidden_act)
+        get_activation(self.hidden_act)
         self._require_whole_heads("num_attention_heads")
         self._require_labels()
 
     @property
     def max_sequence_length(self) -> int:
-        """How many tokens fit into one row."""
+        """How many tokens fit into one sequence."""
         return self.max_position_embeddings
+
+    @property
+    def head_dropout(self) -> float:
+        """The dropout of classification heads."""
+        return self.hidden_dropout_prob
 
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")

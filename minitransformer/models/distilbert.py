@@ -1,27 +1,29 @@
 """DistilBERT (Sanh et al. 2019): half of BERT's layers, no token types, no pooler.
 
-Matches `transformers.models.distilbert.modeling_distilbert`. What differs from BERT is all here.
+What differs from BERT is all here. Matches `transformers.models.distilbert.modeling_distilbert`.
 
 B batch, T tokens, C classes, E hidden size.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.packing import Mask
-from minitransformer.layers.rows import take_rows
-from minitransformer.models.base import initialize
-from minitransformer.models.bert import BertModel, EncoderLayer
-from minitransformer.models.classification import SequenceClassification, TokenClassification
+from minitransformer.layers.normalization import LayerNorm
+from minitransformer.models.base import first_token
+from minitransformer.models.bert import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    EncoderLayer,
+)
 from minitransformer.models.config import EncoderConfig
-from minitransformer.models.inputs import refuse_token_types
-from minitransformer.models.masked_lm import MaskedLM, MaskedLMHead
-from minitransformer.models.question_answering import QuestionAnswering
+from minitransformer.models.outputs import EncoderOutput
+from minitransformer.models.validation import refuse_token_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class DistilBertEmbeddings(nn.Module):
 
     Args:
         vocab_size, hidden_size: rows and width of the table.
-        positions: module that turns the numbers of tokens, (B, T), into (B, T, E).
+        position_embedding: module that turns position_ids, (B, T), into (B, T, E).
         pad_token_id: the token whose vector gets no gradient from here.
         eps: of the norm.
         dropout: probability.
@@ -69,128 +71,120 @@ class DistilBertEmbeddings(nn.Module):
         self,
         vocab_size: int,
         hidden_size: int,
-        positions: nn.Module,
+        position_embedding: nn.Module,
         pad_token_id: int,
         eps: float,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.words = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_token_id)
-        self.positions = positions
+        self.token_embedding = nn.Embedding(vocab_size, hidden_size, padding_idx=pad_token_id)
+        self.position_embedding = position_embedding
         self.norm = LayerNorm(hidden_size, eps)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, input_ids: Tensor, _token_type_ids: None, positions: Tensor) -> Tensor:
-        """(B, T) twice: ids, numbers of tokens. Gives (B, T, E)."""
-        embedded = self.words(input_ids) + self.positions(positions)  # (B, T, E)
-        return self.dropout(self.norm(embedded))
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, token_type_ids: None = None
+    ) -> Tensor:
+        """Ids and positions, (B, T) each, to (B, T, E)."""
+        embedded = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        return self.dropout(self.norm(embedded))  # (B, T, E)
 
 
 class DistilBertLayer(EncoderLayer):
     """BERT's layer, but what attention gathered is added without dropout, as in Hugging Face."""
 
-    def forward(self, hidden: Tensor, mask: Mask, wanted: Tensor | None = None) -> Tensor:
-        """As in :class:`EncoderLayer`."""
-        tokens = hidden if wanted is None else take_rows(hidden, wanted)  # (B, P, E)
-        tokens = self.attention_norm(tokens + self.attention(tokens, hidden, mask))
-        return self.feed_forward_norm(tokens + self.dropout(self.feed_forward(tokens)))
+    def add_and_norm(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention, for each token by itself: (B, T, E) twice to (B, T, E)."""
+        hidden = self.attention_norm(hidden + attended)
+        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
 
 
 class DistilBertModel(BertModel):
-    """BERT's layers over embeddings without token types.
+    """BERT's layers over embeddings without token types; there is no pooler.
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
+        attention: "sdpa", PyTorch's `scaled_dot_product_attention`, or "eager", the formula.
     """
 
-    config: DistilBertConfig  # type: ignore[assignment]
-    config_class = DistilBertConfig  # type: ignore[assignment]
+    config_class = DistilBertConfig
     layer_class = DistilBertLayer
 
-    def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
-        # BERT's constructor asks for nothing that this config lacks, the token types aside.
-        super().__init__(config, attention=attention, add_pooling_layer=False)  # type: ignore[arg-type]
+    def __init__(
+        self, config: EncoderConfig, *, attention: str = "sdpa", add_pooling_layer: bool = False
+    ) -> None:
+        super().__init__(config, attention=attention, add_pooling_layer=add_pooling_layer)
 
-    def build_embeddings(self, config: DistilBertConfig) -> nn.Module:
+    def build_embeddings(self) -> Any:
         """The embeddings of this family."""
         return DistilBertEmbeddings(
-            config.vocab_size,
-            config.hidden_size,
-            self.build_positions(config),
-            config.pad_token_id,
-            config.layer_norm_eps,
-            config.hidden_dropout_prob,
+            self.config.vocab_size,
+            self.config.hidden_size,
+            self.build_position_embedding(),
+            self.config.pad_token_id,
+            self.config.layer_norm_eps,
+            self.config.hidden_dropout_prob,
         )
 
-    def check_token_types(self, token_type_ids: Tensor | None) -> None:
+    def check_token_types(self, token_type_ids: Tensor | None, input_ids: Tensor) -> None:
         """Refuse token types."""
         refuse_token_types(token_type_ids, "DistilBERT")
 
 
-class DistilBertForMaskedLM(MaskedLM):
-    """DistilBERT with the head that guesses masked words; its decoder is the word embedding."""
+class DistilBertForMaskedLM(BertForMaskedLM):
+    """DistilBERT with the head that predicts masked tokens."""
 
-    backbone_name = "distilbert"
-    config: DistilBertConfig
     config_class = DistilBertConfig
-
-    def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.distilbert = DistilBertModel(config, attention=attention)
-        self.lm_head = MaskedLMHead(
-            config.hidden_size, config.vocab_size, config.hidden_act, config.layer_norm_eps
-        )
-        initialize(self.lm_head, config.initializer_range)
+    backbone_class = DistilBertModel
+    distilbert = BertForMaskedLM.bert  # the same property by its own name
 
 
-class DistilBertForQuestionAnswering(QuestionAnswering):
+class DistilBertForQuestionAnswering(BertForQuestionAnswering):
     """DistilBERT with two scores for each token: does the answer begin here, does it end here."""
 
-    backbone_name = "distilbert"
-    config: DistilBertConfig
     config_class = DistilBertConfig
+    backbone_class = DistilBertModel
+    distilbert = BertForQuestionAnswering.bert  # the same property by its own name
 
     def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
-        self.distilbert = DistilBertModel(config, attention=attention)
-        self.dropout = Dropout(config.qa_dropout)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        initialize(self.qa_outputs, config.initializer_range)
+        self.dropout = nn.Dropout(config.qa_dropout)
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """(B, T, E) to (B, T, 2), behind dropout."""
+        return self.qa_outputs(self.dropout(hidden))
 
 
-class DistilBertForSequenceClassification(SequenceClassification):
+class DistilBertForSequenceClassification(BertForSequenceClassification):
     """DistilBERT with a score for each class, from the first token and a dense layer with ReLU."""
 
-    backbone_name = "distilbert"
-    config: DistilBertConfig
     config_class = DistilBertConfig
+    backbone_class = DistilBertModel
+    distilbert = BertForSequenceClassification.bert  # the same property by its own name
+    add_pooling_layer = False
 
-    def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.distilbert = DistilBertModel(config, attention=attention)
+    def build_head(self) -> None:
+        """Make the modules after the encoder, with their initial weights."""
+        config = self.config
         self.pre_classifier = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = Dropout(config.seq_classif_dropout)
+        self.dropout = nn.Dropout(config.seq_classif_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        initialize(self.pre_classifier, config.initializer_range)
-        initialize(self.classifier, config.initializer_range)
+        self.init_weights(self.pre_classifier)
+        self.init_weights(self.classifier)
 
-    def scores(self, representation: Tensor) -> Tensor:
-        """The first token's (B, E) to (B, C)."""
-        hidden = torch.relu(self.pre_classifier(representation))  # (B, E)
+    def pool(self, output: EncoderOutput, attention_mask: Tensor | None) -> Tensor:
+        """The first token's (B, E)."""
+        return first_token(output.last_hidden_state, attention_mask)
+
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        """(B, E) to (B, C)."""
+        hidden = torch.relu(self.pre_classifier(pooled))  # (B, E)
         return self.classifier(self.dropout(hidden))
 
 
-class DistilBertForTokenClassification(TokenClassification):
+class DistilBertForTokenClassification(BertForTokenClassification):
     """DistilBERT with a score for each class at every token."""
 
-    backbone_name = "distilbert"
-    config: DistilBertConfig
     config_class = DistilBertConfig
-
-    def __init__(self, config: DistilBertConfig, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.distilbert = DistilBertModel(config, attention=attention)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        initialize(self.classifier, config.initializer_range)
+    backbone_class = DistilBertModel
+    distilbert = BertForTokenClassification.bert  # the same property by its own name

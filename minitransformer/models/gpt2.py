@@ -1,46 +1,129 @@
 """GPT-2 (Radford et al. 2019), the decoder of "Attention Is All You Need" without an encoder.
 
-Matches `transformers.models.gpt2.modeling_gpt2`.
+Config, layer, decoder, then every head with its forward and its loss. Matches
+`transformers.models.gpt2.modeling_gpt2`.
 
-B batch, T tokens, S tokens so far, E hidden size, C classes.
+B batch, T tokens, S tokens so far, H heads, E hidden size, V vocabulary, C classes.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.arrangement import arrange
-from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts, of_new_tokens
-from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.feedforward import FeedForward
-from minitransformer.layers.multihead import FusedSelfAttention
-from minitransformer.layers.norm import LayerNorm
-from minitransformer.layers.packing import Mask
-from minitransformer.layers.positions import (
-    LearnedPositions,
-    count_positions,
-    present_or_all,
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.layers.attention import FusedSelfAttention, causal_mask, padding_mask
+from minitransformer.layers.feed_forward import FeedForward, get_activation
+from minitransformer.layers.kv_cache import KVCache, LayerCache, layer_caches
+from minitransformer.layers.normalization import LayerNorm
+from minitransformer.layers.positional_embeddings import LearnedPositions, position_ids_from_mask
+from minitransformer.models.base import (
+    CausalDecodingSession,
+    DecodingSession,
+    LanguageModel,
+    Model,
+    SequenceClassifier,
+    last_token,
+    next_token_labels,
 )
-from minitransformer.layers.rows import take_last
-from minitransformer.models.base import Model, initialize
-from minitransformer.models.classification import SequenceClassification
-from minitransformer.models.generative import CausalLM
-from minitransformer.models.gpt2_config import GPT2Config
-from minitransformer.models.inputs import (
+from minitransformer.models.config import ClassifierConfig
+from minitransformer.models.losses import IGNORED_LABEL, cross_entropy_sum, mean_loss
+from minitransformer.models.outputs import (
+    CausalLMOutput,
+    DecoderOutput,
+    SequenceClassifierOutput,
+)
+from minitransformer.models.validation import (
     check_attention_mask,
     check_ids,
+    check_labels,
     check_length,
     refuse_token_types,
+    strict_names,
 )
-from minitransformer.models.outputs import DecoderOutput, Recording, recording
-from minitransformer.names import strict_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPT2Config(ClassifierConfig):
+    """The sizes of a GPT-2; the defaults are those of gpt2.
+
+    Raises:
+        TypeError: a field's name is unknown.
+        ValueError: a field's value has no meaning; the message names field and value.
+    """
+
+    vocab_size: int = 50_257
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None  # None: 4 * hidden_size
+    hidden_act: str = "gelu_new"
+    hidden_dropout_prob: float = 0.1  # of what attention and feed-forward add
+    embedding_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 1024
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: bool = True  # by 1 / sqrt(head size)
+    scale_attn_by_inverse_layer_idx: bool = False  # and by 1 / (number of the layer, from 1)
+    bos_token_id: int | None = 50_256
+    eos_token_id: int | None = 50_256
+    pad_token_id: int | None = None
+
+    known_elsewhere: ClassVar[dict[str, str]] = {
+        **ClassifierConfig.known_elsewhere,
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_positions": "max_position_embeddings",
+        "n_ctx": "max_position_embeddings",
+        "n_inner": "intermediate_size",
+        "activation_function": "hidden_act",
+        "resid_pdrop": "hidden_dropout_prob",
+        "embd_pdrop": "embedding_dropout_prob",
+        "attn_pdrop": "attention_probs_dropout_prob",
+        "layer_norm_epsilon": "layer_norm_eps",
+    }
+
+    def __post_init__(self) -> None:
+        self._require_integers(
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            minimum=1,
+        )
+        if self.intermediate_size is not None:
+            self._require_integers("intermediate_size", minimum=1)
+        self._require_tokens("bos_token_id", "eos_token_id", "pad_token_id", optional=True)
+        self._require_probabilities(
+            "hidden_dropout_prob", "embedding_dropout_prob", "attention_probs_dropout_prob"
+        )
+        self._require_positive("layer_norm_eps", "initializer_range")
+        self._require_booleans("scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+        get_activation(self.hidden_act)
+        self._require_whole_heads("num_attention_heads")
+        self._require_labels()
+
+    @property
+    def max_sequence_length(self) -> int:
+        """How many tokens fit into one sequence."""
+        return self.max_position_embeddings
+
+    def attention_scale(self, layer: int) -> float:
+        """The factor of the scores in layer 0, 1, 2, ..."""
+        head_size = self.hidden_size // self.num_attention_heads
+        scale = head_size**-0.5 if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
 
 class GPT2Layer(nn.Module):
-    """Masked self-attention, then feed-forward; each reads a normed copy of what it adds to.
+    """Masked self-attention, then feed-forward; each reads a normalized copy of what it adds to.
 
-    This is the pre-norm order: nothing on the way from the embeddings to the last norm is ever
-    normed itself (BERT, like the original paper, norms the sums).
+    This is the pre-norm order: what runs from the embeddings to the last norm is itself never
+    normalized (BERT, like the original paper, normalizes the sums).
     """
 
     def __init__(
@@ -56,29 +139,42 @@ class GPT2Layer(nn.Module):
         self.attention = attention
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
         self.feed_forward = feed_forward
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Mask, past: LayerPast | None) -> Tensor:
-        """(B, T, E) to (B, T, E).
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        cache: LayerCache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, E) to (B, T, E), and the attention weights, (B, H, T, S), if they are asked for.
 
         Args:
             hidden: (B, T, E).
-            mask: (B, 1, 1, S) bool, True at real tokens, or None where all are; of packed rows,
-                where each begins.
-            past: what this layer keeps of the tokens before.
+            mask: (B, 1, T, S) bool, True = attend.
+            cache: what this layer keeps of the tokens before.
+            output_attentions: whether the weights are returned.
         """
-        own = None if past is None else past.own
-        attended = self.attention(self.attention_norm(hidden), mask=mask, past=own)  # (B, T, E)
+        normed = self.attention_norm(hidden)
+        attended, weights = self.attention(
+            normed,
+            normed,
+            mask,
+            cache=None if cache is None else cache.self_attention,
+            output_attentions=output_attentions,
+        )
         hidden = hidden + self.dropout(attended)
-        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        hidden = hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        return hidden, weights
 
 
 class GPT2Model(Model):
-    """The decoder: words and positions, layers, and a norm at the end.
+    """The decoder: tokens and positions, layers, and a norm at the end.
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
+        attention: "sdpa", PyTorch's `scaled_dot_product_attention`, or "eager", the formula.
     """
 
     config: GPT2Config
@@ -86,9 +182,11 @@ class GPT2Model(Model):
 
     def __init__(self, config: GPT2Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
-        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions = LearnedPositions(config.max_position_embeddings, config.hidden_size)
-        self.dropout = Dropout(config.embedding_dropout_prob)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = LearnedPositions(
+            config.max_position_embeddings, config.hidden_size
+        )
+        self.dropout = nn.Dropout(config.embedding_dropout_prob)
         self.layers = nn.ModuleList(
             GPT2Layer(
                 FusedSelfAttention(
@@ -97,7 +195,6 @@ class GPT2Model(Model):
                     config.attention_probs_dropout_prob,
                     attention,
                     scale=config.attention_scale(number),
-                    causal=True,
                 ),
                 FeedForward(
                     config.hidden_size,
@@ -111,14 +208,13 @@ class GPT2Model(Model):
             for number in range(config.num_hidden_layers)
         )
         self.final_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        initialize(self, config.initializer_range)
-        # What 2 L matrices add up to should not grow with L ("Language Models are Unsupervised
-        # Multitask Learners", section 2.3).
+        self.init_weights(self)
+        # What 2 L matrices add up to should not grow with the number of layers, L ("Language Models
+        # are Unsupervised Multitask Learners", section 2.3).
         deep = config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
-        layers: list[Any] = [*self.layers]
-        for layer in layers:
-            nn.init.normal_(layer.attention.output.weight, std=deep)
-            nn.init.normal_(layer.feed_forward.contract.weight, std=deep)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.output.weight", "down_proj.weight")):
+                nn.init.normal_(parameter, std=deep)
 
     @strict_names
     def forward(
@@ -130,50 +226,55 @@ class GPT2Model(Model):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> DecoderOutput:
-        """Run over every token, each of which sees those before it.
+        """Run over every token, each of which attends to those before it.
 
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
             cache: what earlier calls have kept; these tokens come after those.
-            output_hidden_states: collect what enters the layers, and what leaves each of them.
-            output_attentions: collect each layer's attention map, under any kernel.
+            output_hidden_states: collect what enters the layers, and what leaves the final norm.
+            output_attentions: collect each layer's attention weights, before dropout.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off; see :mod:`..models.inputs`.
+            ValueError: an input's shape, dtype or values are off; see :mod:`..models.validation`.
         """
-        with recording(
-            self.layers,
-            hidden_states=output_hidden_states,
-            attentions=output_attentions,
-            final=self.final_norm,
-        ) as record:
-            hidden = self.decode(input_ids, attention_mask, cache)
-        return DecoderOutput(last_hidden_state=hidden, **record.fields())
-
-    def decode(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
-        """The checked inputs through embeddings, layers and the last norm: (B, T, E)."""
-        present = self.check_inputs(input_ids, attention_mask, cache)  # (B, T)
+        attention_mask = self.check_inputs(input_ids, attention_mask, cache)  # (B, T)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
         if cache is not None:
-            present = cache.extend(input_ids, present)  # (B, S)
-        rows = arrange(present, packed=self.attention == "packed" and cache is None)
+            attention_mask, positions = cache.extend(attention_mask)  # (B, S), (T,)
+        hidden = self.embed(input_ids, attention_mask, positions)  # (B, T, E)
+        mask = causal_mask(positions, attention_mask.shape[1]) & padding_mask(attention_mask)
+        hidden_states, attentions = [], []
+        layers = zip(self.layers, layer_caches(cache, len(self.layers)), strict=True)
+        for layer, layer_cache in layers:
+            if output_hidden_states:
+                hidden_states.append(hidden)
+            hidden, weights = layer(hidden, mask, layer_cache, output_attentions)  # (B, T, E)
+            attentions.append(weights)
+        hidden = self.final_norm(hidden)
+        hidden_states.append(hidden)
+        return DecoderOutput(
+            last_hidden_state=hidden,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
 
-        length = input_ids.shape[1]  # T
-        so_far = length if cache is None else cache.length  # S
-        places = present_or_all(present, so_far, input_ids.device)  # (B, S)
-        numbers = rows.enter(of_new_tokens(count_positions(places), length, cache))  # (B, T)
-        hidden = self.words(rows.enter(input_ids)) + self.positions(numbers)  # (B, T, E)
-        hidden = self.dropout(hidden)
-        for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
-            hidden = layer(hidden, rows.mask, past)  # (B, T, E)
-        return rows.leave(self.final_norm(hidden))
+    def embed(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
+        """The vectors of the new tokens: (B, T, E).
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, S) bool, of all tokens so far.
+            positions: (T,), where among these the new ones stand.
+        """
+        position_ids = position_ids_from_mask(attention_mask)[:, positions]  # (B, T)
+        embedded = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        return self.dropout(embedded)  # (B, T, E)
 
     def check_inputs(
         self, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor | None:
-        """Check what came in; gives the mask as bool, or None where nothing is padded."""
+    ) -> Tensor:
+        """Check the inputs; gives the padding mask of the new tokens as bool, (B, T)."""
         config = self.config
         check_ids("input_ids", input_ids, size=config.vocab_size, size_name="vocab_size")
         check_length(
@@ -181,58 +282,178 @@ class GPT2Model(Model):
             longest=config.max_sequence_length,
             table_rows=config.max_position_embeddings,
         )
-        # With a cache the padding token may be what was written last.
+        # With a cache the padding token may be what was generated last.
         pad_token_id = None if cache is not None and cache.length else config.pad_token_id
         return check_attention_mask(attention_mask, input_ids, pad_token_id)
 
 
-class GPT2LMHeadModel(CausalLM):
-    """GPT-2 with a score for each word that may come next; its head is the word embedding."""
+class GPT2LMHeadModel(LanguageModel):
+    """GPT-2 with a score for each token that may come next; its head is the token embedding."""
 
-    backbone_name = "transformer"
     config: GPT2Config
     config_class = GPT2Config
+    backbone_class = GPT2Model
+    backbone: GPT2Model
 
     def __init__(self, config: GPT2Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
-        self.transformer = GPT2Model(config, attention=attention)
+        self.backbone = GPT2Model(config, attention=attention)
+
+    @property
+    def transformer(self) -> GPT2Model:
+        """The decoder under the head."""
+        return self.backbone
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> CausalLMOutput:
+        """Score, at every position, each token of the vocabulary as the next one.
+
+        Args:
+            input_ids, attention_mask, cache: as in :meth:`GPT2Model.forward`.
+            labels: (B, T) int64, `input_ids` themselves, -100 at padding and wherever a token is
+                not to be learnt. They are shifted here, by :func:`next_token_labels`.
+            output_hidden_states, output_attentions: as there.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off.
+        """
+        if labels is not None:
+            check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
+            if cache is not None:
+                raise ValueError("labels need whole sequences: pass them without a cache")
+        output = self.backbone(
+            input_ids,
+            attention_mask,
+            cache=cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        logits = self.logits(output.last_hidden_state)  # (B, T, V)
+        loss = count = None
+        if labels is not None:
+            total, count = cross_entropy_sum(logits, next_token_labels(labels, attention_mask))
+            loss = mean_loss(total, count)
+        return CausalLMOutput(
+            logits=logits,
+            loss=loss,
+            num_supervised_tokens=count,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def num_supervised_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """The tokens of a batch that are predicted; the first of a sequence is not."""
+        targets = next_token_labels(inputs["labels"], inputs.get("attention_mask"))
+        return (targets != IGNORED_LABEL).sum()
+
+    @strict_names
+    def next_token_logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Score the tokens that may come after the last real token of each sequence.
+
+        Args:
+            input_ids, attention_mask, cache: as in :meth:`GPT2Model.forward`.
+
+        Returns:
+            (B, V).
+        """
+        hidden = self.backbone(input_ids, attention_mask, cache=cache).last_hidden_state
+        return self.logits(last_token(hidden, attention_mask))
+
+    def new_cache(self) -> KVCache:
+        """An empty cache of keys and values."""
+        return KVCache(self.config.num_hidden_layers)
+
+    def decoding_session(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        config: GenerationConfig,
+        use_cache: bool = True,
+        watched: bool = True,
+    ) -> DecodingSession:
+        """See :meth:`LanguageModel.decoding_session`."""
+        if attention_mask is not None:
+            input_ids = input_ids.masked_fill(attention_mask == 0, self.config.vocab_size)
+        return CausalDecodingSession(self, input_ids, use_cache=use_cache)
 
 
-class GPT2ForSequenceClassification(SequenceClassification):
+class GPT2ForSequenceClassification(SequenceClassifier):
     """GPT-2 with a score for each class, from the last token: the only one that has seen all.
 
     The last token is that of the mask; Hugging Face takes the last that is not the padding token.
     """
 
-    backbone_name = "transformer"
-    config: GPT2Config  # type: ignore[assignment]
+    config: GPT2Config
     config_class = GPT2Config
+    backbone_class = GPT2Model
+    backbone: GPT2Model
 
     def __init__(self, config: GPT2Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
-        self.transformer = GPT2Model(config, attention=attention)
+        self.backbone = GPT2Model(config, attention=attention)
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
-        initialize(self.score, config.initializer_range)
+        self.init_weights(self.score)
 
-    def represent(
+    @property
+    def transformer(self) -> GPT2Model:
+        """The decoder under the head."""
+        return self.backbone
+
+    @strict_names
+    def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor | None,
-        token_type_ids: Tensor | None,
-        hidden_states: bool = False,
-        attentions: bool = False,
-    ) -> tuple[Tensor, Recording]:
-        """The last token's (B, E), and what was to be collected on the way."""
-        refuse_token_types(token_type_ids, "GPT-2")
-        with recording(
-            self.transformer.layers,
-            hidden_states=hidden_states,
-            attentions=attentions,
-            final=self.transformer.final_norm,
-        ) as record:
-            hidden = self.transformer.decode(input_ids, attention_mask)  # (B, T, E)
-        return take_last(hidden, attention_mask), record
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> SequenceClassifierOutput:
+        """Score every class.
 
-    def scores(self, representation: Tensor) -> Tensor:
-        """(B, E) to (B, C)."""
-        return self.score(representation)
+        Args:
+            input_ids, attention_mask: as in :meth:`GPT2Model.forward`.
+            token_type_ids: refused; there are none.
+            labels: see :class:`SequenceClassifier`.
+            output_hidden_states, output_attentions: as in :meth:`GPT2Model.forward`.
+
+        Raises:
+            ValueError: an input's shape, dtype or values are off.
+        """
+        refuse_token_types(token_type_ids, "GPT-2")
+        if labels is not None:
+            labels = self.check_labels(labels, input_ids)
+        output = self.backbone(
+            input_ids,
+            attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+        pooled = last_token(output.last_hidden_state, attention_mask)  # (B, E)
+        logits = self.score(pooled)  # (B, C)
+        loss = None
+        if labels is not None:
+            loss = mean_loss(*self.classification_loss_sum(logits, labels))
+        return SequenceClassifierOutput(
+            logits=logits,
+            loss=loss,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )

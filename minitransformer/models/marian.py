@@ -1,16 +1,15 @@
 """Marian (Junczys-Dowmunt et al. 2018), the translators of the OPUS-MT project: BART's blocks.
 
 What differs from BART: positions are sinusoids, as in the original paper, and the embeddings are
-not normed. Matches `transformers.models.marian.modeling_marian`.
+not normalized. Matches `transformers.models.marian.modeling_marian`.
 """
 
 from dataclasses import dataclass
 
 from torch import nn
 
-from minitransformer.layers.positions import SinusoidalPositions
-from minitransformer.models.bart import BartForConditionalGeneration, BartModel
-from minitransformer.models.bart_config import BartFields
+from minitransformer.layers.positional_embeddings import SinusoidalPositions
+from minitransformer.models.bart import BartFields, BartForConditionalGeneration, BartModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +33,9 @@ class MarianConfig(BartFields):
 class MarianModel(BartModel):
     """BART's encoder and decoder with sinusoids and without a norm of the embeddings."""
 
-    config: MarianConfig  # type: ignore[assignment]
-    config_class = MarianConfig  # type: ignore[assignment]
+    config_class = MarianConfig
 
-    def build_positions(self) -> nn.Module:
+    def build_position_embedding(self) -> nn.Module:
         """The position module of this family, one for each stack."""
         return SinusoidalPositions(self.config.max_position_embeddings, self.config.hidden_size)
 
@@ -47,8 +45,7 @@ class MarianModel(BartModel):
 
 
 class MarianMTModel(BartForConditionalGeneration):
-    """Marian with a score for each word that may come next; its head is the word embedding."""
+    """Marian with a score for each token that may come next; its head is the token embedding."""
 
-    config: MarianConfig  # type: ignore[assignment]
-    config_class = MarianConfig  # type: ignore[assignment]
-    model_class = MarianModel
+    config_class = MarianConfig
+    backbone_class = MarianModel

@@ -1,8 +1,8 @@
 """RoBERTa (Liu et al. 2019): BERT with other positions and no use for token types.
 
-Matches `transformers.models.roberta.modeling_roberta`. What differs from BERT is all here.
+What differs from BERT is all here. Matches `transformers.models.roberta.modeling_roberta`.
 
-B batch, T tokens, C classes, E hidden size.
+B batch, T tokens, E hidden size, C classes.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.positions import OffsetPositions
-from minitransformer.models.base import initialize
-from minitransformer.models.bert import BertConfig, BertModel
-from minitransformer.models.classification import SequenceClassification, TokenClassification
-from minitransformer.models.config import EncoderConfig
-from minitransformer.models.masked_lm import MaskedLM, MaskedLMHead
-from minitransformer.models.question_answering import QuestionAnswering
+from minitransformer.layers.positional_embeddings import OffsetPositions, position_ids_from_mask
+from minitransformer.models.base import first_token
+from minitransformer.models.bert import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    MaskedLMHead,
+)
+from minitransformer.models.outputs import EncoderOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,121 +57,106 @@ class RobertaConfig(BertConfig):
 
     @property
     def max_sequence_length(self) -> int:
-        """How many tokens fit into one row."""
+        """How many tokens fit into one sequence."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
 
 class RobertaModel(BertModel):
     """BERT's encoder with RoBERTa's positions."""
 
-    config: RobertaConfig
     config_class = RobertaConfig
 
-    def build_positions(self, config: EncoderConfig) -> nn.Module:
-        """The position module of this family."""
+    def build_position_embedding(self) -> nn.Module:
+        """A table whose first rows belong to no token."""
         return OffsetPositions(
-            config.max_sequence_length,
-            config.hidden_size,
-            offset=config.pad_token_id + 1,
-            padding_idx=config.pad_token_id,
+            self.config.max_sequence_length,
+            self.config.hidden_size,
+            offset=self.config.pad_token_id + 1,
+            padding_idx=self.config.pad_token_id,
         )
 
-    def counted_tokens(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(B, T) bool: the tokens that are numbered.
+    def position_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The positions of tokens, (B, T).
 
-        A padding token that is attended to on purpose gets no number: fairseq's rule, and so
+        A padding token that is attended to on purpose is not counted: fairseq's rule, and so
         Hugging Face's.
         """
-        return super().counted_tokens(input_ids, attention_mask) & (
-            input_ids != self.config.pad_token_id
-        )
+        return position_ids_from_mask(attention_mask & (input_ids != self.config.pad_token_id))
 
 
-class RobertaForMaskedLM(MaskedLM):
-    """RoBERTa with the head that guesses masked words; its decoder is the word embedding.
+class RobertaForMaskedLM(BertForMaskedLM):
+    """RoBERTa with the head that predicts masked tokens.
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
+        attention: "sdpa", PyTorch's `scaled_dot_product_attention`, or "eager", the formula.
     """
 
-    backbone_name = "roberta"
-    config: RobertaConfig
     config_class = RobertaConfig
+    backbone_class = RobertaModel
+    roberta = BertForMaskedLM.bert  # the same property by its own name
 
-    def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
-        # Always the exact GELU, whatever config.hidden_act says: as in fairseq and Hugging Face.
-        self.lm_head = MaskedLMHead(
-            config.hidden_size, config.vocab_size, "gelu", config.layer_norm_eps
-        )
-        initialize(self.lm_head, config.initializer_range)
+    def build_lm_head(self) -> MaskedLMHead:
+        """With the exact GELU, whatever config.hidden_act says: as in fairseq and Hugging Face."""
+        config = self.config
+        return MaskedLMHead(config.hidden_size, config.vocab_size, "gelu", config.layer_norm_eps)
 
 
-class RobertaForQuestionAnswering(QuestionAnswering):
+class RobertaForQuestionAnswering(BertForQuestionAnswering):
     """RoBERTa with two scores for each token: does the answer begin here, does it end here."""
 
-    backbone_name = "roberta"
-    config: RobertaConfig
     config_class = RobertaConfig
-
-    def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        initialize(self.qa_outputs, config.initializer_range)
+    backbone_class = RobertaModel
+    roberta = BertForQuestionAnswering.bert  # the same property by its own name
 
 
 class RobertaClassificationHead(nn.Module):
     """A dense layer with tanh, then a score for each class, with dropout before both.
 
-    BERT has its dense layer in the pooler, which is trained with the backbone; RoBERTa's is new for
+    BERT has its dense layer in the pooler, which is trained with the encoder; RoBERTa's is new for
     each task.
     """
 
     def __init__(self, hidden_size: int, num_labels: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, num_labels)
 
-    def forward(self, first: Tensor) -> Tensor:
-        """The first token's (B, E) to (B, C)."""
-        hidden = torch.tanh(self.dense(self.dropout(first)))  # (B, E)
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, E) to (B, C)."""
+        hidden = torch.tanh(self.dense(self.dropout(pooled)))  # (B, E)
         return self.output(self.dropout(hidden))
 
 
-class RobertaForSequenceClassification(SequenceClassification):
+class RobertaForSequenceClassification(BertForSequenceClassification):
     """RoBERTa with a score for each class, from the first token and a head of two layers."""
 
-    backbone_name = "roberta"
-    config: RobertaConfig
     config_class = RobertaConfig
+    backbone_class = RobertaModel
+    roberta = BertForSequenceClassification.bert  # the same property by its own name
+    add_pooling_layer = False
 
-    def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
+    def build_head(self) -> None:
+        """Make the modules after the encoder, with their initial weights."""
+        config = self.config
         self.classifier = RobertaClassificationHead(
             config.hidden_size, config.num_labels, config.head_dropout
         )
-        initialize(self.classifier, config.initializer_range)
+        self.init_weights(self.classifier)
 
-    def scores(self, representation: Tensor) -> Tensor:
-        """The first token's (B, E) to (B, C)."""
-        return self.classifier(representation)
+    def pool(self, output: EncoderOutput, attention_mask: Tensor | None) -> Tensor:
+        """The first token's (B, E)."""
+        return first_token(output.last_hidden_state, attention_mask)
+
+    def class_logits(self, pooled: Tensor) -> Tensor:
+        """(B, E) to (B, C)."""
+        return self.classifier(pooled)
 
 
-class RobertaForTokenClassification(TokenClassification):
+class RobertaForTokenClassification(BertForTokenClassification):
     """RoBERTa with a score for each class at every token."""
 
-    backbone_name = "roberta"
-    config: RobertaConfig
     config_class = RobertaConfig
-
-    def __init__(self, config: RobertaConfig, *, attention: str = "sdpa") -> None:
-        super().__init__(config, attention=attention)
-        self.roberta = RobertaModel(config, attention=attention, add_pooling_layer=False)
-        self.dropout = Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        initialize(self.classifier, config.initializer_range)
+    backbone_class = RobertaModel
+    roberta = BertForTokenClassification.bert  # the same property by its own name

@@ -1,58 +1,160 @@
 """T5 (Raffel et al. 2019), and its version 1.1 (Shazeer 2020): text in, text out.
 
-What differs from the original paper: norms come first, are without mean and bias and stand once
+What differs from the original paper: norms come first, have no mean and no bias, and stand once
 more at the end; no linear map has a bias; scores are not scaled; positions are a bias on the
-scores, one table for all layers of a stack. Matches `transformers.models.t5.modeling_t5`.
+scores, one table for all layers of a stack. How encoder and decoder are put together stands in
+base.py. Matches `transformers.models.t5.modeling_t5`.
 
-B sources, S source tokens, R rows that are written, T their tokens, E hidden size.
+B sources, S source tokens, R decoded sequences, T their tokens, L those so far, H heads,
+E hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from minitransformer.layers.arrangement import arrange
-from minitransformer.layers.cache import KVCache, LayerPast, layer_pasts
-from minitransformer.layers.dropout import Dropout
-from minitransformer.layers.feedforward import FeedForward, GatedFeedForward
-from minitransformer.layers.multihead import CrossAttention, MultiHeadAttention
-from minitransformer.layers.norm import RMSNorm
-from minitransformer.layers.packing import Mask
-from minitransformer.layers.relative_positions import RelativePositionBias
-from minitransformer.layers.word_loss import WordScores
-from minitransformer.models.generative import Seq2SeqLM
-from minitransformer.models.outputs import Encoded
-from minitransformer.models.seq2seq import Seq2SeqModel, Stack
-from minitransformer.models.t5_config import T5Config
+from minitransformer.layers.attention import (
+    CrossAttention,
+    MultiHeadAttention,
+    causal_mask,
+    padding_mask,
+)
+from minitransformer.layers.feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
+from minitransformer.layers.kv_cache import KVCache, LayerCache, layer_caches
+from minitransformer.layers.normalization import RMSNorm
+from minitransformer.layers.positional_embeddings import RelativePositionBias
+from minitransformer.models.base import Encoded, EncoderDecoder, Seq2SeqLM
+from minitransformer.models.config import Config
+from minitransformer.models.outputs import DecoderOutput, EncoderOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Config(Config):
+    """The sizes of a T5; the defaults are those of google-t5/t5-small.
+
+    Version 1.1 has `feed_forward_proj="gated-gelu"`, and a head of its own whose input is not
+    scaled: `tie_word_embeddings=False`, `scale_decoder_outputs=False`.
+
+    Raises:
+        TypeError: a field's name is unknown.
+        ValueError: a field's value has no meaning; the message names field and value.
+    """
+
+    vocab_size: int = 32_128
+    hidden_size: int = 512
+    head_size: int = 64  # num_attention_heads * head_size need not be hidden_size
+    num_hidden_layers: int = 6  # of the encoder
+    num_decoder_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    feed_forward_proj: str = "relu"  # an activation, or "gated-" and an activation
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    hidden_dropout_prob: float = 0.1  # of everything: hidden values, weights of attention
+    layer_norm_eps: float = 1e-6
+    initializer_factor: float = 1.0
+    tie_word_embeddings: bool = True  # whether the head is the token embedding
+    scale_decoder_outputs: bool = True  # by 1 / sqrt(hidden_size), before the head
+    eos_token_id: int | None = 1
+    pad_token_id: int = 0
+    decoder_start_token_id: int | None = 0
+
+    known_elsewhere: ClassVar[dict[str, str]] = {
+        "d_model": "hidden_size",
+        "d_kv": "head_size",
+        "d_ff": "intermediate_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "dropout_rate": "hidden_dropout_prob",
+        "layer_norm_epsilon": "layer_norm_eps",
+        "hidden_act": "feed_forward_proj",
+    }
+
+    def __post_init__(self) -> None:
+        self._require_integers(
+            "vocab_size",
+            "hidden_size",
+            "head_size",
+            "num_hidden_layers",
+            "num_decoder_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            minimum=1,
+        )
+        # Two directions, each with a half of near distances and a half of far ones.
+        self._require_integers("relative_attention_num_buckets", minimum=4)
+        self._require_integers(
+            "relative_attention_max_distance",
+            minimum=self.relative_attention_num_buckets // 2 + 1,
+        )
+        self._require_tokens("pad_token_id")
+        self._require_tokens("eos_token_id", "decoder_start_token_id", optional=True)
+        self._require_probabilities("hidden_dropout_prob")
+        self._require_positive("layer_norm_eps", "initializer_factor")
+        self._require_booleans("tie_word_embeddings", "scale_decoder_outputs")
+        if not isinstance(self.feed_forward_proj, str) or self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"feed_forward_proj={self.feed_forward_proj!r} is unknown; choose one of "
+                f"{sorted(ACTIVATIONS)}, or 'gated-' and one of these"
+            )
+
+    @property
+    def activation(self) -> str:
+        """The activation of the feed-forward; "gated-gelu" means the approximation by tanh."""
+        name = self.feed_forward_proj.removeprefix("gated-")
+        return "gelu_new" if self.is_gated and name == "gelu" else name
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the feed-forward is gated."""
+        return self.feed_forward_proj.startswith("gated-")
 
 
 class T5EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward; each reads a normed copy of what it adds to."""
+    """Self-attention, then feed-forward; each reads a normalized copy of what it adds to."""
 
     def __init__(
         self,
         attention: MultiHeadAttention,
         feed_forward: FeedForward | GatedFeedForward,
+        hidden_size: int,
         dropout: float,
         eps: float,
     ) -> None:
         super().__init__()
-        hidden_size = feed_forward.contract.out_features
         self.attention_norm = RMSNorm(hidden_size, eps)
         self.attention = attention
         self.feed_forward_norm = RMSNorm(hidden_size, eps)
         self.feed_forward = feed_forward
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Mask, bias: Tensor) -> Tensor:
-        """(B, S, E), (B, 1, 1, S) bool or None, and (1, H, S, S) of positions, to (B, S, E)."""
-        attended = self.attention(self.attention_norm(hidden), mask=mask, bias=bias)  # (B, S, E)
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        bias: Tensor,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, S, E) to (B, S, E), and the attention weights, (B, H, S, S), if they are asked for.
+
+        Args:
+            hidden: (B, S, E).
+            mask: (B, 1, 1, S) bool, True = attend.
+            bias: (1, H, S, S), of relative positions.
+            output_attentions: whether the weights are returned.
+        """
+        normed = self.attention_norm(hidden)
+        attended, weights = self.attention(
+            normed, normed, mask, bias=bias, output_attentions=output_attentions
+        )
         hidden = hidden + self.dropout(attended)
-        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        hidden = hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        return hidden, weights
 
 
-class T5DecoderLayer(T5EncoderLayer):
+class T5DecoderLayer(nn.Module):
     """Masked self-attention, cross-attention, feed-forward; no positions in cross-attention."""
 
     def __init__(
@@ -60,128 +162,183 @@ class T5DecoderLayer(T5EncoderLayer):
         attention: MultiHeadAttention,
         cross_attention: CrossAttention,
         feed_forward: FeedForward | GatedFeedForward,
+        hidden_size: int,
         dropout: float,
         eps: float,
     ) -> None:
-        super().__init__(attention, feed_forward, dropout, eps)
-        self.cross_attention_norm = RMSNorm(feed_forward.contract.out_features, eps)
+        super().__init__()
+        self.attention_norm = RMSNorm(hidden_size, eps)
+        self.attention = attention
+        self.cross_attention_norm = RMSNorm(hidden_size, eps)
         self.cross_attention = cross_attention
+        self.feed_forward_norm = RMSNorm(hidden_size, eps)
+        self.feed_forward = feed_forward
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden: Tensor,
-        mask: Mask,
+        mask: Tensor | None,
         bias: Tensor,
-        source: Tensor,
-        source_mask: Mask,
-        past: LayerPast | None,
-    ) -> Tensor:
-        """(R, T, E) to (R, T, E); see :class:`minitransformer.models.bart.DecoderLayer`."""
-        own, others = (None, None) if past is None else (past.own, past.source)
-        attended = self.attention(self.attention_norm(hidden), mask=mask, bias=bias, past=own)
-        hidden = hidden + self.dropout(attended)  # (R, T, E)
-        normed = self.cross_attention_norm(hidden)
-        hidden = hidden + self.dropout(
-            self.cross_attention(normed, source, source_mask, others)  # (R, T, E)
+        encoder_hidden: Tensor,
+        encoder_mask: Tensor | None,
+        cache: LayerCache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(R, T, E) to (R, T, E), and the weights of both attentions, if they are asked for.
+
+        Args:
+            hidden: (R, T, E).
+            mask: (R, 1, T, L) bool, True = attend.
+            bias: (1, H, T, L), of relative positions.
+            encoder_hidden: (B, S, E), the encoder's last hidden state.
+            encoder_mask: (B, 1, 1, S) bool.
+            cache: what this layer keeps of the tokens before, and of the source.
+            output_attentions: whether the weights are returned, (R, H, T, L) and (R, H, T, S).
+        """
+        normed = self.attention_norm(hidden)
+        own, source = (
+            (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
         )
-        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        attended, weights = self.attention(
+            normed, normed, mask, bias=bias, cache=own, output_attentions=output_attentions
+        )
+        hidden = hidden + self.dropout(attended)
+        normed = self.cross_attention_norm(hidden)
+        attended, cross_weights = self.cross_attention(
+            normed, encoder_hidden, encoder_mask, cache=source, output_attentions=output_attentions
+        )
+        hidden = hidden + self.dropout(attended)
+        hidden = hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        return hidden, weights, cross_weights
 
 
-class T5Stack(Stack):
-    """What encoder and decoder share: dropout, positions for all layers, and a last norm.
+class T5Encoder(nn.Module):
+    """The layers that read the source, and a last norm.
 
     Args:
         config: the sizes.
-        layers: of the stack.
-        causal: whether it is the decoder's.
-        attention: the kernel.
+        attention: the implementation.
     """
 
-    def __init__(
-        self, config: T5Config, layers: Sequence[nn.Module], causal: bool, attention: str
-    ) -> None:
-        super().__init__(attention)
-        self.position_bias = RelativePositionBias(
-            config.num_attention_heads,
-            config.relative_attention_num_buckets,
-            config.relative_attention_max_distance,
-            bidirectional=not causal,
-        )
-        self.dropout = Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(layers)
-        self.final_norm = RMSNorm(config.hidden_size, config.layer_norm_eps)
-        self.final = Dropout(config.hidden_dropout_prob)
-
-    def finish(self, hidden: Tensor) -> Tensor:
-        """The last norm, and dropout."""
-        assert self.final is not None
-        return self.final(self.final_norm(hidden))
-
-
-class T5Encoder(T5Stack):
-    """The layers that read the source."""
-
     def __init__(self, config: T5Config, attention: str) -> None:
-        layers = [
+        super().__init__()
+        self.position_bias = position_bias(config, bidirectional=True)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(
             T5EncoderLayer(
-                self_attention(config, attention, causal=False),
+                MultiHeadAttention(**attention_sizes(config, attention)),
                 feed_forward(config),
+                config.hidden_size,
                 config.hidden_dropout_prob,
                 config.layer_norm_eps,
             )
             for _ in range(config.num_hidden_layers)
-        ]
-        super().__init__(config, layers, causal=False, attention=attention)
+        )
+        self.final_norm = RMSNorm(config.hidden_size, config.layer_norm_eps)
 
-    def forward(self, embedded: Tensor, present: Tensor | None) -> Tensor:
-        """(B, S, E) and (B, S) bool, None where all tokens are real, to (B, S, E)."""
-        rows = arrange(present, packed=self.packed, unbroken="attention_mask")
-        length = embedded.shape[1]
-        bias = self.position_bias(length, length)  # (1, H, S, S)
-        hidden = self.dropout(rows.enter(embedded))
+    def forward(
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """Embedded tokens, (B, S, E), and their padding mask, (B, S) bool, to (B, S, E)."""
+        length = embedded.shape[1]  # S
+        bias = self.position_bias(torch.arange(length, device=embedded.device), length)
+        hidden = self.dropout(embedded)  # (B, S, E)
+        mask = padding_mask(attention_mask)  # (B, 1, 1, S)
+        hidden_states, attentions = [], []
         for layer in self.layers:
-            hidden = layer(hidden, rows.mask, bias)  # (B, S, E)
-        return rows.leave(self.finish(hidden))
+            if output_hidden_states:
+                hidden_states.append(hidden)
+            hidden, weights = layer(hidden, mask, bias, output_attentions)  # (B, S, E)
+            attentions.append(weights)
+        hidden = self.dropout(self.final_norm(hidden))
+        hidden_states.append(hidden)
+        return EncoderOutput(
+            last_hidden_state=hidden,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
 
 
-class T5Decoder(T5Stack):
-    """The layers that write."""
+class T5Decoder(nn.Module):
+    """The layers that generate, and a last norm.
+
+    Args:
+        config, attention: as in :class:`T5Encoder`.
+    """
 
     def __init__(self, config: T5Config, attention: str) -> None:
-        layers = [
+        super().__init__()
+        self.position_bias = position_bias(config, bidirectional=False)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(
             T5DecoderLayer(
-                self_attention(config, attention, causal=True),
+                MultiHeadAttention(**attention_sizes(config, attention)),
                 CrossAttention(**attention_sizes(config, attention)),
                 feed_forward(config),
+                config.hidden_size,
                 config.hidden_dropout_prob,
                 config.layer_norm_eps,
             )
             for _ in range(config.num_decoder_layers)
-        ]
-        super().__init__(config, layers, causal=True, attention=attention)
+        )
+        self.final_norm = RMSNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(
-        self, embedded: Tensor, present: Tensor | None, source: Encoded, cache: KVCache | None
-    ) -> Tensor:
-        """(R, T, E) to (R, T, E); `present` is (R, tokens so far) bool, None where all are real."""
-        packed = self.packed and cache is None
-        rows = arrange(present, packed=packed, unbroken="decoder_attention_mask")
-        context = rows.context(source.hidden, source.attention_mask)
-        length = embedded.shape[1]  # T
-        so_far, slot = (length, None) if cache is None else (cache.length, cache.slot)
-        bias = self.position_bias(length, so_far, slot)  # (1, H, T, so far)
-        hidden = self.dropout(rows.enter(embedded))  # (R, T, E)
-        for layer, past in zip(self.layers, layer_pasts(cache, len(self.layers)), strict=True):
-            hidden = layer(hidden, rows.mask, bias, *context, past)  # (R, T, E)
-        return rows.leave(self.finish(hidden))
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor,
+        encoded: Encoded,
+        cache: KVCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> DecoderOutput:
+        """(R, T, E) to (R, T, E).
+
+        Args:
+            embedded: (R, T, E), the new tokens.
+            attention_mask: (R, L) bool, True at real tokens, of all tokens so far.
+            positions: (T,), where among these the new ones stand.
+            encoded: the source.
+            cache: what earlier calls have kept.
+            output_hidden_states, output_attentions: what to collect.
+        """
+        so_far = attention_mask.shape[1]  # L
+        bias = self.position_bias(positions, so_far)  # (1, H, T, L)
+        hidden = self.dropout(embedded)  # (R, T, E)
+        mask = causal_mask(positions, so_far) & padding_mask(attention_mask)  # (R, 1, T, L)
+        source = encoded.last_hidden_state, padding_mask(encoded.attention_mask)
+        hidden_states, attentions, cross_attentions = [], [], []
+        layers = zip(self.layers, layer_caches(cache, len(self.layers)), strict=True)
+        for layer, layer_cache in layers:
+            if output_hidden_states:
+                hidden_states.append(hidden)
+            hidden, weights, cross_weights = layer(
+                hidden, mask, bias, *source, layer_cache, output_attentions
+            )  # (R, T, E)
+            attentions.append(weights)
+            cross_attentions.append(cross_weights)
+        hidden = self.dropout(self.final_norm(hidden))
+        hidden_states.append(hidden)
+        return DecoderOutput(
+            last_hidden_state=hidden,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+            cross_attentions=tuple(cross_attentions) if output_attentions else None,
+        )
 
 
-class T5Model(Seq2SeqModel):
-    """Encoder and decoder over one table of words.
+class T5Model(EncoderDecoder):
+    """Encoder and decoder over one token embedding.
 
     Args:
         config: the sizes.
-        attention: "sdpa", PyTorch's kernel; "packed", without padding; or "eager", the formula.
+        attention: "sdpa", PyTorch's `scaled_dot_product_attention`, or "eager", the formula.
     """
 
     config: T5Config
@@ -190,57 +347,53 @@ class T5Model(Seq2SeqModel):
 
     def __init__(self, config: T5Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
-        self.words = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.encoder = T5Encoder(config, attention)
         self.decoder = T5Decoder(config, attention)
-        self.draw(self)
+        self.init_weights(self)
 
-    def embed(self, input_ids: Tensor) -> Tensor:
-        """The vectors of words: (B, T) to (B, T, E)."""
-        return self.words(input_ids)
-
-    def draw(self, part: nn.Module) -> None:
-        """Give a part of the model the weights that training begins with; see `draw_t5`."""
-        draw_t5(part, self.config)
+    def init_weights(self, part: nn.Module) -> None:
+        """Give a part of the model the weights that training begins with; see `init_t5_weights`."""
+        init_t5_weights(part, self.config)
 
 
 class T5ForConditionalGeneration(Seq2SeqLM):
-    """T5 with a score for each word that may come next.
+    """T5 with a score for each token that may come next.
 
-    The head is the word embedding, whose input is scaled down, or in version 1.1 a matrix of its
+    The head is the token embedding, whose input is scaled down, or in version 1.1 a matrix of its
     own: `config.tie_word_embeddings` and `config.scale_decoder_outputs` say which.
     """
 
-    backbone_name = "transformer"
     config: T5Config
     config_class = T5Config
+    backbone_class = T5Model
     overflows_in_float16 = True
 
     def __init__(self, config: T5Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
-        self.transformer = T5Model(config, attention=attention)
+        self.backbone = T5Model(config, attention=attention)
         self.lm_head: nn.Linear | None = None
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-            self.draw(self.lm_head)
-
-    def word_scores(self, hidden: Tensor) -> WordScores:
-        """(..., E), scaled down where the config says so, and what it is multiplied by."""
-        if self.config.scale_decoder_outputs:
-            hidden = hidden * self.config.hidden_size**-0.5
-        return WordScores(hidden, self.head.weight)
+            self.init_weights(self.lm_head)
 
     @property
-    def head(self) -> nn.Embedding | nn.Linear:
-        """The module whose weight, (V, E), scores the words."""
-        return self.transformer.words if self.lm_head is None else self.lm_head
+    def lm_head_weight(self) -> Tensor:
+        """(V, E), what hidden states are multiplied by to score the vocabulary."""
+        return super().lm_head_weight if self.lm_head is None else self.lm_head.weight
 
-    def draw(self, part: nn.Module) -> None:
-        """Give a part of the model the weights that training begins with; see `draw_t5`.
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Score each token of the vocabulary as the next one: (..., E) to (..., V)."""
+        if self.config.scale_decoder_outputs:
+            hidden = hidden * self.config.hidden_size**-0.5
+        return super().logits(hidden) if self.lm_head is None else self.lm_head(hidden)
 
-        A head of its own is drawn like the word embedding, in whose place it stands.
+    def init_weights(self, part: nn.Module) -> None:
+        """Give a part of the model the weights that training begins with; see `init_t5_weights`.
+
+        A head of its own is drawn like the token embedding, in whose place it stands.
         """
-        draw_t5(part, self.config)
+        init_t5_weights(part, self.config)
         if part is self.lm_head:
             nn.init.normal_(part.weight, std=self.config.initializer_factor)
 
@@ -258,9 +411,14 @@ def attention_sizes(config: T5Config, attention: str) -> dict[str, Any]:
     }
 
 
-def self_attention(config: T5Config, attention: str, *, causal: bool) -> MultiHeadAttention:
-    """The self-attention of a layer."""
-    return MultiHeadAttention(**attention_sizes(config, attention), causal=causal)
+def position_bias(config: T5Config, *, bidirectional: bool) -> RelativePositionBias:
+    """The relative positions of a stack."""
+    return RelativePositionBias(
+        config.num_attention_heads,
+        config.relative_attention_num_buckets,
+        config.relative_attention_max_distance,
+        bidirectional,
+    )
 
 
 def feed_forward(config: T5Config) -> FeedForward | GatedFeedForward:
@@ -275,11 +433,11 @@ def feed_forward(config: T5Config) -> FeedForward | GatedFeedForward:
     )
 
 
-def draw_t5(part: nn.Module, config: T5Config) -> None:
+def init_t5_weights(part: nn.Module, config: T5Config) -> None:
     """Draw every weight of `part` from N(0, deviation), as Hugging Face's T5 does.
 
-    Each matrix is drawn so that what it gives is of size 1 if what it takes is; the queries are
-    smaller by sqrt(head size), for nothing else scales the scores down.
+    Each matrix is drawn so that its output is of size 1 if its input is; the queries are smaller by
+    sqrt(head size), for nothing else scales the scores down.
     """
     factor = config.initializer_factor
     for module in part.modules():
@@ -294,4 +452,4 @@ def draw_t5(part: nn.Module, config: T5Config) -> None:
             deviation = factor * (config.hidden_size * config.head_size) ** -0.5
             nn.init.normal_(module.query.weight, std=deviation)
         elif isinstance(module, T5Model):
-            nn.init.normal_(module.words.weight, std=factor)
+            nn.init.normal_(module.token_embedding.weight, std=factor)

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from minitransformer.models.base import Model
+from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.bert import BertModel
-from minitransformer.models.heads import EncoderTask
 from minitransformer.names import unexpected_name
-from minitransformer.tasks.running import Task, as_texts
+from minitransformer.tasks.base import Task, as_texts
 from minitransformer.tokenization import Tokenizer
 
 _POOLINGS = ("cls", "mean")
@@ -23,7 +22,7 @@ class FeatureExtraction(Task):
     Args:
         model: an encoder; of one with a task head the backbone is taken.
         tokenizer: its tokenizer.
-        batch_size: texts that are computed at once.
+        batch_size: texts in a batch, at most.
 
     Raises:
         ValueError: the model is no encoder, or the tokenizer has more tokens than the model has
@@ -36,8 +35,14 @@ class FeatureExtraction(Task):
     model: BertModel
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
-        backbone = model.backbone if isinstance(model, EncoderTask) else model
-        super().__init__(backbone, tokenizer, batch_size=batch_size)
+        super().__init__(model, tokenizer, batch_size=batch_size)
+        if isinstance(model, TaskModel):
+            self.model = model.backbone
+
+    @classmethod
+    def supports(cls, model_class: type) -> bool:
+        """Whether models of this class do the task: encoders, and what is built on one."""
+        return super().supports(getattr(model_class, "backbone_class", model_class))
 
     def __call__(
         self, texts: str | Sequence[str], *, pooling: str | None = None
@@ -71,12 +76,12 @@ class FeatureExtraction(Task):
         return torch.stack(features) if features else torch.empty(0, self.model.config.hidden_size)
 
     def _features(self, inputs: dict[str, Tensor], pooling: str | None) -> Iterable[Tensor]:
-        """(T, E) without padding, or (E,), for each of B rows."""
+        """(T, E) without padding, or (E,), for each of B sequences."""
         hidden = self.model(**inputs).last_hidden_state.float().cpu()  # (B, T, E)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         for states, length in zip(hidden, lengths, strict=True):
             real = states[:length]  # (T, E); padding is on the right
             if pooling is None:
-                yield real.clone()  # on its own, so that the batch can go
+                yield real.clone()  # not a view, which would keep the whole batch
             else:
                 yield real[0].clone() if pooling == "cls" else real.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Fill-mask: which words fit where the mask stands.
+"""Fill-mask: which tokens fit at the position of a mask.
 
 B batch, T tokens, N masks, V vocabulary, K answers for each mask.
 """
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from minitransformer.models.base import Model
-from minitransformer.models.masked_lm import MaskedLM
-from minitransformer.tasks.running import Task, check_count, longest_row
+from minitransformer.models.bert import BertForMaskedLM
+from minitransformer.tasks.base import Task, check_count, max_tokens
 from minitransformer.tokenization import Tokenizer
 
 
 class FillMask(Task):
-    """Callable that ranks the words for each mask of a text, as transformers' pipeline does.
+    """Callable that ranks the tokens for each mask of a text, as transformers' pipeline does.
 
     The mask is written as the tokenizer's `mask_token`: `<mask>` for RoBERTa, `[MASK]` for BERT and
     DistilBERT.
@@ -24,17 +24,17 @@ class FillMask(Task):
     Args:
         model: a model for masked language modelling.
         tokenizer: its tokenizer.
-        batch_size: texts that are computed at once.
+        batch_size: texts in a batch, at most.
 
     Raises:
-        ValueError: the model guesses no masked words, the tokenizer has no mask, or it has more
+        ValueError: the model predicts no masked tokens, the tokenizer has no mask, or it has more
             tokens than the model has embeddings.
     """
 
     name = "fill-mask"
-    model_class = MaskedLM
+    model_class = BertForMaskedLM
     example = "BertForMaskedLM"
-    model: MaskedLM
+    model: BertForMaskedLM
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
         super().__init__(model, tokenizer, batch_size=batch_size)
@@ -51,10 +51,10 @@ class FillMask(Task):
 
         Args:
             texts: one text or several, each with at least one mask.
-            top_k: how many words for each mask.
-            targets: rank this word, or these, alone; each must be one token. A word that follows a
-                space is written with it, " va", where the tokenizer tells the two apart. The end of
-                a word is written as in the vocabulary, "##mente".
+            top_k: how many tokens for each mask.
+            targets: rank these alone, one text or several, each of which must be one token. A word
+                that follows a space is written with it, " va", where the tokenizer tells the two
+                apart. The end of a word is written as in the vocabulary, "##mente".
 
         Returns:
             For one text with one mask: a list of dicts with `score` (a probability), `token` (its
@@ -73,10 +73,10 @@ class FillMask(Task):
         answers = self._run(batch, lambda inputs: self._fill(inputs, top_k, allowed))
         return answers[0] if isinstance(texts, str) else answers
 
-    def _check(self, texts: Sequence[str], rows: list[list[int]]) -> None:
+    def _check(self, texts: Sequence[str], every_ids: list[list[int]]) -> None:
         """Refuse a text without a mask, and one too long: what is cut off might be its mask."""
-        limit = longest_row(self.model, self.tokenizer)
-        for number, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+        limit = max_tokens(self.model, self.tokenizer)
+        for number, (text, ids) in enumerate(zip(texts, every_ids, strict=True)):
             if self.mask_token_id not in ids:
                 raise ValueError(f"there is no {self.tokenizer.mask_token} in {text!r}")
             if len(ids) > limit:
@@ -92,20 +92,20 @@ class FillMask(Task):
         of_each_mask = zip(best.values.tolist(), candidates[best.indices].tolist(), strict=True)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         for ids, length in zip(inputs["input_ids"].tolist(), lengths, strict=True):
-            places = [place for place, token in enumerate(ids) if token == self.mask_token_id]
+            positions = [i for i, token in enumerate(ids) if token == self.mask_token_id]
             answers = [
                 [
-                    self._answer(ids[:length], place, token, score, several=len(places) > 1)
+                    self._answer(ids[:length], position, token, score, several=len(positions) > 1)
                     for score, token in zip(*next(of_each_mask), strict=True)
                 ]
-                for place in places
+                for position in positions
             ]
             yield answers[0] if len(answers) == 1 else answers
 
     def _answer(
-        self, ids: list[int], place: int, token: int, score: float, several: bool
+        self, ids: list[int], position: int, token: int, score: float, several: bool
     ) -> dict[str, Any]:
-        filled = [*ids[:place], token, *ids[place + 1 :]]
+        filled = [*ids[:position], token, *ids[position + 1 :]]
         return {
             "score": score,
             "token": token,
@@ -115,18 +115,18 @@ class FillMask(Task):
         }
 
     def _target_ids(self, targets: str | Sequence[str]) -> list[int]:
-        words = [targets] if isinstance(targets, str) else list(targets)
-        if not words:
-            raise ValueError("targets is empty; leave it out to rank every word")
-        return [self._target_id(word) for word in dict.fromkeys(words)]
+        texts = [targets] if isinstance(targets, str) else list(targets)
+        if not texts:
+            raise ValueError("targets is empty; leave it out to rank every token")
+        return [self._target_id(text) for text in dict.fromkeys(texts)]
 
-    def _target_id(self, word: str) -> int:
-        if (known := self.tokenizer.backend.token_to_id(word)) is not None:
+    def _target_id(self, text: str) -> int:
+        if (known := self.tokenizer.backend.token_to_id(text)) is not None:
             return int(known)
-        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            raise ValueError(f"the target {word!r} is {len(ids)} tokens, not one")
+            raise ValueError(f"the target {text!r} is {len(ids)} tokens, not one")
         token = self.tokenizer.id_to_token(ids[0])
         if token == self.tokenizer.special_tokens.get("unk_token"):
-            raise ValueError(f"the target {word!r} is not in the vocabulary")
+            raise ValueError(f"the target {text!r} is not in the vocabulary")
         return int(ids[0])

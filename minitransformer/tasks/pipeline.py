@@ -1,4 +1,4 @@
-"""The one entrance to the tasks."""
+"""`pipeline`: load a checkpoint for a task."""
 
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -6,33 +6,32 @@ from typing import Any, Literal, overload
 import torch
 
 from minitransformer.hf.config import family_of
-from minitransformer.models.generative import CausalLM
 from minitransformer.models.marian import MarianMTModel
 from minitransformer.names import unexpected_name
 from minitransformer.tasks.feature_extraction import FeatureExtraction
 from minitransformer.tasks.fill_mask import FillMask
-from minitransformer.tasks.question_answering import AnswerQuestions
-from minitransformer.tasks.settings import direction_of, read_config
+from minitransformer.tasks.generation import read_config
+from minitransformer.tasks.question_answering import QuestionAnswering
 from minitransformer.tasks.text_classification import TextClassification
 from minitransformer.tasks.text_generation import TextGeneration
 from minitransformer.tasks.text_to_text import Summarization, TextToTextGeneration
-from minitransformer.tasks.token_classification import TokenClassifier
-from minitransformer.tasks.translation import Translation
+from minitransformer.tasks.token_classification import TokenClassification
+from minitransformer.tasks.translation import Translation, direction_of
 from minitransformer.tasks.zero_shot import ZeroShotClassification
 
 TASKS: dict[str, Any] = {
     "feature-extraction": FeatureExtraction,
     "fill-mask": FillMask,
-    "question-answering": AnswerQuestions,
+    "question-answering": QuestionAnswering,
     "summarization": Summarization,
     "text-classification": TextClassification,
     "text-generation": TextGeneration,
     "text2text-generation": TextToTextGeneration,
-    "token-classification": TokenClassifier,
+    "token-classification": TokenClassification,
     "translation": Translation,
     "zero-shot-classification": ZeroShotClassification,
 }
-# Other words for a task.
+# Other names of a task.
 ALIASES = {"text2text": "text2text-generation"}
 
 Device = str | torch.device
@@ -40,49 +39,91 @@ Device = str | torch.device
 
 @overload
 def pipeline(
-    task: Literal["feature-extraction"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["feature-extraction"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> FeatureExtraction: ...
 @overload
 def pipeline(
-    task: Literal["fill-mask"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["fill-mask"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> FillMask: ...
 @overload
 def pipeline(
-    task: Literal["question-answering"], path: str | Path, *, device: Device = "cpu"
-) -> AnswerQuestions: ...
+    task: Literal["question-answering"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
+) -> QuestionAnswering: ...
 @overload
 def pipeline(
-    task: Literal["summarization"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["summarization"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> Summarization: ...
 @overload
 def pipeline(
-    task: Literal["text-classification"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["text-classification"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> TextClassification: ...
 @overload
 def pipeline(
-    task: Literal["text-generation"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["text-generation"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> TextGeneration: ...
 @overload
 def pipeline(
-    task: Literal["text2text-generation", "text2text"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["text2text-generation", "text2text"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> TextToTextGeneration: ...
 @overload
 def pipeline(
-    task: Literal["token-classification"], path: str | Path, *, device: Device = "cpu"
-) -> TokenClassifier: ...
+    task: Literal["token-classification"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
+) -> TokenClassification: ...
 @overload
 def pipeline(
-    task: Literal["translation"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["translation"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> Translation: ...
 @overload
 def pipeline(
-    task: Literal["zero-shot-classification"], path: str | Path, *, device: Device = "cpu"
+    task: Literal["zero-shot-classification"],
+    path: str | Path,
+    *,
+    device: Device = "cpu",
+    optimize: bool = True,
 ) -> ZeroShotClassification: ...
 @overload
-def pipeline(task: str, path: str | Path, *, device: Device = "cpu") -> Any: ...
+def pipeline(
+    task: str, path: str | Path, *, device: Device = "cpu", optimize: bool = True
+) -> Any: ...
 
 
-def pipeline(task: str, path: str | Path, *, device: Device = "cpu") -> Any:
+def pipeline(task: str, path: str | Path, *, device: Device = "cpu", optimize: bool = True) -> Any:
     """Load the checkpoint and its tokenizer, and give a callable that does the task.
 
     Example:
@@ -95,6 +136,8 @@ def pipeline(task: str, path: str | Path, *, device: Device = "cpu") -> Any:
             "zero-shot-classification"; what the callable takes and gives is said by its class.
         path: a directory, or a name on the hub.
         device: to run on.
+        optimize: whether the model is put through :func:`minitransformer.optimize`, which computes
+            the same numbers faster; False leaves the plain model.
 
     Raises:
         ValueError: the task is unknown, or the checkpoint is not made for it.
@@ -102,22 +145,24 @@ def pipeline(task: str, path: str | Path, *, device: Device = "cpu") -> Any:
     """
     if (direction := direction_of(task)) is not None:
         source, target = direction
-        return Translation.from_pretrained(path, device=device, src_lang=source, tgt_lang=target)
+        return Translation.from_pretrained(
+            path, device=device, optimize=optimize, src_lang=source, tgt_lang=target
+        )
     task = ALIASES.get(task, task)
     if task not in TASKS:
         raise ValueError(unexpected_name("task", task, TASKS))
-    return TASKS[task].from_pretrained(path, device=device)
+    return TASKS[task].from_pretrained(path, device=device, optimize=optimize)
 
 
-def writing_task(path: str | Path) -> str:
-    """The task in which models of a checkpoint's family write.
+def generation_task(path: str | Path) -> str:
+    """The task in which models of a checkpoint's family generate text.
 
-    Whether this one does, its class decides; `pipeline` says so where it does not.
+    Whether this model does depends on its class; `pipeline` says so where it does not.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is of no family that is built here.
     """
     models = family_of(*read_config(path)).models
-    if any(issubclass(model, CausalLM) for model in models):
+    if any(TextGeneration.supports(model) for model in models):
         return TextGeneration.name
     return Translation.name if MarianMTModel in models else TextToTextGeneration.name

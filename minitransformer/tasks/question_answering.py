@@ -1,31 +1,183 @@
-"""Question answering: the words of a context that answer a question, or that none do.
+"""Question answering: the span of a context that answers a question, or that there is no answer.
 
-B windows, T tokens.
+From bottom to top: the search for the best spans of a window, the prediction of all windows of one
+question (both serve the evaluation of training too), then the task.
+
+B windows, T tokens, L longest answer in tokens, K spans asked for.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitransformer.batch_encoding import BatchEncoding
-from minitransformer.models.question_answering import QuestionAnswering
-from minitransformer.tasks.running import Task, as_texts, check_count, longest_row
-from minitransformer.tasks.spans import (
-    Prediction,
-    Window,
-    best_spans,
-    join_windows,
-    may_be_answer,
-)
+from minitransformer.models.bert import BertForQuestionAnswering
+from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens
+from minitransformer.tokenization import BatchEncoding
 
 _MAX_LENGTH = 384  # tokens a window, and the next number the tokens it repeats: as for SQuAD
 _STRIDE = 128
 
 
-class AnswerQuestions(Task):
+def may_be_answer(
+    context: str, offsets: Sequence[Sequence[int]], start: int, end: int
+) -> list[bool]:
+    """Whether each of the T tokens of a window may begin and end an answer.
+
+    Tokens of the question, special tokens and padding may not, and of the context's neither may
+    those that stand for white space alone, which byte-level vocabularies have.
+
+    Args:
+        context: the text.
+        offsets: (T, 2), for each token of the context its characters [start, end).
+        start, end: the tokens [start, end) that are the context's.
+    """
+    return [
+        start <= position < end and bool(context[first:last].strip())
+        for position, (first, last) in enumerate(offsets)
+    ]
+
+
+@dataclass(frozen=True)
+class WindowSpans:
+    """The best spans of each window; see :func:`best_spans`."""
+
+    scores: Tensor  # (B, K), start + end logit, best first; -inf where there are fewer than K
+    starts: Tensor  # (B, K), the position of the first token
+    ends: Tensor  # (B, K), the position of the last token
+    log_totals: Tensor  # (B,), log of the sum of exp(score) over every span that is allowed
+    null_scores: Tensor  # (B,), the score of no answer: [CLS] as start and end
+
+    def window(self, index: int, offsets: Sequence[Sequence[int]]) -> "Window":
+        """A window's spans as characters; `offsets`: (T, 2), of its tokens."""
+        found = zip(
+            self.scores[index].tolist(),
+            self.starts[index].tolist(),
+            self.ends[index].tolist(),
+            strict=True,
+        )
+        spans = [
+            Span(score, int(offsets[first][0]), int(offsets[last][1]))
+            for score, first, last in found
+            if score > -math.inf
+        ]
+        return Window(tuple(spans), float(self.null_scores[index]), float(self.log_totals[index]))
+
+
+def best_spans(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    *,
+    allowed: Tensor,
+    cls_positions: Tensor,
+    max_answer_tokens: int,
+    top_k: int,
+) -> WindowSpans:
+    """Find the K spans of each window's context with the highest start + end logit.
+
+    Every span of up to L tokens is looked at, not only those between the likeliest starts and ends.
+
+    Args:
+        start_logits, end_logits: (B, T).
+        allowed: (B, T) bool, True at tokens that may begin and end an answer; see
+            :func:`may_be_answer`.
+        cls_positions: (B,) int64, those of [CLS].
+        max_answer_tokens: L.
+        top_k: K.
+    """
+    start_logits, end_logits = start_logits.float(), end_logits.float()
+    longest = min(max_answer_tokens, start_logits.shape[1])
+    windows = torch.arange(len(start_logits))
+    nulls = start_logits[windows, cls_positions] + end_logits[windows, cls_positions]  # (B,)
+
+    starts = start_logits.masked_fill(~allowed, -math.inf)
+    ends = end_logits.masked_fill(~allowed, -math.inf)
+    # The ends that a start may have are itself and the L - 1 tokens after it.
+    ends = torch.nn.functional.pad(ends, (0, longest - 1), value=-math.inf)  # (B, T + L - 1)
+    scores = starts[:, :, None] + ends.unfold(1, longest, 1)  # (B, T, L)
+    scores = scores.flatten(1)  # (B, T * L)
+
+    best = scores.topk(min(top_k, scores.shape[1]), dim=1)
+    first = best.indices // longest
+    return WindowSpans(
+        scores=best.values,
+        starts=first,
+        ends=first + best.indices % longest,
+        log_totals=scores.logsumexp(dim=1),
+        null_scores=nulls,
+    )
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of a context, and their score."""
+
+    score: float
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one window says: its best spans, its null score and its log total."""
+
+    spans: tuple[Span, ...]
+    null_score: float
+    log_total: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the windows of one question say together.
+
+    Attributes:
+        spans: the best spans, best first, none twice.
+        null_score: the score of no answer: the lowest of all windows, since a window without the
+            answer says rightly that it has none.
+        log_total: log of the sum of exp(score) over every span of every window.
+    """
+
+    spans: tuple[Span, ...]
+    null_score: float
+    log_total: float
+
+    @property
+    def null_difference(self) -> float:
+        """How much more no answer scores than the best span: SQuAD 2.0's `score_diff`."""
+        return self.null_score - self.spans[0].score
+
+    def probability(self, score: float, *, with_null: bool) -> float:
+        """The share of a score in the softmax over all spans, and no answer where it is one."""
+        total = self.log_total
+        if with_null:
+            high = max(total, self.null_score)
+            total = high + math.log(math.exp(total - high) + math.exp(self.null_score - high))
+        return math.exp(score - total)
+
+
+def join_windows(windows: Sequence[Window], *, top_k: int) -> Prediction:
+    """Join what the windows of one question found, and keep the best `top_k` spans."""
+    best: dict[tuple[int, int], float] = {}
+    for window in windows:
+        for span in window.spans:
+            characters = (span.start, span.end)
+            best[characters] = max(best.get(characters, -math.inf), span.score)
+    totals = [window.log_total for window in windows]
+    ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[:top_k]
+    return Prediction(
+        spans=tuple(Span(score, *characters) for characters, score in ranked),
+        null_score=min(window.null_score for window in windows),
+        log_total=float(torch.tensor(totals, dtype=torch.float64).logsumexp(0)),
+    )
+
+
+# ---- the task ----
+
+
+class QuestionAnswering(Task):
     """Callable that marks the answers to questions in their contexts.
 
     A context that is too long is read in windows that overlap; the best answer of all of them
@@ -35,17 +187,17 @@ class AnswerQuestions(Task):
     Args:
         model: a model for question answering.
         tokenizer: its tokenizer, one with a cls token.
-        batch_size: windows that are computed at once.
+        batch_size: windows in a batch, at most.
 
     Raises:
-        ValueError: the model answers no questions, or the tokenizer has more tokens than the model
-            has embeddings.
+        ValueError: the model has no head for question answering, or the tokenizer has more tokens
+            than the model has embeddings.
     """
 
     name = "question-answering"
-    model_class = QuestionAnswering
+    model_class = BertForQuestionAnswering
     example = "BertForQuestionAnswering"
-    model: QuestionAnswering
+    model: BertForQuestionAnswering
 
     def __call__(
         self,
@@ -76,7 +228,7 @@ class AnswerQuestions(Task):
 
         Raises:
             TypeError: a question or context is no text.
-            ValueError: a question or context is empty, a question leaves no room for its context,
+            ValueError: a question or context is empty, a question leaves no space for its context,
                 or the numbers of questions and contexts do not go together.
         """
         check_count("top_k", top_k)
@@ -95,43 +247,43 @@ class AnswerQuestions(Task):
     def _predict(
         self, pairs: list[tuple[str, str]], top_k: int, max_answer_tokens: int
     ) -> list[Prediction]:
-        """What the windows of each pair say, computed together where they share as many tokens."""
+        """The predictions of each pair; pairs whose windows have the same stride share batches."""
         predictions: dict[int, Prediction] = {}
         strides = self._strides([question for question, _ in pairs])
         for stride in sorted(set(strides)):
-            numbers = [number for number, own in enumerate(strides) if own == stride]
+            numbers = [number for number, other in enumerate(strides) if other == stride]
             batch = self._windows([pairs[number] for number in numbers], stride)
             found: list[list[Window]] = [[] for _ in numbers]
-            for row, logits in enumerate(self._run(batch, self._logits)):
-                owner = batch.overflow_to_sample[row]
+            for index, logits in enumerate(self._run(batch, self._logits)):
+                owner = batch.overflow_to_sample[index]
                 context = pairs[numbers[owner]][1]
-                if 1 not in batch.sequence_ids(row):
+                if 1 not in batch.sequence_ids(index):
                     raise ValueError(f"contexts[{numbers[owner]}] has no token: {context!r:.60}")
-                window = self._search(batch, row, context, logits, top_k, max_answer_tokens)
+                window = self._search(batch, index, context, logits, top_k, max_answer_tokens)
                 found[owner].append(window)
             for number, windows in zip(numbers, found, strict=True):
                 predictions[number] = join_windows(windows, top_k=top_k)
         return [predictions[number] for number in range(len(pairs))]
 
     def _strides(self, questions: list[str]) -> list[int]:
-        """How many tokens the windows of each question share; less where it leaves little room."""
+        """How many tokens the windows of each question share; less where it leaves little space."""
         limit = self._window_length()
         special = len(self.tokenizer("", "")["input_ids"])
         strides = []
         for number, ids in enumerate(
             self.tokenizer(questions, add_special_tokens=False)["input_ids"]
         ):
-            room = limit - len(ids) - special
-            if room < 1:
+            space = limit - len(ids) - special
+            if space < 1:
                 raise ValueError(
-                    f"questions[{number}] has {len(ids)} tokens, which leaves no room for its "
+                    f"questions[{number}] has {len(ids)} tokens, which leaves no space for its "
                     f"context among the {limit} of a window; shorten it"
                 )
-            strides.append(min(_STRIDE, room // 2))
+            strides.append(min(_STRIDE, space // 2))
         return strides
 
     def _window_length(self) -> int:
-        return min(_MAX_LENGTH, longest_row(self.model, self.tokenizer))
+        return min(_MAX_LENGTH, max_tokens(self.model, self.tokenizer))
 
     def _windows(self, pairs: list[tuple[str, str]], stride: int) -> BatchEncoding:
         """Every context in windows of one length, each behind its question."""
@@ -152,21 +304,23 @@ class AnswerQuestions(Task):
     def _search(
         self,
         batch: BatchEncoding,
-        row: int,
+        index: int,
         context: str,
         logits: Tensor,
         top_k: int,
         max_answer_tokens: int,
     ) -> Window:
         """The best spans of a window; `logits`: (2, T), T of them its own, then padding."""
-        owners, offsets = batch.sequence_ids(row), batch.offsets(row)
-        start, length = owners.index(1), len(owners)
-        allowed = may_be_answer(context, offsets, start, start + owners.count(1))
+        sequence_ids, offsets = batch.sequence_ids(index), batch.offsets(index)
+        start, length = sequence_ids.index(1), len(sequence_ids)
+        allowed = may_be_answer(context, offsets, start, start + sequence_ids.count(1))
         found = best_spans(
             logits[:1, :length],
             logits[1:, :length],
             allowed=torch.tensor([allowed]),
-            cls_places=torch.tensor([batch["input_ids"][row].index(self.tokenizer.cls_token_id)]),
+            cls_positions=torch.tensor(
+                [batch["input_ids"][index].index(self.tokenizer.cls_token_id)]
+            ),
             max_answer_tokens=max_answer_tokens,
             top_k=top_k,
         )

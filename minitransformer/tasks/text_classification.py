@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from minitransformer.models.classification import SequenceClassification
-from minitransformer.tasks.running import Task, as_texts, check_count
+from minitransformer.models.base import SequenceClassifier
+from minitransformer.tasks.base import Task, as_texts, check_count
 
 
 class TextClassification(Task):
@@ -27,7 +27,7 @@ class TextClassification(Task):
     Args:
         model: a model for sequence classification.
         tokenizer: its tokenizer.
-        batch_size: texts that are computed at once.
+        batch_size: texts in a batch, at most.
 
     Raises:
         ValueError: the model classifies no texts, or the tokenizer has more tokens than the model
@@ -35,9 +35,9 @@ class TextClassification(Task):
     """
 
     name = "text-classification"
-    model_class = SequenceClassification
+    model_class = SequenceClassifier
     example = "BertForSequenceClassification"
-    model: SequenceClassification
+    model: SequenceClassifier
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ class TextClassification(Task):
             check_count("top_k", top_k)
         first, second = _texts_and_pairs(texts, text_pairs)
         scores = self._run(self._encode(first, second), self._scores)
-        answers = [self._ranked(row, top_k) for row in scores]
+        answers = [self._ranked(one, top_k) for one in scores]
         return answers[0] if isinstance(texts, str) else answers
 
     def _scores(self, inputs: dict[str, Tensor]) -> list[list[float]]:
@@ -94,8 +94,10 @@ class TextClassification(Task):
 def _texts_and_pairs(
     texts: str | Sequence[str], text_pairs: str | Sequence[str] | None
 ) -> tuple[list[str], list[str] | None]:
-    rows = texts if isinstance(texts, list | tuple) else [texts]
-    if any(isinstance(row, dict | list | tuple) for row in rows):  # as transformers takes pairs
+    every_text = texts if isinstance(texts, list | tuple) else [texts]
+    if any(
+        isinstance(text, dict | list | tuple) for text in every_text
+    ):  # as transformers takes pairs
         raise TypeError("texts must be a str or a list of str; the second text goes to text_pairs")
     first = as_texts("texts", texts)
     if text_pairs is None:

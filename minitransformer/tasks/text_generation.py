@@ -1,43 +1,45 @@
-"""Text generation: how does a text go on?"""
+"""Text generation: a decoder continues texts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from minitransformer.generation.settings import settle
 from minitransformer.generation.streaming import TextPieces
-from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.generative import CausalLM
-from minitransformer.tasks.running import as_texts
-from minitransformer.tasks.settings import checked_prefix
-from minitransformer.tasks.writing import WritingTask
+from minitransformer.generation_config import GenerationConfig, resolve
+from minitransformer.models.base import LanguageModel, Seq2SeqLM
+from minitransformer.tasks.base import as_texts
+from minitransformer.tasks.generation import GenerationTask, checked_prefix
 
 
-class TextGeneration(WritingTask):
-    """Callable that goes on with texts, as transformers' pipeline does.
+class TextGeneration(GenerationTask):
+    """Callable that continues texts, as transformers' pipeline does.
 
-    How, is said by the fields of :class:`GenerationConfig`, those of the call before those of the
-    checkpoint. Where neither says how many tokens are wanted, that is an error: transformers' 256
-    tokens, drawn at a temperature of 0.7, are no default here.
+    The fields of :class:`GenerationConfig` say how; those of the call go before those of the
+    checkpoint. Where neither gives a number of tokens, that is an error: transformers' 256 tokens,
+    drawn at a temperature of 0.7, are no default here.
 
-    A prompt is never cut. An end token that the tokenizer puts after a text is left out, for what
-    comes after the end is another text. An empty prompt is the model's first token.
+    A prompt is never truncated. An end token that the tokenizer puts after a text is left out, for
+    what comes after the end is another text. An empty prompt is the model's first token.
 
     Args:
-        model: a decoder that writes.
+        model: a decoder with a language-model head.
         tokenizer: its tokenizer.
-        batch_size: texts that are computed at once; with beams, each takes as many rows.
+        batch_size: texts in a batch, at most; with beams, each is as many sequences.
 
     Raises:
-        ValueError: the model is no decoder that writes, or the tokenizer has more tokens than the
-            model has embeddings.
+        ValueError: the model is no such decoder, or the tokenizer has more tokens than the model
+            has embeddings.
     """
 
     name = "text-generation"
-    model_class = CausalLM
+    model_class = LanguageModel
     example = "GPT2LMHeadModel"
     result = "generated_text"
-    model: CausalLM
+
+    @classmethod
+    def supports(cls, model_class: type) -> bool:
+        """Whether models of this class do the task: language models that are decoders alone."""
+        return super().supports(model_class) and not issubclass(model_class, Seq2SeqLM)
 
     def __call__(
         self,
@@ -48,14 +50,15 @@ class TextGeneration(WritingTask):
         seed: int | None = None,
         **fields: Any,
     ) -> list[Any]:
-        """Go on with every text.
+        """Continue every text.
 
         Args:
             texts: one or several.
-            return_full_text: whether the text comes back before what was written.
+            return_full_text: whether the text comes back before its continuation.
             prefix: put before every text, neither given back nor counted in `max_length`; by
                 default what the checkpoint says, which is mostly nothing.
-            seed: what is drawn is a function of it, of the texts and of the batch size.
+            seed: makes sampling reproducible; the result depends on it, on the texts and on the
+                batch size.
             fields: of GenerationConfig, such as `max_new_tokens=50`, `do_sample=True`,
                 `num_return_sequences=3` or `stop_strings=["."]`.
 
@@ -65,31 +68,31 @@ class TextGeneration(WritingTask):
 
         Raises:
             TypeError: a text is no str, or a field is unknown.
-            ValueError: a text leaves no room for the new tokens, nobody says how many those are,
-                or a field has no meaning.
+            ValueError: a text leaves no space for the new tokens, no number of tokens is given, or
+                a field has no meaning.
         """
-        prompts = as_texts("texts", texts, may_be_empty=True)
+        every_text = as_texts("texts", texts, may_be_empty=True)
         before = checked_prefix(self.settings.prefix if prefix is None else prefix)
-        rows = self._prompts(prompts, before)
+        prompts = self._prompts(every_text, before)
         config, fields = self._lengths(before, fields)
-        self._check_room(rows, config, fields)
-        written = self._write(rows, config, seed, fields)
+        self._check_lengths(prompts, config, fields)
+        generated = self._generate(prompts, config, seed, fields)
         answers = [
             [
-                {self.result: (text if return_full_text else "") + self._continuation(row, ids)}
+                {self.result: (text if return_full_text else "") + self._continuation(prompt, ids)}
                 for ids in several
             ]
-            for text, row, several in zip(prompts, rows, written, strict=True)
+            for text, prompt, several in zip(every_text, prompts, generated, strict=True)
         ]
         return answers[0] if isinstance(texts, str) else answers
 
     def stream(
         self, text: str, *, prefix: str | None = None, seed: int | None = None, **fields: Any
     ) -> Iterator[str]:
-        """Go on with one text, and give what is written piece by piece, as it comes.
+        """Continue one text, and give the continuation piece by piece, as it comes.
 
         Everything is checked at once; the model runs when a piece is asked for. Ctrl-C ends the
-        iterator after what was written.
+        iterator after what was generated so far.
 
         Args:
             text: the prompt, which is not given back.
@@ -99,22 +102,22 @@ class TextGeneration(WritingTask):
             TypeError, ValueError: as in a call.
         """
         before = checked_prefix(self.settings.prefix if prefix is None else prefix)
-        rows = self._prompts(as_texts("text", [text], may_be_empty=True), before)
+        prompts = self._prompts(as_texts("text", [text], may_be_empty=True), before)
         config, fields = self._lengths(before, fields)
-        self._check_room(rows, config, fields)
-        return self._stream(rows[0], config, seed, fields)
+        self._check_lengths(prompts, config, fields)
+        return self._stream(prompts[0], config, seed, fields)
 
     def _prompts(self, texts: list[str], prefix: str) -> list[list[int]]:
         """The ids of each text, without what the tokenizer puts after it."""
         batch = self.tokenizer([prefix + text for text in texts])
-        rows = []
+        prompts = []
         for number, encoding in enumerate(batch.encodings):
             length = len(encoding)
-            owners = batch.sequence_ids(number)  # None of what the tokenizer has added
-            while length > 1 and owners[length - 1] is None:
+            sequence_ids = batch.sequence_ids(number)  # None of what the tokenizer has added
+            while length > 1 and sequence_ids[length - 1] is None:
                 length -= 1
-            rows.append(list(encoding.ids[:length]) or [self._first_token(number)])
-        return rows
+            prompts.append(list(encoding.ids[:length]) or [self._first_token(number)])
+        return prompts
 
     def _first_token(self, number: int) -> int:
         first = self.settings.config.bos_token_id
@@ -132,26 +135,26 @@ class TextGeneration(WritingTask):
         config = self.settings.config
         return replace(config, **_longer(vars(config), more)), fields | _longer(fields, more)
 
-    def _check_room(
-        self, rows: list[list[int]], config: GenerationConfig, fields: dict[str, Any]
+    def _check_lengths(
+        self, prompts: list[list[int]], config: GenerationConfig, fields: dict[str, Any]
     ) -> None:
-        """Check that every prompt leaves room for the tokens that are asked for."""
-        config = settle(config, None, fields)
-        longest: int = self.model.config.max_sequence_length  # type: ignore[attr-defined]
-        for number, row in enumerate(rows):
+        """Check that the model has positions for every prompt and the new tokens after it."""
+        config = resolve(config, None, fields)
+        longest: int = self.model.config.max_sequence_length
+        for number, prompt in enumerate(prompts):
             most = config.max_new_tokens
             if most is None and config.max_length is not None:
-                most = config.max_length - len(row)
+                most = config.max_length - len(prompt)
                 if most < 1:
                     raise ValueError(
-                        f"texts[{number}] has {len(row)} tokens, which leaves no room for a new "
-                        f"one in max_length={config.max_length}; pass max_new_tokens instead"
+                        f"texts[{number}] has {len(prompt)} tokens, which leaves no space for a "
+                        f"new one in max_length={config.max_length}; pass max_new_tokens instead"
                     )
-            if most is not None and len(row) + most > longest:
-                left = longest - len(row)
+            if most is not None and len(prompt) + most > longest:
+                left = longest - len(prompt)
                 fix = f"ask for at most {left}" if left > 0 else "shorten it"
                 raise ValueError(
-                    f"texts[{number}] has {len(row)} tokens, and {most} new ones are more than "
+                    f"texts[{number}] has {len(prompt)} tokens, and {most} new ones are more than "
                     f"the {longest} that the model has positions for; {fix}"
                 )
 

@@ -3,32 +3,32 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from minitransformer.batch_encoding import BatchEncoding
-from minitransformer.models.generative import Seq2SeqLM
-from minitransformer.tasks.running import as_texts
-from minitransformer.tasks.settings import Settings, checked_prefix
-from minitransformer.tasks.writing import WritingTask
+from minitransformer.models.base import Seq2SeqLM
+from minitransformer.tasks.base import as_texts
+from minitransformer.tasks.generation import GenerationTask, Settings, checked_prefix
+from minitransformer.tokenization import BatchEncoding
 
 
-class TextToTextGeneration(WritingTask):
-    """Callable that writes what an encoder-decoder makes of texts.
+class TextToTextGeneration(GenerationTask):
+    """Callable that generates a text from each text, with an encoder-decoder.
 
     The texts are those that transformers' `generate` and `decode` give, in the form that its
-    pipelines for this had. How is written, is said by the fields of :class:`GenerationConfig`,
-    those of the call before those of the checkpoint; where neither says how many tokens are
-    wanted, that is an error.
+    pipelines for this had. The fields of :class:`GenerationConfig` say how text is generated; those
+    of the call go before those of the checkpoint. Where neither gives a number of tokens, that is
+    an error.
 
     A prefix that the checkpoint names, such as T5's "summarize: ", is put before every text. For
-    other prefixes this task serves: `write("cola sentence: He go home.", max_new_tokens=5)`.
+    other prefixes there is this task: `pipeline("text2text-generation", path)("cola sentence: He
+    go home.", max_new_tokens=5)`.
 
     Args:
-        model: an encoder-decoder that writes.
+        model: an encoder-decoder with a language-model head.
         tokenizer: its tokenizer.
-        batch_size: texts that are computed at once; with beams, each takes as many rows.
+        batch_size: texts in a batch, at most; with beams, each is as many sequences.
 
     Raises:
-        ValueError: the model is no encoder-decoder that writes, or the tokenizer has more tokens
-            than the model has embeddings.
+        ValueError: the model is no such encoder-decoder, or the tokenizer has more tokens than the
+            model has embeddings.
     """
 
     name = "text2text-generation"
@@ -45,17 +45,18 @@ class TextToTextGeneration(WritingTask):
         seed: int | None = None,
         **fields: Any,
     ) -> list[Any]:
-        """Write a text for every text.
+        """Generate a text from every text.
 
         Args:
             texts: one or several.
             prefix: put before every text in place of the checkpoint's.
-            seed: what is drawn is a function of it, of the texts and of the batch size.
+            seed: makes sampling reproducible; the result depends on it, on the texts and on the
+                batch size.
             fields: of GenerationConfig, such as `max_new_tokens=50`, `num_beams=4` or
                 `num_return_sequences=3`.
 
         Returns:
-            A list of dicts with what was written, one for each text. With several answers to each
+            A list of dicts with the generated text, one for each text. With several answers to each
             of several texts, a list of them for each text.
 
         Warns:
@@ -63,19 +64,19 @@ class TextToTextGeneration(WritingTask):
 
         Raises:
             TypeError: a text is no str, or a field is unknown.
-            ValueError: a text is empty or begins with the prefix already, nobody says how many
-                tokens are wanted, or a field has no meaning.
+            ValueError: a text is empty or begins with the prefix already, no number of tokens is
+                given, or a field has no meaning.
         """
-        rows = self._encode(with_prefix(as_texts("texts", texts), self.settings, prefix))
-        return self._answers(texts, rows, self.settings, seed, fields)
+        batch = self._encode(with_prefix(as_texts("texts", texts), self.settings, prefix))
+        return self._answers(texts, batch, self.settings, seed, fields)
 
     def stream(
         self, text: str, *, prefix: str | None = None, seed: int | None = None, **fields: Any
     ) -> Iterator[str]:
-        """Write a text for one text, and give it piece by piece, as it comes.
+        """Generate a text from one text, and give it piece by piece, as it comes.
 
         Everything is checked at once; the model runs when a piece is asked for. Ctrl-C ends the
-        iterator after what was written.
+        iterator after what was generated so far.
 
         Args:
             text: the source.
@@ -85,22 +86,22 @@ class TextToTextGeneration(WritingTask):
         Warns, Raises:
             As a call does.
         """
-        rows = self._encode(with_prefix(as_texts("text", [text]), self.settings, prefix))
-        return self._stream(rows.encodings[0].ids, self.settings.config, seed, fields)
+        batch = self._encode(with_prefix(as_texts("text", [text]), self.settings, prefix))
+        return self._stream(batch.encodings[0].ids, self.settings.config, seed, fields)
 
     def _answers(
         self,
         texts: str | Sequence[str],
-        rows: BatchEncoding,
+        batch: BatchEncoding,
         settings: Settings,
         seed: int | None,
         fields: dict[str, Any],
     ) -> list[Any]:
-        """What is written for each row, in the form in which the texts came."""
-        ids = [encoding.ids for encoding in rows.encodings]
+        """What is generated for each sequence of the batch, in the form in which texts came."""
+        ids = [encoding.ids for encoding in batch.encodings]
         answers = [
             [{self.result: self.tokenizer.decode(new, skip_special_tokens=True)} for new in several]
-            for several in self._write(ids, settings.config, seed, fields)
+            for several in self._generate(ids, settings.config, seed, fields)
         ]
         if isinstance(texts, str):
             return answers[0]
@@ -109,7 +110,7 @@ class TextToTextGeneration(WritingTask):
 
 
 class Summarization(TextToTextGeneration):
-    """Callable that sums texts up; everything else is as in :class:`TextToTextGeneration`.
+    """Callable that summarizes texts; everything else is as in :class:`TextToTextGeneration`.
 
     Number of beams, least and greatest length, and T5's "summarize: " are those that config.json
     gives for "summarization", where it does.

@@ -7,38 +7,49 @@ from typing import Any, Self
 
 import torch
 
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import Model
 from minitransformer.models.marian import MarianMTModel
-from minitransformer.tasks.running import as_texts
-from minitransformer.tasks.settings import Settings, read_directions, stored_languages
+from minitransformer.tasks.base import as_texts
+from minitransformer.tasks.generation import CONFIG, Settings, read_config, task_settings
 from minitransformer.tasks.text_to_text import TextToTextGeneration, with_prefix
 from minitransformer.tokenization import Tokenizer
+from minitransformer.tokenization.loading import optional_json
 
+_DIRECTION = re.compile(r"translation_(\w+?)_to_(\w+)")
 _CODE = re.compile(r">>.*?<<")
+
+
+def direction_of(task: str) -> tuple[str, str] | None:
+    """("en", "de") of "translation_en_to_de"; None of any other task."""
+    found = _DIRECTION.fullmatch(task)
+    return None if found is None else (found[1], found[2])
 
 
 class Translation(TextToTextGeneration):
     """Callable that translates texts; what it shares with :class:`TextToTextGeneration` is there.
 
-    Which language is written is known in one of three ways. T5 has a prefix for each direction,
-    which config.json names: the direction must be given, as `pipeline("translation_en_to_de",
-    path)` or by `src_lang` and `tgt_lang`. A Marian of several target languages wants a code at the
-    beginning of each text, ">>fra<< Good morning.", or `tgt_lang="fra"`, which puts it there. All
-    other models translate between the two languages that they were trained on.
+    The target language is known in one of three ways. T5 has a prefix for each direction, which
+    config.json names: the direction must be given, as `pipeline("translation_en_to_de", path)` or
+    by `src_lang` and `tgt_lang`. A Marian of several target languages needs a code at the beginning
+    of each text, ">>fra<< Good morning.", or `tgt_lang="fra"`, which puts it there. All other
+    models translate between the two languages that they were trained on.
 
     Args:
-        model: an encoder-decoder that writes.
+        model: an encoder-decoder with a language-model head.
         tokenizer: its tokenizer.
-        batch_size: texts that are computed at once; with beams, each takes as many rows.
-        src_lang, tgt_lang: where a call does not say them, in the checkpoint's words.
+        batch_size: texts in a batch, at most; with beams, each is as many sequences.
+        src_lang, tgt_lang: the languages of a call that does not name them, in the checkpoint's
+            words.
 
     Attributes:
         directions: those that config.json names, such as ("en", "de"), with their settings.
         codes: those that a Marian's vocabulary has, such as ">>fra<<".
 
     Raises:
-        ValueError: the model is no encoder-decoder that writes, or the tokenizer has more tokens
-            than the model has embeddings.
+        ValueError: the model is no such encoder-decoder, or the tokenizer has more tokens than the
+            model has embeddings.
     """
 
     name = "translation"
@@ -68,6 +79,7 @@ class Translation(TextToTextGeneration):
         path: str | Path,
         *,
         device: str | torch.device = "cpu",
+        optimize: bool = True,
         src_lang: str | None = None,
         tgt_lang: str | None = None,
     ) -> Self:
@@ -76,10 +88,10 @@ class Translation(TextToTextGeneration):
         Raises:
             ValueError: it does not translate between the languages that are given.
         """
-        task = super().from_pretrained(path, device=device)
+        task = super().from_pretrained(path, device=device, optimize=optimize)
         task.src_lang, task.tgt_lang = src_lang, tgt_lang
-        task.directions = read_directions(path, task.model.generation_config)
-        task._trained_on = stored_languages(path)
+        task.directions = _read_directions(path, task.model.generation_config)
+        task._trained_on = _read_languages(path)
         if src_lang is not None or tgt_lang is not None:
             task._direction(None, None)
         return task
@@ -111,12 +123,12 @@ class Translation(TextToTextGeneration):
 
         Raises:
             TypeError: a text is no str, or a field is unknown.
-            ValueError: it is not known into which language, or the model cannot write that; and
-                as in :class:`TextToTextGeneration`.
+            ValueError: the target language is not known, or not one of the model's; and as in
+                :class:`TextToTextGeneration`.
         """
         settings = self._direction(src_lang, tgt_lang, prefix)
-        rows = self._encode(self._sources(as_texts("texts", texts), settings, prefix))
-        return self._answers(texts, rows, settings, seed, fields)
+        batch = self._encode(self._sources(as_texts("texts", texts), settings, prefix))
+        return self._answers(texts, batch, settings, seed, fields)
 
     def stream(
         self,
@@ -139,8 +151,8 @@ class Translation(TextToTextGeneration):
             As a call does.
         """
         settings = self._direction(src_lang, tgt_lang, prefix)
-        rows = self._encode(self._sources(as_texts("text", [text]), settings, prefix))
-        return self._stream(rows.encodings[0].ids, settings.config, seed, fields)
+        batch = self._encode(self._sources(as_texts("text", [text]), settings, prefix))
+        return self._stream(batch.encodings[0].ids, settings.config, seed, fields)
 
     def _direction(
         self, src_lang: str | None, tgt_lang: str | None, prefix: str | None = None
@@ -178,7 +190,7 @@ class Translation(TextToTextGeneration):
         )
 
     def _sources(self, texts: list[str], settings: Settings, prefix: str | None) -> list[str]:
-        """The texts with what says into which language they are translated."""
+        """The texts with the prefix or code that names the direction."""
         sources = with_prefix(texts, settings, prefix)
         if not isinstance(self.model, MarianMTModel):
             return sources
@@ -201,6 +213,36 @@ class Translation(TextToTextGeneration):
 
     def _every_code(self) -> str:
         return f"the codes are: {', '.join(self.codes)}" if self.codes else "it has no codes"
+
+
+def _read_directions(path: str | Path, config: GenerationConfig) -> dict[tuple[str, str], Settings]:
+    """The directions of translation that config.json names: ("en", "de") to its settings.
+
+    Args:
+        path: of the checkpoint, or its name on the hub.
+        config: the checkpoint's generation config.
+
+    Raises:
+        CheckpointError: config.json cannot be read, or a field has no meaning.
+    """
+    content, source = read_config(path)
+    tasks = content.get("task_specific_params")
+    return {
+        direction: task_settings(content, source, task, config)
+        for task in (tasks if isinstance(tasks, dict) else ())
+        if (direction := direction_of(task)) is not None
+    }
+
+
+def _read_languages(path: str | Path) -> tuple[str | None, str | None]:
+    """The source and target language of a translator, where its tokenizer_config.json has them."""
+    directory = resolve_checkpoint(path, (CONFIG, "tokenizer_config.json"))
+    content = optional_json(directory, "tokenizer_config.json")
+    source, target = content.get("source_lang"), content.get("target_lang")
+    return (
+        source if isinstance(source, str) else None,
+        target if isinstance(target, str) else None,
+    )
 
 
 def _is_language(name: str | None) -> bool:

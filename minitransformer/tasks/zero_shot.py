@@ -1,4 +1,4 @@
-"""Zero-shot classification: classes that are named only when they are asked for.
+"""Zero-shot classification: into classes that are named only in the call.
 
 (Yin et al. 2019) A model of natural language inference is asked, for each class, whether the text
 entails "This example is <class>."
@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.models.base import Model
-from minitransformer.models.classification import SequenceClassification
-from minitransformer.tasks.running import Task, as_texts
+from minitransformer.models.base import Model, SequenceClassifier
+from minitransformer.tasks.base import Task, as_texts
 from minitransformer.tokenization import Tokenizer
 
-_PLACE = "{}"  # of the label in the template
+_PLACEHOLDER = "{}"  # of the label in the template
 
 
 class ZeroShotClassification(Task):
@@ -29,7 +28,7 @@ class ZeroShotClassification(Task):
             "contradict"; where none does, the first class, or the last if the first is entailment.
             (transformers always takes one of these two.)
         tokenizer: its tokenizer.
-        batch_size: pairs of text and label that are computed at once.
+        batch_size: pairs of text and label in a batch, at most.
 
     Raises:
         ValueError: the model classifies no texts, none of its classes is entailment, or the
@@ -37,9 +36,9 @@ class ZeroShotClassification(Task):
     """
 
     name = "zero-shot-classification"
-    model_class = SequenceClassification
+    model_class = SequenceClassifier
     example = "BertForSequenceClassification"
-    model: SequenceClassification
+    model: SequenceClassifier
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
         super().__init__(model, tokenizer, batch_size=batch_size)
@@ -85,20 +84,20 @@ class ZeroShotClassification(Task):
         Raises:
             TypeError: a text or label is no str.
             ValueError: a text is empty, a label is empty or comes twice, there is no label, the
-                template has no {}, or a hypothesis leaves no room for the text.
+                template has no {}, or a hypothesis leaves no space for the text.
         """
         labels = _labels(candidate_labels)
-        if not isinstance(hypothesis_template, str) or _PLACE not in hypothesis_template:
+        if not isinstance(hypothesis_template, str) or _PLACEHOLDER not in hypothesis_template:
             raise ValueError(
-                f"hypothesis_template={hypothesis_template!r} has no {_PLACE} where the label goes"
+                f"hypothesis_template={hypothesis_template!r} has no {_PLACEHOLDER} for the label"
             )
         premises = as_texts("texts", texts)
-        hypotheses = [hypothesis_template.replace(_PLACE, label) for label in labels]
+        hypotheses = [hypothesis_template.replace(_PLACEHOLDER, label) for label in labels]
         batch = self._encode(
             [premise for premise in premises for _ in labels],
             hypotheses * len(premises),
             truncation="only_first",
-            rows_per_text=len(labels),
+            sequences_per_text=len(labels),
         )
         logits = self._run(batch, lambda inputs: self.model(**inputs).logits.float().cpu())
         answers = [

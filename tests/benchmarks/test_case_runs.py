@@ -88,7 +88,8 @@ def test_with_nothing_to_go_on_with_it_says_so_and_begins(tmp_path, capsys):
     ("other", "changed"),
     [
         ({"words": ["--seed", "1"]}, "seed was 0, is 1"),
-        ({"words": ["--attention", "sdpa"]}, "attention was 'packed', is 'sdpa'"),
+        ({"words": ["--attention", "eager"]}, "attention was 'sdpa', is 'eager'"),
+        ({"words": ["--plain"]}, "plain was False, is True"),
         ({"plan": PLAN | {"passes": 3}}, "passes was 2, is 3"),
         ({"names": NAMES[:2]}, "cases was "),
         ({"last_id": 8}, "ragged rows was "),

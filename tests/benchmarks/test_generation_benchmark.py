@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from matplotlib.image import imread
 
 from benchmarks import generation, measuring
 from benchmarks.generation import COMPILED, OURS, THEIRS, Case, Clock, Plan, Side
+from minitransformer.fast import is_optimized
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
-from minitransformer.models.t5 import T5ForConditionalGeneration
-from minitransformer.models.t5_config import T5Config
+from minitransformer.models.t5 import T5Config, T5ForConditionalGeneration
+from tests.benchmarks.pictures import error_bars, png_size, texts_in, watch_pictures
 
 SHAPES = {
     "gpt2": (
@@ -77,8 +77,9 @@ def gpt2():
 
 
 @pytest.mark.slow
-def test_a_whole_run(tmp_path, capsys):
+def test_a_whole_run(tmp_path, capsys, monkeypatch):
     pytest.importorskip("transformers", reason="the comparison needs transformers")
+    figures = watch_pictures(monkeypatch)
     assert generation.main(["--quick", "--out", str(tmp_path / "out"), "--threads", "1"]) == 0
     out = capsys.readouterr().out
     assert all(case.name in out for case in PLAN.cases)
@@ -102,10 +103,11 @@ def test_a_whole_run(tmp_path, capsys):
         lines = list(csv.DictReader(file))
     assert [line["measured"] for line in lines] == ["text"] * 6 + ["one token"] * 18
     assert float(lines[1]["times_faster_low"]) <= float(lines[1]["times_faster"])
-    picture = imread(tmp_path / "out" / "generation_quick.png")
-    assert picture.shape[1] == 960  # eight inches of 120 dots
-    colours = {tuple(pixel) for pixel in (picture[::3, ::3, :3] * 255).astype(int).reshape(-1, 3)}
-    assert len(colours) > 10
+    assert png_size(tmp_path / "out" / "generation_quick.png") == (960, 1080)  # 8 by 9 inches
+    speeds, one, two = figures["generation_quick.png"].axes
+    assert len(error_bars(speeds)) == 6
+    assert {case.name for case in PLAN.cases} <= {*texts_in(speeds)}
+    assert (one.get_title(), two.get_title()) == ("GPT-2, 1 prompt", "GPT-2, 2 prompts")
 
 
 @pytest.mark.slow
@@ -130,6 +132,14 @@ def test_a_run_with_the_side_that_a_gpu_adds(tmp_path, capsys, monkeypatch):
         assert (ratio == 1.0) == (row["library"] == COMPILED)
     assert {row["library"] for row in found["curves"]} == {THEIRS, COMPILED, OURS}
     assert (tmp_path / "generation_quick.png").exists()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_ours_is_optimized_unless_it_is_to_be_plain(plain):
+    pytest.importorskip("transformers", reason="the comparison needs transformers")
+    sides, model = generation.load("gpt2", "float32", "cpu", plain=plain)
+    assert [side.library for side in sides] == [THEIRS, OURS, OURS]
+    assert is_optimized(model) != plain
 
 
 def test_what_transformers_is_asked_for():

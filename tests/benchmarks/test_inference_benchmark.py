@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from matplotlib.image import imread
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import inference, rows
 from benchmarks.comparison import AS_IT_COMES, AT_ITS_BEST, COMPILED, OURS, OURS_SORTED
 from benchmarks.flops import EncoderSizes
 from benchmarks.inference import CASES, Plan
+from minitransformer.fast import is_optimized
+from tests.benchmarks.counting import count_flops, count_optimized_flops, leave_out_attention
 from tests.benchmarks.in_one_process import in_one_process
+from tests.benchmarks.pictures import png_size, texts_in, watch_pictures
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
 
@@ -56,24 +57,27 @@ def test_both_give_the_same_until_a_weight_is_changed(name, dtype):
 
 @pytest.mark.parametrize("name", ["encode", "classify"])
 def test_flops_are_those_that_pytorch_counts(name):
-    theirs, ours, batches, _ = prepared(name, "--attention", "eager")
+    theirs, ours, batches, _ = prepared(name, "--attention", "eager", "--plain")
+    assert not is_optimized(ours)
     case, batch = TINY[name], batches["random"][0]
     assert not batch["attention_mask"].all()
     for model, expected in (
         (theirs, inference.their_flops(case, PLAN.sizes, batch)),
-        (ours, inference.our_flops(case, PLAN.sizes, batch, "eager")),
+        (ours, inference.our_flops(case, PLAN.sizes, batch, optimized=False)),
     ):
-        with FlopCounterMode(display=False) as counter:
-            model(**batch)
-        assert counter.get_total_flops() == expected
-    alone = {key: tensor[:1] for key, tensor in batch.items()}
-    length = int(alone["attention_mask"].sum())
-    alone = {key: tensor[:, :length] for key, tensor in alone.items()}
-    necessary = inference.necessary_flops(case, PLAN.sizes, alone)
-    assert necessary == inference.our_flops(case, PLAN.sizes, alone, "eager")
-    assert inference.necessary_flops(case, PLAN.sizes, batch) == inference.our_flops(
-        case, PLAN.sizes, batch, "packed"
-    )
+        assert count_flops(lambda model=model: model(**batch)) == expected
+
+
+@pytest.mark.parametrize("name", ["encode", "classify"])
+def test_an_optimized_model_executes_what_is_necessary(name, monkeypatch):
+    _, ours, batches, _ = prepared(name)
+    assert is_optimized(ours)
+    case, batch = TINY[name], batches["random"][0]
+    leave_out_attention(monkeypatch)
+    executed = inference.our_flops(case, PLAN.sizes, batch, optimized=True)
+    assert count_optimized_flops(lambda: ours(**batch)) == executed
+    assert executed == inference.necessary_flops(case, PLAN.sizes, batch)
+    assert executed < inference.their_flops(case, PLAN.sizes, batch)
 
 
 def test_who_gets_which_batches():
@@ -140,7 +144,8 @@ def test_rows_of_one_length_have_a_padding_of_their_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_whole_run(tmp_path, capsys):
+def test_a_whole_run(tmp_path, capsys, monkeypatch):
+    figures = watch_pictures(monkeypatch)
     text = tmp_path / "sentences.tsv"
     words = ["one", "two", "three", "four", "five", "six", "seven"]
     text.write_text("".join(" ".join(words[: n % 7 + 1]) + f" {n}\t1\n" for n in range(60)))
@@ -167,7 +172,8 @@ def test_a_whole_run(tmp_path, capsys):
         * 2
     )
     assert (out / "inference_quick_float32.csv").exists()
-    assert imread(out / "inference_quick.png").shape[1] == 1200
+    assert png_size(out / "inference_quick.png")[0] == 1200  # ten inches of 120 dots
+    assert {case.name for case in TINY.values()} <= {*texts_in(figures["inference_quick.png"])}
 
 
 def test_what_is_missing_is_said(tmp_path, capsys):

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from matplotlib.image import imread
 
 from benchmarks import squad_beside_transformers
+from tests.benchmarks.pictures import png_size, watch_pictures
 from tests.train.pretrained import save_tiny_bert
 from tests.train.test_qa import SMALL, squad
 from train import qa
@@ -20,7 +20,9 @@ def losses(run):
 
 
 @pytest.mark.slow
-def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
+@pytest.mark.parametrize("plain", [False, True])
+def test_both_begin_alike_and_are_laid_beside_each_other(plain, tmp_path, capsys, monkeypatch):
+    figures = watch_pictures(monkeypatch)
     contexts = [p["context"] for p in squad(100)["data"][0]["paragraphs"]]
     save_tiny_bert(tmp_path / "bert", contexts * 2)
     for name, count in (("train", 48), ("dev", 10)):
@@ -35,7 +37,7 @@ def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
     arguments = [
         *("--model", str(tmp_path / "bert"), *SMALL, "--dropout", "0.2"),
         *("--train", str(tmp_path / "train.json"), "--dev", str(tmp_path / "dev.json")),
-        *("--max-steps", "6"),
+        *("--max-steps", "6", *["--plain"] * plain),
     ]
     assert qa.main([*arguments, "--output", str(ours)]) == 0
     comparison = [*arguments, "--output", str(theirs), "--ours", str(ours)]
@@ -53,10 +55,11 @@ def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
     gap = max(abs(a - b) for a, b in pairs)
     assert f"{gap:.4f} at most" in out
 
-    picture = imread(theirs / "beside.png")
-    assert picture.shape[1] == 960  # eight inches of 120 dots
-    colours = {tuple(pixel) for pixel in (picture[::7, ::7, :3] * 255).astype(int).reshape(-1, 3)}
-    assert len(colours) > 10
+    assert png_size(theirs / "beside.png") == (960, 720)  # eight by six inches of 120 dots
+    curves, gaps = figures["beside.png"].axes
+    names = [text.get_text() for text in curves.get_legend().get_texts()]
+    assert names == ["minitransformer", "transformers"]
+    assert [len(line.get_xdata()) for line in (*curves.lines, gaps.lines[0])] == [6, 6, 6]
 
     for more, message in (
         (["--seed", "5"], "was trained otherwise: seed 0, not 5"),
@@ -65,3 +68,6 @@ def test_both_begin_alike_and_are_laid_beside_each_other(tmp_path, capsys):
     ):
         assert squad_beside_transformers.main([*comparison, *more]) == 1
         assert message in capsys.readouterr().err
+    if not plain:
+        assert squad_beside_transformers.main([*comparison, "--plain"]) == 1
+        assert "implementation 'optimized', not 'plain'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tiny models that write, ours and transformers', with the same perturbed parameters."""
+"""Tiny language models, ours and transformers', with the same perturbed parameters."""
 
 import copy
 import functools
@@ -75,7 +75,7 @@ ENCODER_DECODERS = [family for family in FAMILIES if family != "GPT2"]
 
 @functools.cache
 def pair(family: str, seed: int = 0) -> tuple[Any, Any]:
-    """Ours and theirs, by way of a checkpoint; nobody may change them."""
+    """Ours and theirs, by way of a checkpoint; shared, so not to be changed."""
     import transformers
 
     our_class, sizes = FAMILIES[family]
@@ -107,23 +107,23 @@ def pad_token(family: str) -> int:
 def prompts(
     family: str, lengths: list[int], *, left: bool | None = None, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Rows of random tokens, padded on the side on which transformers takes them."""
+    """Random tokens, padded on the side on which transformers takes them."""
     left = family == "GPT2" if left is None else left
     generator = torch.Generator().manual_seed(seed)
     longest = max(lengths)
     ids = torch.full((len(lengths), longest), pad_token(family))
     mask = torch.zeros_like(ids)
-    for row, length in enumerate(lengths):
-        where = slice(longest - length, None) if left else slice(0, length)
-        ids[row, where] = torch.randint(4, 97, (length,), generator=generator)
-        mask[row, where] = 1
+    for number, length in enumerate(lengths):
+        real = slice(longest - length, None) if left else slice(0, length)
+        ids[number, real] = torch.randint(4, 97, (length,), generator=generator)
+        mask[number, real] = 1
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def their_generate(model: Any, batch: dict[str, torch.Tensor], **fields: Any) -> Any:
-    """What transformers writes, with padding where it pads with something else.
+    """What transformers generates, with padding where it pads with something else.
 
-    Its beams fill up with the token that ends rows where the padding token is number 0.
+    Its beams fill up with the end token where the padding token is number 0.
     """
     result = model.generate(
         **batch,
@@ -135,9 +135,9 @@ def their_generate(model: Any, batch: dict[str, torch.Tensor], **fields: Any) ->
     ends = [ends] if isinstance(ends, int) else ends or []
     pad = fields.get("pad_token_id", model.generation_config.pad_token_id)
     start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
-    for row in result.sequences:
-        for place in range(start, len(row)):
-            if int(row[place]) in ends:
-                row[place + 1 :] = pad
+    for sequence in result.sequences:
+        for position in range(start, len(sequence)):
+            if int(sequence[position]) in ends:
+                sequence[position + 1 :] = pad
                 break
     return result

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.gpt2_config import GPT2Config
-from minitransformer.models.t5_config import T5Config
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.gpt2 import GPT2Config
+from minitransformer.models.t5 import T5Config
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,10 @@ from minitransformer.models.t5_config import T5Config
         ({"top_p": None}, "top_p=None"),
         ({"min_p": -0.1}, "min_p=-0.1"),
         ({"typical_p": 0}, "typical_p=0"),
-        ({"early_stopping": "sometimes"}, "early_stopping='sometimes'; True, False or 'never'"),
+        (
+            {"early_stopping": "sometimes"},
+            "early_stopping='sometimes' must be True, False or 'never'",
+        ),
         ({"early_stopping": 1}, "early_stopping=1"),
         ({"do_sample": 1}, "do_sample=1 must be True or False"),
         ({"pad_token_id": -1}, "pad_token_id=-1 must be a token's id"),

@@ -1,4 +1,4 @@
-"""What `generate` accepts, refuses and leaves as it was."""
+"""What `generate` accepts and refuses; the decoding loop; nothing of the model is changed."""
 
 import copy
 from dataclasses import replace
@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from minitransformer import BertConfig, BertForMaskedLM
 from minitransformer.generation import generate
-from minitransformer.generation.stopping import Stopping
-from minitransformer.generation.writing import write
-from minitransformer.models.generation_config import GenerationConfig
-from minitransformer.models.gpt2 import GPT2LMHeadModel
-from minitransformer.models.gpt2_config import GPT2Config
+from minitransformer.generation.generate import Decoding
+from minitransformer.generation.logits_processors import make_processors
+from minitransformer.generation.stopping import StoppingCriteria
+from minitransformer.models.base import DecodingSession
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from tests.generation.pairs import FAMILIES, ours, prompts
 from tests.models.decoders import WRITERS, build, pad, words
 from tests.tiny import perturb
 
@@ -44,7 +46,7 @@ def model() -> GPT2LMHeadModel:
 
 
 def with_config(model: Any, **fields: Any) -> Any:
-    """A model whose checkpoint says this of generation."""
+    """A model whose generation config has these fields."""
     other = copy.copy(model)
     other.generation_config = replace(model.generation_config, **fields)
     return other
@@ -53,8 +55,8 @@ def with_config(model: Any, **fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "how many tokens are to be written\\? Pass max_new_tokens"),
-        ({"max_length": 3}, "max_length=3 leaves no room for a new token after 3 tokens"),
+        ({}, "how many tokens are to be generated\\? Pass max_new_tokens"),
+        ({"max_length": 3}, "max_length=3 leaves no space for a new token after 3 tokens"),
         ({"max_new_tokens": 14}, "3 tokens of the prompt and 14 new ones .* the 16 .* at most 13"),
         ({"max_length": 17}, "ask for at most 13"),
         ({"max_new_tokens": 4, "max_length": 9}, "say the same in two ways"),
@@ -98,7 +100,7 @@ def test_names_that_are_wrong(model, fields, message):
     [
         (IDS[0], None, "pass input_ids\\[None\\]"),
         (IDS + 48, None, "input_ids holds"),
-        (IDS, torch.tensor([[1, 1, 1], [0, 0, 0]]), "row 1 of input_ids is padding alone"),
+        (IDS, torch.tensor([[1, 1, 1], [0, 0, 0]]), "sequence 1 of input_ids is padding alone"),
         (IDS, torch.ones(2, 2), "attention_mask has shape"),
         (
             torch.tensor([[1, 5]]),
@@ -113,15 +115,15 @@ def test_prompts_that_are_wrong(model, ids, mask, message):
         generate(model, ids, mask, max_new_tokens=2)
 
 
-def test_an_encoder_does_not_write():
+def test_an_encoder_does_not_generate():
     encoder = BertForMaskedLM(
         BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
     )
-    with pytest.raises(TypeError, match="a BertForMaskedLM does not write"):
+    with pytest.raises(TypeError, match="a BertForMaskedLM does not generate text"):
         generate(encoder, IDS, max_new_tokens=2)
 
 
-def test_a_padding_token_that_ends_rows_may_stand_in_a_prompt(model):
+def test_a_padding_token_that_is_the_end_token_may_stand_in_a_prompt(model):
     assert (
         generate(model, torch.tensor([[2, 5]]), max_new_tokens=2, pad_token_id=2).sequences[0, 0]
         == 2
@@ -174,20 +176,20 @@ def test_nothing_runs_before_all_is_checked(model, monkeypatch):
         generate(model, IDS, max_new_tokens=14)
 
 
-def test_the_last_position_can_be_written(model):
+def test_the_last_position_can_be_generated(model):
     assert generate(model, IDS, max_new_tokens=13, eos_token_id=None).sequences.shape == (2, 16)
-    # Padding on every row takes no positions.
+    # Padding in every sequence takes no positions.
     ids, mask = torch.nn.functional.pad(IDS, (4, 0), value=1), torch.tensor([[0] * 4 + [1] * 3] * 2)
     result = generate(model, ids, mask, max_new_tokens=13, eos_token_id=None)
     assert result.sequences.shape == (2, 20)
 
 
-def test_what_the_checkpoint_says(model):
+def test_the_checkpoint_s_config(model):
     said = with_config(model, max_new_tokens=4, eos_token_id=None, num_beams=2, temperature=0.5)
-    assert generate(said, IDS).new_tokens.shape == (2, 4)  # a checkpoint's temperature is suffered
+    assert generate(said, IDS).new_tokens.shape == (2, 4)  # a checkpoint's temperature is accepted
     assert generate(said, IDS).sequences_scores is not None
     assert generate(said, IDS, num_beams=1).sequences_scores is None
-    # What the caller says replaces the other way to say it.
+    # A caller's length replaces the checkpoint's, in either form.
     assert generate(said, IDS, max_length=5).new_tokens.shape == (2, 2)
     longest = with_config(model, max_length=5, eos_token_id=None)
     assert generate(longest, IDS).new_tokens.shape == (2, 2)
@@ -201,55 +203,80 @@ def test_a_config_takes_the_place_of_the_checkpoint_s(model):
     result = generate(said, IDS, config=config, seed=0)
     assert result.new_tokens.shape == (4, 4)
     assert result.sequences_scores is None
-    assert (result.new_tokens == 7).all()  # what the config leaves None, the checkpoint says
+    assert (result.new_tokens == 7).all()  # where the config has None, the checkpoint's value stays
     forbidden = [(token,) for token in range(50) if token != 5]
     only = generate(said, IDS, config=config, bad_words_ids=forbidden, seed=0)
     assert (only.new_tokens == 5).all()
     with pytest.raises(ValueError, match="temperature=0.5 has no effect"):
         generate(said, IDS, config=GenerationConfig(max_new_tokens=4, temperature=0.5))
     # What came from the checkpoint is not what the caller asks for.
-    suffered = with_config(said, temperature=0.5)
-    generate(suffered, IDS, config=replace(suffered.generation_config, num_beams=1))
+    accepted = with_config(said, temperature=0.5)
+    generate(accepted, IDS, config=replace(accepted.generation_config, num_beams=1))
 
 
-def test_a_minimum_of_the_checkpoint_that_is_too_long_is_said(model):
+def test_defaults_take_the_place_of_the_checkpoint_s_config(model):
+    said = with_config(model, num_beams=3, max_new_tokens=7, eos_token_id=None)
+    task = GenerationConfig(max_new_tokens=4, temperature=0.5, pad_token_id=1)
+    result = generate(said, IDS, defaults=task)
+    assert result.new_tokens.shape == (2, 4)
+    assert result.sequences_scores is None
+    longer = generate(said, IDS, defaults=task, max_new_tokens=5, num_beams=2)
+    assert longer.new_tokens.shape == (2, 5) and longer.sequences_scores is not None
+    other = GenerationConfig(num_return_sequences=2, num_beams=2)
+    assert generate(said, IDS, defaults=task, config=other).new_tokens.shape == (4, 4)
+    assert said.generation_config.num_beams == 3
+    with pytest.raises(TypeError, match="defaults is a dict; a GenerationConfig is needed"):
+        generate(said, IDS, defaults={"max_new_tokens": 3})
+
+
+def test_a_minimum_of_the_checkpoint_that_is_too_long_gives_a_warning(model):
     long = with_config(model, min_length=12)
     with pytest.warns(
-        UserWarning, match="at least 9 new tokens .* at most 2; 2 are written"
+        UserWarning, match="at least 9 new tokens .* at most 2; 2 are generated"
     ) as seen:
         assert generate(long, IDS, max_new_tokens=2).new_tokens.shape == (2, 2)
     assert seen[0].filename == __file__
 
 
-def test_rows_that_are_finished_are_filled_up(model):
+def test_sequences_that_have_ended_are_filled_up(model):
     free = generate(model, IDS, max_new_tokens=8, eos_token_id=None).new_tokens
     first = next(t for t in free[0].tolist() if t not in free[1].tolist())
-    place = free[0].tolist().index(first)
+    end = free[0].tolist().index(first)
     fields: dict[str, Any] = {"max_new_tokens": 8, "eos_token_id": first}
     ended = generate(model, IDS, **fields).new_tokens
-    assert ended[0].tolist() == [*free[0, : place + 1].tolist(), *[1] * (7 - place)]
+    assert ended[0].tolist() == [*free[0, : end + 1].tolist(), *[1] * (7 - end)]
     assert torch.equal(ended[1], free[1])
     without = with_config(model, pad_token_id=None)
-    assert (generate(without, IDS, **fields).new_tokens[0, place:] == first).all()
-    # All are finished: nothing more is computed.
-    assert generate(model, IDS[:1], **fields).new_tokens.shape == (1, place + 1)
+    assert (generate(without, IDS, **fields).new_tokens[0, end:] == first).all()
+    # All have ended: nothing more is computed.
+    assert generate(model, IDS[:1], **fields).new_tokens.shape == (1, end + 1)
 
 
 def test_the_model_is_left_as_it_was():
     model = tiny(hidden_dropout_prob=0.5)
-    model.train()
-    model.transformer.layers[1].eval()  # a part that is frozen, say
-    modes = [module.training for module in model.modules()]
-    outputs = [
-        generate(
-            model, IDS, max_new_tokens=3, eos_token_id=None, num_beams=beams
-        ).sequences.tolist()
-        for beams in (1, 1, 2, 2)
-    ]
-    assert outputs[0] == outputs[1] and outputs[2] == outputs[3]  # no dropout
-    assert [module.training for module in model.modules()] == modes
+    before = [dict(vars(module)) for module in model.modules()]
+    weights = copy.deepcopy(model.state_dict())
+    for fields in ({}, {"num_beams": 2}, {"do_sample": True}, {"use_cache": False}):
+        generate(model, IDS, max_new_tokens=3, eos_token_id=None, **fields)
+    assert [dict(vars(module)) for module in model.modules()] == before
+    torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)
     assert torch.is_grad_enabled()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_dropout_would_change_the_answer(beams, monkeypatch):
+    model = tiny(hidden_dropout_prob=0.5)
+    expected = generate(model, IDS, max_new_tokens=3, num_beams=beams).sequences
+    with monkeypatch.context() as patch:
+        patch.setattr(GPT2LMHeadModel, "next_token_logits", None)
+        for part in (model, model.transformer.layers[1]):
+            part.train()
+            with pytest.raises(ValueError, match="in training mode, .*dropout .*call model.eval"):
+                generate(model, IDS, max_new_tokens=3, num_beams=beams)
+            assert part.training
+            model.eval()
+    assert torch.equal(generate(model, IDS, max_new_tokens=3, num_beams=beams).sequences, expected)
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -258,14 +285,16 @@ def test_logits_that_are_no_numbers(fields, beams):
     model = tiny()
     with torch.no_grad():
         model.transformer.final_norm.bias[3] = torch.nan
-    with pytest.raises(ValueError, match="no token can follow in row 0 .*logits are NaN"):
+    with pytest.raises(ValueError, match="no token can follow in sequence 0 .*logits are NaN"):
         generate(model, IDS, max_new_tokens=2, num_beams=beams, **fields)
 
 
-class Script:
-    """A decoder whose scores are known: row 0 ends at once, and then has no scores."""
+class Script(DecodingSession):
+    """Scores are known: sequence 0 ends at once, and then has no scores."""
 
-    prompt = torch.tensor([[5], [6]])
+    def __init__(self) -> None:
+        self.prompt = torch.tensor([[5], [6]])
+        self.cache = None
 
     def start(self) -> torch.Tensor:
         return torch.eye(9)[[2, 7]]
@@ -274,15 +303,30 @@ class Script:
         return torch.stack([torch.full((9,), torch.nan), torch.eye(9)[history.shape[1]]])
 
 
-def test_a_row_that_has_ended_needs_no_scores():
-    config = GenerationConfig(max_new_tokens=3, pad_token_id=1)
-    rows = [*write(Script(), config, [], Stopping((2,), None, torch.device("cpu")), None)]
-    assert torch.stack(rows, dim=1).tolist() == [[2, 1], [7, 2]]
+def decoding(session: type[DecodingSession], device: str = "cpu", **fields: Any) -> Decoding:
+    config = GenerationConfig(pad_token_id=1, **fields)
+    prompt = session().prompt
+    return Decoding(
+        open_session=lambda watched: session(),
+        prompt=prompt,
+        config=config,
+        processors=make_processors(config, prompt_length=prompt.shape[1], source_ids=prompt),
+        stopping=StoppingCriteria(config.eos_token_ids, None, torch.device(device)),
+        generator=None,
+    )
+
+
+def test_a_sequence_that_has_ended_needs_no_scores():
+    columns, running = zip(
+        *decoding(Script, max_new_tokens=3, eos_token_id=2).tokens(), strict=True
+    )
+    assert torch.stack(columns, dim=1).tolist() == [[2, 1], [7, 2]]
+    assert torch.stack(running, dim=1).tolist() == [[True, False], [True, True]]
 
 
 @pytest.mark.parametrize("beams", [1, 2, 4])
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_row_in_which_everything_is_forbidden(model, sampled, beams):
+def test_a_sequence_in_which_everything_is_forbidden(model, sampled, beams):
     fields: dict[str, Any] = {"num_beams": beams, "seed": 0}
     fields |= {
         "max_new_tokens": 8,
@@ -291,21 +335,135 @@ def test_a_row_in_which_everything_is_forbidden(model, sampled, beams):
     }
     fields |= {"do_sample": sampled, "eos_token_id": None}
     with pytest.raises(
-        ValueError, match="follow in row 0 after 3 new ones: every one is forbidden"
+        ValueError, match="follow in sequence 0 after 3 new ones: every one is forbidden"
     ):
         generate(model, IDS, **fields)
-    # A row that has ended needs no further token.
+    # A sequence that has ended needs no further token.
     written = generate(model, IDS, **fields | {"eos_token_id": [0, 1, 2]}).new_tokens
     assert written.shape == (2, 1)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_the_source_that_nothing_can_follow_is_named(model, sampled):
-    """Only row 1 has a beginning that no token may follow."""
+    """Only sequence 1 has a beginning that no token may follow."""
     fields: dict[str, Any] = {"num_beams": 2, "do_sample": sampled, "eos_token_id": None}
     fields |= {"bad_words_ids": [[7, token] for token in range(50)], "max_new_tokens": 3}
-    with pytest.raises(ValueError, match="no token can follow in row 1 after 0 new ones"):
+    with pytest.raises(ValueError, match="no token can follow in sequence 1 after 0 new ones"):
         generate(model, IDS, **fields)
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The decoding sessions that a test opens, with what each was told and how often it closed."""
+    opened = []
+    open_session = GPT2LMHeadModel.decoding_session
+
+    def noted(self: Any, *inputs: Any, **settings: Any) -> DecodingSession:
+        session: Any = open_session(self, *inputs, **settings)
+        session.settings, session.closed = settings, 0
+
+        def close() -> None:
+            session.closed += 1
+
+        session.close = close
+        opened.append(session)
+        return session
+
+    monkeypatch.setattr(GPT2LMHeadModel, "decoding_session", noted)
+    return opened
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_session_is_closed_after_an_error_too(model, sessions, beams, monkeypatch):
+    generate(model, IDS, max_new_tokens=4, num_beams=beams)
+    monkeypatch.setattr(GPT2LMHeadModel, "next_token_logits", None)
+    with pytest.raises(TypeError):
+        generate(model, IDS, max_new_tokens=4, num_beams=beams)
+    assert [session.closed for session in sessions] == [1, 1]
+
+
+def test_a_session_knows_whether_each_token_is_looked_at(model, sessions):
+    generate(model, IDS, max_new_tokens=2)
+    generate(model, IDS, max_new_tokens=2, streamer=Recorder())
+    generate(model, IDS, max_new_tokens=2, num_beams=2)
+    assert [session.settings["watched"] for session in sessions] == [False, True, True]
+    assert sessions[0].settings["config"].max_new_tokens == 2
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "seed": 3, "top_k": 0},
+    "several each": {"do_sample": True, "seed": 5, "num_return_sequences": 3, "top_p": 0.9},
+    "processors": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 4},
+    "ends": {"eos_token_id": list(range(3, 60)), "min_new_tokens": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_rare_look_at_the_end_changes_nothing(family, way, monkeypatch):
+    batch = prompts(family, [3, 7, 5])
+    fields: dict[str, Any] = {"max_new_tokens": 20, "pad_token_id": 1, **WAYS[way]}
+    expected = generate(ours(family), **batch, **fields)
+    monkeypatch.setattr(DecodingSession, "eos_check_interval", 16)
+    result = generate(ours(family), **batch, **fields)
+    assert torch.equal(result.sequences, expected.sequences)
+    assert torch.equal(result.num_new_tokens, expected.num_new_tokens)
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("interval", [1, 16])
+def test_the_sequence_that_nothing_can_follow_is_named_later(do_sample, interval, monkeypatch):
+    monkeypatch.setattr(DecodingSession, "eos_check_interval", interval)
+    # After the first tokens, 97 or 98, only the other one is left, then none.
+    fields: dict[str, Any] = {"max_new_tokens": 20, "no_repeat_ngram_size": 1, "seed": 0}
+    fields |= {"bad_words_ids": [[token] for token in range(97)], "do_sample": do_sample}
+    with pytest.raises(ValueError, match="no token can follow in sequence 0 after 2 new"):
+        generate(ours("GPT2"), **prompts("GPT2", [5, 5]), eos_token_id=None, **fields)
+
+
+FIELDS: list[dict[str, Any]] = [
+    {},
+    {"do_sample": True, "top_k": 5, "typical_p": 0.9},
+    {"do_sample": True, "top_p": 0.8, "min_p": 0.1, "temperature": 0.7},
+    {
+        "repetition_penalty": 1.3,
+        "encoder_repetition_penalty": 1.1,
+        "no_repeat_ngram_size": 2,
+        "encoder_no_repeat_ngram_size": 3,
+        "bad_words_ids": ((4,), (5, 6)),
+        "min_new_tokens": 4,
+        "forced_eos_token_id": 2,
+        "suppress_tokens": (7,),
+        "begin_suppress_tokens": (8,),
+        "exponential_decay_length_penalty": (2, 1.1),
+    },
+]
+
+
+class Unreadable(DecodingSession):
+    """Shapes without numbers."""
+
+    eos_check_interval = 16
+
+    def __init__(self) -> None:
+        self.prompt = torch.randint(0, 1999, (3, 4), device="meta")
+        self.cache = None
+
+    def start(self) -> torch.Tensor:
+        return torch.randn(3, 2000, device="meta")
+
+    def step(self, history: torch.Tensor) -> torch.Tensor:
+        return self.start()
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=str)
+def test_between_two_looks_the_host_waits_for_nothing(fields):
+    tokens = decoding(Unreadable, "meta", max_new_tokens=20, eos_token_id=[2, 3], **fields).tokens()
+    for _ in range(15):
+        next(tokens)
+    with pytest.raises(RuntimeError, match="meta"):
+        next(tokens)
 
 
 class Recorder:
@@ -314,7 +472,6 @@ class Recorder:
     def __init__(self, stop_after: int = 99) -> None:
         self.got: list[Any] = []
         self.stop_after = stop_after
-        self.modes: list[bool] = []
 
     def put(self, value: torch.Tensor) -> None:
         self.got.append(value.tolist())
@@ -333,20 +490,19 @@ def test_a_streamer_gets_the_prompt_then_each_token(model):
         generate(model, IDS, max_new_tokens=4, num_beams=2, streamer=recorder)
 
 
-def test_ctrl_c_leaves_what_was_written_with_the_streamer():
-    model = tiny().train()
+def test_ctrl_c_leaves_what_was_generated_with_the_streamer(model, sessions):
     recorder = Recorder(stop_after=2)
-    # What was caught keeps the frames alive, and with them all that nobody closed.
+    # What was caught keeps the frames alive, and with them all that is not closed.
     with pytest.raises(KeyboardInterrupt) as caught:
         generate(model, IDS, max_new_tokens=9, eos_token_id=None, streamer=recorder)
     assert caught.value.__traceback__ is not None
     assert [type(got) for got in recorder.got] == [list, list, list, str]
-    assert model.training and all(module.training for module in model.modules())
+    assert [session.closed for session in sessions] == [1]
     assert torch.is_grad_enabled()
 
 
 def test_the_cache_is_not_moved_where_no_beam_moves(model, monkeypatch):
-    from minitransformer.layers.cache import KVCache
+    from minitransformer.layers.kv_cache import KVCache
 
     selected = []
     select = KVCache.select
@@ -396,15 +552,15 @@ def test_half_precision_is_scored_in_single(model):
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_how_many_tokens_each_row_has_is_known(beams):
-    """Padding is no token of a row, though its id may be that of a word."""
+def test_how_many_tokens_each_sequence_has_is_known(beams):
+    """Padding is no token of a sequence, though its id may be that of another one."""
     model = tiny(pad_token_id=5)
     ids = torch.tensor([[7, 8], [9, 10], [11, 12]])
     whole = generate(model, ids, max_new_tokens=6, num_beams=beams).new_tokens
     end = int(whole[0, 1])
     output = generate(model, ids, max_new_tokens=6, num_beams=beams, eos_token_id=end)
-    for row, count in zip(output.new_tokens.tolist(), output.num_new_tokens.tolist(), strict=True):
-        assert end not in row[: count - 1]
-        assert count == 6 or row[count - 1] == end
-        assert set(row[count:]) <= {5}
+    for ids, count in zip(output.new_tokens.tolist(), output.num_new_tokens.tolist(), strict=True):
+        assert end not in ids[: count - 1]
+        assert count == 6 or ids[count - 1] == end
+        assert set(ids[count:]) <= {5}
     assert output.num_new_tokens.min() < 6

@@ -5,7 +5,7 @@ import torch
 
 from minitransformer.generation import generate, sampling
 from minitransformer.generation.sampling import Candidates, candidates, draw
-from minitransformer.models.generation_config import GenerationConfig
+from minitransformer.generation_config import GenerationConfig
 from tests.generation.pairs import ours, pair, prompts
 
 logits_process = pytest.importorskip(
@@ -93,8 +93,9 @@ def test_tokens_are_drawn_by_their_probability():
     scores = torch.tensor(
         [2.0, 1.0, 0.0, -1.0, 0.5, -torch.inf, 1.5, -2.0, 0.3, -0.4, 1.1, -torch.inf]
     )
-    rows = scores.expand(20_000, -1)
-    drawn, there = draw(Candidates(rows, None), torch.Generator().manual_seed(0))
+    drawn, there = draw(
+        Candidates(scores.expand(20_000, -1), None), torch.Generator().manual_seed(0)
+    )
     assert there.all()
     counts = drawn.bincount(minlength=12).double()
     assert chi_squared(counts, scores.double().softmax(0)) < rare(9)
@@ -163,14 +164,14 @@ def test_a_seed_decides():
 
 
 @pytest.mark.parametrize("family", ["GPT2", "T5"])
-def test_drawn_rows_are_the_same_without_a_cache(family):
+def test_drawn_sequences_are_the_same_without_a_cache(family):
     batch = prompts(family, [5, 3])
     fields = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 3, "seed": 7}
     fields |= {"pad_token_id": 1, "top_k": 20, "eos_token_id": list(range(2, 12))}
     quick = generate(ours(family), **batch, **fields)
     slow = generate(ours(family), **batch, **fields, use_cache=False)
     assert torch.equal(quick.sequences, slow.sequences)
-    assert len({tuple(row) for row in quick.new_tokens.tolist()}) > 4
+    assert len({tuple(ids) for ids in quick.new_tokens.tolist()}) > 4
 
 
 def test_beams_that_are_drawn():

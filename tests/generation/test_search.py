@@ -19,7 +19,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "several ends": {"max_new_tokens": 12, "eos_token_id": [2, 11, 30, 31, 56, 57, 80]},
     "at least": {"max_new_tokens": 9, "eos_token_id": list(range(2, 90)), "min_new_tokens": 4},
     "min_length": {"max_new_tokens": 9, "eos_token_id": list(range(2, 90)), "min_length": 8},
-    # Without the padding token, whose n-grams at the left of a row transformers counts.
+    # Without the padding token, whose n-grams at the left of a sequence transformers counts.
     "n-grams": {"max_new_tokens": 14, "no_repeat_ngram_size": 2, "bad_words_ids": [[1]]},
     "repetition": {"max_new_tokens": 12, "repetition_penalty": 1.7},
     "forced": {"max_new_tokens": 6, "forced_bos_token_id": 7, "forced_eos_token_id": 9},
@@ -70,25 +70,25 @@ def check(family: str, batch: dict[str, torch.Tensor], **fields: Any) -> None:
 
 
 def flip(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same rows with their padding on the other side."""
-    rows = []
+    """The same sequences with their padding on the other side."""
+    flipped = []
     for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
         left = not mask[0]
         parts = [ids[mask], ids[~mask]] if left else [ids[~mask], ids[mask]]
         flags = [mask[mask], mask[~mask]] if left else [mask[~mask], mask[mask]]
-        rows.append((torch.cat(parts), torch.cat(flags)))
-    ids, masks = zip(*rows, strict=True)
+        flipped.append((torch.cat(parts), torch.cat(flags)))
+    ids, masks = zip(*flipped, strict=True)
     return {"input_ids": torch.stack(ids), "attention_mask": torch.stack(masks)}
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_a_decoder_writes_what_transformers_writes(asked):
+def test_a_decoder_generates_what_transformers_generates(asked):
     check("GPT2", prompts("GPT2", [6, 2, 4]), **ASKED[asked])
 
 
 @pytest.mark.parametrize("asked", ["greedy", "several ends", "forced", "beams", "long"])
 @pytest.mark.parametrize("family", ["Bart", "Marian", "T5"])
-def test_an_encoder_decoder_writes_what_transformers_writes(family, asked):
+def test_an_encoder_decoder_generates_what_transformers_generates(family, asked):
     check(family, prompts(family, [6, 2]), **ASKED[asked])
 
 
@@ -102,7 +102,7 @@ def test_what_looks_at_the_source(family, beams):
     check(family, batch, **fields, encoder_no_repeat_ngram_size=2, encoder_repetition_penalty=9.0)
 
 
-def test_rows_of_a_batch_are_written_as_if_alone():
+def test_sequences_of_a_batch_are_generated_as_if_alone():
     model = ours("GPT2")
     batch = prompts("GPT2", [6, 1, 4])
     fields = {"pad_token_id": 1, "max_new_tokens": 10, "eos_token_id": list(range(2, 20))}
@@ -119,7 +119,7 @@ def test_rows_of_a_batch_are_written_as_if_alone():
 
 
 def test_padding_forbids_nothing():
-    """In transformers it does: there the n-gram of two padding tokens is in the row."""
+    """In transformers it does: there the n-gram of two padding tokens counts."""
     model = ours("GPT2")
     ids = torch.tensor([[9, 20]])
     padded = {
@@ -149,8 +149,8 @@ def test_columns_that_are_padding_everywhere_change_nothing():
     assert generate(model, **wide, max_length=9, eos_token_id=None).new_tokens.shape == (2, 2)
 
 
-def test_fewer_answers_than_were_asked_for():
-    """One token, and it is forced: there is one answer. transformers repeats it here."""
+def test_fewer_hypotheses_than_were_asked_for():
+    """One token, and it is forced: there is one hypothesis. transformers repeats it here."""
     result = generate(
         ours("GPT2"),
         torch.tensor([[5, 6]]),

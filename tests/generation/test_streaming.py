@@ -1,4 +1,4 @@
-"""Text as it comes: whole characters, spaces where they belong, texts that end a row."""
+"""Text as it comes: whole characters, spaces where they belong, texts that end a sequence."""
 
 import random
 from typing import Any
@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from minitransformer import Tokenizer
-from minitransformer import tokenizer_loading as loading
 from minitransformer.generation import generate, stream
 from minitransformer.generation.stopping import StopStrings
 from minitransformer.generation.streaming import TextPieces
+from minitransformer.models.base import DecodingSession
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.tokenization import loading
 from tests.models.decoders import WRITERS
 from tests.models.decoders import new as new_model
 from tests.tiny import SHARED_DATA
@@ -105,15 +107,15 @@ def test_spaces_are_those_between_prompt_and_answer():
         assert [pieces.add(token) for token in ids[start:]] == expected
 
 
-def writer(tokenizer: Tokenizer, **changes: Any) -> Any:
+def language_model(tokenizer: Tokenizer, **changes: Any) -> Any:
     size = tokenizer.vocab_size
     special = {"bos_token_id": size - 1, "eos_token_id": size - 1}
     return new_model("GPT2LMHeadModel", vocab_size=size, **special, **changes)
 
 
-def test_a_stream_is_what_generate_writes():
+def test_a_stream_is_what_generate_gives():
     tokenizer = TOKENIZERS["bytes"]
-    model = writer(tokenizer)
+    model = language_model(tokenizer)
     prompt = tokenizer("ciao", return_tensors="pt")["input_ids"]
     for fields in ({"max_new_tokens": 12}, {"max_new_tokens": 12, "do_sample": True, "seed": 1}):
         written = generate(model, prompt, **fields).new_tokens[0]
@@ -124,7 +126,7 @@ def test_a_stream_is_what_generate_writes():
             assert len(pieces) > 1 and all(pieces)
 
 
-def test_an_encoder_decoder_streams_what_it_writes():
+def test_an_encoder_decoder_streams_what_it_generates():
     tokenizer = TOKENIZERS["wordpiece"]
     model = new_model("T5ForConditionalGeneration", vocab_size=tokenizer.vocab_size)
     source = torch.tensor([[5, 6, 7]])
@@ -136,17 +138,17 @@ def test_an_encoder_decoder_streams_what_it_writes():
 
 def test_a_stream_is_checked_before_it_is_read():
     tokenizer = TOKENIZERS["bytes"]
-    model = writer(tokenizer)
+    model = language_model(tokenizer)
     with pytest.raises(ValueError, match="how many tokens"):
         stream(model, tokenizer, "ciao")
     with pytest.raises(ValueError, match="it gives one text"):
         stream(model, tokenizer, "ciao", max_new_tokens=2, num_beams=2)
-    with pytest.raises(ValueError, match="stream writes one text; the ids have shape"):
+    with pytest.raises(ValueError, match="stream takes one text; the ids have shape"):
         stream(model, tokenizer, torch.ones(2, 3, dtype=torch.int64), max_new_tokens=2)
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_stream_takes_padding_tokens_as_words(name):
+def test_a_stream_takes_padding_tokens_as_any_other(name):
     tokenizer = TOKENIZERS["bytes"]
     model: Any = new_model(name, vocab_size=tokenizer.vocab_size)
     ids = torch.tensor([[70, 71, model.config.pad_token_id or 0, 72]])
@@ -160,11 +162,11 @@ def test_a_stream_takes_padding_tokens_as_words(name):
 def test_a_source_that_is_no_text_and_no_ids(source):
     tokenizer = TOKENIZERS["bytes"]
     with pytest.raises(TypeError, match=f"text_or_ids is a {type(source).__name__} that holds no"):
-        stream(writer(tokenizer), tokenizer, source, max_new_tokens=2)
+        stream(language_model(tokenizer), tokenizer, source, max_new_tokens=2)
 
 
 def test_a_tokenizer_that_is_none():
-    model: Any = writer(TOKENIZERS["bytes"])
+    model: Any = language_model(TOKENIZERS["bytes"])
     for tokenizer in (None, "gpt2", model):
         with pytest.raises(TypeError, match=f"tokenizer is a {type(tokenizer).__name__}; a minit"):
             stream(model, tokenizer, "ciao", max_new_tokens=2)
@@ -188,40 +190,57 @@ def test_tokens_that_the_tokenizer_does_not_have_have_no_text():
     assert tokenizer.backend.decode(ids) == "a\u00ec"
 
 
-def test_the_model_is_in_its_mode_again_when_a_stream_is_closed():
+def test_a_session_is_closed_with_its_stream(monkeypatch):
     tokenizer = TOKENIZERS["bytes"]
-    model = writer(tokenizer).train()
+    model = language_model(tokenizer)
+    calls = []
+    monkeypatch.setattr(DecodingSession, "close", lambda _: calls.append("close"))
     pieces = stream(model, tokenizer, "ciao", max_new_tokens=12, eos_token_id=None)
-    assert model.training  # nothing has run
     next(pieces)
-    assert not model.training and torch.is_grad_enabled()
+    assert calls == [] and torch.is_grad_enabled()
     pieces.close()
-    assert model.training
+    assert calls == ["close"]
     list(stream(model, tokenizer, "ciao", max_new_tokens=2))
+    assert calls == ["close"] * 2
+
+
+def test_a_stream_refuses_a_model_in_training_mode_at_once():
+    tokenizer = TOKENIZERS["bytes"]
+    model = language_model(tokenizer).train()
+    with pytest.raises(ValueError, match="in training mode, .*dropout .*call model.eval"):
+        stream(model, tokenizer, "ciao", max_new_tokens=2)
     assert model.training
+
+
+def test_a_stream_with_defaults_of_its_own():
+    tokenizer = TOKENIZERS["bytes"]
+    model = language_model(tokenizer)
+    task = GenerationConfig(max_new_tokens=5, suppress_tokens=(70, 256))
+    before = model.generation_config
+    ids = tokenizer("ciao", return_tensors="pt")["input_ids"]
+    expected = generate(model, ids, defaults=task).new_tokens[0]
+    pieces = stream(model, tokenizer, "ciao", defaults=task)
+    assert "".join(pieces) == tokenizer.decode(expected, skip_special_tokens=True)
+    assert model.generation_config is before
 
 
 @pytest.mark.parametrize("first_to_end", [0, 1])
 def test_two_streams_that_are_read_in_turn(first_to_end):
     tokenizer = TOKENIZERS["bytes"]
-    model = writer(tokenizer, hidden_dropout_prob=0.5).train()
-    model.transformer.layers[1].eval()  # a part that is frozen, say
-    modes = [module.training for module in model.modules()]
+    model = language_model(tokenizer)
     fields: dict[str, Any] = {"max_new_tokens": 9, "eos_token_id": None}
     fields["suppress_tokens"] = list(range(94, 256))  # ASCII remains: each token is a piece
     alone = ["".join(stream(model, tokenizer, text, **fields)) for text in ("ciao", "addio")]
     pieces = [stream(model, tokenizer, text, **fields) for text in ("ciao", "addio")]
     got = [next(one) for one in pieces]
     for number in (first_to_end, 1 - first_to_end):
-        assert not any(module.training for module in model.modules())
         got[number] += "".join(pieces[number])
     assert got == alone
-    assert [module.training for module in model.modules()] == modes
 
 
-def test_ctrl_c_ends_a_stream_after_what_was_written(monkeypatch):
+def test_ctrl_c_ends_a_stream_after_what_was_generated(monkeypatch):
     tokenizer = TOKENIZERS["bytes"]
-    model = writer(tokenizer).train()
+    model = language_model(tokenizer)
     fields: dict[str, Any] = {"max_new_tokens": 9, "eos_token_id": None}
     whole = "".join(stream(model, tokenizer, "ciao", **fields))
     runs, forward = [], type(model).next_token_logits
@@ -234,13 +253,12 @@ def test_ctrl_c_ends_a_stream_after_what_was_written(monkeypatch):
 
     monkeypatch.setattr(type(model), "next_token_logits", interrupted)
     got = "".join(stream(model, tokenizer, "ciao", **fields))
-    assert model.training
     written = generate(model, tokenizer("ciao", return_tensors="pt")["input_ids"], **fields)
     assert got == tokenizer.decode(written.new_tokens[0, :4], skip_special_tokens=True)
     assert 0 < len(got) < len(whole)
 
 
-# ---- texts that end a row ----
+# ---- texts that end a sequence ----
 
 
 def test_a_text_is_found_across_the_borders_of_tokens():
@@ -293,11 +311,11 @@ def test_texts_are_found_where_transformers_finds_them():
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_rows_end_at_texts_as_in_transformers(beams, tmp_path):
+def test_sequences_end_at_texts_as_in_transformers(beams, tmp_path):
     tokenizer = TOKENIZERS["bytes"]
     theirs_tokenizer = theirs_with(tokenizer)
     transformers = pytest.importorskip("transformers")
-    model = writer(tokenizer).float()
+    model = language_model(tokenizer).float()
     model.save_pretrained(tmp_path)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     prompt = tokenizer(["ciao", "addi"], return_tensors="pt")["input_ids"]
@@ -314,11 +332,11 @@ def test_rows_end_at_texts_as_in_transformers(beams, tmp_path):
     assert any(text.endswith(fields["stop_strings"]) and len(text) < 12 for text in texts)
 
 
-def test_rows_that_texts_end_need_something_to_be_filled_up_with():
+def test_sequences_that_texts_end_need_something_to_be_filled_up_with():
     tokenizer = TOKENIZERS["bytes"]
-    model = writer(tokenizer)
+    model = language_model(tokenizer)
     ids = torch.tensor([[70, 71], [72, 73]])
     fields: dict[str, Any] = {"stop_strings": ["x"], "max_new_tokens": 2, "tokenizer": tokenizer}
-    with pytest.raises(ValueError, match="pad_token_id=None: rows that stop_strings end"):
+    with pytest.raises(ValueError, match="pad_token_id=None: sequences that stop_strings end"):
         generate(model, ids, eos_token_id=None, **fields)
     assert generate(model, ids[:1], eos_token_id=None, **fields).new_tokens.shape == (1, 2)

@@ -263,7 +263,7 @@ def write_config(directory: Path, content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", list(REAL))
-def test_the_config_of_a_real_checkpoint_loads_without_a_word(checkpoint, tmp_path):
+def test_the_config_of_a_real_checkpoint_loads_without_a_warning(checkpoint, tmp_path):
     name, content = REAL[checkpoint]
     model = save(name, tmp_path)
     write_config(tmp_path, content)
@@ -329,7 +329,7 @@ def test_gpt2_s_middle_is_four_times_as_wide_where_the_file_says_nothing(tmp_pat
         write_config(tmp_path, content | n_inner)
         model: Any = from_pretrained(tmp_path)
         assert model.config.intermediate_size is None
-        assert model.transformer.layers[0].feed_forward.expand.out_features == 48
+        assert model.transformer.layers[0].feed_forward.up_proj.out_features == 48
 
 
 @pytest.mark.slow

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from minitransformer import CheckpointError, from_pretrained
-from minitransformer.layers.positions import sinusoids
-from minitransformer.models.bart import BartForConditionalGeneration, BartModel
-from minitransformer.models.bart_heads import BartForSequenceClassification
+from minitransformer.layers.positional_embeddings import sinusoids
+from minitransformer.models.bart import (
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
+    BartModel,
+)
 from minitransformer.models.base import Model
 from minitransformer.models.gpt2 import GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
 from minitransformer.models.marian import MarianModel
@@ -48,7 +51,7 @@ def test_what_bart_s_backbone_leaves_over(tmp_path):
     assert equal(backbone, model.model)
 
 
-def test_a_classifier_from_a_bart_that_writes(tmp_path, monkeypatch):
+def test_a_classifier_from_a_bart_language_model(tmp_path, monkeypatch):
     model = save("BartForConditionalGeneration", tmp_path)
     poison(monkeypatch)
     classifier, said = loaded(
@@ -61,7 +64,7 @@ def test_a_classifier_from_a_bart_that_writes(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_bart_that_writes_from_a_classifier(tmp_path):
+def test_a_bart_language_model_from_a_classifier(tmp_path):
     classifier = save("BartForSequenceClassification", tmp_path)
     model, _ = loaded(
         BartForConditionalGeneration, tmp_path, "no use for classification_head.dense.bias"
@@ -69,7 +72,7 @@ def test_a_bart_that_writes_from_a_classifier(tmp_path):
     assert equal(model.model, classifier.model)
 
 
-def test_a_classifier_from_a_gpt2_that_writes(tmp_path, monkeypatch):
+def test_a_classifier_from_a_gpt2_language_model(tmp_path, monkeypatch):
     model = save("GPT2LMHeadModel", tmp_path)
     edit_tensors(tmp_path, lambda t: {**t, "lm_head.weight": t["transformer.wte.weight"].clone()})
     poison(monkeypatch)
@@ -95,7 +98,7 @@ def test_other_classes_need_a_new_head(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_gpt2_that_writes_from_a_backbone_and_from_a_classifier(tmp_path):
+def test_a_gpt2_language_model_from_a_backbone_and_from_a_classifier(tmp_path):
     backbone = save("GPT2Model", tmp_path / "backbone")
     model, _ = loaded(GPT2LMHeadModel, tmp_path / "backbone", None)
     assert equal(model.transformer, backbone)
@@ -127,10 +130,10 @@ def test_the_backbones_of_t5(tmp_path, monkeypatch):
     tied = save("T5ForConditionalGeneration", tmp_path / "tied")
     edit_tensors(tmp_path / "tied", lambda t: {**t, "lm_head.weight": t["shared.weight"].clone()})
     backbone, _ = loaded(T5Model, tmp_path / "tied", "no use for lm_head.weight")
-    assert equal(backbone, tied.transformer)
+    assert equal(backbone, tied.backbone)
     untied = save("T5 1.1", tmp_path / "untied")
     backbone, _ = loaded(T5Model, tmp_path / "untied", "no use for lm_head.weight")
-    assert equal(backbone, untied.transformer)
+    assert equal(backbone, untied.backbone)
     save("T5Model", tmp_path / "plain")
     model, _ = loaded(T5ForConditionalGeneration, tmp_path / "plain", None)
     assert model.lm_head is None
@@ -145,4 +148,4 @@ def test_marian_s_backbone(tmp_path):
     model = save("MarianMTModel", tmp_path)
     backbone, _ = loaded(MarianModel, tmp_path, "no use for final_logits_bias")
     assert equal(backbone, model.model)
-    assert torch.equal(backbone.encoder.positions.table, sinusoids(24, 12).float())
+    assert torch.equal(backbone.encoder.position_embedding.table, sinusoids(24, 12).float())

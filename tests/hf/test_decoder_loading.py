@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minitransformer import CheckpointError, from_pretrained
-from minitransformer.layers.positions import SinusoidalPositions, sinusoids
-from minitransformer.models.generation_config import GenerationConfig
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.layers.positional_embeddings import SinusoidalPositions, sinusoids
 from minitransformer.models.gpt2 import GPT2LMHeadModel, GPT2Model
 from minitransformer.models.marian import MarianMTModel
 from tests.hf.test_loading import edit_config, edit_tensors, equal, shard
@@ -137,11 +137,11 @@ def test_gpt2_s_matrices_are_stored_the_other_way_round(tmp_path):
     for theirs, ours in (
         ("attn.c_attn", model.layers[1].attention.query_key_value),
         ("attn.c_proj", model.layers[1].attention.output),
-        ("mlp.c_fc", model.layers[1].feed_forward.expand),
-        ("mlp.c_proj", model.layers[1].feed_forward.contract),
+        ("mlp.c_fc", model.layers[1].feed_forward.up_proj),
+        ("mlp.c_proj", model.layers[1].feed_forward.down_proj),
     ):
         assert torch.equal(written[f"h.1.{theirs}.weight"], ours.weight.T)
-    assert torch.equal(written["wte.weight"], model.words.weight)
+    assert torch.equal(written["wte.weight"], model.token_embedding.weight)
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "T5 1.1", "BartForConditionalGeneration"])
@@ -150,7 +150,7 @@ def test_a_save_that_fails_leaves_the_old_files(name, tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     model: Any = new(name, vocab_size=77)
     monkeypatch.setattr(
-        "minitransformer.hf.saving.write_generation_config",
+        "minitransformer.hf.checkpoint.write_generation_config",
         lambda *_arguments: (_ for _ in ()).throw(OSError("disk full")),
     )
     with pytest.raises(OSError, match="disk full"):
@@ -218,16 +218,17 @@ def test_a_tied_head_may_be_stored_again_but_must_be_the_same(name, table, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SEQ2SEQ if name != "T5 1.1"])
-def test_the_words_of_the_stacks_may_be_stored_again_but_must_be_the_same(name, tmp_path):
+def test_the_token_embedding_of_the_stacks_may_be_stored_again_but_must_be_the_same(name, tmp_path):
     model = save(name, tmp_path)
-    prefix = "model." if f"{model.backbone_name}" == "model" else ""
+    (shared,) = [stored_name for stored_name in stored(tmp_path) if "shared" in stored_name]
+    prefix = shared.removesuffix("shared.weight")
 
     def copies(tensors: Tensors, more: float = 0) -> Tensors:
-        words = tensors[f"{prefix}shared.weight"]
+        table = tensors[shared]
         return {
             **tensors,
-            f"{prefix}encoder.embed_tokens.weight": words.clone(),
-            f"{prefix}decoder.embed_tokens.weight": words + more,
+            f"{prefix}encoder.embed_tokens.weight": table.clone(),
+            f"{prefix}decoder.embed_tokens.weight": table + more,
         }
 
     edit_tensors(tmp_path, copies)
@@ -259,7 +260,7 @@ def test_sinusoids_that_are_stored_are_not_read(tmp_path):
     )
     again: Any = from_pretrained(tmp_path)
     assert equal(again, model)
-    assert torch.equal(again.model.encoder.positions.table, sinusoids(24, 12).float())
+    assert torch.equal(again.model.encoder.position_embedding.table, sinusoids(24, 12).float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -269,8 +270,8 @@ def test_sinusoids_are_right_in_every_dtype(dtype, tmp_path, monkeypatch):
     model: Any = from_pretrained(tmp_path, dtype=dtype)
     expected = sinusoids(24, 12).float().to(dtype)
     for stack in (model.model.encoder, model.model.decoder):
-        assert stack.positions.table.dtype == dtype
-        assert torch.equal(stack.positions.table, expected)
+        assert stack.position_embedding.table.dtype == dtype
+        assert torch.equal(stack.position_embedding.table, expected)
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert model.final_logits_bias.dtype == dtype
     assert model(rows(1, 3), labels=rows(1, 2)).logits.isfinite().all()
@@ -336,7 +337,7 @@ def test_t5_1_1_in_its_old_form(tmp_path):
 
 
 def test_t5_1_1_in_its_new_form(tmp_path):
-    """Transformers 5 writes that words are tied, always."""
+    """Transformers 5 writes that the token embedding is tied, always."""
     model = save("T5 1.1", tmp_path)
     edit_config(tmp_path, tie_word_embeddings=True, scale_decoder_outputs=False)
     again = from_pretrained(tmp_path)
@@ -361,7 +362,7 @@ def test_t5_1_1_without_its_head_is_damage_and_without_gates_too(tmp_path):
         from_pretrained(tmp_path)
     save_file(whole, tmp_path / "model.safetensors")
     edit_config(tmp_path, feed_forward_proj="relu")
-    with pytest.raises(CheckpointError, match=r"missing .*expand.weight.* unexpected .*wi_0"):
+    with pytest.raises(CheckpointError, match=r"missing .*up_proj.weight.* unexpected .*wi_0"):
         from_pretrained(tmp_path)
 
 
@@ -460,7 +461,7 @@ def test_a_tensor_that_is_missing(name, tensor, tmp_path):
         ("T5Model", "encoder.block.0.layer.0.SelfAttention.q.bias"),
     ],
 )
-def test_a_tensor_that_nobody_knows(name, tensor, tmp_path):
+def test_a_tensor_that_is_unknown(name, tensor, tmp_path):
     save(name, tmp_path)
     edit_tensors(tmp_path, lambda tensors: {**tensors, tensor: torch.ones(12)})
     with pytest.raises(CheckpointError, match=f"unexpected .*{tensor}"):
@@ -486,7 +487,7 @@ def test_the_wrong_family(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
-def test_how_to_write_goes_with_the_model(name, tmp_path):
+def test_the_generation_config_goes_with_the_model(name, tmp_path):
     model = save(name, tmp_path)
     assert from_pretrained(tmp_path).generation_config == model.generation_config
     model.generation_config = GenerationConfig(
@@ -503,7 +504,7 @@ def test_how_to_write_goes_with_the_model(name, tmp_path):
     assert from_pretrained(tmp_path).generation_config == model.generation_config
 
 
-def test_a_token_that_is_changed_at_loading_is_changed_in_how_to_write_too(tmp_path):
+def test_a_token_that_is_changed_at_loading_is_changed_in_the_generation_config_too(tmp_path):
     save("GPT2LMHeadModel", tmp_path)
     model = GPT2LMHeadModel.from_pretrained(tmp_path, pad_token_id=0)
     assert model.config.pad_token_id == model.generation_config.pad_token_id == 0
@@ -532,14 +533,14 @@ def test_the_file_goes_before_what_config_json_says(tmp_path):
         ('{"penalty_alpha": 0.6}', "penalty_alpha=0.6 .*not built here"),
     ],
 )
-def test_a_broken_file_of_how_to_write_is_one_clear_error(content, message, tmp_path):
+def test_a_broken_generation_config_is_one_clear_error(content, message, tmp_path):
     save("GPT2LMHeadModel", tmp_path)
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         from_pretrained(tmp_path)
 
 
-def test_how_to_write_is_read_before_memory_is_taken(tmp_path, monkeypatch):
+def test_the_generation_config_is_read_before_memory_is_taken(tmp_path, monkeypatch):
     save("GPT2LMHeadModel", tmp_path)
     (tmp_path / "generation_config.json").write_text('{"num_beams": 0}')
     monkeypatch.setattr(torch.nn.Module, "to_empty", lambda *_a, **_n: pytest.fail("too late"))
@@ -547,7 +548,7 @@ def test_how_to_write_is_read_before_memory_is_taken(tmp_path, monkeypatch):
         from_pretrained(tmp_path)
 
 
-def test_a_file_of_how_to_write_that_leads_out_is_refused(tmp_path):
+def test_a_generation_config_that_leads_out_is_refused(tmp_path):
     save("GPT2LMHeadModel", tmp_path / "model")
     path = tmp_path / "model" / "generation_config.json"
     path.rename(tmp_path / "secret.json")

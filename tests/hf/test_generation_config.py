@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from minitransformer.files import CheckpointError
-from minitransformer.hf.generation_config import (
+from minitransformer.generation_config import (
     FIELDS,
     IN_MODEL_CONFIG,
+    NOT_BUILT,
     WITHOUT_EFFECT,
+    GenerationConfig,
     read_generation_config,
     task_parameters,
     write_generation_config,
 )
-from minitransformer.models.generation_config import NOT_BUILT, GenerationConfig
 
 # Of facebook/bart-large-cnn, as its config.json had them before there was a file of their own.
 BART_CNN = {
@@ -174,7 +175,7 @@ def test_what_a_checkpoint_may_contradict(tmp_path):
     ("content", "message"),
     [
         ({"num_beam": 4}, "unknown field 'num_beam': did you mean 'num_beams'"),
-        ({"num_beam_groups": 2}, "num_beam_groups=2 would change what is written"),
+        ({"num_beam_groups": 2}, "num_beam_groups=2 would change what is generated"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha=0.6"),
         ({"temperature": -1}, "generation_config.json: temperature=-1 must be a positive"),
         ({"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token's id"),

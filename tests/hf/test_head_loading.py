@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import minitransformer
 from minitransformer import CheckpointError, DistilBertConfig, from_pretrained
-from minitransformer.models.base import Model
+from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.config import Config
 from minitransformer.parity import compare, random_batch
 from tests.tiny import SIZES, bert_config, perturb, roberta_config
@@ -65,15 +66,18 @@ def edit_tensors(path: Path, change) -> None:
     save_file(change(tensors), path / "model.safetensors", metadata={"format": "pt"})
 
 
+def backbone_of(model: Model) -> Any:
+    """The model without its head, where it has one."""
+    return model.backbone if isinstance(model, TaskModel) else model
+
+
 def backbone_tensors(model: Model) -> dict[str, torch.Tensor]:
     """The backbone's, by the names that it gives them; without the pooler, which is half a head."""
-    backbone = getattr(model, model.backbone_name) if model.backbone_name else model
-    return {n: t for n, t in backbone.state_dict().items() if not n.startswith("pooler.")}
+    return {n: t for n, t in backbone_of(model).state_dict().items() if not n.startswith("pooler.")}
 
 
 def head_tensors(model: Model) -> dict[str, torch.Tensor]:
-    before = f"{model.backbone_name}."
-    return {n: t for n, t in model.state_dict().items() if not n.startswith(before)}
+    return {n: t for n, t in model.state_dict().items() if not n.startswith("backbone.")}
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -81,7 +85,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-def assert_drawn(tensors: dict[str, torch.Tensor], deviation: float) -> None:
+def assert_initialized(tensors: dict[str, torch.Tensor], deviation: float) -> None:
     """Weights are N(0, deviation), all of them together, and biases are zero."""
     weights = [t.flatten() for n, t in tensors.items() if n.endswith("weight")]
     assert torch.cat(weights).std().item() == pytest.approx(deviation, rel=0.25)
@@ -109,7 +113,7 @@ def load_and_listen(load, *arguments, **named) -> tuple[Model, str]:
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Memory comes full of NaN, so that what nobody filled shows."""
+    """Memory comes full of NaN, so that what was not filled shows."""
     to_empty = torch.nn.Module.to_empty
 
     def to_poison(module, **settings):
@@ -139,7 +143,7 @@ def test_another_number_of_classes_is_a_new_head(name, tmp_path):
     assert model.config.id2label == FIVE_CLASSES
     assert model.config.num_labels == 5
     assert_same(backbone_tensors(model), backbone_tensors(saved))
-    assert_drawn(head_tensors(model), 0.05)
+    assert_initialized(head_tensors(model), 0.05)
     batch = random_batch(model, length=7)
     assert model(**batch).logits.shape[-1] == 5
     assert model.loss(**batch).isfinite()
@@ -159,7 +163,7 @@ def test_another_dropout_changes_nothing_that_is_stored(name, tmp_path):
     saved = save(name, tmp_path)
     model = load_quietly(class_of(name).from_pretrained, tmp_path, hidden_dropout_prob=0.37)
     assert model.config.hidden_dropout_prob == 0.37
-    backbone = getattr(model, model.backbone_name) if model.backbone_name else model
+    backbone = backbone_of(model)
     assert backbone.embeddings.dropout.p == backbone.layers[0].dropout.p == 0.37
     assert_same(model.state_dict(), saved.state_dict())
     assert not model.training
@@ -206,7 +210,7 @@ def test_one_classifier_is_not_the_other(family, stored, wanted, tmp_path):
     assert re.search("classifier.*: drawn anew, to be trained", said)
     assert re.search(f"a {family}{wanted} has no use for .*classifier", said)
     assert_same(backbone_tensors(model), backbone_tensors(saved))
-    assert_drawn(head_tensors(model), 0.02)
+    assert_initialized(head_tensors(model), 0.02)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -229,15 +233,15 @@ def test_every_head_can_be_put_on_a_backbone(family, head, tmp_path):
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_pooler_is_drawn_where_the_checkpoint_has_none(tmp_path):
+def test_a_pooler_is_initialized_where_the_checkpoint_has_none(tmp_path):
     save("BertForMaskedLM", tmp_path)
     model, said = load_and_listen(
         minitransformer.BertForSequenceClassification.from_pretrained, tmp_path
     )
-    assert re.search(r"has no .*bert\.pooler.*: drawn anew", said)
+    assert re.search(r"has no .*backbone\.pooler.*: drawn anew", said)
     assert re.search(r"has no .*classifier.*: drawn anew", said)
-    assert_drawn(model.bert.pooler.state_dict(), 0.02)
-    assert_drawn(model.classifier.state_dict(), 0.02)
+    assert_initialized(model.bert.pooler.state_dict(), 0.02)
+    assert_initialized(model.classifier.state_dict(), 0.02)
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSES if not name.endswith("Model")])
@@ -245,7 +249,7 @@ def test_half_a_head_is_damage(name, tmp_path):
     model = save(name, tmp_path / "whole")
     tensors = load_file(tmp_path / "whole" / "model.safetensors")
     content = (tmp_path / "whole" / "config.json").read_text()
-    before = f"{model.backbone_name}."
+    before = f"{family_of(name).lower()}."  # Hugging Face's word
     head = [stored for stored in tensors if not stored.startswith(before)]
     assert len(head) == len(head_tensors(model)) > 1
     parts = {stored: sum(n.split(".")[0] == stored.split(".")[0] for n in head) for stored in head}
@@ -266,8 +270,8 @@ def test_half_a_head_is_damage(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in CLASSES if not name.endswith("Model")])
 def test_a_whole_head_that_is_promised_must_be_there(name, tmp_path):
-    model = save(name, tmp_path)
-    before = f"{model.backbone_name}."
+    save(name, tmp_path)
+    before = f"{family_of(name).lower()}."  # Hugging Face's word
     edit_tensors(tmp_path, lambda t: {n: v for n, v in t.items() if n.startswith(before)})
     for load in (from_pretrained, class_of(name).from_pretrained):
         with pytest.raises(CheckpointError, match="nothing is stored of"):
@@ -589,7 +593,7 @@ REAL_CONFIGS = {
 
 
 @pytest.mark.parametrize("checkpoint", REAL_CONFIGS)
-def test_the_configs_of_real_checkpoints_load_without_a_word(checkpoint, tmp_path):
+def test_the_configs_of_real_checkpoints_load_without_a_warning(checkpoint, tmp_path):
     transformers = transformers_or_skip()
     content = REAL_CONFIGS[checkpoint]
     (name,) = content["architectures"]
@@ -622,7 +626,7 @@ def test_the_head_for_multiple_choice_is_no_classifier(family, labels, tmp_path)
         class_of(f"{family}ForSequenceClassification").from_pretrained, tmp_path
     )
     assert re.search("classifier.*: drawn anew, to be trained", said)
-    assert_drawn({n: t for n, t in head_tensors(model).items() if "classifier" in n}, 0.02)
+    assert_initialized({n: t for n, t in head_tensors(model).items() if "classifier" in n}, 0.02)
 
 
 PROBLEMS = [None, "single_label_classification", "multi_label_classification", "regression"]
@@ -700,7 +704,7 @@ def test_whose_classifier_it_is_must_be_guessed_where_nothing_is_named(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["BertModel", "BertForQuestionAnswering"])
-def test_an_untied_decoder_is_nobodys_business_without_a_head_for_words(name, tmp_path):
+def test_an_untied_decoder_is_left_out_without_an_lm_head(name, tmp_path):
     saved = save("BertForMaskedLM", tmp_path)
     decoder = "cls.predictions.decoder.weight"
     edit_tensors(tmp_path, lambda t: t | {decoder: torch.randn(99, 32)})
@@ -708,5 +712,5 @@ def test_an_untied_decoder_is_nobodys_business_without_a_head_for_words(name, tm
         from_pretrained(tmp_path)
     with pytest.warns(UserWarning, match=rf"no use for .*{decoder}"):
         again = class_of(name).from_pretrained(tmp_path)
-    words = again.get_submodule("bert.embeddings" if again.backbone_name else "embeddings").words
-    assert torch.equal(words.weight, saved.bert.embeddings.words.weight)
+    embedding = backbone_of(again).embeddings.token_embedding
+    assert torch.equal(embedding.weight, saved.bert.embeddings.token_embedding.weight)

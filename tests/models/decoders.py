@@ -1,22 +1,31 @@
-"""Tiny decoders and encoder-decoders, and rows for them; no two of their sizes are equal."""
+"""Tiny decoders and encoder-decoders, and batches for them; no two of their sizes are equal."""
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minitransformer.models.bart import BartForConditionalGeneration, BartModel
-from minitransformer.models.bart_config import BartConfig
-from minitransformer.models.bart_heads import BartForSequenceClassification
+from minitransformer import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BartForSequenceClassification,
+    BartModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    GPT2Model,
+    MarianConfig,
+    MarianModel,
+    MarianMTModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Model,
+)
 from minitransformer.models.base import Model
 from minitransformer.models.config import Config
-from minitransformer.models.gpt2 import GPT2ForSequenceClassification, GPT2LMHeadModel, GPT2Model
-from minitransformer.models.gpt2_config import GPT2Config
-from minitransformer.models.marian import MarianConfig, MarianModel, MarianMTModel
-from minitransformer.models.t5 import T5ForConditionalGeneration, T5Model
-from minitransformer.models.t5_config import T5Config
-from tests.tiny import perturb
+from tests.tiny import as_variant, attention_of, perturb
 
 Batch = dict[str, Tensor]
 
@@ -102,41 +111,46 @@ WRITERS = [
 ]
 
 
-def new(name: str, attention: str = "sdpa", **changes: object) -> Model:
-    """A perturbed model in float64 and evaluation mode."""
+def new(name: str, variant: str = "sdpa", **changes: object) -> Model:
+    """A perturbed model in float64 and evaluation mode; `variant` is one of `VARIANTS`."""
     model_class, config_class, sizes = CLASSES[name]
     torch.manual_seed(0)  # the same weights, whatever was drawn before
-    model = model_class(config_class(**{**sizes, **changes}), attention=attention)
-    return perturb(model).double()
+    model = model_class(config_class(**{**sizes, **changes}), attention=attention_of(variant))
+    return as_variant(perturb(model).double(), variant)
 
 
 @functools.cache
-def build(name: str, attention: str = "sdpa") -> Model:
+def build(name: str, variant: str = "sdpa") -> Model:
     """The same, made once; not to be changed."""
-    return new(name, attention)
+    return new(name, variant)
+
+
+def backbone_of(model: Model) -> Any:
+    """The model under the head, or the model itself where it has none."""
+    return getattr(model, "backbone", model)
 
 
 def words(length: int, seed: int = 0) -> Tensor:
-    """(T,) ids that have no role."""
+    """(T,) ids of tokens that have no role."""
     generator = torch.Generator().manual_seed(1000 * length + seed)
     return torch.randint(FIRST_WORD, VOCABULARY - 1, (length,), generator=generator)
 
 
 def rows(count: int, length: int, seed: int = 0) -> Tensor:
-    """(B, T) ids that have no role."""
-    return torch.stack([words(length, seed + 100 * row) for row in range(count)])
+    """(B, T) ids of tokens that have no role."""
+    return torch.stack([words(length, seed + 100 * number) for number in range(count)])
 
 
 def pad(
     texts: Sequence[Tensor], fill: int, *, left: bool = False, extra: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Rows of one length, filled up on one side, and the mask: (B, T) twice."""
+    """Sequences padded to one length on one side, and their padding mask: (B, T) twice."""
     length = max(map(len, texts)) + extra
     filled = torch.full((len(texts), length), fill)
     mask = torch.zeros(len(texts), length, dtype=torch.int64)
-    for row, text in enumerate(texts):
+    for number, text in enumerate(texts):
         where = slice(length - len(text), None) if left else slice(0, len(text))
-        filled[row, where], mask[row, where] = text, 1
+        filled[number, where], mask[number, where] = text, 1
     return filled, mask
 
 

@@ -5,8 +5,9 @@ heads and feed-forward, and T5's heads together are narrower than its hidden sta
 """
 
 import copy
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import torch
 
 import minitransformer
 from minitransformer import parity
+from minitransformer.hf.config import reference_class
+from minitransformer.layers.attention import MultiHeadAttention, sdpa_attention
 from minitransformer.parity import compare, random_batch
-from tests.tiny import perturb
+from tests.tiny import as_variant, attention_of, perturb
 
 transformers: Any = pytest.importorskip("transformers", reason="parity needs transformers")
 
@@ -91,7 +94,7 @@ SEQ2SEQ_CLASSES: dict[str, dict[str, Any]] = {
     "T5ForConditionalGeneration 1.1": {},
 }
 CLASSES = GPT2_CLASSES | SEQ2SEQ_CLASSES
-# Those that write.
+# The encoder-decoders with an LM head.
 BART, MARIAN, T5 = "BartForConditionalGeneration", "MarianMTModel", "T5ForConditionalGeneration"
 WRITERS = [BART, MARIAN, T5, f"{T5} 1.1"]
 
@@ -117,7 +120,7 @@ def their_model(name: str, **changes: object) -> Any:
 def pair(
     name: str,
     path: Path,
-    attention: str = "eager",
+    variant: str = "eager",
     dtype: torch.dtype = torch.float32,
     **changes: object,
 ) -> tuple[Any, Any]:
@@ -126,19 +129,17 @@ def pair(
     Args:
         name, changes: see :func:`their_model`.
         path: for the checkpoint.
-        attention, dtype: of ours; of both.
+        variant: one of `VARIANTS`, what ours is to be.
+        dtype: of both.
     """
     theirs = their_model(name, **changes)
     theirs.save_pretrained(path)
-    ours = minitransformer.from_pretrained(path, attention=attention)
-    return ours.to(dtype), theirs.to(dtype)
+    ours = minitransformer.from_pretrained(path, attention=attention_of(variant))
+    return as_variant(ours.to(dtype), variant), theirs.to(dtype)
 
 
 def courses_of_training(ours: Any, theirs: Any, steps: int = 20) -> tuple[list[float], list[float]]:
-    """The losses of either side as AdamW lowers them, over the same two batches in turn.
-
-    Theirs come from all logits, ours from no more than the labels need.
-    """
+    """The losses of either side as AdamW lowers them, over the same two batches in turn."""
     courses: tuple[list[float], list[float]] = [], []
     for model, course in zip((ours, theirs), courses, strict=True):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -164,7 +165,8 @@ def there_and_back(ours: Any, path: Path, caplog: pytest.LogCaptureFixture) -> l
         What transformers had to say while it loaded and saved.
     """
     ours.save_pretrained(path / "ours")
-    their_class = getattr(transformers, type(ours).__name__)
+    our_class = reference_class(ours)
+    their_class = getattr(transformers, our_class.__name__)
     with warnings.catch_warnings(), their_words(caplog) as said:
         warnings.simplefilter("error")
         theirs, report = their_class.from_pretrained(
@@ -174,7 +176,7 @@ def there_and_back(ours: Any, path: Path, caplog: pytest.LogCaptureFixture) -> l
     said += [f"{kind}: {names}" for kind, names in report.items() if names]
     result = compare(ours, theirs.eval(), random_batch(ours, length=11))
     assert result.equal, result.table()
-    again = type(ours).from_pretrained(path / "back")
+    again = our_class.from_pretrained(path / "back")
     assert again.config == ours.config
     assert again.state_dict().keys() == ours.state_dict().keys()
     for name, tensor in ours.state_dict().items():
@@ -182,9 +184,28 @@ def there_and_back(ours: Any, path: Path, caplog: pytest.LogCaptureFixture) -> l
     return said
 
 
+def attend_otherwise(
+    attentions: Iterable[MultiHeadAttention], change: Callable[..., dict[str, Any]]
+) -> None:
+    """Put a bug into attentions: they get other arguments than those that they were given.
+
+    Args:
+        attentions: the layers.
+        change: takes the arguments of `sdpa_attention` by name and gives those that are other.
+    """
+    signature = inspect.signature(sdpa_attention)
+
+    def attend(*inputs: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        given = signature.bind(*inputs, **named).arguments
+        return sdpa_attention(**given | change(**given))
+
+    for attention in attentions:
+        attention.attend = attend
+
+
 @contextmanager
 def their_words(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """What transformers says in its log, which it keeps apart from everybody else's."""
+    """What transformers says in its log, which it keeps apart from all others."""
     said: list[str] = []
     before = transformers.utils.logging.get_verbosity()  # another test may have silenced it
     transformers.utils.logging.set_verbosity_warning()

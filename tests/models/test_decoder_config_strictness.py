@@ -4,12 +4,7 @@ import dataclasses
 
 import pytest
 
-from minitransformer.models.bart import BartModel
-from minitransformer.models.bart_config import BartConfig
-from minitransformer.models.gpt2 import GPT2Model
-from minitransformer.models.gpt2_config import GPT2Config
-from minitransformer.models.marian import MarianConfig
-from minitransformer.models.t5_config import T5Config
+from minitransformer import BartConfig, BartModel, GPT2Config, GPT2Model, MarianConfig, T5Config
 from tests.models.decoders import (
     BART_SIZES,
     CLASSES,
@@ -206,6 +201,8 @@ def test_the_config_of_another_family_is_refused():
 
 
 @pytest.mark.parametrize("name", list(CLASSES))
-def test_an_unknown_kernel_is_named(name):
+def test_an_unknown_implementation_is_named(name):
     with pytest.raises(ValueError, match="attention='flash' is unknown; .*eager.*sdpa"):
         new(name, "flash")
+    with pytest.raises(ValueError, match=r"attention='packed' .*optimize\(model\)"):
+        new(name, "packed")

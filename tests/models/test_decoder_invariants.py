@@ -1,4 +1,4 @@
-"""Promises of every decoder that need no reference: time, padding, batches, kernels, losses."""
+"""Promises of every decoder that need no reference: causality, padding, batches, losses."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ from tests.models.decoders import (
     rows,
     words,
 )
+from tests.tiny import VARIANTS, every_variant
 
-KERNELS = ["eager", "sdpa", "packed"]
 BACKBONES = ["GPT2Model", "BartModel", "MarianModel", "T5Model"]
 
 
 def each_of(names: list[str]) -> pytest.MarkDecorator:
-    """Every class; a backbone by itself is slow's business, for the class with a head has it."""
+    """Every class; a backbone by itself is slow, for the class with a head has it inside."""
     return pytest.mark.parametrize(
         "name",
         [
@@ -44,8 +44,7 @@ every_class = each_of(list(CLASSES))
 every_writer = pytest.mark.parametrize("name", WRITERS)
 every_decoder = each_of(CAUSAL + SEQ2SEQ)
 every_encoder_decoder = each_of(SEQ2SEQ)
-every_kernel = pytest.mark.parametrize("attention", KERNELS)
-kernels = st.sampled_from(KERNELS)
+variants = st.sampled_from(VARIANTS)
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=3)
 
 
@@ -72,7 +71,7 @@ def examples_of(name: str, lengths: list[int]) -> list[Batch]:
 def collate(
     name: str, examples: list[Batch], *, left: bool, left_target: bool, extra: int = 0
 ) -> Batch:
-    """A batch; `extra` more places of padding than are needed, in source and target."""
+    """A batch; `extra` more tokens of padding than are needed, in source and target."""
     config: Any = build(name).config
     fill = 0 if config.pad_token_id is None else config.pad_token_id
     sides = {"input_ids": left, "decoder_input_ids": left_target}
@@ -84,27 +83,27 @@ def collate(
     return batch
 
 
-def with_dead_rows(batch: Batch, number: int) -> Batch:
-    """So many more rows, of nothing but padding."""
+def with_masked_sequences(batch: Batch, number: int) -> Batch:
+    """So many more sequences, fully masked."""
     both = {}
     for field, tensor in batch.items():
-        dead = tensor[:1].repeat(number, 1)
-        both[field] = torch.cat([tensor, dead * 0 if field.endswith("mask") else dead])
+        masked = tensor[:1].repeat(number, 1)
+        both[field] = torch.cat([tensor, masked * 0 if field.endswith("mask") else masked])
     return both
 
 
-def results_of(name: str, batch: Batch, attention: str = "sdpa") -> list[list[Tensor]]:
-    """What a model says of each row, at its real tokens."""
-    output = build(name, attention)(**batch)
+def results_of(name: str, batch: Batch, variant: str = "sdpa") -> list[list[Tensor]]:
+    """What a model returns for each sequence, at its real tokens."""
+    output = build(name, variant)(**batch)
     outcome = output.last_hidden_state if hasattr(output, "last_hidden_state") else output.logits
     if name in CLASSIFIERS:
-        return [[row] for row in outcome]
+        return [[scores] for scores in outcome]
     masks = batch.get("decoder_attention_mask", batch["attention_mask"]).bool()
-    results = [[row[mask]] for row, mask in zip(outcome, masks, strict=True)]
+    results = [[values[mask]] for values, mask in zip(outcome, masks, strict=True)]
     if name in SEQ2SEQ:
         sources = batch["attention_mask"].bool()
-        for row, result in enumerate(results):
-            result.append(output.encoder_last_hidden_state[row][sources[row]])
+        for number, result in enumerate(results):
+            result.append(output.encoder_last_hidden_state[number][sources[number]])
     return results
 
 
@@ -118,24 +117,24 @@ def results_of(name: str, batch: Batch, attention: str = "sdpa") -> list[list[Te
     left=st.booleans(),
     left_target=st.booleans(),
     extra=st.integers(0, 2),
-    kernel=kernels,
+    variant=variants,
 )
-def test_padding_on_either_side_changes_nothing_that_is_said_of_a_text(
-    name, lengths, left, left_target, extra, kernel
+def test_padding_on_either_side_changes_nothing_at_real_tokens(
+    name, lengths, left, left_target, extra, variant
 ):
     examples = examples_of(name, lengths)
     batch = collate(name, examples, left=left, left_target=left_target, extra=extra)
-    results = results_of(name, batch, kernel)
+    results = results_of(name, batch, variant)
     for example, result in zip(examples, results, strict=True):
         alone = collate(name, [example], left=False, left_target=False)
-        (expected,) = results_of(name, alone, kernel)
+        (expected,) = results_of(name, alone, variant)
         assert result[0].numel()
         assert_equal(result, expected)
 
 
 @every_class
-@every_kernel
-def test_what_stands_at_padding_is_never_read(name, attention):
+@every_variant
+def test_what_stands_at_padding_is_never_read(name, variant):
     """Not even an end token, which BART's classifier looks for."""
     examples = examples_of(name, [5, 2, 3])
     for left in (False, True):
@@ -148,21 +147,21 @@ def test_what_stands_at_padding_is_never_read(name, attention):
             if ids in batch:
                 other[ids] = batch[ids].masked_fill(batch[mask] == 0, end_token(name))
                 assert not torch.equal(other[ids], batch[ids])
-        results, expected = results_of(name, other, attention), results_of(name, batch, attention)
-        for row in range(3):
-            for ours, theirs in zip(results[row], expected[row], strict=True):
+        results, expected = results_of(name, other, variant), results_of(name, batch, variant)
+        for pair in zip(results, expected, strict=True):
+            for ours, theirs in zip(*pair, strict=True):
                 assert torch.equal(ours, theirs)
 
 
 @every_class
-@every_kernel
-def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(name, attention):
+@every_variant
+def test_a_fully_masked_sequence_is_finite_and_changes_no_other(name, variant):
     examples = examples_of(name, [4, 2])
     batch = collate(name, examples, left=False, left_target=True)
-    both = with_dead_rows(batch, 1)
-    model = build(name, attention)
+    both = with_masked_sequences(batch, 1)
+    model = build(name, variant)
     if name == "BartForSequenceClassification":
-        with pytest.raises(ValueError, match="no end token.* in row 2"):
+        with pytest.raises(ValueError, match="no end token.* in sequence 2"):
             model(**both)
         return
     output = model(**both)
@@ -170,31 +169,31 @@ def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(name, attent
     outcomes += [getattr(output, "encoder_last_hidden_state", None)]
     outcomes = [outcome for outcome in outcomes if outcome is not None]
     assert all(outcome.isfinite().all() for outcome in outcomes)
-    assert_equal(results_of(name, both, attention)[:2], results_of(name, batch, attention))
+    assert_equal(results_of(name, both, variant)[:2], results_of(name, batch, variant))
     loss = sum(outcome.sum() for outcome in outcomes)
     assert all(gradient.isfinite().all() for gradient in gradients(model, loss))
 
 
 @pytest.mark.slow
 @every_encoder_decoder
-@every_kernel
-@pytest.mark.parametrize("dead", ["attention_mask", "decoder_attention_mask"])
-def test_a_source_or_a_target_of_nothing_but_padding_is_finite(name, attention, dead):
-    model = build(name, attention)
+@every_variant
+@pytest.mark.parametrize("masked", ["attention_mask", "decoder_attention_mask"])
+def test_a_fully_masked_source_or_target_is_finite(name, variant, masked):
+    model = build(name, variant)
     batch = collate(name, examples_of(name, [4, 2]), left=False, left_target=False)
-    batch[dead] = batch[dead] * torch.tensor([[1], [0]])
+    batch[masked] = batch[masked] * torch.tensor([[1], [0]])
     output = model(**batch)
     outcome = output.last_hidden_state if hasattr(output, "last_hidden_state") else output.logits
     assert outcome.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients(model, outcome.sum()))
 
 
-# --- Time
+# --- Causality
 
 
-def over_time(name: str, ids: Tensor, mask: Tensor | None = None, attention: str = "sdpa"):
+def decoded(name: str, ids: Tensor, mask: Tensor | None = None, variant: str = "sdpa"):
     """The logits, or hidden states, of a decoder over (B, T), with a fixed source if it has one."""
-    model: Any = build(name, attention)
+    model: Any = build(name, variant)
     inputs: dict = {"input_ids": ids, "attention_mask": mask}
     if name in SEQ2SEQ:
         inputs = {
@@ -207,33 +206,31 @@ def over_time(name: str, ids: Tensor, mask: Tensor | None = None, attention: str
 
 
 @every_decoder
-@every_kernel
+@every_variant
 @settings(max_examples=4)
 @given(
     length=st.integers(2, 7),
-    place=st.integers(1, 6),
+    position=st.integers(1, 6),
     masked=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_a_future_token_changes_no_earlier_logit_at_all(
-    name, attention, length, place, masked, seed
+    name, variant, length, position, masked, seed
 ):
-    place = min(place, length - 1)
+    position = min(position, length - 1)
     ids = rows(2, length, seed)
     changed = ids.clone()
-    changed[:, place:] = FIRST_WORD + (changed[:, place:] - FIRST_WORD + 1) % 20
+    changed[:, position:] = FIRST_WORD + (changed[:, position:] - FIRST_WORD + 1) % 20
     mask = None
     if masked:
         mask = torch.ones_like(ids)
         mask[0, 0] = 0
-    before = over_time(name, ids, mask, attention)
-    after = over_time(name, changed, mask, attention)
-    assert torch.equal(after[:, :place], before[:, :place])
-    assert (after[:, place] - before[:, place]).abs().amax(dim=-1).min() > 1e-6
-    assert_equal(
-        over_time(name, ids[:, :place], None if mask is None else mask[:, :place])[1:],
-        before[1:, :place],
-    )
+    before = decoded(name, ids, mask, variant)
+    after = decoded(name, changed, mask, variant)
+    assert torch.equal(after[:, :position], before[:, :position])
+    assert (after[:, position] - before[:, position]).abs().amax(dim=-1).min() > 1e-6
+    earlier = None if mask is None else mask[:, :position]
+    assert_equal(decoded(name, ids[:, :position], earlier)[1:], before[1:, :position])
 
 
 @every_encoder_decoder
@@ -253,15 +250,15 @@ def test_an_encoder_sees_what_comes_later_and_the_decoder_sees_all_of_it(name):
 
 
 @every_decoder
-@every_kernel
-def test_attention_maps_are_causal_and_leave_padding_out(name, attention):
+@every_variant
+def test_attention_maps_are_causal_and_leave_padding_out(name, variant):
     batch = collate(name, examples_of(name, [5, 3]), left=True, left_target=True)
-    output: Any = build(name, attention)(**batch, output_attentions=True)
+    output: Any = build(name, variant)(**batch, output_attentions=True)
     mask = batch.get("decoder_attention_mask", batch["attention_mask"]).bool()
     maps = output.decoder_attentions if name in SEQ2SEQ else output.attentions
     config: Any = build(name).config
     assert len(maps) == getattr(config, "num_decoder_layers", config.num_hidden_layers)
-    crossing = output.cross_attentions if name in SEQ2SEQ else ()
+    cross_attentions = output.cross_attentions if name in SEQ2SEQ else ()
     length = mask.shape[1]
     for weights in maps:
         assert not weights.triu(diagonal=1).any()
@@ -269,7 +266,7 @@ def test_attention_maps_are_causal_and_leave_padding_out(name, attention):
         sums = weights.sum(dim=-1)[:, 0][mask]
         assert_equal(sums, torch.ones_like(sums))
         assert weights.shape[2:] == (length, length)
-    for weights in crossing:
+    for weights in cross_attentions:
         source = batch["attention_mask"].bool()
         assert not weights.masked_select(~source[:, None, None, :]).any()
         sums = weights.sum(dim=-1)[:, 0][mask]
@@ -277,22 +274,22 @@ def test_attention_maps_are_causal_and_leave_padding_out(name, attention):
         assert weights.shape[2:] == (length, source.shape[1])
 
 
-# --- Kernels
+# --- Variants
 
 
 @pytest.mark.slow
 @every_class
 @settings(max_examples=3)
-@given(lengths=lengths, left=st.booleans(), left_target=st.booleans(), dead_rows=st.integers(0, 2))
-def test_the_kernels_give_the_same_numbers(name, lengths, left, left_target, dead_rows):
+@given(lengths=lengths, left=st.booleans(), left_target=st.booleans(), masked=st.integers(0, 2))
+def test_the_variants_give_the_same_numbers(name, lengths, left, left_target, masked):
     batch = collate(name, examples_of(name, lengths), left=left, left_target=left_target)
-    if name != "BartForSequenceClassification":  # which refuses a row without an end token
-        batch = with_dead_rows(batch, dead_rows)
+    if name != "BartForSequenceClassification":  # which refuses a sequence without an end token
+        batch = with_masked_sequences(batch, masked)
     outcomes = []
-    for attention in KERNELS:
-        results = results_of(name, batch, attention)
+    for variant in VARIANTS:
+        results = results_of(name, batch, variant)
         loss = sum(part.sin().sum() for result in results for part in result)
-        outcomes.append([*results, gradients(build(name, attention), loss)])
+        outcomes.append([*results, gradients(build(name, variant), loss)])
     for others in outcomes[1:]:
         assert_equal(outcomes[0], others)
 
@@ -301,7 +298,7 @@ def test_the_kernels_give_the_same_numbers(name, lengths, left, left_target, dea
 
 
 def labelled(name: str, lengths: list[int], *, explicit: bool) -> list[Batch]:
-    """Texts with what is right for them, some of it not to be learnt.
+    """Texts with their labels, some of them -100.
 
     Args:
         name, lengths: as in `examples_of`.
@@ -313,12 +310,12 @@ def labelled(name: str, lengths: list[int], *, explicit: bool) -> list[Batch]:
         if name in CLASSIFIERS:
             example["labels"] = torch.randint(3, (), generator=generator)
             continue
-        read = example.get("decoder_input_ids", example["input_ids"])
-        example["labels"] = read.clone()
+        ids = example.get("decoder_input_ids", example["input_ids"])
+        example["labels"] = ids.clone()
         if name in SEQ2SEQ:
-            example["labels"] = words(len(read), seed + 70)
+            example["labels"] = words(len(ids), seed + 70)
         # The first label stays where the decoder's text is told from padding by it.
-        ignored = torch.rand(len(read), generator=generator) < 0.3
+        ignored = torch.rand(len(ids), generator=generator) < 0.3
         ignored[0] &= explicit or name not in SEQ2SEQ
         example["labels"][ignored] = -100
         if name in SEQ2SEQ and not explicit:
@@ -344,22 +341,22 @@ def collate_labelled(name: str, examples: list[Batch], **sides: Any) -> Batch:
     left=st.booleans(),
     left_target=st.booleans(),
     extra=st.integers(0, 2),
-    kernel=kernels,
+    variant=variants,
 )
 def test_micro_batches_give_the_loss_and_the_gradient_of_the_whole_batch(
-    name, explicit, lengths, left, left_target, extra, kernel
+    name, explicit, lengths, left, left_target, extra, variant
 ):
-    model: Any = build(name, kernel)
+    model: Any = build(name, variant)
     examples = labelled(name, lengths, explicit=explicit)
     batch = collate_labelled(name, examples, left=left, left_target=left_target, extra=extra)
-    total, count = model.summed_loss(**batch)
-    assert model.count_supervised(batch) == count
+    total, count = model.loss_sum(**batch)
+    assert model.num_supervised_tokens(batch) == count
     parts = [
         collate_labelled(name, [example], left=False, left_target=False) for example in examples
     ]
-    one_by_one = [model.summed_loss(**part) for part in parts]
+    one_by_one = [model.loss_sum(**part) for part in parts]
     assert_equal(sum(loss for loss, _ in one_by_one), total)
-    assert sum(model.count_supervised(part) for part in parts) == count
+    assert sum(model.num_supervised_tokens(part) for part in parts) == count
     number = max(1, int(count))
     expected = gradients(model, total / number)
     assert_equal(gradients(model, sum(loss for loss, _ in one_by_one) / number), expected)
@@ -371,9 +368,10 @@ def test_micro_batches_give_the_loss_and_the_gradient_of_the_whole_batch(
         assert output.num_supervised_tokens == count
 
 
-@pytest.mark.parametrize("name", WRITERS)
-def test_no_label_at_all_is_no_loss_and_a_gradient_of_zeros(name):
-    model: Any = build(name)
+@every_variant
+@every_writer
+def test_no_label_at_all_is_no_loss_and_a_gradient_of_zeros(name, variant):
+    model: Any = build(name, variant)
     batch = collate_labelled(
         name, labelled(name, [4, 2], explicit=True), left=False, left_target=False
     )
@@ -381,7 +379,7 @@ def test_no_label_at_all_is_no_loss_and_a_gradient_of_zeros(name):
     for loss in (model.loss(**batch), model(**batch).loss):
         assert loss.item() == 0.0
         assert not any(gradient.any() for gradient in gradients(model, loss))
-    assert model.count_supervised(batch) == 0
+    assert model.num_supervised_tokens(batch) == 0
 
 
 def test_every_class_is_in_one_group():

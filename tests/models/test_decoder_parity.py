@@ -6,18 +6,19 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from minitransformer.cli import main
-from minitransformer.layers.linear import Linear
 from minitransformer.parity import compare, random_batch
 from tests.models.pairs import (
     GPT2_CLASSES,
+    attend_otherwise,
     courses_of_training,
     pair,
     their_model,
     there_and_back,
 )
-from tests.tiny import batch_of
+from tests.tiny import batch_of, every_variant
 
 pytest.importorskip("transformers", reason="parity needs transformers")
 
@@ -36,22 +37,22 @@ def test_parity(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("attention", "dtype"),
+    ("variant", "dtype"),
     [
         ("sdpa", torch.float32),
         ("eager", torch.float64),
         ("sdpa", torch.float64),
-        ("packed", torch.float32),
-        ("packed", torch.float64),
+        ("optimized", torch.float32),
+        ("optimized", torch.float64),
     ],
 )
 @pytest.mark.parametrize("name", GPT2_CLASSES)
-def test_parity_under_every_kernel_and_in_float64(name, attention, dtype, tmp_path):
-    check_parity(name, attention, dtype, tmp_path)
+def test_parity_of_every_variant_and_in_float64(name, variant, dtype, tmp_path):
+    check_parity(name, variant, dtype, tmp_path)
 
 
-def check_parity(name, attention, dtype, path):
-    ours, theirs = pair(name, path, attention, dtype)
+def check_parity(name, variant, dtype, path):
+    ours, theirs = pair(name, path, variant, dtype)
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.equal, report.table()
     expected = {"hidden_states[0]", "hidden_states[3]", "attentions[2]", *RESULTS[name]}
@@ -70,7 +71,7 @@ def test_a_gradient_in_the_place_of_its_transpose_would_be_seen(tmp_path):
     weight.register_hook(lambda gradient: gradient.T)
     report = compare(ours, theirs, random_batch(ours, length=11))
     differing = [row.name for row in report.rows if row.status != "OK"]
-    assert differing == ["gradient of transformer.layers.0.attention.output.weight"]
+    assert differing == ["gradient of backbone.layers.0.attention.output.weight"]
 
 
 @pytest.mark.slow
@@ -122,9 +123,10 @@ def test_fields_that_would_make_another_model_are_refused(field, tmp_path):
 
 
 @pytest.mark.slow
-def test_padding_on_the_left_where_theirs_is_told_the_positions(tmp_path):
-    """By default transformers numbers places there; its `generate` tells it the positions."""
-    ours, theirs = pair("GPT2LMHeadModel", tmp_path)
+@every_variant
+def test_padding_on_the_left_where_theirs_is_told_the_positions(variant, tmp_path):
+    """By default transformers counts padding there; its `generate` tells it the positions."""
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path, variant)
     batch = batch_of([11, 7, 3], left=True)
     real = batch["attention_mask"].bool()
     positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
@@ -135,7 +137,7 @@ def test_padding_on_the_left_where_theirs_is_told_the_positions(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_row_is_classified_without_a_padding_token(tmp_path):
+def test_one_sequence_is_classified_without_a_padding_token(tmp_path):
     ours, theirs = pair("GPT2ForSequenceClassification", tmp_path, pad_token_id=None)
     batch = random_batch(ours, length=11)
     assert batch["input_ids"].shape == (1, 11)
@@ -144,25 +146,28 @@ def test_one_row_is_classified_without_a_padding_token(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 @pytest.mark.parametrize("name", WITH_A_LOSS)
-def test_twenty_steps_of_adamw_give_the_same_losses(name, tmp_path):
-    ours, theirs = pair(name, tmp_path, "sdpa", torch.float64)
+def test_twenty_steps_of_adamw_give_the_same_losses(name, variant, tmp_path):
+    ours, theirs = pair(name, tmp_path, variant, torch.float64)
     our_losses, their_losses = courses_of_training(ours, theirs)
     assert our_losses[-1] < 0.7 * our_losses[0]  # it does learn something
     assert our_losses == pytest.approx(their_losses, abs=1e-9, rel=1e-9)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("variant", ["eager", "optimized"])
 @pytest.mark.parametrize("name", GPT2_CLASSES)
-def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, recwarn, caplog):
-    ours, _ = pair(name, tmp_path / "theirs")
+def test_what_is_saved_here_loads_there_without_a_warning_and_back(
+    name, variant, tmp_path, recwarn, caplog
+):
+    ours, _ = pair(name, tmp_path / "theirs", variant)
     assert recwarn.list == []
     assert there_and_back(ours, tmp_path, caplog) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.2])
-@pytest.mark.usefixtures("dropout_as_pytorch_draws_it")
 def test_dropout_falls_in_the_same_places(attention_dropout, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     fields = {"resid_pdrop": 0.3, "embd_pdrop": 0.4, "attn_pdrop": attention_dropout}
@@ -198,9 +203,12 @@ def interleave_thirds(model):
 
 
 def norms_after(model):
-    def forward(layer, hidden, mask, past):
-        hidden = layer.attention_norm(hidden + layer.attention(hidden, mask=mask))
-        return layer.feed_forward_norm(hidden + layer.feed_forward(hidden))
+    def forward(layer, hidden, mask, _cache, output_attentions):
+        attended, weights = layer.attention(
+            hidden, hidden, mask, output_attentions=output_attentions
+        )
+        hidden = layer.attention_norm(hidden + attended)
+        return layer.feed_forward_norm(hidden + layer.feed_forward(hidden)), weights
 
     for layer in model.transformer.layers:
         layer.forward = types.MethodType(forward, layer)
@@ -216,23 +224,24 @@ def no_final_norm(model):
     model.transformer.final_norm.register_forward_hook(lambda _norm, inputs, _out: inputs[0])
 
 
-def see_what_comes(model):
-    for layer in model.transformer.layers:
-        layer.attention.kernel.causal = False
+def attentions(model):
+    return [layer.attention for layer in model.transformer.layers]
 
 
-def see_one_ahead(model):
-    kernel = model.transformer.layers[1].attention.kernel
-    kernel.whole_mask = lambda query, key, mask: (
-        torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(1) & mask
+def attend_to_what_comes(model):
+    attend_otherwise(attentions(model), lambda mask, **_: {"mask": mask.any(dim=2, keepdim=True)})
+
+
+def attend_one_ahead(model):
+    ahead = torch.ones(11, 11, dtype=torch.bool).tril(1)
+    attend_otherwise(
+        attentions(model)[1:2], lambda mask, **_: {"mask": mask.any(dim=2, keepdim=True) & ahead}
     )
 
 
 def attention_to_padding(model):
-    for layer in model.transformer.layers:
-        layer.attention.kernel.register_forward_pre_hook(
-            lambda _kernel, arguments: (*arguments[:3], None, *arguments[4:])
-        )
+    past = torch.ones(11, 11, dtype=torch.bool).tril()
+    attend_otherwise(attentions(model), lambda **_: {"mask": past})
 
 
 def exact_for_tanh_gelu(model):
@@ -240,56 +249,50 @@ def exact_for_tanh_gelu(model):
         layer.feed_forward.activation = F.gelu
 
 
-def places_for_positions(model):
-    positions = model.transformer.positions
-    positions.forward = lambda numbers: positions.table(torch.arange(numbers.shape[1])).expand(
-        len(numbers), -1, -1
-    )
+def positions_that_count_padding(model):
+    embedding = model.transformer.position_embedding
+    embedding.forward = lambda position_ids: embedding.table(
+        torch.arange(position_ids.shape[1])
+    ).expand(len(position_ids), -1, -1)
 
 
 def no_layer_scale(model):
-    for layer in model.transformer.layers:
-        layer.attention.kernel.scale = 8**-0.5
+    attend_otherwise(attentions(model), lambda **_: {"scale": 8**-0.5})
 
 
 def wrong_eps(model):
     model.transformer.layers[2].feed_forward_norm.eps = 1e-3
 
 
-def labels_not_moved(model):
-    model._targets = lambda labels, _mask: labels
-
-
 def copied_head(model):
-    copied = model.transformer.words.weight.detach().clone()
+    copied = model.transformer.token_embedding.weight.detach().clone()
     model.logits = functools.partial(F.linear, weight=copied)
 
 
 def token_as_type(model):
-    """transformers adds the words that `token_type_ids` name; here there are no such."""
-    words = model.transformer.words
-    words.forward = lambda ids: F.embedding(ids, words.weight) + words.weight[0]
+    """transformers adds the tokens that `token_type_ids` name; here there are none."""
+    embedding = model.transformer.token_embedding
+    embedding.forward = lambda ids: F.embedding(ids, embedding.weight) + embedding.weight[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("bug", "first"),
     [
-        (swap_thirds, "transformer.layers.0.attention.query_key_value"),
-        (interleave_thirds, "transformer.layers.0.attention.output"),
-        (norms_after, "transformer.layers.0.attention.query_key_value"),
-        (swap_norms, "transformer.layers.0.attention_norm"),
-        (no_final_norm, "transformer.final_norm"),
-        (see_what_comes, "transformer.layers.0.attention.output"),
-        (see_one_ahead, "transformer.layers.1.attention.output"),
-        (attention_to_padding, "transformer.layers.0.attention.output"),
-        (exact_for_tanh_gelu, "transformer.layers.0.feed_forward.contract"),
-        (places_for_positions, "transformer.positions.table"),
-        (no_layer_scale, "transformer.layers.1.attention.output"),
-        (wrong_eps, "transformer.layers.2.feed_forward_norm"),
-        (labels_not_moved, "loss"),
-        (copied_head, "gradient of transformer.words.weight"),
-        (token_as_type, "transformer.words"),
+        (swap_thirds, "backbone.layers.0.attention.query_key_value"),
+        (interleave_thirds, "backbone.layers.0.attention.output"),
+        (norms_after, "backbone.layers.0.attention.query_key_value"),
+        (swap_norms, "backbone.layers.0.attention_norm"),
+        (no_final_norm, "backbone.final_norm"),
+        (attend_to_what_comes, "backbone.layers.0.attention.output"),
+        (attend_one_ahead, "backbone.layers.1.attention.output"),
+        (attention_to_padding, "backbone.layers.0.attention.output"),
+        (exact_for_tanh_gelu, "backbone.layers.0.feed_forward.down_proj"),
+        (positions_that_count_padding, "backbone.position_embedding.table"),
+        (no_layer_scale, "backbone.layers.1.attention.output"),
+        (wrong_eps, "backbone.layers.2.feed_forward_norm"),
+        (copied_head, "gradient of backbone.token_embedding.weight"),
+        (token_as_type, "backbone.token_embedding"),
     ],
 )
 def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
@@ -304,10 +307,20 @@ def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_harness_sees_that_labels_are_not_moved(tmp_path, monkeypatch):
+    ours, theirs = pair("GPT2LMHeadModel", tmp_path)
+    monkeypatch.setattr(
+        "minitransformer.models.gpt2.next_token_labels", lambda labels, _attention_mask: labels
+    )
+    report = compare(ours, theirs, random_batch(ours, length=11))
+    assert report.first_difference.name == "loss"
+
+
+@pytest.mark.slow
 def test_the_harness_sees_which_token_is_classified(tmp_path, monkeypatch):
     ours, theirs = pair("GPT2ForSequenceClassification", tmp_path)
     monkeypatch.setattr(
-        "minitransformer.models.gpt2.take_last", lambda hidden, _attention_mask: hidden[:, -1]
+        "minitransformer.models.gpt2.last_token", lambda hidden, _attention_mask: hidden[:, -1]
     )
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.first_difference.name == "logits"
@@ -326,20 +339,21 @@ def test_the_command(name, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_command_finds_what_differs(tmp_path, capsys, monkeypatch):
     their_model("GPT2LMHeadModel").save_pretrained(tmp_path)
-    monkeypatch.setattr(Linear, "forward", lambda self, x: F.linear(x, self.weight))
+    # Theirs has a class of its own for these maps.
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: F.linear(x, self.weight))
     assert main(["parity", str(tmp_path), "--length", "11"]) == 1
     out = capsys.readouterr().out
-    first = "transformer.layers.0.attention.query_key_value"
+    first = "backbone.layers.0.attention.query_key_value"
     assert out.count(f"first differs: {first}\n") == 2  # in either dtype
     assert out.endswith("not the same function: the difference is still there in float64\n")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [2, 3, 4])
-def test_the_shortest_rows_have_a_label_too(length, tmp_path):
-    """The first word of a row is guessed by nobody, so its label says nothing."""
+def test_the_shortest_sequences_have_a_label_too(length, tmp_path):
+    """The first token of a sequence is predicted nowhere, so its label counts for nothing."""
     ours, theirs = pair("GPT2LMHeadModel", tmp_path)
     batch = random_batch(ours, length=length)
-    assert ours.count_supervised(batch) > 0
+    assert ours.num_supervised_tokens(batch) > 0
     report = compare(ours, theirs, batch)
     assert report.equal, report.table()

@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from minitransformer.layers.cache import KVCache
-from minitransformer.models.outputs import Encoded
+from minitransformer import KVCache
+from minitransformer.models.base import Encoded
 from tests.models.decoders import (
     CLASSES,
     CLASSIFIERS,
     SEQ2SEQ,
     WRITERS,
+    backbone_of,
     build,
     new,
     rows,
@@ -19,6 +20,7 @@ from tests.models.decoders import (
 )
 
 WRITERS_WITH_SOURCE = [name for name in WRITERS if name in SEQ2SEQ]
+both_variants = pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 every_encoder_decoder = pytest.mark.parametrize("name", SEQ2SEQ)
 every_writer_with_source = pytest.mark.parametrize("name", WRITERS_WITH_SOURCE)
 
@@ -36,22 +38,25 @@ def inputs_of(name: str, ids: Any = None, **changes: Any) -> dict[str, Any]:
     return {"input_ids": ids, **changes}
 
 
+@both_variants
 @pytest.mark.parametrize("name", list(CLASSES))
-def test_a_misspelled_argument_gets_the_right_name(name):
-    model: Any = build(name)
+def test_a_misspelled_argument_gets_the_right_name(name, variant):
+    model: Any = build(name, variant)
     inputs = inputs_of(name, atention_mask=None)
-    methods = [model, *([model.summed_loss, model.loss] if hasattr(model, "summed_loss") else [])]
-    for method in methods:
-        with pytest.raises(TypeError, match="'atention_mask'; did you mean 'attention_mask'"):
-            method(**inputs)
+    for method in (model, getattr(model, "loss_sum", None), getattr(model, "loss", None)):
+        if method is not None:
+            labels = {} if method is model else {"labels": rows(2, 3)}
+            with pytest.raises(TypeError, match="'atention_mask'; did you mean 'attention_mask'"):
+                method(**inputs, **labels)
     for argument in ("past_key_values", "inputs_embeds", "use_cache"):
         with pytest.raises(TypeError, match=f"'{argument}'"):
             model(**inputs_of(name, **{argument: None}))
 
 
+@both_variants
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_misspelled_argument_of_the_steps_gets_the_right_name(name):
-    model: Any = build(name)
+def test_a_misspelled_argument_of_the_steps_gets_the_right_name(name, variant):
+    model: Any = build(name, variant)
     encoded = () if name not in SEQ2SEQ else (model.encode(rows(2, 4)),)
     mask = "decoder_attention_mask" if encoded else "attention_mask"
     with pytest.raises(TypeError, match=f"'{mask[:-1]}'; did you mean '{mask}'"):
@@ -73,10 +78,11 @@ WRONG_IDS = [
 ]
 
 
+@both_variants
 @pytest.mark.parametrize("name", list(CLASSES))
 @pytest.mark.parametrize(("ids", "message"), WRONG_IDS)
-def test_bad_ids(name, ids, message):
-    model = build(name)
+def test_bad_ids(name, variant, ids, message):
+    model = build(name, variant)
     for field in ("input_ids", "decoder_input_ids"):
         if field in inputs_of(name):
             with pytest.raises(ValueError, match=f"^{field} {message.format(name=field)}"):
@@ -107,10 +113,11 @@ WRONG_MASKS = [
 ]
 
 
+@both_variants
 @pytest.mark.parametrize("name", list(CLASSES))
 @pytest.mark.parametrize(("mask", "message"), WRONG_MASKS)
-def test_bad_masks(name, mask, message):
-    model = build(name)
+def test_bad_masks(name, variant, mask, message):
+    model = build(name, variant)
     ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
     with pytest.raises(ValueError, match=f"^attention_mask {message.format(ids='input_ids')}"):
         model(**inputs_of(name) | {"input_ids": ids, "attention_mask": mask})
@@ -122,9 +129,10 @@ def test_bad_masks(name, mask, message):
             model(**inputs_of(name, ids, decoder_attention_mask=[[1, 1, 1]]))
 
 
+@both_variants
 @pytest.mark.parametrize("name", list(CLASSES))
-def test_a_bool_mask_is_as_good_as_an_integer_one(name):
-    model = build(name)
+def test_a_bool_mask_is_as_good_as_an_integer_one(name, variant):
+    model = build(name, variant)
     ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
     mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
     inputs = inputs_of(name) | {"input_ids": ids}
@@ -158,7 +166,7 @@ def test_padding_in_gpt2_without_a_mask():
     model: Any = new("GPT2LMHeadModel", pad_token_id=0)
     with pytest.raises(ValueError, match="padding id 0 .*attention_mask"):
         model(torch.tensor([[0, 5]]))
-    with torch.no_grad():  # what was written last may be any token
+    with torch.no_grad():  # what was generated last may be any token
         cache = model.new_cache()
         model.next_token_logits(torch.tensor([[5]]), cache=cache)
         model.next_token_logits(torch.tensor([[0]]), cache=cache)
@@ -168,30 +176,30 @@ def test_padding_in_gpt2_without_a_mask():
 
 
 @torch.no_grad()
-def test_a_row_too_long_for_gpt2_with_and_without_a_cache():
+def test_a_sequence_too_long_for_gpt2_with_and_without_a_cache():
     model: Any = build("GPT2LMHeadModel")
-    with pytest.raises(ValueError, match=r"^input_ids has 25 tokens a row, but 24 fit .*=24"):
+    with pytest.raises(ValueError, match=r"^input_ids has 25 tokens per sequence.* 24 fit .*=24"):
         model(rows(1, 25))
     cache = model.new_cache()
     model(rows(1, 20), cache=cache)
     model(rows(1, 4), cache=cache)
-    with pytest.raises(ValueError, match=r"has 25 tokens a row, but 24 fit"):
+    with pytest.raises(ValueError, match=r"has 25 tokens per sequence, but 24 fit"):
         model(rows(1, 1), cache=cache)
 
 
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "MarianMTModel"])
 @torch.no_grad()
-def test_a_row_too_long_for_either_stack_with_and_without_a_cache(name):
+def test_a_sequence_too_long_for_either_stack_with_and_without_a_cache(name):
     model: Any = build(name)
-    with pytest.raises(ValueError, match=r"^input_ids has 25 tokens a row, but 24 fit"):
+    with pytest.raises(ValueError, match=r"^input_ids has 25 tokens per sequence, but 24 fit"):
         model(rows(1, 25), decoder_input_ids=rows(1, 2))
-    with pytest.raises(ValueError, match=r"^decoder_input_ids has 25 tokens a row, but 24 fit"):
+    with pytest.raises(ValueError, match=r"^decoder_input_ids has 25 tokens per sequence.* 24 fit"):
         model(rows(1, 2), decoder_input_ids=rows(1, 25))
-    with pytest.raises(ValueError, match=r"25 tokens a row, but 24 fit"):
+    with pytest.raises(ValueError, match=r"25 tokens per sequence, but 24 fit"):
         model(rows(1, 2), labels=rows(1, 25))
     encoded, cache = model.encode(rows(1, 2)), model.new_cache()
     model.next_token_logits(rows(1, 24), encoded, cache=cache)
-    with pytest.raises(ValueError, match=r"^decoder_input_ids has 25 tokens a row, but 24 fit"):
+    with pytest.raises(ValueError, match=r"^decoder_input_ids has 25 tokens per sequence.* 24 fit"):
         model.next_token_logits(rows(1, 1), encoded, cache=cache)
 
 
@@ -206,34 +214,37 @@ WRONG_LABELS = [
 ]
 
 
+@both_variants
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize(("labels", "message"), WRONG_LABELS)
-def test_bad_labels(name, labels, message):
-    model: Any = build(name)
+def test_bad_labels(name, variant, labels, message):
+    model: Any = build(name, variant)
     ids = "decoder_input_ids" if name in SEQ2SEQ else "input_ids"
-    for call in (model, model.loss, model.summed_loss):
+    for call in (model, model.loss, model.loss_sum):
         with pytest.raises(ValueError, match=f"^labels {message.format(ids=ids)}"):
             call(**inputs_of(name), labels=labels)
         if name in SEQ2SEQ and "shape of" not in message:
             with pytest.raises(ValueError, match=f"^labels {message}"):
-                call(rows(2, 4), labels=labels)
+                call(input_ids=rows(2, 4), labels=labels)
 
 
+@both_variants
 @pytest.mark.parametrize("name", WRITERS)
-def test_labels_at_padding(name):
-    model: Any = build(name)
+def test_labels_at_padding(name, variant):
+    model: Any = build(name, variant)
     mask_name = "decoder_attention_mask" if name in SEQ2SEQ else "attention_mask"
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    message = f"labels holds 9 in row 1 at place 2, .* -100 where {mask_name} is 0"
+    message = f"labels holds 9 in sequence 1 at position 2, .* -100 where {mask_name} is 0"
     labels = torch.tensor([[5, 6, 7], [5, 6, 9]])
-    for call in (model, model.loss, model.summed_loss):
+    for call in (model, model.loss, model.loss_sum):
         with pytest.raises(ValueError, match=message):
             call(**inputs_of(name), **{mask_name: mask}, labels=labels)
 
 
+@both_variants
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_bad_classes(name):
-    model: Any = build(name)
+def test_bad_classes(name, variant):
+    model: Any = build(name, variant)
     for labels, message in (
         (torch.tensor([0, 3]), "labels holds 3; a label goes from 0 to 2"),
         (torch.tensor([0]), r"labels has shape \(1,\).*\(2,\)"),
@@ -276,38 +287,39 @@ def test_a_config_without_a_start_token(name):
 
 
 @every_encoder_decoder
-def test_rows_that_are_no_multiple_of_the_sources(name):
-    backbone: Any = getattr(build(name), "backbone", build(name))
+def test_sequences_that_are_no_multiple_of_the_sources(name):
+    backbone = backbone_of(build(name))
     encoded = backbone.encode(rows(2, 4))
     for number in (3, 1):
-        message = f"decoder_input_ids has {number} rows, which is no multiple of the 2 sources"
+        message = f"decoder_input_ids has {number} sequences, which is no multiple of the 2 sources"
         with pytest.raises(ValueError, match=message):
             backbone.decode(rows(number, 2), encoded)
-    assert backbone.decode(rows(4, 2), encoded).shape[:2] == (4, 2)  # two for each source
+    output = backbone.decode(rows(4, 2), encoded)  # two for each source
+    assert output.last_hidden_state.shape[:2] == (4, 2)
 
 
 @every_encoder_decoder
-def test_a_source_has_one_row_that_is_written(name):
-    """But in a search: labels for twice as many rows would be learnt with the wrong sources."""
+def test_forward_takes_one_target_for_each_source(name):
+    """Labels for twice as many targets would be learnt with the wrong sources."""
     model: Any = build(name)
-    with pytest.raises(ValueError, match=r"input_ids has 2 rows, but .*labels.* 4; one for each"):
+    with pytest.raises(ValueError, match=r"input_ids has 2 sequences, but .*labels.* 4; one for"):
         model(rows(2, 4), decoder_input_ids=rows(4, 2))
     if name in WRITERS_WITH_SOURCE:
-        for call in (model, model.loss, model.summed_loss):
-            with pytest.raises(ValueError, match="input_ids has 2 rows"):
-                call(rows(2, 4), labels=rows(4, 2))
+        for call in (model, model.loss, model.loss_sum):
+            with pytest.raises(ValueError, match="input_ids has 2 sequences"):
+                call(input_ids=rows(2, 4), labels=rows(4, 2))
 
 
-def test_an_end_token_that_is_missing_is_named_by_its_row():
+def test_an_end_token_that_is_missing_is_named_by_its_sequence():
     model = build("BartForSequenceClassification")
     ids = torch.tensor([[5, 2, 1], [5, 6, 2], [5, 6, 7]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 1]])
     with pytest.raises(
-        ValueError, match="no end token, eos_token_id=2, in row 2; .*special tokens"
+        ValueError, match="no end token, eos_token_id=2, in sequence 2; .*special tokens"
     ):
         model(ids, mask)
     mask = torch.tensor([[1, 1, 0], [1, 1, 0], [1, 1, 1]])  # an end token at padding is none
-    with pytest.raises(ValueError, match="in row 1"):
+    with pytest.raises(ValueError, match="in sequence 1"):
         model(ids, mask)
     model = new("BartForSequenceClassification", eos_token_id=None)
     with pytest.raises(ValueError, match="eos_token_id=None"):
@@ -339,9 +351,10 @@ def step(name: str, model: Any, count: int, cache: KVCache, encoded: Encoded | N
     return model.next_token_logits(rows(count, 2), encoded, cache=cache)
 
 
+@both_variants
 @every_writer
-def test_a_cache_while_gradients_are_on(name):
-    model: Any = build(name)
+def test_a_cache_while_gradients_are_on(name, variant):
+    model: Any = build(name, variant)
     cache = model.new_cache()
     with pytest.raises(ValueError, match=r"a cache is for generation: .*torch.no_grad\(\)"):
         step(name, model, 2, cache)
@@ -350,61 +363,63 @@ def test_a_cache_while_gradients_are_on(name):
         step(name, model, 2, cache)
 
 
+@both_variants
 @every_writer
 @torch.no_grad()
-def test_a_cache_of_another_number_of_rows(name):
-    model: Any = build(name)
+def test_a_cache_of_another_number_of_sequences(name, variant):
+    model: Any = build(name, variant)
     encoded = model.encode(rows(1, 4)) if name in SEQ2SEQ else None
-    for masked in (False, True):
-        cache = model.new_cache()
-        step(name, model, 2, cache, encoded)
-        if masked:
-            cache._present = torch.ones(2, 2, dtype=torch.bool)
-        with pytest.raises(ValueError, match=r"the cache holds 2 rows, but 3 came; .*select"):
-            step(name, model, 3, cache, encoded)
-        step(name, model, 2, cache, encoded)  # no harm was done
+    cache = model.new_cache()
+    step(name, model, 2, cache, encoded)
+    with pytest.raises(ValueError, match=r"the cache holds 2 sequences, but got 3; .*select"):
+        step(name, model, 3, cache, encoded)
+    step(name, model, 2, cache, encoded)  # no harm was done
 
 
+@both_variants
 @every_writer
 @torch.no_grad()
-def test_a_cache_of_another_number_of_layers(name):
+def test_a_cache_of_another_number_of_layers(name, variant):
     with pytest.raises(ValueError, match=r"cache has 7 layers, the decoder .*model.new_cache\(\)"):
-        step(name, build(name), 2, KVCache(7))
+        step(name, build(name, variant), 2, KVCache(7))
 
 
+@both_variants
 @every_writer
 @torch.no_grad()
-def test_the_cache_of_a_model_with_other_heads(name):
-    cache = build(name).new_cache()
-    step(name, build(name), 2, cache)
+def test_the_cache_of_a_model_with_other_heads(name, variant):
+    model: Any = build(name, variant)
+    cache = model.new_cache()
+    step(name, model, 2, cache)
     field = "num_decoder_attention_heads" if "Bart" in name or "Marian" in name else None
-    other = new(name, **{field or "num_attention_heads": 6})
-    with pytest.raises(ValueError, match=r"holds \d heads of size \d, but 6 .* another model"):
+    other = new(name, variant, **{field or "num_attention_heads": 6})
+    with pytest.raises(ValueError, match=r"holds \d heads of size \d, but got 6 .* another model"):
         step(name, other, 2, cache)
 
 
+@both_variants
 @every_writer_with_source
 @torch.no_grad()
-def test_a_cache_for_another_source(name):
+def test_a_cache_for_another_source(name, variant):
     """Of whatever shape: its keys and values would answer for the other's."""
-    model: Any = build(name)
+    model: Any = build(name, variant)
     cache, source = model.new_cache(), model.encode(rows(2, 4))
     step(name, model, 2, cache, source)
     step(name, model, 2, cache, source)
     for other in (rows(1, 4), rows(2, 5), rows(2, 4, seed=1)):
         again = model.new_cache()
         step(name, model, 2, again, source)
-        with pytest.raises(ValueError, match="the cache is of another source; begin with a new"):
+        with pytest.raises(ValueError, match="the cache belongs to another source; begin with"):
             step(name, model, 2, again, model.encode(other))
 
 
-def test_a_mask_of_ones_costs_no_mask():
+@pytest.mark.parametrize("mask", [None, [[1, 1, 1], [1, 1, 1]], [[1, 1, 1], [0, 1, 1]]])
+def test_a_mask_of_ones_stays_a_mask(mask):
+    """A plain model does the same whatever the mask holds: a trace of it honours another mask."""
     model: Any = build("GPT2Model")
     seen = []
     hook = model.layers[0].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[1]))
-    ids = torch.stack([words(3), words(3, 1)])
-    model(ids, torch.ones_like(ids))
-    model(ids, torch.tensor([[1, 1, 1], [0, 1, 1]]))
+    model(torch.stack([words(3), words(3, 1)]), None if mask is None else torch.tensor(mask))
     hook.remove()
-    assert seen[0] is None
-    assert seen[1].shape == (2, 1, 1, 3)
+    assert seen[0].shape == (2, 1, 3, 3)
+    assert seen[0].dtype == torch.bool

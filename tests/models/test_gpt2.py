@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minitransformer.models.gpt2 import GPT2LMHeadModel
-from minitransformer.models.gpt2_config import GPT2Config
+from minitransformer import GPT2Config, GPT2LMHeadModel
 from tests.models.decoders import (
     GPT2_SIZES,
     THREE_CLASSES,
@@ -21,6 +20,7 @@ from tests.models.decoders import (
     rows,
     words,
 )
+from tests.tiny import every_variant
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -29,10 +29,10 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def by_hand(model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
-    """The logits of one row, (T,), from the weights alone, to be read beside the paper."""
+    """The logits of one text, (T,), from the weights alone, to be read beside the paper."""
     config = model.config
     w = dict(model.transformer.state_dict())
-    hidden = w["words.weight"][ids] + w["positions.table.weight"][: len(ids)]
+    hidden = w["token_embedding.weight"][ids] + w["position_embedding.table.weight"][: len(ids)]
     size = config.hidden_size // config.num_attention_heads
     for number in range(config.num_hidden_layers):
         name = f"layers.{number}."
@@ -55,22 +55,22 @@ def by_hand(model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
         x = torch.cat(gathered, dim=-1) @ w[f"{name}attention.output.weight"].T
         hidden = hidden + x + w[f"{name}attention.output.bias"]
         x = norm(hidden, w[f"{name}feed_forward_norm.weight"], w[f"{name}feed_forward_norm.bias"])
-        x = x @ w[f"{name}feed_forward.expand.weight"].T + w[f"{name}feed_forward.expand.bias"]
+        x = x @ w[f"{name}feed_forward.up_proj.weight"].T + w[f"{name}feed_forward.up_proj.bias"]
         x = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        x = x @ w[f"{name}feed_forward.contract.weight"].T
-        hidden = hidden + x + w[f"{name}feed_forward.contract.bias"]
+        x = x @ w[f"{name}feed_forward.down_proj.weight"].T
+        hidden = hidden + x + w[f"{name}feed_forward.down_proj.bias"]
     hidden = norm(hidden, w["final_norm.weight"], w["final_norm.bias"])
-    return hidden @ w["words.weight"].T
+    return hidden @ w["token_embedding.weight"].T
 
 
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("by_layer", [True, False])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@every_variant
 @torch.no_grad()
-def test_the_whole_model_by_hand(scaled, by_layer, attention):
+def test_the_whole_model_by_hand(scaled, by_layer, variant):
     model = new(
         "GPT2LMHeadModel",
-        attention,
+        variant,
         scale_attn_weights=scaled,
         scale_attn_by_inverse_layer_idx=by_layer,
         num_hidden_layers=3,
@@ -83,7 +83,8 @@ def test_the_hidden_states_end_with_the_last_norm():
     model = build("GPT2LMHeadModel")
     output = model(rows(2, 4), output_hidden_states=True)
     assert len(output.hidden_states) == 3
-    assert_equal(output.logits, output.hidden_states[-1] @ model.transformer.words.weight.T)
+    embedding = model.transformer.token_embedding.weight
+    assert_equal(output.logits, output.hidden_states[-1] @ embedding.T)
     backbone = build("GPT2Model")
     output = backbone(rows(2, 4), output_hidden_states=True)
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
@@ -94,7 +95,7 @@ def test_the_middle_is_four_times_as_wide_unless_the_config_says_otherwise():
     widths = [
         GPT2LMHeadModel(GPT2Config(**GPT2_SIZES | {"intermediate_size": size}))
         .transformer.layers[0]
-        .feed_forward.expand.out_features
+        .feed_forward.up_proj.out_features
         for size in (None, 17)
     ]
     assert widths == [4 * 12, 17]
@@ -107,56 +108,60 @@ def test_what_is_added_is_drawn_smaller_the_deeper_the_model():
     for layer in model.layers:
         for linear, deviation in (
             (layer.attention.output, 0.02 / 4),
-            (layer.feed_forward.contract, 0.02 / 4),
+            (layer.feed_forward.down_proj, 0.02 / 4),
             (layer.attention.query_key_value, 0.02),
-            (layer.feed_forward.expand, 0.02),
+            (layer.feed_forward.up_proj, 0.02),
         ):
             assert linear.weight.std().item() == pytest.approx(deviation, rel=0.05)
             assert not linear.bias.any()
 
 
-def test_the_head_is_the_word_embedding():
+def test_the_head_is_the_token_embedding():
     model = build("GPT2LMHeadModel")
     assert len(list(model.parameters())) == len(list(model.transformer.parameters()))
     assert "lm_head.weight" not in model.state_dict()
 
 
-def test_the_loss_is_that_of_each_word_but_the_first_by_hand():
-    model = build("GPT2LMHeadModel")
+@every_variant
+def test_the_loss_is_that_of_each_token_but_the_first_by_hand(variant):
+    model = build("GPT2LMHeadModel", variant)
     ids, mask = pad([words(4), words(2, 1)], 0, left=True)
     labels = ids.masked_fill(mask == 0, -100)
     labels[0, 2] = -100
     output = model(ids, mask, labels)
     losses = [
-        -output.logits[row, place].log_softmax(-1)[ids[row, place + 1]]
-        for row, place in ((0, 0), (0, 2), (1, 2))
+        -output.logits[sequence, position].log_softmax(-1)[ids[sequence, position + 1]]
+        for sequence, position in ((0, 0), (0, 2), (1, 2))
     ]
     assert output.num_supervised_tokens == 3
     assert_equal(output.loss, sum(losses) / 3)
-    total, count = model.summed_loss(ids, mask, labels=labels)
+    total, count = model.loss_sum(input_ids=ids, attention_mask=mask, labels=labels)
     assert_equal(total, sum(losses))
-    assert count == model.count_supervised({"labels": labels, "attention_mask": mask}) == 3
+    assert count == model.num_supervised_tokens({"labels": labels, "attention_mask": mask}) == 3
 
 
-def test_the_scores_of_the_next_word_are_those_of_the_last_place():
-    model = build("GPT2LMHeadModel")
+@every_variant
+def test_the_scores_of_the_next_token_are_those_of_the_last_position(variant):
+    model = build("GPT2LMHeadModel", variant)
     ids, mask = pad([words(4), words(2, 1)], 0, left=True)
     logits = model.next_token_logits(ids, mask)
     assert logits.shape == (2, 31)
     assert_equal(logits, model(ids, mask).logits[:, -1])
 
 
-def test_the_scores_of_the_next_word_alone_are_computed(monkeypatch):
-    model = new("GPT2LMHeadModel")
+@every_variant
+def test_the_scores_of_the_next_token_alone_are_computed(variant, monkeypatch):
+    model = new("GPT2LMHeadModel", variant)
     seen, logits = [], model.logits
     monkeypatch.setattr(model, "logits", lambda hidden: seen.append(hidden.shape) or logits(hidden))
     model.next_token_logits(rows(2, 5))
     assert seen == [(2, 12)]
 
 
+@every_variant
 @pytest.mark.parametrize("left", [False, True])
-def test_a_text_is_classified_by_its_last_token(left):
-    model = build("GPT2ForSequenceClassification")
+def test_a_text_is_classified_by_its_last_token(left, variant):
+    model = build("GPT2ForSequenceClassification", variant)
     texts = [words(5), words(2, 1), words(4, 2)]
     ids, mask = pad(texts, 0, left=left)
     output = model(ids, mask, output_hidden_states=True)
@@ -164,7 +169,7 @@ def test_a_text_is_classified_by_its_last_token(left):
     for text, logits in zip(texts, output.logits, strict=True):
         hidden = model.transformer(text[None]).last_hidden_state[0, -1]
         assert_equal(logits, model.score.weight @ hidden)
-    last = [int(row.nonzero().max()) for row in mask]
+    last = [int(real.nonzero().max()) for real in mask]
     assert_equal(output.logits, model.score(output.hidden_states[-1][range(3), last]))
 
 
@@ -206,27 +211,29 @@ def test_the_defaults_are_those_of_gpt2():
     assert dataclasses.replace(config, num_hidden_layers=6).num_hidden_layers == 6
 
 
-def test_what_the_config_says_of_tokens_is_where_generation_begins():
-    said = build("GPT2LMHeadModel").generation_config
-    assert (said.bos_token_id, said.eos_token_id, said.pad_token_id) == (2, 2, None)
-    assert said.max_new_tokens is None
+def test_generation_begins_with_the_tokens_of_the_config():
+    config = build("GPT2LMHeadModel").generation_config
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (2, 2, None)
+    assert config.max_new_tokens is None
 
 
-def test_dropout_falls_where_the_config_says():
+@every_variant
+def test_dropout_falls_where_the_config_says(variant):
     for field in (
         "hidden_dropout_prob",
         "embedding_dropout_prob",
         "attention_probs_dropout_prob",
     ):
-        model = new("GPT2LMHeadModel", "eager", **{field: 0.5})
+        model = new("GPT2LMHeadModel", variant, **{field: 0.5})
         ids = rows(1, 4)
         assert torch.equal(model(ids).logits, model(ids).logits)
         model.train()
         assert not torch.equal(model(ids).logits, model(ids).logits), field
 
 
-def test_what_comes_next_is_read_off_the_last_real_token():
-    model = build("GPT2LMHeadModel")
+@every_variant
+def test_what_comes_next_is_read_off_the_last_real_token(variant):
+    model = build("GPT2LMHeadModel", variant)
     ids = torch.tensor([[5, 6, 7, 8]])
     padded = torch.tensor([[5, 6, 7, 8, 0, 0]])
     expected = model.next_token_logits(ids)
@@ -239,5 +246,5 @@ def test_what_comes_next_is_read_off_the_last_real_token():
 def test_labels_and_a_cache_do_not_go_together():
     model = build("GPT2LMHeadModel")
     ids = torch.tensor([[5, 6, 7]])
-    with torch.no_grad(), pytest.raises(ValueError, match="labels need whole rows"):
+    with torch.no_grad(), pytest.raises(ValueError, match="labels need whole sequences"):
         model(ids, labels=ids, cache=model.new_cache())

@@ -1,5 +1,6 @@
 """What the task heads and their configs refuse: the message names the field, the value, the fix."""
 
+import copy
 import dataclasses
 import re
 
@@ -9,7 +10,7 @@ import torch
 import minitransformer
 from minitransformer import BertConfig, DistilBertConfig, RobertaConfig
 from minitransformer.models.base import Model
-from tests.tiny import SIZES, batch_of, bert_config, roberta_config
+from tests.tiny import SIZES, as_variant, batch_of, bert_config, roberta_config
 
 THREE_CLASSES = {0: "no", 1: "maybe", 2: "yes"}
 FAMILIES = ["Bert", "Roberta", "DistilBert"]
@@ -27,8 +28,9 @@ def build(family: str, head: str, **fields: object) -> Model:
 
 
 def calls(model: Model):
-    """The three ways to a loss; all of them check."""
-    return model, model.loss, model.summed_loss
+    """The three ways to a loss, of the plain model and of the optimized one; all of them check."""
+    optimized = as_variant(copy.deepcopy(model), "optimized")
+    return [call for each in (model, optimized) for call in (each, each.loss, each.loss_sum)]
 
 
 def refuses(model: Model, message: str, *, error: type[Exception] = ValueError, **inputs) -> None:
@@ -37,7 +39,7 @@ def refuses(model: Model, message: str, *, error: type[Exception] = ValueError, 
             call(**inputs)
 
 
-# Two rows of five places; the first is padded on the right, or on the left, by two.
+# Two sequences of five tokens; the first is padded on the right, or on the left, by two.
 ON_THE_RIGHT = batch_of([3, 5], pad=1)
 ON_THE_LEFT = batch_of([3, 5], left=True, pad=1)
 
@@ -46,23 +48,23 @@ ON_THE_LEFT = batch_of([3, 5], left=True, pad=1)
 @pytest.mark.parametrize(
     ("batch", "start", "end", "message"),
     [
-        (ON_THE_RIGHT, [0, 5], [0, 5], "start_positions holds 5 in row 1.*has 5 places"),
-        (ON_THE_RIGHT, [0, 2], [0, 5], "end_positions holds 5 in row 1.*has 5 places"),
-        (ON_THE_RIGHT, [-1, 2], [0, 3], r"start_positions holds -1 in row 0.*\[CLS\]"),
-        (ON_THE_RIGHT, [0, -100], [0, -100], r"start_positions holds -100 in row 1.*\[CLS\]"),
-        (ON_THE_RIGHT, [3, 2], [4, 3], "start_positions holds 3 in row 0.*padding"),
-        (ON_THE_RIGHT, [2, 2], [3, 3], "end_positions holds 3 in row 0.*padding"),
-        (ON_THE_LEFT, [0, 2], [2, 3], "start_positions holds 0 in row 0.*padding"),
-        (ON_THE_LEFT, [2, 3], [3, 1], "row 1: end_positions is 1, before start_positions, 3"),
-        (ON_THE_RIGHT, [1, 0], [0, 0], "row 0: end_positions is 0, before start_positions, 1"),
+        (ON_THE_RIGHT, [0, 5], [0, 5], "start_positions holds 5 in sequence 1.*has 5 positions"),
+        (ON_THE_RIGHT, [0, 2], [0, 5], "end_positions holds 5 in sequence 1.*has 5 positions"),
+        (ON_THE_RIGHT, [-1, 2], [0, 3], r"start_positions holds -1 in sequence 0.*\[CLS\]"),
+        (ON_THE_RIGHT, [0, -100], [0, -100], r"start_positions holds -100 in sequence 1.*\[CLS\]"),
+        (ON_THE_RIGHT, [3, 2], [4, 3], "start_positions holds 3 in sequence 0.*padding"),
+        (ON_THE_RIGHT, [2, 2], [3, 3], "end_positions holds 3 in sequence 0.*padding"),
+        (ON_THE_LEFT, [0, 2], [2, 3], "start_positions holds 0 in sequence 0.*padding"),
+        (ON_THE_LEFT, [2, 3], [3, 1], "sequence 1: end_positions is 1, before start_positions, 3"),
+        (ON_THE_RIGHT, [1, 0], [0, 0], "sequence 0: end_positions is 0, before start_positions, 1"),
     ],
 )
-def test_places_without_a_token(family, batch, start, end, message):
+def test_positions_without_a_token(family, batch, start, end, message):
     model = build(family, "ForQuestionAnswering", pad_token_id=1)
-    places = {"start_positions": torch.tensor(start), "end_positions": torch.tensor(end)}
-    refuses(model, message, **batch, **places)
+    answers = {"start_positions": torch.tensor(start), "end_positions": torch.tensor(end)}
+    refuses(model, message, **batch, **answers)
     as_bool = batch | {"attention_mask": batch["attention_mask"].bool()}
-    refuses(model, message, **as_bool, **places)
+    refuses(model, message, **as_bool, **answers)
 
 
 @every_family
@@ -70,7 +72,7 @@ def test_places_without_a_token(family, batch, start, end, message):
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        (torch.tensor([1, 1, 1]), ValueError, r"shape \(3,\).*each row is needed, \(2,\)"),
+        (torch.tensor([1, 1, 1]), ValueError, r"shape \(3,\).*each sequence is needed, \(2,\)"),
         (torch.tensor([[1], [1]]), ValueError, r"shape \(2, 1\).*\(2,\)"),
         (torch.tensor(1), ValueError, r"shape \(\).*\(2,\)"),
         (torch.tensor([1.0, 1.0]), ValueError, "dtype torch.float32.*torch.int64"),
@@ -79,7 +81,7 @@ def test_places_without_a_token(family, batch, start, end, message):
         ([1, 1], TypeError, r"is a list.*shape \(B,\)"),
     ],
 )
-def test_places_that_are_no_places(family, name, values, error, message):
+def test_positions_that_are_no_positions(family, name, values, error, message):
     model = build(family, "ForQuestionAnswering", pad_token_id=1)
     good = {"start_positions": torch.tensor([1, 1]), "end_positions": torch.tensor([1, 1])}
     refuses(model, f"{name}.*{message}", error=error, **ON_THE_RIGHT, **{**good, name: values})
@@ -89,21 +91,22 @@ def test_places_that_are_no_places(family, name, values, error, message):
 @pytest.mark.parametrize("name", ["start_positions", "end_positions"])
 def test_one_end_of_an_answer_alone(family, name):
     model = build(family, "ForQuestionAnswering", pad_token_id=1)
-    place = {name: torch.tensor([0, 0])}
-    with pytest.raises(ValueError, match="start_positions and end_positions are given together"):
-        model(**ON_THE_RIGHT, **place)
-    for call in (model.loss, model.summed_loss):
-        with pytest.raises((TypeError, ValueError), match="start_positions|end_positions"):
-            call(**ON_THE_RIGHT, **place)
+    position = {name: torch.tensor([0, 0])}
+    refuses(
+        model,
+        "start_positions and end_positions are given together",
+        **ON_THE_RIGHT,
+        **position,
+    )
 
 
-def test_an_answer_in_a_row_of_nothing_but_padding():
+def test_an_answer_in_a_fully_masked_sequence():
     model = build("Bert", "ForQuestionAnswering")
     ids = torch.tensor([[5, 6], [0, 0]])
     zeros = torch.tensor([0, 0])
     refuses(
         model,
-        "start_positions holds 0 in row 1, where there is no token",
+        "start_positions holds 0 in sequence 1, where there is no token",
         input_ids=ids,
         attention_mask=(ids != 0).long(),
         start_positions=zeros,
@@ -123,7 +126,7 @@ NUMBERS = {"id2label": THREE_CLASSES, "problem_type": "regression"}
     [
         (SINGLE, torch.tensor([0, 3]), ValueError, "holds 3; a label goes from 0 to 2, or is -100"),
         (SINGLE, torch.tensor([-1, 0]), ValueError, "holds -1; a label goes from 0 to 2"),
-        (SINGLE, torch.tensor([0]), ValueError, r"shape \(1,\).*each row is needed, \(2,\)"),
+        (SINGLE, torch.tensor([0]), ValueError, r"shape \(1,\).*each sequence is needed, \(2,\)"),
         (SINGLE, torch.tensor([[0], [1]]), ValueError, r"shape \(2, 1\).*\(2,\)"),
         (SINGLE, torch.tensor([0, 1], dtype=torch.int32), ValueError, "int32; torch.int64"),
         (SINGLE, torch.tensor([True, False]), ValueError, "torch.bool; torch.int64"),
@@ -170,10 +173,9 @@ def test_labels_of_texts_that_are_right(family):
         (NUMBERS, torch.tensor([[-1.0, 0.0, 9.0]] * 2).double()),
     ]:
         model = build(family, "ForSequenceClassification", pad_token_id=1, **fields)
-        for loss in (
-            model(**ON_THE_RIGHT, labels=labels).loss,
-            model.loss(**ON_THE_RIGHT, labels=labels),
-        ):
+        for call in calls(model):
+            result = call(**ON_THE_RIGHT, labels=labels)
+            loss = result[0] if isinstance(result, tuple) else getattr(result, "loss", result)
             assert loss.isfinite()
 
 
@@ -243,7 +245,7 @@ def test_every_input_of_every_head_is_checked(family, head):
     ]:
         refuses(model, message, error=error, **{**good, **changes})
     long = {"input_ids": torch.full((2, 21), 7)}
-    refuses(model, "input_ids has 21 tokens a row", **long, **labels_for_length(head, 21))
+    refuses(model, "input_ids has 21 tokens per sequence", **long, **labels_for_length(head, 21))
 
 
 def labels_for_length(head: str, length: int) -> dict[str, torch.Tensor]:
@@ -356,7 +358,7 @@ def test_fields_that_distilbert_does_not_have():
         (1, "unknown problem_type '1'"),
     ],
 )
-def test_a_problem_that_nobody_knows(config_class, value, message):
+def test_an_unknown_problem(config_class, value, message):
     with pytest.raises(ValueError, match=message):
         config_class(problem_type=value)
 
@@ -410,6 +412,16 @@ def test_the_config_of_another_family_is_refused(family, head):
                 getattr(minitransformer, f"{family}{head}")(config())
 
 
+@every_family
+@pytest.mark.parametrize("head", [head for head in LABELS if head != "Model"])
+def test_a_loss_without_labels(family, head):
+    model = build(family, head, pad_token_id=1)
+    for call in calls(model):
+        if getattr(call, "__name__", "") in ("loss", "loss_sum"):
+            with pytest.raises(ValueError, match="a loss needs labels"):
+                call(**ON_THE_RIGHT)
+
+
 def test_a_model_without_a_head_has_no_loss():
     for family in FAMILIES:
         model = build(family, "Model")
@@ -420,14 +432,15 @@ def test_a_model_without_a_head_has_no_loss():
 @pytest.mark.parametrize("head", ["ForMaskedLM", "ForTokenClassification"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_label_at_padding_is_refused(family, head):
-    """It would train on what nobody reads, the more the longer the padding."""
+    """It would train on what nothing reads, the more the longer the padding."""
     model = build(family, head, pad_token_id=1)
     mask = ON_THE_RIGHT["attention_mask"]
-    row, place = (mask == 0).nonzero()[-1].tolist()
+    sequence, position = (mask == 0).nonzero()[-1].tolist()
     labels = mask.long() * 100 - 100  # 0 at real tokens, -100 at padding
     assert model.loss(**ON_THE_RIGHT, labels=labels) > 0
-    labels[row, place] = 1
-    message = f"labels holds 1 in row {row} at place {place}, which is padding; set labels to -100"
+    labels[sequence, position] = 1
+    where = f"in sequence {sequence} at position {position}"
+    message = f"labels holds 1 {where}, which is padding; set labels to -100"
     refuses(model, message, **ON_THE_RIGHT, labels=labels)
 
 

@@ -15,9 +15,17 @@ from minitransformer.models.base import Model
 from minitransformer.models.config import Config
 from minitransformer.models.outputs import Output, SequenceClassifierOutput
 from minitransformer.parity import Batch
-from tests.tiny import SIZES, bert_config, perturb, roberta_config
+from tests.tiny import (
+    SIZES,
+    VARIANTS,
+    as_variant,
+    attention_of,
+    bert_config,
+    every_variant,
+    perturb,
+    roberta_config,
+)
 
-KERNELS = ["eager", "sdpa", "packed"]
 FAMILIES = ["Bert", "Roberta", "DistilBert"]
 THREE_CLASSES = {0: "no", 1: "maybe", 2: "yes"}
 
@@ -31,7 +39,7 @@ class Problem:
 
 
 PROBLEMS = {
-    "masked words": Problem("ForMaskedLM", {}),
+    "masked tokens": Problem("ForMaskedLM", {}),
     "answers": Problem("ForQuestionAnswering", {}),
     "classes": Problem("ForSequenceClassification", {"id2label": THREE_CLASSES}),
     "several classes": Problem(
@@ -43,7 +51,7 @@ PROBLEMS = {
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_problem = pytest.mark.parametrize("problem", list(PROBLEMS))
-every_kernel = pytest.mark.parametrize("attention", KERNELS)
+variants = st.sampled_from(VARIANTS)
 lengths = st.lists(st.integers(1, 8), min_size=1, max_size=4)
 
 
@@ -58,7 +66,7 @@ def config_of(family: str, **changes: object) -> Config:
 def build(
     family: str,
     problem: str | None = None,
-    attention: str = "sdpa",
+    variant: str = "sdpa",
     dtype: torch.dtype = torch.float64,
 ) -> Model:
     """A perturbed model of a family, with the head of a problem or with none; not to be changed."""
@@ -66,22 +74,23 @@ def build(
     solved = Problem("Model", {}) if problem is None else PROBLEMS[problem]
     model_class = getattr(minitransformer, f"{family}{solved.head}")
     config = config_of(family, **solved.fields)
-    return perturb(model_class(config, attention=attention)).to(dtype)
+    model = perturb(model_class(config, attention=attention_of(variant)))
+    return as_variant(model.to(dtype), variant)
 
 
 def example_of(problem: str | None, length: int, seed: int) -> Batch:
-    """One text of random ids and token types, without padding, and what is right for it."""
+    """One text of random ids and token types, without padding, and its labels."""
     generator = torch.Generator().manual_seed(1000 * length + seed)
     example = {"input_ids": torch.randint(4, 99, (length,), generator=generator)}
     example["token_type_ids"] = torch.randint(2, (length,), generator=generator)
     if problem == "answers":
-        places = torch.randint(length, (2,), generator=generator).sort().values
-        example |= {"start_positions": places[0], "end_positions": places[1]}
-    elif problem in ("masked words", "token classes"):
-        classes = 99 if problem == "masked words" else 3
+        ends = torch.randint(length, (2,), generator=generator).sort().values
+        example |= {"start_positions": ends[0], "end_positions": ends[1]}
+    elif problem in ("masked tokens", "token classes"):
+        classes = 99 if problem == "masked tokens" else 3
         labels = torch.randint(classes, (length,), generator=generator)
-        asked = torch.rand(length, generator=generator) < 0.6
-        example["labels"] = torch.where(asked, labels, -100)
+        labelled = torch.rand(length, generator=generator) < 0.6
+        example["labels"] = torch.where(labelled, labels, -100)
     elif problem == "classes":
         example["labels"] = torch.randint(3, (), generator=generator)
     elif problem is not None:
@@ -101,60 +110,62 @@ def collate(examples: list[Batch], model: Model, *, left: bool = False, extra: i
     fill = {"input_ids": model.config.pad_token_id, "token_type_ids": 0, "labels": -100}
     batch = {}
     for name in examples[0]:
-        rows = [example[name] for example in examples]
+        values = [example[name] for example in examples]
         if name.endswith("positions"):
-            rows = [row + left * padding for row, padding in zip(rows, paddings, strict=True)]
-        elif name in fill and rows[0].dim() == 1 and not rows[0].is_floating_point():
-            rows = [
-                nn.functional.pad(row, (padding, 0) if left else (0, padding), value=fill[name])
-                for row, padding in zip(rows, paddings, strict=True)
+            values = [
+                value + left * padding for value, padding in zip(values, paddings, strict=True)
             ]
-        batch[name] = torch.stack(rows)
-    places = torch.arange(length).expand(len(examples), length)
-    outside = torch.tensor(paddings)[:, None]
+        elif name in fill and values[0].dim() == 1 and not values[0].is_floating_point():
+            values = [
+                nn.functional.pad(value, (padding, 0) if left else (0, padding), value=fill[name])
+                for value, padding in zip(values, paddings, strict=True)
+            ]
+        batch[name] = torch.stack(values)
+    positions = torch.arange(length).expand(len(examples), length)
+    padding = torch.tensor(paddings)[:, None]
     batch["attention_mask"] = (
-        places >= outside if left else places < length - outside
+        positions >= padding if left else positions < length - padding
     ).long()  # (B, T)
     return without_types(batch, model)
 
 
-def with_dead_rows(batch: Batch, model: Model, number: int) -> Batch:
-    """So many more rows, of nothing but padding; where a row has a label, they have one too."""
-    dead = {name: tensor[:1].expand(number, *tensor.shape[1:]) for name, tensor in batch.items()}
+def with_masked_sequences(batch: Batch, model: Model, number: int) -> Batch:
+    """So many more sequences, fully masked; where a sequence has a label, they have one too."""
+    masked = {name: tensor[:1].expand(number, *tensor.shape[1:]) for name, tensor in batch.items()}
     fill = {"input_ids": model.config.pad_token_id, "attention_mask": 0}
     if "labels" in batch and batch["labels"].dim() == 2 and not batch["labels"].is_floating_point():
         fill["labels"] = -100
     for name, value in fill.items():
-        if name in dead:
-            dead[name] = torch.full_like(dead[name], value)
-    return {name: torch.cat([tensor, dead[name]]) for name, tensor in batch.items()}
+        if name in masked:
+            masked[name] = torch.full_like(masked[name], value)
+    return {name: torch.cat([tensor, masked[name]]) for name, tensor in batch.items()}
 
 
 def without_types(batch: Batch, model: Model) -> Batch:
     """Drop the token types where the family has none; one type is type 0."""
-    rows = getattr(model.config, "type_vocab_size", 0)
-    if rows == 1:
+    types = getattr(model.config, "type_vocab_size", 0)
+    if types == 1:
         return batch | {"token_type_ids": torch.zeros_like(batch["token_type_ids"])}
-    return {name: t for name, t in batch.items() if rows or name != "token_type_ids"}
+    return {name: t for name, t in batch.items() if types or name != "token_type_ids"}
 
 
 def inputs_of(batch: Batch) -> Batch:
-    """The batch without what is right."""
+    """The batch without its labels."""
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     return {name: batch[name] for name in inputs if name in batch}
 
 
 def results_of(output: Output, mask: Tensor) -> list[list[Tensor]]:
-    """What a model says of each row, at its real tokens; `mask` is (B, T)."""
-    rows: list[list[Tensor]] = [[] for _ in mask]
+    """What a model returns for each sequence, at its real tokens; `mask` is (B, T)."""
+    results: list[list[Tensor]] = [[] for _ in mask]
     for name in ("last_hidden_state", "pooler_output", "start_logits", "end_logits", "logits"):
         tensor = getattr(output, name, None)
         if tensor is None:
             continue
-        by_row = name == "pooler_output" or isinstance(output, SequenceClassifierOutput)
-        for row, result in enumerate(rows):
-            result.append(tensor[row] if by_row else tensor[row][mask[row].bool()])
-    return rows
+        is_pooled = name == "pooler_output" or isinstance(output, SequenceClassifierOutput)
+        for number, result in enumerate(results):
+            result.append(tensor[number] if is_pooled else tensor[number][mask[number].bool()])
+    return results
 
 
 def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
@@ -174,13 +185,9 @@ def assert_equal(a: object, b: object) -> None:
 @every_family
 @pytest.mark.parametrize("problem", [None, *PROBLEMS])
 @settings(max_examples=6)
-@given(
-    lengths=lengths, left=st.booleans(), extra=st.integers(0, 3), kernel=st.sampled_from(KERNELS)
-)
-def test_padding_changes_nothing_that_is_said_of_a_text(
-    family, problem, lengths, left, extra, kernel
-):
-    model = build(family, problem, kernel)
+@given(lengths=lengths, left=st.booleans(), extra=st.integers(0, 3), variant=variants)
+def test_padding_changes_nothing_at_real_tokens(family, problem, lengths, left, extra, variant):
+    model = build(family, problem, variant)
     examples = examples_of(problem, lengths)
     padded = inputs_of(collate(examples, model, left=left, extra=extra))
     results = results_of(model(**padded), padded["attention_mask"])
@@ -195,18 +202,16 @@ def test_padding_changes_nothing_that_is_said_of_a_text(
 @every_family
 @every_problem
 @settings(max_examples=6)
-@given(
-    lengths=lengths, left=st.booleans(), extra=st.integers(0, 3), kernel=st.sampled_from(KERNELS)
-)
+@given(lengths=lengths, left=st.booleans(), extra=st.integers(0, 3), variant=variants)
 def test_texts_one_by_one_give_the_loss_and_the_gradient_of_the_padded_batch(
-    family, problem, lengths, left, extra, kernel
+    family, problem, lengths, left, extra, variant
 ):
     """So micro-batches do: their sums over the number of the whole batch."""
-    model = build(family, problem, kernel)
+    model = build(family, problem, variant)
     examples = examples_of(problem, lengths)
     batch = collate(examples, model, left=left, extra=extra)
-    total, count = model.summed_loss(**batch)
-    one_by_one = [model.summed_loss(**collate([example], model)) for example in examples]
+    total, count = model.loss_sum(**batch)
+    one_by_one = [model.loss_sum(**collate([example], model)) for example in examples]
     assert_equal(sum(part for part, _ in one_by_one), total)
     assert sum(number for _, number in one_by_one) == count
     number = count.clamp(min=1)
@@ -218,9 +223,9 @@ def test_texts_one_by_one_give_the_loss_and_the_gradient_of_the_padded_batch(
 @every_family
 @every_problem
 @settings(max_examples=6)
-@given(lengths=lengths, left=st.booleans(), kernel=st.sampled_from(KERNELS))
-def test_the_loss_is_that_of_forward(family, problem, lengths, left, kernel):
-    model = build(family, problem, kernel)
+@given(lengths=lengths, left=st.booleans(), variant=variants)
+def test_the_loss_is_that_of_forward(family, problem, lengths, left, variant):
+    model = build(family, problem, variant)
     batch = collate(examples_of(problem, lengths), model, left=left)
     full, short = model(**batch).loss, model.loss(**batch)
     assert_equal(short, full)
@@ -230,24 +235,26 @@ def test_the_loss_is_that_of_forward(family, problem, lengths, left, kernel):
 @every_family
 @every_problem
 @settings(max_examples=6)
-@given(lengths=lengths)
-def test_what_is_counted_before_is_what_is_summed(family, problem, lengths):
-    model = build(family, problem)
+@given(lengths=lengths, variant=variants)
+def test_what_is_counted_before_is_what_is_summed(family, problem, lengths, variant):
+    model = build(family, problem, variant)
     batch = collate(examples_of(problem, lengths), model)
-    count = model.summed_loss(**batch)[1]
-    assert model.count_supervised(batch) == count
-    assert type(model.count_supervised(batch)) is int
+    for count in (model.num_supervised_tokens(batch), model.loss_sum(**batch)[1]):
+        assert count.shape == ()
+        assert count.dtype == torch.int64
+    assert model.num_supervised_tokens(batch) == model.loss_sum(**batch)[1]
 
 
 @every_problem
-def test_the_number_of_losses_is_what_each_task_says(problem):
-    model = build("Bert", problem)
+@every_variant
+def test_the_number_of_losses_is_what_each_task_says(problem, variant):
+    model = build("Bert", problem, variant)
     examples = examples_of(problem, [4, 2])
-    if problem in ("masked words", "token classes"):
+    if problem in ("masked tokens", "token classes"):
         expected = sum(int((example["labels"] != -100).sum()) for example in examples)
     else:
         expected = {"answers": 2, "classes": 2, "several classes": 6, "numbers": 2}[problem]
-    total, count = model.summed_loss(**collate(examples, model))
+    total, count = model.loss_sum(**collate(examples, model))
     assert count == expected > 1
     assert_equal(model.loss(**collate(examples, model)), total / expected)
 
@@ -255,14 +262,14 @@ def test_the_number_of_losses_is_what_each_task_says(problem):
 @every_family
 @every_problem
 @settings(max_examples=6)
-@given(lengths=lengths, left=st.booleans(), dead_rows=st.integers(0, 2))
-def test_the_kernels_give_the_same_numbers(family, problem, lengths, left, dead_rows):
+@given(lengths=lengths, left=st.booleans(), masked=st.integers(0, 2))
+def test_the_variants_give_the_same_numbers(family, problem, lengths, left, masked):
     losses = []
-    for attention in KERNELS:
-        model = build(family, problem, attention)
+    for variant in VARIANTS:
+        model = build(family, problem, variant)
         batch = collate(examples_of(problem, lengths), model, left=left)
-        if problem != "answers":  # no place of padding is an answer
-            batch = with_dead_rows(batch, model, dead_rows)
+        if problem != "answers":  # padding is no answer
+            batch = with_masked_sequences(batch, model, masked)
         loss = model(**batch).loss
         losses.append([loss, *gradients(model, loss)])
     for others in losses[1:]:
@@ -270,15 +277,13 @@ def test_the_kernels_give_the_same_numbers(family, problem, lengths, left, dead_
 
 
 @every_family
-@every_kernel
+@every_variant
 @pytest.mark.parametrize("problem", [None, *PROBLEMS])
-def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(family, problem, attention):
-    model = build(family, problem, attention)
+def test_a_fully_masked_sequence_is_finite_and_changes_no_other(family, problem, variant):
+    model = build(family, problem, variant)
     batch = inputs_of(collate(examples_of(problem, [5, 7]), model))
-    dead = {name: torch.zeros(1, 7, dtype=torch.int64) for name in batch}
-    dead["input_ids"] += model.config.pad_token_id
-    with_dead_row = {name: torch.cat([batch[name], dead[name]]) for name in batch}
-    output = model(**with_dead_row)
+    with_masked = with_masked_sequences(batch, model, 1)
+    output = model(**with_masked)
     scores = [
         tensor
         for name, tensor in vars(output).items()
@@ -286,7 +291,7 @@ def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(family, prob
     ]
     assert all(tensor.isfinite().all() for tensor in scores)
     assert_equal(
-        results_of(output, with_dead_row["attention_mask"])[:2],
+        results_of(output, with_masked["attention_mask"])[:2],
         results_of(model(**batch), batch["attention_mask"]),
     )
     loss = sum(tensor.sum() for tensor in scores)
@@ -294,17 +299,17 @@ def test_a_row_of_nothing_but_padding_is_finite_and_disturbs_nobody(family, prob
 
 
 @every_family
-@every_kernel
-@pytest.mark.parametrize("problem", ["masked words", "classes", "token classes"])
-def test_a_dead_row_without_a_label_changes_no_loss(family, problem, attention):
-    model = build(family, problem, attention)
+@every_variant
+@pytest.mark.parametrize("problem", ["masked tokens", "classes", "token classes"])
+def test_a_fully_masked_sequence_without_a_label_changes_no_loss(family, problem, variant):
+    model = build(family, problem, variant)
     batch = collate(examples_of(problem, [5, 7]), model)
-    dead = {name: torch.zeros_like(tensor[:1]) for name, tensor in batch.items()}
-    dead["input_ids"] += model.config.pad_token_id
-    dead["labels"] -= 100
-    with_dead_row = {name: torch.cat([batch[name], dead[name]]) for name in batch}
+    masked = {name: torch.zeros_like(tensor[:1]) for name, tensor in batch.items()}
+    masked["input_ids"] += model.config.pad_token_id
+    masked["labels"] -= 100
+    with_masked = {name: torch.cat([batch[name], masked[name]]) for name in batch}
     for loss_of in (model.loss, lambda **named: model(**named).loss):
-        expected, loss = loss_of(**batch), loss_of(**with_dead_row)
+        expected, loss = loss_of(**batch), loss_of(**with_masked)
         assert_equal(loss, expected)
         assert_equal(gradients(model, loss), gradients(model, expected))
 
@@ -319,7 +324,8 @@ def test_a_dead_row_without_a_label_changes_no_loss(family, problem, attention):
 def test_the_first_token_alone_gives_the_scores_of_the_whole_pass(
     family, problem, collect, lengths, left
 ):
-    model = build(family, problem)
+    """Of an optimized classifier, whose last layer is computed in full where it is collected."""
+    model = build(family, problem, "optimized")
     batch = collate(examples_of(problem, lengths), model, left=left)
     whole, short = model(**batch, **collect), model(**batch)
     assert_equal(short.logits, whole.logits)
@@ -327,30 +333,17 @@ def test_the_first_token_alone_gives_the_scores_of_the_whole_pass(
 
 
 @every_family
-def test_a_sequence_classifier_computes_one_token_of_the_last_layer(family):
-    model = build(family, "classes")
-    seen: list[int] = []
-    hooks = [
-        layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output.shape[1]))
-        for layer in model.backbone.layers
-    ]
-    model(**collate(examples_of("classes", [6, 3]), model))
-    for hook in hooks:
-        hook.remove()
-    assert seen == [6, 6, 1]
-
-
-@every_family
-@pytest.mark.parametrize("problem", ["masked words", "classes", "token classes"])
-def test_labels_of_minus_100_have_no_loss_and_no_gradient(family, problem):
-    model = build(family, problem)
+@every_variant
+@pytest.mark.parametrize("problem", ["masked tokens", "classes", "token classes"])
+def test_labels_of_minus_100_have_no_loss_and_no_gradient(family, problem, variant):
+    model = build(family, problem, variant)
     batch = collate(examples_of(problem, [6, 4, 5]), model)
     nothing = batch | {"labels": torch.full_like(batch["labels"], -100)}
     for loss in (model.loss(**nothing), model(**nothing).loss):
         assert loss.item() == 0.0
         assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients(model, loss))
-    assert model.count_supervised(nothing) == model.summed_loss(**nothing)[1] == 0
-    # One row without labels is as good as no such row.
+    assert model.num_supervised_tokens(nothing) == model.loss_sum(**nothing)[1] == 0
+    # A sequence without labels is as good as no such sequence.
     partly = batch | {"labels": batch["labels"].clone()}
     partly["labels"][1] = -100
     others = {name: tensor[[0, 2]] for name, tensor in batch.items()}
@@ -392,7 +385,6 @@ NAMES_THERE = {
     ],
     ids=["Bert", "DistilBert", "Roberta", "Bert without", "Roberta without"],
 )
-@pytest.mark.usefixtures("dropout_as_pytorch_draws_it")
 def test_dropout_falls_where_it_falls_in_transformers(family, problem, dropouts, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     transformers = pytest.importorskip("transformers", reason="parity needs transformers")
@@ -412,8 +404,7 @@ def test_dropout_falls_where_it_falls_in_transformers(family, problem, dropouts,
     losses = []
     for model in (ours.double().train(), theirs.double().train()):
         torch.manual_seed(3)
-        # Hidden states are asked for so that a classifier's last layer is whole here too.
-        losses.append(model(**batch, output_hidden_states=True).loss.item())
+        losses.append(model(**batch).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     torch.manual_seed(4)
     assert abs(ours(**batch).loss.item() - losses[0]) > 1e-4
@@ -421,12 +412,14 @@ def test_dropout_falls_where_it_falls_in_transformers(family, problem, dropouts,
 
 @every_family
 @every_problem
+@pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_models_of_other_dtypes_run_and_learn(family, problem, dtype):
-    model = build(family, problem, dtype=dtype)
+def test_models_of_other_dtypes_run_and_learn(family, problem, variant, dtype):
+    model = build(family, problem, variant, dtype)
     batch = collate(examples_of(problem, [6, 3]), model)
     output = model(**batch)
-    assert {t.dtype for row in results_of(output, batch["attention_mask"]) for t in row} == {dtype}
+    results = results_of(output, batch["attention_mask"])
+    assert {tensor.dtype for result in results for tensor in result} == {dtype}
     assert output.loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     learned = gradients(model, model.loss(**batch))
     assert all(gradient.dtype == dtype and gradient.isfinite().all() for gradient in learned)
@@ -434,31 +427,35 @@ def test_models_of_other_dtypes_run_and_learn(family, problem, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 @every_problem
-def test_half_precision_counts_and_sums_in_full(problem, dtype):
+def test_half_precision_counts_and_sums_in_full(problem, variant, dtype):
     """bfloat16 has no 301, float16 nothing above 65,504."""
-    model = build("Bert", problem, dtype=dtype)
+    model = build("Bert", problem, variant, dtype)
     batch = collate(examples_of(problem, [2] * 301), model)
     if problem == "numbers":
         batch["labels"] += 40.0  # their squares sum to half a million
-    total, count = model.summed_loss(**batch)
-    assert int(count) == model.count_supervised(batch)
+    total, count = model.loss_sum(**batch)
+    assert int(count) == model.num_supervised_tokens(batch)
     assert total.isfinite()
-    expected, _ = build("Bert", problem).summed_loss(**batch)
+    expected, _ = build("Bert", problem).loss_sum(**batch)
     torch.testing.assert_close(total.double(), expected, rtol=0.05, atol=0.0)
 
 
 @pytest.mark.slow
-@every_problem
-def test_compiled_heads_give_the_same(problem):
+@pytest.mark.parametrize(
+    ("problem", "variant"),
+    [*((problem, "optimized") for problem in PROBLEMS), ("masked tokens", "sdpa")],
+)
+def test_compiled_heads_give_the_same(problem, variant):
     family = FAMILIES[list(PROBLEMS).index(problem) % len(FAMILIES)]
-    model = build(family, problem)
+    model = build(family, problem, variant)
     batch = collate(examples_of(problem, [6, 3]), model, left=True)
     forward = torch.compile(model, backend="aot_eager")
-    summed_loss = torch.compile(model.summed_loss, backend="aot_eager")
+    loss_sum = torch.compile(model.loss_sum, backend="aot_eager")
     assert_equal(forward(**batch).loss, model(**batch).loss)
-    total, count = summed_loss(**batch)
-    expected, number = model.summed_loss(**batch)
+    total, count = loss_sum(**batch)
+    expected, number = model.loss_sum(**batch)
     assert_equal(total, expected)
     assert_equal(gradients(model, total), gradients(model, expected))
     assert count == number
@@ -467,10 +464,10 @@ def test_compiled_heads_give_the_same(problem):
 @every_family
 @pytest.mark.parametrize("problem", ["classes", "several classes", "numbers"])
 def test_a_text_without_a_token_is_classified_alike_everywhere(family, problem):
-    """In a batch or alone, under any kernel: scores, and what is learnt from them."""
+    """In a batch or alone, however it is computed: scores, and what is learnt from them."""
     outcomes = []
-    for attention in KERNELS:
-        model = build(family, problem, attention)
+    for variant in VARIANTS:
+        model = build(family, problem, variant)
         batch = collate(examples_of(problem, [5, 3]), model)
         for name, tensor in batch.items():
             if name in ("input_ids", "attention_mask"):
@@ -484,21 +481,21 @@ def test_a_text_without_a_token_is_classified_alike_everywhere(family, problem):
 
 
 @every_family
-@pytest.mark.parametrize("problem", ["masked words", "token classes"])
+@pytest.mark.parametrize("problem", ["masked tokens", "token classes"])
 @settings(max_examples=6)
-@given(lengths=lengths, left=st.booleans(), place=st.integers(0, 3))
-def test_with_a_row_of_padding_too_the_kernels_learn_the_same(
-    family, problem, lengths, left, place
+@given(lengths=lengths, left=st.booleans(), where=st.integers(0, 3))
+def test_with_a_fully_masked_sequence_too_the_variants_learn_the_same(
+    family, problem, lengths, left, where
 ):
     outcomes = []
-    for attention in KERNELS:
-        model = build(family, problem, attention)
+    for variant in VARIANTS:
+        model = build(family, problem, variant)
         batch = collate(examples_of(problem, lengths), model, left=left)
         for name, tensor in batch.items():
             filling = {"labels": -100, "input_ids": model.config.pad_token_id}.get(name, 0)
-            dead = torch.full_like(tensor[:1], filling)
-            where = min(place, len(lengths))
-            batch[name] = torch.cat([tensor[:where], dead, tensor[where:]])
+            masked = torch.full_like(tensor[:1], filling)
+            number = min(where, len(lengths))
+            batch[name] = torch.cat([tensor[:number], masked, tensor[number:]])
         loss = model.loss(**batch)
         outcomes.append([loss, *gradients(model, loss)])
     for others in outcomes[1:]:
@@ -506,13 +503,13 @@ def test_with_a_row_of_padding_too_the_kernels_learn_the_same(
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta"])
-def test_what_is_pooled_of_a_row_of_padding_is_the_same_everywhere(family):
+def test_what_is_pooled_of_a_fully_masked_sequence_is_the_same_everywhere(family):
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     pooled = []
-    for attention in KERNELS:
-        pooled.append(build(family, None, attention)(ids, mask).pooler_output)
-        alone = build(family, None, attention)(ids[1:], mask[1:]).pooler_output
+    for variant in VARIANTS:
+        pooled.append(build(family, None, variant)(ids, mask).pooler_output)
+        alone = build(family, None, variant)(ids[1:], mask[1:]).pooler_output
         assert_equal(alone[0], pooled[-1][1])
     for others in pooled[1:]:
         assert_equal(pooled[0], others)

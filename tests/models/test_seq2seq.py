@@ -7,12 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from minitransformer.layers.positions import sinusoids
-from minitransformer.models.bart_config import BartConfig
+from minitransformer import BartConfig, MarianConfig, T5Config, T5ForConditionalGeneration
+from minitransformer.layers.positional_embeddings import sinusoids
 from minitransformer.models.base import Model
-from minitransformer.models.marian import MarianConfig
-from minitransformer.models.t5 import T5ForConditionalGeneration
-from minitransformer.models.t5_config import T5Config
 from tests.models.decoders import (
     CLASSES,
     SEQ2SEQ,
@@ -20,6 +17,7 @@ from tests.models.decoders import (
     T5_SIZES,
     WRITERS,
     assert_equal,
+    backbone_of,
     build,
     gradients,
     new,
@@ -27,6 +25,7 @@ from tests.models.decoders import (
     rows,
     words,
 )
+from tests.tiny import every_variant
 
 WRITERS_WITH_SOURCE = [name for name in WRITERS if name in SEQ2SEQ]
 every_class = pytest.mark.parametrize("name", SEQ2SEQ)
@@ -43,12 +42,12 @@ def linear(w: Weights, name: str, x: Tensor) -> Tensor:
 
 
 def attend(
-    w: Weights, name: str, asks: Tensor, asked: Tensor, heads: int, causal: bool, **terms: Any
+    w: Weights, name: str, x: Tensor, context: Tensor, heads: int, causal: bool, **terms: Any
 ) -> Tensor:
-    """(T, E) asks (S, E); terms: scale, and bias (H, T, S)."""
+    """Of (T, E) over (S, E); terms: scale, and bias (H, T, S)."""
     query, key, value = (
-        linear(w, f"{name}.{part}", x).chunk(heads, dim=-1)
-        for part, x in (("query", asks), ("key", asked), ("value", asked))
+        linear(w, f"{name}.{part}", tokens).chunk(heads, dim=-1)
+        for part, tokens in (("query", x), ("key", context), ("value", context))
     )
     gathered = []
     for head in range(heads):
@@ -82,13 +81,13 @@ def bart_by_hand(model: Any, source: Tensor, target: Tensor) -> Tensor:
     sinusoidal = isinstance(config, MarianConfig)
     hidden = {}
     for stack, ids in (("encoder", source), ("decoder", target)):
-        x = w["words.weight"][ids]
+        x = w["token_embedding.weight"][ids]
         if config.scale_embedding:
             x = x * math.sqrt(config.hidden_size)
         if sinusoidal:
             x = x + sinusoids(len(ids), config.hidden_size).float()
         else:
-            x = x + w[f"{stack}.positions.table.weight"][2 : 2 + len(ids)]
+            x = x + w[f"{stack}.position_embedding.table.weight"][2 : 2 + len(ids)]
             x = layer_norm(w, f"{stack}.embedding_norm", x)
         encoding = stack == "encoder"
         layers = config.num_hidden_layers if encoding else config.num_decoder_layers
@@ -103,11 +102,11 @@ def bart_by_hand(model: Any, source: Tensor, target: Tensor) -> Tensor:
             if not encoding:
                 crossed = attend(w, f"{name}cross_attention", x, hidden["encoder"], heads, False)
                 x = layer_norm(w, f"{name}cross_attention_norm", x + crossed)
-            wide = activated(config.hidden_act, linear(w, f"{name}feed_forward.expand", x))
+            wide = activated(config.hidden_act, linear(w, f"{name}feed_forward.up_proj", x))
             x = layer_norm(
                 w,
                 f"{name}feed_forward_norm",
-                x + linear(w, f"{name}feed_forward.contract", wide),
+                x + linear(w, f"{name}feed_forward.down_proj", wide),
             )
         hidden[stack] = x
     return hidden["decoder"]
@@ -123,8 +122,9 @@ def t5_by_hand(model: Any, source: Tensor, target: Tensor) -> Tensor:
     hidden = {}
     for stack, ids in (("encoder", source), ("decoder", target)):
         encoding = stack == "encoder"
-        x = w["words.weight"][ids]
-        bias = getattr(model, stack).position_bias(len(ids), len(ids))[0]  # tested by itself
+        x = w["token_embedding.weight"][ids]
+        # Tested by itself, in tests/layers.
+        bias = getattr(model, stack).position_bias(torch.arange(len(ids)), len(ids))[0]
         for number in range(config.num_hidden_layers if encoding else config.num_decoder_layers):
             name = f"{stack}.layers.{number}."
             normed = rms_norm(w, f"{name}attention_norm", x)
@@ -138,37 +138,37 @@ def t5_by_hand(model: Any, source: Tensor, target: Tensor) -> Tensor:
             normed = rms_norm(w, f"{name}feed_forward_norm", x)
             name = f"{name}feed_forward"
             if config.is_gated:
-                wide = activated("gelu_new", linear(w, f"{name}.gate", normed))
-                wide = wide * linear(w, f"{name}.gated", normed)
+                wide = activated("gelu_new", linear(w, f"{name}.gate_proj", normed))
+                wide = wide * linear(w, f"{name}.up_proj", normed)
             else:
-                wide = activated("relu", linear(w, f"{name}.expand", normed))
-            x = x + linear(w, f"{name}.contract", wide)
+                wide = activated("relu", linear(w, f"{name}.up_proj", normed))
+            x = x + linear(w, f"{name}.down_proj", wide)
         hidden[stack] = rms_norm(w, f"{stack}.final_norm", x)
     return hidden["decoder"]
 
 
 @every_class
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@every_variant
 @torch.no_grad()
-def test_the_whole_model_by_hand(name, attention):
-    model: Any = build(name, attention)
-    backbone = getattr(model, "backbone", model)
+def test_the_whole_model_by_hand(name, variant):
+    model: Any = build(name, variant)
+    backbone = backbone_of(model)
     source, target = words(6), words(4, 1)
-    written = (t5_by_hand if name.startswith("T5") else bart_by_hand)(backbone, source, target)
+    hidden = (t5_by_hand if name.startswith("T5") else bart_by_hand)(backbone, source, target)
     output = model(source[None], decoder_input_ids=target[None])
     if backbone is model:
-        assert_equal(output.last_hidden_state[0], written)
+        assert_equal(output.last_hidden_state[0], hidden)
         return
     if name == "T5ForConditionalGeneration":
-        expected = written / math.sqrt(12) @ backbone.words.weight.T
+        expected = hidden / math.sqrt(12) @ backbone.token_embedding.weight.T
     elif name == "T5 1.1":
-        expected = written @ model.lm_head.weight.T
+        expected = hidden @ model.lm_head.weight.T
     else:
-        expected = written @ backbone.words.weight.T + model.final_logits_bias[0]
+        expected = hidden @ backbone.token_embedding.weight.T + model.final_logits_bias[0]
     assert_equal(output.logits[0], expected)
 
 
-def test_bart_with_scaled_words_by_hand():
+def test_bart_with_scaled_embeddings_by_hand():
     model = new("BartModel", scale_embedding=True)
     source, target = words(3), words(5, 1)
     output = model(source[None], decoder_input_ids=target[None])
@@ -225,9 +225,9 @@ def test_what_is_added_to_the_scores_is_stored_and_not_learnt():
 
 def test_marian_has_neither_learnt_positions_nor_a_norm_of_the_embeddings():
     names = dict(build("MarianModel").named_parameters())
-    assert not [name for name in names if "positions" in name or "embedding_norm" in name]
+    assert not [name for name in names if "position_embedding" in name or "embedding_norm" in name]
     names = dict(build("BartModel").named_parameters())
-    assert len([name for name in names if "positions" in name]) == 2
+    assert len([name for name in names if "position_embedding" in name]) == 2
     assert len([name for name in names if "embedding_norm" in name]) == 4
 
 
@@ -253,17 +253,17 @@ def test_t5_is_drawn_so_that_nothing_has_to_be_scaled():
     for factor in (1.0, 0.5):
         config = T5Config(**T5_SIZES | T5_1_1 | sizes | {"initializer_factor": factor})
         model = T5ForConditionalGeneration(config)
-        layer = model.transformer.decoder.layers[0]
+        layer = model.backbone.decoder.layers[0]
         for weight, deviation in (
-            (model.transformer.words.weight, 1.0),
+            (model.backbone.token_embedding.weight, 1.0),
             (layer.attention.query.weight, (128 * 32) ** -0.5),
             (layer.cross_attention.query.weight, (128 * 32) ** -0.5),
             (layer.attention.key.weight, 128**-0.5),
             (layer.attention.value.weight, 128**-0.5),
             (layer.attention.output.weight, (3 * 32) ** -0.5),
-            (layer.feed_forward.gate.weight, 128**-0.5),
-            (layer.feed_forward.gated.weight, 128**-0.5),
-            (layer.feed_forward.contract.weight, 300**-0.5),
+            (layer.feed_forward.gate_proj.weight, 128**-0.5),
+            (layer.feed_forward.up_proj.weight, 128**-0.5),
+            (layer.feed_forward.down_proj.weight, 300**-0.5),
         ):
             assert weight.std().item() == pytest.approx(factor * deviation, rel=0.06)
         assert (layer.attention_norm.weight == factor).all()
@@ -272,22 +272,26 @@ def test_t5_is_drawn_so_that_nothing_has_to_be_scaled():
 # --- The source
 
 
+@every_variant
 @every_class
-def test_encoding_is_the_first_half_of_forward(name):
-    model: Any = build(name)
+def test_encoding_is_the_first_half_of_forward(name, variant):
+    model: Any = build(name, variant)
     ids, mask = pad([words(4), words(2, 1)], model.config.pad_token_id)
     encoded = model.encode(ids, mask)
     assert encoded.attention_mask.dtype == torch.bool
     assert torch.equal(encoded.attention_mask, mask.bool())
     output = model(ids, mask, rows(2, 3))
-    assert_equal(encoded.hidden, output.encoder_last_hidden_state)
-    assert model.encode(ids[:1], mask[:1]).attention_mask is None  # nothing is padded
+    assert_equal(encoded.last_hidden_state, output.encoder_last_hidden_state)
+    assert encoded.hidden_states is encoded.attentions is None
+    without_padding = model.encode(ids[:1])  # its mask is one all the same
+    assert torch.equal(without_padding.attention_mask, torch.ones_like(ids[:1], dtype=torch.bool))
 
 
+@every_variant
 @every_writer
 @torch.no_grad()
-def test_a_source_is_asked_for_its_keys_once(name):
-    model = new(name)
+def test_the_keys_of_a_source_are_computed_once(name, variant):
+    model = new(name, variant)
     encoded, cache = model.encode(rows(2, 4)), model.new_cache()
     counts: list[int] = []
     for layer in model.backbone.decoder.layers:
@@ -299,13 +303,14 @@ def test_a_source_is_asked_for_its_keys_once(name):
             cache.select(torch.tensor([0, 0, 1, 1]))
             ids = rows(4, 1)
     assert len(counts) == 3  # one for each layer
-    assert all(len(layer.source.tokens()[0]) == 2 for layer in cache.layers)
-    assert all(len(layer.own.tokens()[0]) == 4 for layer in cache.layers)
+    assert all(len(layer.cross_attention.keys) == 2 for layer in cache.layers)
+    assert all(len(layer.self_attention.keys) == 4 for layer in cache.layers)
 
 
+@every_variant
 @every_writer
-def test_the_scores_of_the_next_word_are_those_of_the_last_place(name):
-    model: Any = build(name)
+def test_the_scores_of_the_next_token_are_those_of_the_last_position(name, variant):
+    model: Any = build(name, variant)
     ids, mask = pad([words(4), words(2, 1)], model.config.pad_token_id, left=True)
     source = rows(2, 5)
     logits = model.next_token_logits(ids, model.encode(source), decoder_attention_mask=mask)
@@ -313,9 +318,10 @@ def test_the_scores_of_the_next_word_are_those_of_the_last_place(name):
     assert_equal(logits, whole[:, -1])
 
 
+@every_variant
 @every_class
-def test_what_is_collected_has_its_own_field(name):
-    model: Any = build(name)
+def test_what_is_collected_has_its_own_field(name, variant):
+    model: Any = build(name, variant)
     ids, target = rows(2, 5), rows(2, 3)
     output = model(ids, decoder_input_ids=target, output_hidden_states=True, output_attentions=True)
     sizes = CLASSES[name][2]
@@ -337,15 +343,16 @@ def test_what_is_collected_has_its_own_field(name):
 # --- Losses
 
 
+@every_variant
 @every_writer
 @pytest.mark.parametrize("left", [False, True])
-def test_labels_are_read_shifted_right_behind_the_start_token(name, left):
-    model: Any = build(name)
+def test_labels_are_read_shifted_right_behind_the_start_token(name, left, variant):
+    model: Any = build(name, variant)
     start, padding = model.config.decoder_start_token_id, model.config.pad_token_id
     texts = [words(4), words(2, 1)]
     labels, _ = pad(texts, -100, left=left)
-    read = [torch.cat([torch.tensor([start]), text[:-1]]) for text in texts]
-    decoder_input_ids, mask = pad(read, padding, left=left)
+    shifted = [torch.cat([torch.tensor([start]), text[:-1]]) for text in texts]
+    decoder_input_ids, mask = pad(shifted, padding, left=left)
     source = rows(2, 5)
     implied = model(source, labels=labels)
     explicit = model(
@@ -355,14 +362,14 @@ def test_labels_are_read_shifted_right_behind_the_start_token(name, left):
     assert_equal(implied.logits[real], explicit.logits[real])
     assert_equal(implied.loss, explicit.loss)
     losses = [
-        -explicit.logits[row, place].log_softmax(-1)[labels[row, place]]
-        for row, place in real.nonzero().tolist()
+        -explicit.logits[sequence, position].log_softmax(-1)[labels[sequence, position]]
+        for sequence, position in real.nonzero().tolist()
     ]
     assert_equal(implied.loss, sum(losses) / 6)
     assert implied.num_supervised_tokens == 6
-    total, count = model.summed_loss(source, labels=labels)
+    total, count = model.loss_sum(input_ids=source, labels=labels)
     assert_equal(total, sum(losses))
-    assert count == model.count_supervised({"labels": labels}) == 6
+    assert count == model.num_supervised_tokens({"labels": labels}) == 6
 
 
 @every_writer
@@ -378,13 +385,14 @@ def test_the_loss_reaches_every_parameter(name):
 # --- BART's classifier
 
 
-def classifier() -> Model:
-    return build("BartForSequenceClassification")
+def classifier(variant: str = "sdpa") -> Model:
+    return build("BartForSequenceClassification", variant)
 
 
+@every_variant
 @pytest.mark.parametrize("left", [False, True])
-def test_a_text_is_classified_by_the_decoder_at_its_last_end_token(left):
-    model: Any = classifier()
+def test_a_text_is_classified_by_the_decoder_at_its_last_end_token(left, variant):
+    model: Any = classifier(variant)
     end = torch.tensor([2])
     texts = [
         torch.cat([words(3), end, words(2, 1), end]),  # a pair: two ends
@@ -395,11 +403,11 @@ def test_a_text_is_classified_by_the_decoder_at_its_last_end_token(left):
     output = model(ids, mask)
     assert output.logits.shape == (3, 3)
     for text, logits in zip(texts, output.logits, strict=True):
-        read = torch.cat([torch.tensor([2]), text[:-1]])[None]
-        hidden = model.model(text[None], decoder_input_ids=read).last_hidden_state[0]
-        place = (text == 2).nonzero().max()
+        shifted = torch.cat([torch.tensor([2]), text[:-1]])[None]
+        hidden = model.model(text[None], decoder_input_ids=shifted).last_hidden_state[0]
+        end_of_text = (text == 2).nonzero().max()
         head = model.classification_head
-        dense = torch.tanh(head.dense.weight @ hidden[place] + head.dense.bias)
+        dense = torch.tanh(head.dense.weight @ hidden[end_of_text] + head.dense.bias)
         assert_equal(logits, head.output.weight @ dense + head.output.bias)
 
 
@@ -425,9 +433,9 @@ def test_the_classifier_collects_what_the_backbone_does():
         ("T5ForConditionalGeneration", "hidden_dropout_prob"),
     ],
 )
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_dropout_falls_where_the_config_says(name, field, attention):
-    model = new(name, attention, **{field: 0.5})
+@every_variant
+def test_dropout_falls_where_the_config_says(name, field, variant):
+    model = new(name, variant, **{field: 0.5})
     ids = torch.tensor([[5, 6, 7, 2]])
     inputs = {"input_ids": ids}
     if name != "BartForSequenceClassification":
@@ -435,20 +443,23 @@ def test_dropout_falls_where_the_config_says(name, field, attention):
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     model.train()
     assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
-    without = new(name, attention)
+    without = new(name, variant)
     assert torch.equal(without.train()(**inputs).logits, without.eval()(**inputs).logits)
 
 
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "T5ForConditionalGeneration"])
-def test_a_packed_decoder_computes_no_place_after_the_last_label(name):
+def test_an_optimized_decoder_computes_no_token_after_the_last_label(name):
     """Labels padded on the right need no mask: a decoder sees nothing that comes later."""
-    model = build(name, "packed")
-    seen = []
-    layer = model.backbone.decoder.layers[0]
-    hook = layer.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0].shape[:2]))
+    model, seen = new(name, "optimized"), []
+    norm = model.backbone.decoder.layers[0].attention_norm
+    forward = norm.forward  # a hook would make it take the plain forward
+    norm.__class__ = type(
+        "Noted",
+        (type(norm),),
+        {"forward": lambda self, x: seen.append(x.shape[:2]) or forward(x)},
+    )
     labels = torch.tensor([[5, -100, 7, 8], [9, -100, -100, -100], [4, 5, 6, -100]])
     source = rows(3, 5)
-    loss = model.loss(source, labels=labels)
-    hook.remove()
+    loss = model.loss(input_ids=source, labels=labels)
     assert seen == [(1, 4 + 1 + 3)]
-    torch.testing.assert_close(loss, build(name, "sdpa").loss(source, labels=labels))
+    torch.testing.assert_close(loss, build(name).loss(input_ids=source, labels=labels))

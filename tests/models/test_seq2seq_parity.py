@@ -5,7 +5,6 @@ stand in `tests/models/test_seq2seq_bugs.py`.
 """
 
 import json
-import types
 
 import pytest
 import torch
@@ -20,11 +19,13 @@ from tests.models.pairs import (
     SEQ2SEQ_CLASSES,
     T5,
     WRITERS,
+    attend_otherwise,
     courses_of_training,
     pair,
     their_model,
     there_and_back,
 )
+from tests.tiny import every_variant
 
 pytest.importorskip("transformers", reason="parity needs transformers")
 
@@ -38,22 +39,22 @@ def test_parity(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("attention", "dtype"),
+    ("variant", "dtype"),
     [
         ("sdpa", torch.float32),
         ("eager", torch.float64),
         ("sdpa", torch.float64),
-        ("packed", torch.float32),
-        ("packed", torch.float64),
+        ("optimized", torch.float32),
+        ("optimized", torch.float64),
     ],
 )
 @pytest.mark.parametrize("name", SEQ2SEQ_CLASSES)
-def test_parity_under_every_kernel_and_in_float64(name, attention, dtype, tmp_path):
-    check_parity(name, attention, dtype, tmp_path)
+def test_parity_of_every_variant_and_in_float64(name, variant, dtype, tmp_path):
+    check_parity(name, variant, dtype, tmp_path)
 
 
-def check_parity(name, attention, dtype, path):
-    ours, theirs = pair(name, path, attention, dtype)
+def check_parity(name, variant, dtype, path):
+    ours, theirs = pair(name, path, variant, dtype)
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.equal, report.table()
     expected = {"encoder_hidden_states[3]", "encoder_attentions[2]", "encoder_last_hidden_state"}
@@ -91,24 +92,24 @@ def test_the_report_goes_in_the_order_of_computation(tmp_path):
     ours, theirs = pair("T5ForConditionalGeneration", tmp_path)
     names = [row.name for row in compare(ours, theirs, random_batch(ours, length=11)).rows]
     order = [
-        "transformer.words (source)",
-        "transformer.encoder.position_bias.table",
-        "transformer.encoder.layers.0.attention_norm",
-        "transformer.encoder.layers.2.feed_forward.contract",
-        "transformer.encoder.final_norm",
-        "transformer.words (target)",
-        "transformer.decoder.position_bias.table",
-        "transformer.decoder.layers.0.attention.output",
-        "transformer.decoder.layers.0.cross_attention_norm",
-        "transformer.decoder.layers.0.cross_attention.key",
-        "transformer.decoder.layers.1.feed_forward.contract",
-        "transformer.decoder.final_norm",
+        "backbone.token_embedding (source)",
+        "backbone.encoder.position_bias.table",
+        "backbone.encoder.layers.0.attention_norm",
+        "backbone.encoder.layers.2.feed_forward.down_proj",
+        "backbone.encoder.final_norm",
+        "backbone.token_embedding (target)",
+        "backbone.decoder.position_bias.table",
+        "backbone.decoder.layers.0.attention.output",
+        "backbone.decoder.layers.0.cross_attention_norm",
+        "backbone.decoder.layers.0.cross_attention.key",
+        "backbone.decoder.layers.1.feed_forward.down_proj",
+        "backbone.decoder.final_norm",
         "encoder_hidden_states[0]",
         "encoder_last_hidden_state",
         "cross_attentions[0]",
         "logits",
         "loss",
-        "gradient of transformer.words.weight",
+        "gradient of backbone.token_embedding.weight",
     ]
     assert [name for name in names if name in order] == order
 
@@ -116,27 +117,29 @@ def test_the_report_goes_in_the_order_of_computation(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("variant", ["eager", "optimized"])
 @pytest.mark.parametrize("name", WRITERS)
-def test_the_decoder_reads_the_labels_moved_to_the_right(name, dtype, side, tmp_path):
-    ours, theirs = pair(name, tmp_path, dtype=dtype)
+def test_the_decoder_reads_the_labels_moved_to_the_right(name, variant, dtype, side, tmp_path):
+    ours, theirs = pair(name, tmp_path, variant, dtype)
     batch = random_batch(ours, length=11)
     labels = torch.randint(3, 98, (3, 7))
     labels[1, slice(0, 3) if side == "left" else slice(4, None)] = -100
-    written = {"input_ids", "attention_mask"}
-    batch = {n: values for n, values in batch.items() if n in written} | {"labels": labels}
+    source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    batch = source | {"labels": labels}
     report = compare(ours, theirs, batch)
     assert report.equal, report.table()
 
 
 @pytest.mark.slow
+@every_variant
 @pytest.mark.parametrize("name", [name for name in WRITERS if name.startswith("T5")])
-def test_t5_is_equal_wherever_padding_stands(name, tmp_path):
+def test_t5_is_equal_wherever_padding_stands(name, variant, tmp_path):
     """Distances are the same there, so nothing is moved."""
-    ours, theirs = pair(name, tmp_path)
+    ours, theirs = pair(name, tmp_path, variant)
     batch = random_batch(ours, length=11)
-    told = {key: values for key, values in batch.items() if key != "labels"}
-    source, target = told["attention_mask"].bool(), told["decoder_attention_mask"].bool()
-    our_result, their_result = ours(**told), theirs(**told)
+    inputs = {key: values for key, values in batch.items() if key != "labels"}
+    source, target = inputs["attention_mask"].bool(), inputs["decoder_attention_mask"].bool()
+    our_result, their_result = ours(**inputs), theirs(**inputs)
     states = "encoder_last_hidden_state"
     for field, real in ((states, source), ("logits", target)):
         torch.testing.assert_close(
@@ -207,7 +210,7 @@ def test_fields_that_change_the_function(name, fields, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [2, 20])
 @pytest.mark.parametrize("name", [BART, MARIAN, T5, "BartForSequenceClassification"])
-def test_short_and_long_rows(name, length, tmp_path):
+def test_short_and_long_sequences(name, length, tmp_path):
     ours, theirs = pair(name, tmp_path)
     report = compare(ours, theirs, random_batch(ours, length))
     assert report.equal, report.table()
@@ -257,18 +260,22 @@ def test_fields_that_would_make_another_model_are_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 @pytest.mark.parametrize("name", WITH_A_LOSS)
-def test_twenty_steps_of_adamw_give_the_same_losses(name, tmp_path):
-    ours, theirs = pair(name, tmp_path, "sdpa", torch.float64)
+def test_twenty_steps_of_adamw_give_the_same_losses(name, variant, tmp_path):
+    ours, theirs = pair(name, tmp_path, variant, torch.float64)
     our_losses, their_losses = courses_of_training(ours, theirs)
     assert our_losses[-1] < 0.8 * our_losses[0]  # it does learn something
     assert our_losses == pytest.approx(their_losses, abs=1e-9, rel=1e-9)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("variant", ["eager", "optimized"])
 @pytest.mark.parametrize("name", SEQ2SEQ_CLASSES)
-def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, recwarn, caplog):
-    ours, _ = pair(name, tmp_path / "theirs")
+def test_what_is_saved_here_loads_there_without_a_warning_and_back(
+    name, variant, tmp_path, recwarn, caplog
+):
+    ours, _ = pair(name, tmp_path / "theirs", variant)
     assert recwarn.list == []
     said = there_and_back(ours, tmp_path, caplog)
     # It has no field any more for a head that is not tied, and says so of its own checkpoints too;
@@ -278,7 +285,7 @@ def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, 
         "MarianModel": "embed_positions.weight",
     }
     assert (said != []) == (name in expected)
-    assert all(expected[name] in words for words in said)
+    assert all(expected[name] in message for message in said)
 
 
 @pytest.mark.slow
@@ -295,7 +302,6 @@ def test_what_is_saved_here_loads_there_without_a_word_and_back(name, tmp_path, 
         (T5 + " 1.1", {"dropout_rate": 0.3}),
     ],
 )
-@pytest.mark.usefixtures("dropout_as_pytorch_draws_it")
 def test_dropout_falls_in_the_same_places(name, fields, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     ours, theirs = pair(name, tmp_path, **fields)
@@ -330,46 +336,43 @@ def test_their_norm_computes_in_float64_only_while_it_is_compared(tmp_path):
         assert "forward" not in vars(norm)
 
 
-# Beams: K rows are decoded from one source, whose keys and values are not copied.
-def our_next_scores(ours, batch, written):
+# Beams: K sequences are decoded from one source, whose keys and values are computed once.
+def our_next_scores(ours, batch, decoded):
     with torch.no_grad():
         encoded = ours.encode(batch["input_ids"], batch["attention_mask"])
-        return ours.next_token_logits(written, encoded, cache=ours.new_cache())
+        return ours.next_token_logits(decoded, encoded, cache=ours.new_cache())
 
 
 def check_beams(ours, theirs):
     batch = random_batch(ours, length=11)
     source = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if not ours.config.__class__.__name__.startswith("T5"):  # which numbers no places
+    if not ours.config.__class__.__name__.startswith("T5"):  # whose positions count no padding
         source = {name: values[[0, 2]] for name, values in source.items()}
-    rows = 2 * len(source["input_ids"])
-    written = torch.randint(3, 98, (rows, 5))
+    decoded = torch.randint(3, 98, (2 * len(source["input_ids"]), 5))
     copied = {name: values.repeat_interleave(2, dim=0) for name, values in source.items()}
     with torch.no_grad():
-        expected = theirs(**copied, decoder_input_ids=written).logits[:, -1]
+        expected = theirs(**copied, decoder_input_ids=decoded).logits[:, -1]
     torch.testing.assert_close(
-        our_next_scores(ours, source, written), expected, rtol=1e-5, atol=1e-5
+        our_next_scores(ours, source, decoded), expected, rtol=1e-5, atol=1e-5
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@every_variant
 @pytest.mark.parametrize("name", WRITERS)
-def test_two_beams_of_each_source(name, attention, tmp_path):
-    check_beams(*pair(name, tmp_path, attention))
+def test_two_beams_of_each_source(name, variant, tmp_path):
+    check_beams(*pair(name, tmp_path, variant))
 
 
 @pytest.mark.slow
-def test_beams_folded_the_other_way_round_are_caught(tmp_path):
+def test_beams_of_the_wrong_source_are_caught(tmp_path):
     ours, theirs = pair(BART, tmp_path)
 
-    def fold(kernel, query, key, value, mask, bias=None):
-        rows = query.unflatten(2, (2, -1)).transpose(2, 3).flatten(2, 3)
-        return type(kernel).forward(kernel, rows, key, value, mask, bias)
+    def copied_in_turn(key, value, **_):  # source 0, 1, 0, 1 instead of 0, 0, 1, 1
+        order = torch.arange(len(key)).reshape(-1, 2).T.flatten()
+        return {"key": key[order], "value": value[order]}
 
-    for layer in ours.model.decoder.layers:
-        kernel = layer.cross_attention.kernel
-        kernel.forward = types.MethodType(fold, kernel)
+    attend_otherwise((layer.cross_attention for layer in ours.model.decoder.layers), copied_in_turn)
     with pytest.raises(AssertionError, match="not close"):
         check_beams(ours, theirs)
 

@@ -6,12 +6,21 @@ import pytest
 import torch
 
 from minitransformer import BertConfig, BertModel, RobertaConfig, RobertaForMaskedLM
-from tests.tiny import batch_of, bert_config, roberta_config
+from tests.tiny import (
+    VARIANTS,
+    as_variant,
+    attention_of,
+    batch_of,
+    bert_config,
+    roberta_config,
+)
 
 
-@pytest.fixture(scope="module")
-def model() -> RobertaForMaskedLM:
-    return RobertaForMaskedLM(roberta_config()).eval()
+@pytest.fixture(scope="module", params=VARIANTS)
+def model(request) -> RobertaForMaskedLM:
+    config = roberta_config()
+    model = RobertaForMaskedLM(config, attention=attention_of(request.param)).eval()
+    return as_variant(model, request.param)
 
 
 def test_a_misspelled_config_field_gets_the_right_name():
@@ -129,11 +138,11 @@ def test_a_bool_mask_is_as_good_as_an_integer_one(model):
     ],
 )
 def test_bad_labels(model, labels, message):
-    for call in (model, model.loss, model.summed_loss):
+    for call in (model, model.loss, model.loss_sum):
         with pytest.raises(ValueError, match=f"labels.*{message}"):
-            call(torch.tensor([[5, 6, 7]]), labels=labels)
+            call(input_ids=torch.tensor([[5, 6, 7]]), labels=labels)
     with pytest.raises(ValueError, match=r"input_ids has shape \(3,\)"):
-        model.loss(torch.tensor([5, 6, 7]), labels=labels)
+        model.loss(input_ids=torch.tensor([5, 6, 7]), labels=labels)
 
 
 def test_token_types_beyond_the_table():
@@ -150,16 +159,18 @@ def test_token_types_beyond_the_table():
     assert not torch.allclose(ones, bert(ids).last_hidden_state)
 
 
-def test_places_are_bool(model):
+def test_positions_are_bool(model):
     batch = batch_of([4, 2])
-    with pytest.raises(ValueError, match="places has dtype torch.int64"):
+    with pytest.raises(ValueError, match="positions has dtype torch.int64"):
         model.logits_at(batch["attention_mask"], **batch)
 
 
-@pytest.mark.parametrize("method", ["forward", "loss", "summed_loss", "logits_at"])
+@pytest.mark.parametrize("method", ["forward", "loss", "loss_sum", "logits_at"])
 def test_every_method_hints_at_the_right_argument(model, method):
-    with pytest.raises(TypeError, match=f"{method}.*did you mean 'attention_mask'"):
-        getattr(model, method)(torch.tensor([[5, 6]]), atention_mask=None)
+    ids = torch.tensor([[5, 6]])
+    others = {"logits_at": {"positions": ids == 5}, "forward": {}}.get(method, {"labels": ids})
+    with pytest.raises(TypeError, match="unknown .*'atention_mask'; did you mean 'attention_mask'"):
+        getattr(model, method)(input_ids=ids, atention_mask=None, **others)
 
 
 def test_the_config_of_another_family_is_refused():
@@ -169,19 +180,24 @@ def test_the_config_of_another_family_is_refused():
         BertModel(roberta_config())
 
 
-def test_a_mask_of_ones_costs_no_mask(model):
-    seen = []
-    hook = model.roberta.layers[0].register_forward_pre_hook(
+@pytest.mark.parametrize("lengths", [[4, 4], [4, 2]])
+def test_a_mask_of_ones_stays_a_mask(lengths):
+    """A plain model does the same whatever the mask holds: a trace of it honours another mask."""
+    plain, seen = RobertaForMaskedLM(roberta_config()).eval(), []
+    plain.roberta.layers[0].register_forward_pre_hook(
         lambda _layer, arguments: seen.append(arguments[1])
     )
-    batch = batch_of([4, 4])
-    model(**batch)
-    model(**batch_of([4, 2]))
-    hook.remove()
-    assert seen[0] is None
-    assert seen[1].shape == (2, 1, 1, 4)
+    plain(**batch_of(lengths))
+    plain(batch_of([4, 4])["input_ids"])
+    assert [mask.shape for mask in seen] == [(2, 1, 1, 4)] * 2
+    assert {mask.dtype for mask in seen} == {torch.bool}
 
 
-def test_an_unknown_kernel_is_named():
-    with pytest.raises(ValueError, match="attention='flash'"):
+def test_an_unknown_implementation_is_named():
+    with pytest.raises(ValueError, match="attention='flash' is unknown; .*eager.*sdpa"):
         RobertaForMaskedLM(roberta_config(), attention="flash")
+
+
+def test_what_was_packed_names_optimize():
+    with pytest.raises(ValueError, match=r"attention='packed' .*optimize\(model\)"):
+        RobertaForMaskedLM(roberta_config(), attention="packed")

@@ -1,94 +1,81 @@
 """Where a step waits for the device: before its first product, and nowhere after it.
 
-Whoever asks for a number, or for how many there are, waits until a GPU has done all that it was
-told; while it has nothing else to do, that is cheap.
+Python that asks for a number, or for how many there are, waits until a GPU has done all that it was
+told; while that has nothing else to do, waiting is cheap.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from minitransformer.layers.packing import Packing
+from minitransformer.models.base import Model
 from tests.models import decoders
 from tests.models.test_decoder_invariants import collate_labelled, labelled
-from tests.models.test_heads import FAMILIES, KERNELS, PROBLEMS, build, collate, examples_of
+from tests.models.test_heads import FAMILIES, PROBLEMS, build, collate, examples_of
 
-ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
+# Operations that read values; those of `marked` do so without an operation that could be seen.
+READING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"}
+MARKED = {"tolist", "tensor"}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear"}
 
-
-class Order(TorchDispatchMode):
-    """What asks, and what multiplies, in the order in which it is called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[tuple[str, int]] = []  # and how many products went before
-        self.products = 0
-
-    def ask(self, name: str) -> None:
-        self.asked.append((name, self.products))
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        name = function.overloadpacket.__name__
-        self.products += name in PRODUCTS
-        chosen_by_bools = name in ("index", "index_put", "index_put_") and any(
-            place is not None and place.dtype == torch.bool for place in args[1]
-        )
-        if name in ASKING or chosen_by_bools:
-            self.ask(name)
-        return function(*args, **(kwargs or {}))
+pytestmark = pytest.mark.slow
+both_variants = pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 
 
-@contextmanager
-def order(monkeypatch: pytest.MonkeyPatch) -> Iterator[Order]:
-    """The mode does not see lengths of packed rows, which `tolist` reads, nor what is copied."""
-    mode, packing, tensor = Order(), Packing.__init__, torch.tensor
+def marked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the profiler see it: reading a list, or copying numbers to a device."""
 
-    def copied(*inputs: Any, **named: Any) -> torch.Tensor:
-        if "device" in named:
-            mode.ask("tensor")
-        return tensor(*inputs, **named)
+    def call(*inputs: Any, **named: Any) -> Any:
+        with record_function(name):
+            return function(*inputs, **named)
 
-    def asking(self: Packing, *inputs: Any) -> None:
-        mode.ask("tolist")
-        packing(self, *inputs)
-
-    with monkeypatch.context() as patched, mode:
-        patched.setattr(Packing, "__init__", asking)
-        patched.setattr(torch, "tensor", copied)
-        yield mode
+    return call
 
 
-@pytest.mark.parametrize("attention", KERNELS)
+def reads_and_products(
+    model: Model, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[int], int]:
+    """How many products went before each read of a training step, and how many there were.
+
+    A profiler sees operations without being seen: an optimized model takes the plain forward under
+    hooks and dispatch modes.
+    """
+    with monkeypatch.context() as patched, profile(activities=[ProfilerActivity.CPU]) as profiler:
+        patched.setattr(torch.Tensor, "tolist", marked("tolist", torch.Tensor.tolist))
+        patched.setattr(torch, "tensor", marked("tensor", torch.tensor))
+        loss = model.loss(**batch)
+        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    events = sorted(profiler.events(), key=lambda event: event.time_range.start)
+    reads, products = [], 0
+    for name in (event.name.removeprefix("aten::") for event in events):
+        products += name in PRODUCTS
+        if name in READING | MARKED:
+            reads.append(products)
+    return reads, products
+
+
+@both_variants
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_waits_only_before_its_first_product(family, problem, attention, monkeypatch):
-    model = build(family, problem, attention)
+def test_a_step_waits_only_before_its_first_product(family, problem, variant, monkeypatch):
+    model = build(family, problem, variant)
     batch = collate(examples_of(problem, [6, 3, 4]), model)
-    with order(monkeypatch) as found:
-        loss = model.loss(**batch)
-        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    assert found.products > 10
-    assert [asked for asked in found.asked if asked[1]] == []
-    assert found.asked  # inputs are checked
+    reads, products = reads_and_products(model, batch, monkeypatch)
+    assert products > 10
+    assert reads  # inputs are checked
+    assert not any(reads)
 
 
-@pytest.mark.parametrize("attention", KERNELS)
+@both_variants
 @pytest.mark.parametrize("name", decoders.WRITERS)
-def test_a_model_that_writes_waits_before_its_decoder_too(name, attention, monkeypatch):
-    model: Any = decoders.build(name, attention)
+def test_an_encoder_decoder_waits_before_its_decoder_too(name, variant, monkeypatch):
+    model: Any = decoders.build(name, variant)
     examples = labelled(name, [6, 3, 4], explicit=True)
     batch = collate_labelled(name, examples, left=False, left_target=False)
-    with order(monkeypatch) as found:
-        loss = model.loss(**batch)
-        torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    moments = {products for _, products in found.asked}
-    assert 0 in moments
-    assert len(moments) == (1 if name in decoders.CAUSAL else 2)
-    assert found.products > 2 * max(moments)
+    reads, products = reads_and_products(model, batch, monkeypatch)
+    assert reads[0] == 0
+    assert len(set(reads)) == (1 if name in decoders.CAUSAL else 2)
+    assert products > 2 * max(reads)

@@ -7,12 +7,12 @@ import pytest
 from minitransformer import pipeline
 from minitransformer.cli import main
 from tests.tasks.tiny_checkpoints import TEXTS
-from tests.tasks.tiny_writers import save_writer
+from tests.tasks.tiny_decoders import save_decoder
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    return save_writer(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
+    return save_decoder(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def t5(tmp_path_factory):
     says = {"max_length": 9, "num_beams": 2, "prefix": "il libro: "}
     config = {"task_specific_params": {"summarization": says, "translation_en_to_de": says}}
     directory = tmp_path_factory.mktemp("t5")
-    return save_writer(directory, "T5ForConditionalGeneration", config=config)
+    return save_decoder(directory, "T5ForConditionalGeneration", config=config)
 
 
 def run(capsys, *arguments):
@@ -31,8 +31,8 @@ def run(capsys, *arguments):
 
 
 def test_a_prompt_goes_on(gpt2, capsys):
-    write = pipeline("text-generation", gpt2)
-    texts = [answer["generated_text"] for (answer,) in write(TEXTS[:2], max_new_tokens=6)]
+    generate = pipeline("text-generation", gpt2)
+    texts = [answer["generated_text"] for (answer,) in generate(TEXTS[:2], max_new_tokens=6)]
     assert run(capsys, gpt2, *TEXTS[:2], "--max-new-tokens", 6) == f"{texts[0]}\n\n{texts[1]}\n"
     streamed = run(capsys, gpt2, TEXTS[0], "--max-new-tokens", 6, "--stream")
     assert streamed == f"{texts[0]}\n"
@@ -52,17 +52,19 @@ def test_every_option_is_a_field(gpt2, capsys):
     }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in drawn.items()]
     written = run(capsys, gpt2, "ciao", *options, "--sample", "--seed=3", "--stop= ", "--json")
-    write = pipeline("text-generation", gpt2)
-    assert json.loads(written) == write("ciao", **drawn, do_sample=True, seed=3, stop_strings=[" "])
+    generate = pipeline("text-generation", gpt2)
+    assert json.loads(written) == generate(
+        "ciao", **drawn, do_sample=True, seed=3, stop_strings=[" "]
+    )
     beams = run(capsys, gpt2, "ciao", "--num-beams=3", "--length-penalty=2", "--max-new-tokens=3")
-    answer = write("ciao", num_beams=3, length_penalty=2.0, max_new_tokens=3)[0]
+    answer = generate("ciao", num_beams=3, length_penalty=2.0, max_new_tokens=3)[0]
     assert beams == f"{answer['generated_text']}\n"
 
 
 def test_the_task_is_that_of_the_family_or_the_one_that_is_named(t5, tmp_path, capsys):
-    write = pipeline("text2text-generation", t5)
+    generate = pipeline("text2text-generation", t5)
     assert run(capsys, t5, "ciao", "--max-new-tokens=4") == (
-        write("ciao", max_new_tokens=4)[0]["generated_text"] + "\n"
+        generate("ciao", max_new_tokens=4)[0]["generated_text"] + "\n"
     )
     for task, name in (
         ("summarization", "summary_text"),
@@ -74,7 +76,7 @@ def test_the_task_is_that_of_the_family_or_the_one_that_is_named(t5, tmp_path, c
     streamed = run(capsys, t5, "ciao", "--task=summarization", "--num-beams=1", "--stream")
     summary = pipeline("summarization", t5)("ciao", num_beams=1)
     assert streamed == summary[0]["summary_text"] + "\n"
-    marian = save_writer(tmp_path, "MarianMTModel")
+    marian = save_decoder(tmp_path, "MarianMTModel")
     assert main(["generate", str(marian), "ciao", "--max-new-tokens=4"]) == 1
     error = capsys.readouterr().err
     assert "does not say into which language: pass --tgt-lang ..., or begin it" in error
@@ -118,7 +120,7 @@ def test_the_direction_and_the_prefix_of_a_translation(t5, capsys):
     [
         (
             ["ciao"],
-            "error: how many tokens are to be written? Pass --max-new-tokens ..., or --max-",
+            "error: how many tokens are to be generated? Pass --max-new-tokens ..., or --max-",
         ),
         (
             ["ciao", "--max-new-tokens=2", "--top-p=0.5"],
@@ -155,15 +157,15 @@ def test_what_is_wrong_is_one_line(gpt2, arguments, message, capsys):
 
 def test_a_field_that_the_checkpoint_names_is_no_option(tmp_path, capsys):
     asked = {"task_specific_params": {"text-generation": {"top_p": 7}}}
-    path = save_writer(tmp_path, "GPT2LMHeadModel", config=asked)
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", config=asked)
     assert main(["generate", str(path), "ciao", "--max-new-tokens=2"]) == 1
     assert "task_specific_params, text-generation: top_p=7" in capsys.readouterr().err
 
 
-def test_a_task_that_writes_nothing(tmp_path, capsys):
-    path = save_writer(tmp_path, "GPT2ForSequenceClassification")
+def test_a_task_that_generates_no_text(tmp_path, capsys):
+    path = save_decoder(tmp_path, "GPT2ForSequenceClassification")
     assert main(["generate", str(path), "ciao", "--task=text-classification"]) == 1
-    assert "--task text-classification does not write" in capsys.readouterr().err
+    assert "--task text-classification does not generate text" in capsys.readouterr().err
 
 
 def test_a_misspelled_option(gpt2, capsys):

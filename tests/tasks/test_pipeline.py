@@ -1,12 +1,18 @@
-"""The entrance to the tasks: what it promises by name, it does."""
+"""`pipeline`: every task by its name, optimized or plain."""
 
 import inspect
 import typing
 
 import pytest
 
+from minitransformer import BertForMaskedLM, Tokenizer, optimize, restore
+from minitransformer.cli import main
+from minitransformer.fast import is_optimized
+from minitransformer.tasks.base import Task
+from minitransformer.tasks.fill_mask import FillMask
 from minitransformer.tasks.pipeline import ALIASES, TASKS, pipeline
-from minitransformer.tasks.running import Task
+from tests.tasks.tiny_checkpoints import TEXTS, same, save_checkpoint
+from tests.tasks.tiny_decoders import save_decoder
 
 
 def test_every_task_is_known_by_its_own_name():
@@ -23,7 +29,7 @@ def test_type_checkers_know_what_every_task_gives():
     assert other["task"] is str
 
 
-def test_another_word_for_a_task_is_none_of_the_tasks():
+def test_an_alias_is_the_name_of_no_task():
     for alias, name in ALIASES.items():
         assert alias not in TASKS
         assert name in TASKS
@@ -33,3 +39,98 @@ def test_another_word_for_a_task_is_none_of_the_tasks():
 def test_an_unknown_task_is_named(tmp_path):
     with pytest.raises(ValueError, match="'text-generaton'; did you mean 'text-generation'"):
         pipeline("text-generaton", tmp_path)
+
+
+# ---- optimized and plain ----
+
+NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
+EXAMPLES = {
+    "feature-extraction": ("Model", {}, (TEXTS,)),
+    "fill-mask": ("ForMaskedLM", {}, (["ciao, [MASK] va?", "la [MASK]"],)),
+    "question-answering": ("ForQuestionAnswering", {}, (["come va?", "un libro?"], TEXTS[2])),
+    "summarization": ("BartForConditionalGeneration", {}, (TEXTS,)),
+    "text-classification": ("ForSequenceClassification", {"id2label": NLI}, (TEXTS,)),
+    "text-generation": ("GPT2LMHeadModel", {}, (TEXTS,)),
+    "text2text-generation": ("T5ForConditionalGeneration", {}, (TEXTS,)),
+    "token-classification": ("ForTokenClassification", {"id2label": NLI}, (TEXTS,)),
+    "translation": ("MarianMTModel", {"codes": ()}, (TEXTS,)),
+    "zero-shot-classification": ("ForSequenceClassification", {"id2label": NLI}, (TEXTS, "libro")),
+}
+
+
+def save_example(task, directory):
+    """A checkpoint for the task, and the arguments of a call."""
+    name, fields, arguments = EXAMPLES[task]
+    if name.startswith(("For", "Model")):
+        return save_checkpoint(directory, "Bert", name, **fields), arguments, {}
+    return save_decoder(directory, name, **fields), arguments, {"max_new_tokens": 5}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_is_optimized_unless_it_is_to_stay_plain(task, tmp_path):
+    path, arguments, fields = save_example(task, tmp_path)
+    optimized, plain = pipeline(task, path), pipeline(task, path, optimize=False)
+    assert is_optimized(optimized.model)
+    assert not is_optimized(plain.model)
+    assert not is_optimized(TASKS[task].from_pretrained(path, optimize=False).model)
+    answers, expected = optimized(*arguments, **fields), plain(*arguments, **fields)
+    if task == "feature-extraction":
+        answers, expected = ([one.flatten().tolist() for one in all] for all in (answers, expected))
+    same(answers, expected)
+    assert restore(optimized.model) is optimized.model
+    assert not is_optimized(optimized.model)
+
+
+def test_a_direction_of_translation_stays_plain_too(tmp_path):
+    path = save_decoder(tmp_path, "MarianMTModel", codes=(">>ita<<",))
+    assert is_optimized(pipeline("translation_en_to_ita", path).model)
+    assert not is_optimized(pipeline("translation_en_to_ita", path, optimize=False).model)
+
+
+@pytest.mark.parametrize(
+    ("task", "command"),
+    [
+        ("fill-mask", ["fill-mask", "PATH", "la [MASK]"]),
+        ("question-answering", ["answer", "PATH", "--question", "come va?", "--context", TEXTS[2]]),
+        ("text-generation", ["generate", "PATH", "ciao", "--max-new-tokens", "3"]),
+    ],
+)
+def test_the_commands_run_the_plain_model_where_told_so(
+    task, command, tmp_path, capsys, monkeypatch
+):
+    path, *_ = save_example(task, tmp_path)
+    optimized = []
+    monkeypatch.setattr("minitransformer.tasks.base.optimize_model", optimized.append)
+    command = [str(path) if word == "PATH" else word for word in command]
+    assert main(command) == 0
+    assert len(optimized) == 1
+    printed = capsys.readouterr().out
+    assert main([*command, "--plain"]) == 0
+    assert len(optimized) == 1
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+def test_a_task_of_a_model_in_hand(optimized, tmp_path):
+    """It takes the model as it is, and names it by its plain class."""
+    path, arguments, _ = save_example("fill-mask", tmp_path)
+    model, tokenizer = BertForMaskedLM.from_pretrained(path), Tokenizer.from_pretrained(path)
+    if optimized:
+        optimize(model)
+    fill = FillMask(model, tokenizer)
+    assert is_optimized(fill.model) is optimized
+    same(fill(*arguments), pipeline("fill-mask", path)(*arguments))
+    with pytest.raises(
+        ValueError,
+        match="this is a BertForMaskedLM, which is for feature-extraction, fill-mask; "
+        "BertForTokenClassification.from_pretrained",
+    ):
+        TASKS["token-classification"](model, tokenizer)
+
+
+def test_a_model_in_training_mode_is_refused(tmp_path):
+    path, arguments, _ = save_example("fill-mask", tmp_path)
+    fill = pipeline("fill-mask", path)
+    fill.model.backbone.layers[1].dropout.train()
+    with pytest.raises(ValueError, match="in training mode.*call model.eval"):
+        fill(*arguments)

@@ -1,10 +1,15 @@
-"""Answers from contexts of any length, against a search over transformers' logits by hand."""
+"""Answers from contexts of any length, against a search over transformers' logits by hand.
+
+The search for the best spans, against one that tries every pair of tokens in plain Python.
+"""
 
 import json
 import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minitransformer import (
     BertForQuestionAnswering,
@@ -14,7 +19,15 @@ from minitransformer import (
     cli,
     pipeline,
 )
-from minitransformer.tasks.question_answering import AnswerQuestions
+from minitransformer.tasks.question_answering import (
+    Prediction,
+    QuestionAnswering,
+    Span,
+    Window,
+    best_spans,
+    join_windows,
+    may_be_answer,
+)
 from tests.tiny import perturb
 from tests.train.pretrained import save_tiny_bert
 
@@ -67,7 +80,7 @@ def by_hand(path, question, context, longest=30):
 
 @pytest.mark.parametrize("context", [WORDS, LONG])
 def test_the_best_answers_are_those_of_a_search_by_hand(checkpoint, context, monkeypatch):
-    # The stride follows from the room that the question leaves; the search by hand uses 5.
+    # The stride follows from the space that the question leaves; the search by hand uses 5.
     monkeypatch.setattr("minitransformer.tasks.question_answering._STRIDE", 5)
     question = "where does the river end?"
     answers = pipeline("question-answering", checkpoint)(
@@ -113,7 +126,7 @@ def test_several_questions_give_what_each_alone_gives(checkpoint):
 
 
 def test_a_long_question_changes_no_other_answer(checkpoint):
-    """It leaves less room for its own windows, not for those of the others."""
+    """It leaves less space for its own windows, not for those of the others."""
     answer = pipeline("question-answering", checkpoint)
     alone = answer("who swims?", LONG, top_k=20)
     long = "where does the river end and who swims in it ? where does the river end ?"
@@ -138,7 +151,7 @@ def test_white_space_is_no_answer(tmp_path):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    answers = AnswerQuestions(perturb(model), tokenizer)("who went?", text, top_k=5000)
+    answers = QuestionAnswering(perturb(model), tokenizer)("who went?", text, top_k=5000)
     assert len(answers) > 100
     assert all(a["answer"] == a["answer"].strip() != "" for a in answers)
 
@@ -159,7 +172,7 @@ def test_an_answer_never_comes_from_the_question(checkpoint):
     model = BertForQuestionAnswering.from_pretrained(checkpoint)
     with torch.no_grad():
         model.qa_outputs.weight.zero_()
-    answer = AnswerQuestions(model, Tokenizer.from_pretrained(checkpoint))
+    answer = QuestionAnswering(model, Tokenizer.from_pretrained(checkpoint))
     found = answer("where does the river end?", "at Pisa", top_k=100)
     assert {a["answer"] for a in found} <= {"at Pisa"[i:j] for i in range(8) for j in range(8)}
     assert all(0 <= a["start"] < a["end"] <= len("at Pisa") for a in found)
@@ -174,7 +187,7 @@ def test_an_answer_never_comes_from_the_question(checkpoint):
         (["who?", "why?"], [WORDS, "\n"], r"contexts\[1\] is empty"),
         (["who?", "why?"], [WORDS], "2 questions and 1 contexts"),
         ([], [], "there is no question"),
-        ("who swims " * 30, WORDS, r"questions\[0\] has 60 tokens, which leaves no room"),
+        ("who swims " * 30, WORDS, r"questions\[0\] has 60 tokens, which leaves no space"),
         (["who?", "why?"], [WORDS, "\u200b\u200b"], r"contexts\[1\] has no token"),
     ],
 )
@@ -227,3 +240,94 @@ def test_the_command_answers(checkpoint, tmp_path, capsys):
     assert "nowhere.txt" in capsys.readouterr().err
     assert cli.main(["answer", str(checkpoint), "--question", "", "--context", WORDS]) == 1
     assert "error: questions[0] is empty" in capsys.readouterr().err
+
+
+# ---- the search for spans ----
+
+
+def between(firsts, lasts, length):
+    positions = torch.arange(length)
+    return (positions >= firsts[:, None]) & (positions < lasts[:, None])
+
+
+def every_span(start, end, first, last, longest):
+    """All (score, start, end) of a context, best first."""
+    spans = [
+        (float(start[i]) + float(end[j]), i, j)
+        for i in range(first, last)
+        for j in range(i, min(i + longest, last))
+    ]
+    return sorted(spans, reverse=True)
+
+
+@given(st.integers(0, 10_000), st.integers(3, 12), st.integers(1, 14), st.integers(1, 9))
+def test_the_search_finds_what_trying_every_pair_finds(seed, length, longest, top_k):
+    generator = torch.Generator().manual_seed(seed)
+    start, end = torch.randn(2, 3, length, generator=generator).double()
+    firsts = torch.randint(1, length, (3,), generator=generator)
+    lasts = torch.stack(
+        [torch.randint(int(f), length, (), generator=generator) + 1 for f in firsts]
+    )
+    found = best_spans(
+        start,
+        end,
+        allowed=between(firsts, lasts, length),
+        cls_positions=torch.zeros(3, dtype=torch.int64),
+        max_answer_tokens=longest,
+        top_k=top_k,
+    )
+    for window in range(3):
+        expected = every_span(
+            start[window], end[window], int(firsts[window]), int(lasts[window]), longest
+        )
+        total = math.log(sum(math.exp(score) for score, _, _ in expected))
+        assert float(found.log_totals[window]) == pytest.approx(total, abs=1e-4)
+        assert float(found.null_scores[window]) == pytest.approx(
+            float(start[window, 0] + end[window, 0])
+        )
+        scores = [score for score in found.scores[window].tolist() if score > -math.inf]
+        assert len(scores) == min(top_k, len(expected), length * min(longest, length))
+        spans = zip(found.starts[window].tolist(), found.ends[window].tolist(), strict=True)
+        for score, span, (best, i, j) in zip(scores, spans, expected, strict=False):
+            assert score == pytest.approx(best, abs=1e-5)
+            assert span == (i, j)
+
+
+def test_cls_need_not_be_the_first_token():
+    start, end = torch.arange(8.0).view(1, 8), torch.zeros(1, 8)
+    found = best_spans(
+        start,
+        end,
+        allowed=between(torch.tensor([5]), torch.tensor([7]), 8),
+        cls_positions=torch.tensor([2]),
+        max_answer_tokens=3,
+        top_k=1,
+    )
+    assert float(found.null_scores[0]) == 2.0
+    assert (int(found.starts[0, 0]), int(found.ends[0, 0])) == (6, 6)
+
+
+def test_the_windows_of_a_question_are_joined():
+    """The best of each span, the lowest null score, the sum over all windows."""
+    first = Window((Span(3.0, 0, 4), Span(1.0, 5, 9)), 2.0, 3.2)
+    second = Window((Span(4.0, 5, 9), Span(0.5, 12, 13)), -1.0, 4.1)
+    joined = join_windows([first, second], top_k=2)
+    assert joined.spans == (Span(4.0, 5, 9), Span(3.0, 0, 4))
+    assert joined.null_score == -1.0
+    assert joined.null_difference == -5.0
+    assert joined.log_total == pytest.approx(math.log(math.exp(3.2) + math.exp(4.1)))
+
+
+def test_the_probability_counts_no_answer_only_where_it_is_one():
+    prediction = Prediction((Span(1.0, 0, 1),), null_score=2.0, log_total=1.5)
+    assert prediction.probability(1.0, with_null=False) == pytest.approx(math.exp(1.0 - 1.5))
+    total = math.exp(1.5) + math.exp(2.0)
+    assert prediction.probability(1.0, with_null=True) == pytest.approx(math.exp(1.0) / total)
+    huge = Prediction((Span(900.0, 0, 1),), null_score=902.0, log_total=901.0)
+    assert 0 < huge.probability(900.0, with_null=True) < 1
+
+
+def test_white_space_and_other_tokens_than_the_context_begin_no_answer():
+    offsets = [(0, 0), (0, 3), (0, 2), (2, 3), (3, 3), (3, 5), (0, 0)]
+    allowed = may_be_answer("ab cd", offsets, 2, 6)
+    assert allowed == [False, False, True, False, False, True, False]

@@ -6,38 +6,38 @@ import pytest
 import torch
 
 from minitransformer import CheckpointError, GPT2LMHeadModel, Tokenizer, pipeline
-from minitransformer.tasks import writing
+from minitransformer.tasks import generation
 from minitransformer.tasks.text_generation import TextGeneration
 from tests.tasks.tiny_checkpoints import TEXTS, their_pipeline
-from tests.tasks.tiny_writers import (
+from tests.tasks.tiny_decoders import (
     bart_tokenizer,
     real_tokenizer,
-    save_writer,
+    save_decoder,
     t5_tokenizer,
 )
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return save_writer(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
+    return save_decoder(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
 
 
 @pytest.fixture(scope="module")
-def write(path) -> TextGeneration:
+def generate(path) -> TextGeneration:
     return pipeline("text-generation", path)
 
 
 @pytest.fixture
 def shapes(monkeypatch):
-    """The shapes of the batches that are written."""
+    """The shapes of the batches."""
     seen = []
-    generate = writing.generate
+    original = generation.generate
 
     def watched(model, input_ids, mask, **arguments):
         seen.append((tuple(input_ids.shape), int(mask.sum())))
-        return generate(model, input_ids, mask, **arguments)
+        return original(model, input_ids, mask, **arguments)
 
-    monkeypatch.setattr(writing, "generate", watched)
+    monkeypatch.setattr(generation, "generate", watched)
     return seen
 
 
@@ -61,44 +61,44 @@ def new_texts(answers):
         {"max_new_tokens": 6, "no_repeat_ngram_size": 1, "repetition_penalty": 1.5},
     ],
 )
-def test_the_answers_are_those_of_transformers(path, write, fields):
+def test_the_answers_are_those_of_transformers(path, generate, fields):
     theirs = their_pipeline("text-generation", path)
-    answers = write(TEXTS, **fields)
+    answers = generate(TEXTS, **fields)
     assert answers == theirs(TEXTS, do_sample=False, **fields)
-    assert write(TEXTS[0], **fields) == answers[0]
+    assert generate(TEXTS[0], **fields) == answers[0]
 
 
-def test_a_text_that_ends_what_is_written(path, write):
-    whole = write(TEXTS, max_new_tokens=9, return_full_text=False)
+def test_a_text_that_ends_what_is_generated(path, generate):
+    whole = generate(TEXTS, max_new_tokens=9, return_full_text=False)
     text = whole[0][0]["generated_text"]
     pairs = [text[place : place + 2] for place in range(1, len(text) - 3)]
     stop = next(pair for pair in pairs if pair.isascii())  # in the midst, of two tokens
-    answers = write(TEXTS, max_new_tokens=9, stop_strings=[stop], return_full_text=False)
+    answers = generate(TEXTS, max_new_tokens=9, stop_strings=[stop], return_full_text=False)
     assert len(answers[0][0]["generated_text"]) < len(text)
     theirs = their_pipeline("text-generation", path)
     asked = {"max_new_tokens": 9, "do_sample": False, "return_full_text": False}
     assert answers == theirs(TEXTS, stop_sequence=stop, **asked)
 
 
-def test_an_empty_prompt_is_the_first_token(path, write, tmp_path):
+def test_an_empty_prompt_is_the_first_token(path, generate, tmp_path):
     theirs = their_pipeline("text-generation", path)
-    assert write("", max_new_tokens=5) == theirs("", max_new_tokens=5, do_sample=False)
-    path = save_writer(tmp_path, "GPT2LMHeadModel", bos_token_id=None)
+    assert generate("", max_new_tokens=5) == theirs("", max_new_tokens=5, do_sample=False)
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", bos_token_id=None)
     with pytest.raises(ValueError, match=r"texts\[1\] is empty, and bos_token_id=None"):
         pipeline("text-generation", path)(["a", ""], max_new_tokens=5)
 
 
-def test_what_is_computed_together_changes_nothing(write):
-    small = TextGeneration(write.model, write.tokenizer, batch_size=2)
+def test_what_is_computed_together_changes_nothing(generate):
+    small = TextGeneration(generate.model, generate.tokenizer, batch_size=2)
     for fields in ({"max_new_tokens": 7}, {"max_length": 28, "num_beams": 2}):
-        every = write(TEXTS, **fields)
+        every = generate(TEXTS, **fields)
         assert small(TEXTS, **fields) == every
-        assert [write(text, **fields) for text in TEXTS] == every
-    assert write([], max_new_tokens=7) == []
+        assert [generate(text, **fields) for text in TEXTS] == every
+    assert generate([], max_new_tokens=7) == []
 
 
-def test_texts_of_like_length_are_computed_together(write, shapes):
-    small = TextGeneration(write.model, write.tokenizer, batch_size=2)
+def test_texts_of_like_length_are_computed_together(generate, shapes):
+    small = TextGeneration(generate.model, generate.tokenizer, batch_size=2)
     texts = of_lengths(3, 9, 2, 9, 9)
     small(texts, max_new_tokens=1)
     assert shapes == [((2, 9), 18), ((2, 9), 12), ((1, 2), 2)]
@@ -113,27 +113,27 @@ def test_texts_of_like_length_are_computed_together(write, shapes):
     assert len(shapes) == 3
 
 
-def test_a_tokenizer_without_padding_or_end(write):
-    bare = Tokenizer(write.tokenizer.backend, {})
+def test_a_tokenizer_without_padding_or_end(generate):
+    bare = Tokenizer(generate.tokenizer.backend, {})
     asked = {"max_new_tokens": 5, "return_full_text": False}
-    assert TextGeneration(write.model, bare)(TEXTS, **asked) == write(TEXTS, **asked)
+    assert TextGeneration(generate.model, bare)(TEXTS, **asked) == generate(TEXTS, **asked)
 
 
 def test_what_a_tokenizer_puts_after_a_text_ends_no_prompt(tmp_path, monkeypatch):
     tokenizer = bart_tokenizer(tmp_path)
     assert tokenizer("ciao")["input_ids"][-1] == tokenizer.eos_token_id
-    path = save_writer(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
-    write = pipeline("text-generation", path)
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    generate = pipeline("text-generation", path, optimize=False)
     seen = []
-    next_token_logits = write.model.next_token_logits
+    next_token_logits = generate.model.next_token_logits
 
     def watched(input_ids, attention_mask, **arguments):
         for ids, mask in zip(input_ids, attention_mask, strict=True):
             seen.append(ids[mask.bool()].tolist())
         return next_token_logits(input_ids, attention_mask, **arguments)
 
-    monkeypatch.setattr(write.model, "next_token_logits", watched)
-    write(["ciao", "ciao</s>", ""], max_new_tokens=1)
+    monkeypatch.setattr(generate.model, "next_token_logits", watched)
+    generate(["ciao", "ciao</s>", ""], max_new_tokens=1)
     start, *word, end = tokenizer("ciao")["input_ids"]
     assert seen == [[start, *word, end], [start, *word], [start]]
 
@@ -141,65 +141,65 @@ def test_what_a_tokenizer_puts_after_a_text_ends_no_prompt(tmp_path, monkeypatch
 def test_a_space_that_depends_on_the_prompt_is_kept(tmp_path):
     """transformers decodes the new tokens by themselves, and the space is lost."""
     tokenizer = t5_tokenizer(tmp_path)
-    path = save_writer(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
-    write = pipeline("text-generation", path)
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    generate = pipeline("text-generation", path)
     words = {tokenizer.id_to_token(token): token for token in range(tokenizer.vocab_size)}
     word, token = next((w, t) for w, t in words.items() if w[0] == "▁" and len(w) > 1)
     others = [other for other in words.values() if other != token]
-    (answer,) = write("come", max_new_tokens=2, suppress_tokens=others)
+    (answer,) = generate("come", max_new_tokens=2, suppress_tokens=others)
     assert answer["generated_text"] == f"come {word[1:]} {word[1:]}"
 
 
-def test_a_seed_says_what_is_drawn(write):
+def test_a_seed_says_what_is_drawn(generate):
     drawn = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 2}
-    first = write(TEXTS, seed=3, **drawn)
-    assert first == write(TEXTS, seed=3, **drawn)
-    assert first != write(TEXTS, seed=4, **drawn)
+    first = generate(TEXTS, seed=3, **drawn)
+    assert first == generate(TEXTS, seed=3, **drawn)
+    assert first != generate(TEXTS, seed=4, **drawn)
     assert all(len(set(texts)) == 2 for texts in new_texts(first))
-    small = TextGeneration(write.model, write.tokenizer, batch_size=1)
+    small = TextGeneration(generate.model, generate.tokenizer, batch_size=1)
     twice = new_texts(small(["ciao", "ciao"], seed=3, **drawn))
     assert twice[0] != twice[1]  # each batch draws anew
 
 
-def test_pieces_as_they_come(write):
+def test_pieces_as_they_come(generate):
     for fields in ({}, {"do_sample": True, "seed": 5}):
-        pieces = write.stream(TEXTS[0], max_new_tokens=12, **fields)
+        pieces = generate.stream(TEXTS[0], max_new_tokens=12, **fields)
         assert iter(pieces) is pieces
         pieces = list(pieces)
-        whole = write(TEXTS[0], max_new_tokens=12, return_full_text=False, **fields)
+        whole = generate(TEXTS[0], max_new_tokens=12, return_full_text=False, **fields)
         assert "".join(pieces) == whole[0]["generated_text"]
         assert len(pieces) > 3
     for error, message, fields in (
-        (ValueError, "how many tokens are to be written", {}),
+        (ValueError, "how many tokens are to be generated", {}),
         (ValueError, "num_beams=1", {"max_new_tokens": 2, "num_beams": 2}),
         (ValueError, r"texts\[0\] has 11 tokens, and 50 new", {"max_new_tokens": 50}),
         (TypeError, "'max_new_token'; did you mean 'max_new_tokens'", {"max_new_token": 2}),
         (TypeError, "unknown GenerationConfig field 'use_cache'", {"use_cache": False}),
     ):
         with pytest.raises(error, match=message):
-            write.stream(*of_lengths(11), **fields)  # before anything is asked for
+            generate.stream(*of_lengths(11), **fields)  # before anything is asked for
     with pytest.raises(TypeError, match="must be a str, not list"):
-        write.stream(["ciao"], max_new_tokens=2)
+        generate.stream(["ciao"], max_new_tokens=2)
 
 
-def test_a_prefix_is_read_and_not_given_back(path, write, tmp_path):
+def test_a_prefix_is_read_and_not_given_back(path, generate, tmp_path):
     theirs = their_pipeline("text-generation", path)
     for length in ({"max_length": 20, "min_length": 18}, {"max_new_tokens": 5}):
-        answers = write(TEXTS, prefix="ciao, ", **length)
+        answers = generate(TEXTS, prefix="ciao, ", **length)
         assert answers == theirs(TEXTS, prefix="ciao, ", do_sample=False, **length)
-    assert answers != write(TEXTS, max_new_tokens=5)
-    (pieces,) = write.stream(TEXTS[0], prefix="ciao, ", max_new_tokens=1)
+    assert answers != generate(TEXTS, max_new_tokens=5)
+    (pieces,) = generate.stream(TEXTS[0], prefix="ciao, ", max_new_tokens=1)
     assert answers[0][0]["generated_text"].startswith(TEXTS[0] + pieces)
-    path = save_writer(
+    path = save_decoder(
         tmp_path, "GPT2LMHeadModel", config={"prefix": "ciao, "}, generation={"max_length": 20}
     )
     theirs = their_pipeline("text-generation", path)
     assert theirs.prefix == "ciao, "
-    write = pipeline("text-generation", path)
-    answers = write(TEXTS)
+    generate = pipeline("text-generation", path)
+    answers = generate(TEXTS)
     assert answers == theirs(TEXTS, do_sample=False)
-    assert answers == write(TEXTS, max_length=20)
-    streamed = "".join(write.stream(TEXTS[0]))
+    assert answers == generate(TEXTS, max_length=20)
+    streamed = "".join(generate.stream(TEXTS[0]))
     assert answers[0][0]["generated_text"] == TEXTS[0] + streamed
 
 
@@ -207,24 +207,26 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
     """As that of the published gpt2 does."""
     asked = {"do_sample": True, "max_length": 20}
     config = {"task_specific_params": {"text-generation": asked}}
-    path = save_writer(tmp_path, "GPT2LMHeadModel", config=config)
-    write = pipeline("text-generation", path)
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", config=config)
+    generate = pipeline("text-generation", path)
     plain = TextGeneration(GPT2LMHeadModel.from_pretrained(path), Tokenizer.from_pretrained(path))
-    assert write("ciao", seed=1) == plain("ciao", seed=1, **asked)
-    assert write("ciao", seed=1, temperature=0.5) == plain("ciao", seed=1, temperature=0.5, **asked)
-    greedy = write("ciao", do_sample=False, max_new_tokens=4)
+    assert generate("ciao", seed=1) == plain("ciao", seed=1, **asked)
+    assert generate("ciao", seed=1, temperature=0.5) == plain(
+        "ciao", seed=1, temperature=0.5, **asked
+    )
+    greedy = generate("ciao", do_sample=False, max_new_tokens=4)
     assert greedy == plain("ciao", max_new_tokens=4)
-    assert write.model.generation_config == plain.model.generation_config
+    assert generate.model.generation_config == plain.model.generation_config
     config["task_specific_params"]["text-generation"] = {"num_beam_groups": 2}
-    path = save_writer(tmp_path, "GPT2LMHeadModel", config=config)
-    with pytest.raises(CheckpointError, match="num_beam_groups=2 would change what is written"):
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", config=config)
+    with pytest.raises(CheckpointError, match="num_beam_groups=2 would change what is generated"):
         pipeline("text-generation", path)
 
 
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({}, ValueError, "how many tokens are to be written[?] Pass max_new_tokens"),
+        ({}, ValueError, "how many tokens are to be generated[?] Pass max_new_tokens"),
         (
             {"max_new_tokens": 40},
             ValueError,
@@ -233,7 +235,7 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
         (
             {"max_length": 37},
             ValueError,
-            r"texts\[2\] has 37 tokens, which leaves no room for a new one in max_length=37",
+            r"texts\[2\] has 37 tokens, which leaves no space for a new one in max_length=37",
         ),
         ({"max_length": 61}, ValueError, r"texts\[0\] has 11 tokens, and 50 new ones"),
         ({"max_tokens": 3}, TypeError, "'max_tokens'; did you mean 'max_new_tokens'"),
@@ -242,21 +244,21 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
         ({"max_new_tokens": 3, "seed": -1}, ValueError, "seed=-1"),
     ],
 )
-def test_what_is_wrong_is_named(write, fields, error, message):
+def test_what_is_wrong_is_named(generate, fields, error, message):
     with pytest.raises(error, match=message):
-        write(of_lengths(11, 2, 37), **fields)
+        generate(of_lengths(11, 2, 37), **fields)
 
 
-def test_a_prompt_that_is_too_long_itself(write):
+def test_a_prompt_that_is_too_long_itself(generate):
     with pytest.raises(ValueError, match=r"texts\[1\] has 61 tokens, and 1 new .*shorten it"):
-        write(of_lengths(1, 61), max_new_tokens=1)
+        generate(of_lengths(1, 61), max_new_tokens=1)
 
 
-def test_what_is_no_text_is_named(write):
+def test_what_is_no_text_is_named(generate):
     with pytest.raises(TypeError, match=r"texts\[1\] must be a str, not int"):
-        write(["ciao", 3], max_new_tokens=2)
+        generate(["ciao", 3], max_new_tokens=2)
     with pytest.raises(TypeError, match="texts must be a str or a list of str"):
-        write(7, max_new_tokens=2)
+        generate(7, max_new_tokens=2)
 
 
 @pytest.mark.parametrize(
@@ -276,50 +278,51 @@ def test_what_is_no_text_is_named(write):
 )
 def test_the_right_task_is_named(name, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        pipeline("text-generation", save_writer(tmp_path, name))
+        pipeline("text-generation", save_decoder(tmp_path, name))
 
 
-def test_a_batch_of_zero(write):
+def test_a_batch_of_zero(generate):
     with pytest.raises(ValueError, match="batch_size=0"):
-        TextGeneration(write.model, write.tokenizer, batch_size=0)
+        TextGeneration(generate.model, generate.tokenizer, batch_size=0)
 
 
-def test_the_model_is_left_as_it_was(write):
-    before = write.model.generation_config
-    write.model.train()
-    write("ciao", max_new_tokens=2)
-    assert write.model.training
-    assert write.model.generation_config is before
-    with pytest.raises(ValueError):
-        write("ciao")
-    assert write.model.generation_config is before
-    write.model.eval()
+def test_a_model_in_training_mode_is_refused_and_nothing_of_it_changes(generate):
+    before = generate.model.generation_config
+    generate.model.train()
+    for call in (generate, lambda *text, **fields: list(generate.stream(*text, **fields))):
+        with pytest.raises(ValueError, match="in training mode.*call model.eval"):
+            call("ciao", max_new_tokens=2)
+    assert all(module.training for module in generate.model.modules())
+    generate.model.eval()
+    with pytest.raises(ValueError, match="how many tokens"):
+        generate("ciao")
+    assert generate.model.generation_config is before
 
 
 @pytest.mark.slow
 def test_a_real_vocabulary(tmp_path):
     """Random tokens of GPT-2's vocabulary: many are parts of characters."""
     tokenizer = real_tokenizer("gpt2")
-    path = save_writer(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
-    write, theirs = pipeline("text-generation", path), their_pipeline("text-generation", path)
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    generate, theirs = pipeline("text-generation", path), their_pipeline("text-generation", path)
     texts = ["The cat", "Perché no? L'acqua è fredda", "日本語", " two  spaces\n"]
     for fields in ({}, {"no_repeat_ngram_size": 1}, {"num_beams": 3, "num_return_sequences": 3}):
-        ours = write(texts, max_new_tokens=20, **fields)
+        ours = generate(texts, max_new_tokens=20, **fields)
         assert ours == theirs(texts, do_sample=False, max_new_tokens=20, **fields)
     drawn = {"do_sample": True, "top_k": 0, "temperature": 5.0, "max_new_tokens": 30}
     for seed in range(20):
-        whole = write(texts[2], seed=seed, return_full_text=False, **drawn)[0]["generated_text"]
-        assert "".join(write.stream(texts[2], seed=seed, **drawn)) == whole
+        whole = generate(texts[2], seed=seed, return_full_text=False, **drawn)[0]["generated_text"]
+        assert "".join(generate.stream(texts[2], seed=seed, **drawn)) == whole
 
 
 @pytest.mark.cuda
-def test_on_a_gpu(path, write):
+def test_on_a_gpu(path, generate):
     there = pipeline("text-generation", path, device="cuda")
     assert next(there.model.parameters()).device.type == torch.device("cuda").type
-    assert there(TEXTS, max_new_tokens=6) == write(TEXTS, max_new_tokens=6)
+    assert there(TEXTS, max_new_tokens=6) == generate(TEXTS, max_new_tokens=6)
 
 
 def test_a_config_that_is_no_json(path, tmp_path):
-    path = save_writer(tmp_path, "GPT2LMHeadModel", config={"task_specific_params": "none"})
+    path = save_decoder(tmp_path, "GPT2LMHeadModel", config={"task_specific_params": "none"})
     assert json.loads((path / "config.json").read_text())["task_specific_params"] == "none"
     assert pipeline("text-generation", path)("ciao", max_new_tokens=2)

@@ -16,15 +16,15 @@ from minitransformer import (
     RobertaModel,
     Tokenizer,
 )
-from minitransformer.tasks.entity_grouping import (
+from minitransformer.tasks.token_classification import (
     STRATEGIES,
     ScoredToken,
+    TokenClassification,
     continues_word,
     group_tokens,
     merge_windows,
     resolve_overlaps,
 )
-from minitransformer.tasks.token_classification import TokenClassifier
 from tests.tiny import SHARED_DATA, SIZES, bert_config, perturb, roberta_config
 
 LINE = "ciao, come va? la ragazza legge un libro e il ragazzo ascolta la radio. perché così?\n"
@@ -85,7 +85,7 @@ def path(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(path):
-    return TokenClassifier.from_pretrained(path)
+    return TokenClassification.from_pretrained(path)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,9 @@ def test_real_vocabulary_and_sentences(tmp_path):
     source, sentences = SHARED_DATA / "tokenizers/bert-base-uncased", SHARED_DATA / "ner/dev.conll"
     if not source.is_dir() or not sentences.is_file():
         pytest.skip("needs shared/data")
-    ours = TokenClassifier(build("Bert", tokenizer := Tokenizer.from_pretrained(source)), tokenizer)
+    ours = TokenClassification(
+        build("Bert", tokenizer := Tokenizer.from_pretrained(source)), tokenizer
+    )
     ours.model.save_pretrained(tmp_path)
     other_tokenizer = transformers.BertTokenizer.from_pretrained(str(source))
     theirs = transformers.pipeline("token-classification", str(tmp_path), tokenizer=other_tokenizer)
@@ -259,12 +261,12 @@ def test_where_words_continue():
 @pytest.mark.parametrize("stride", range(8))
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 40])
 def test_windows_give_every_token_once_from_the_middle(length, stride):
-    room = 9
-    starts = range(0, max(1, length - stride), room - stride)
+    space = 9
+    starts = range(0, max(1, length - stride), space - stride)
     windows = [
         [
             ScoredToken(str(place), np.array([number]), place, place + 1, 1 + place - start)
-            for place in range(start, min(length, start + room))
+            for place in range(start, min(length, start + space))
         ]
         for number, start in enumerate(starts)
     ]
@@ -273,8 +275,8 @@ def test_windows_give_every_token_once_from_the_middle(length, stride):
     assert [token.index for token in merged] == list(range(1, length + 1))
     for token in merged:
         own = windows[int(token.scores[0])]
-        left = token.start - own[0].start if own is not windows[0] else room
-        right = own[-1].start - token.start if own is not windows[-1] else room
+        left = token.start - own[0].start if own is not windows[0] else space
+        right = own[-1].start - token.start if own is not windows[-1] else space
         assert min(left, right) >= stride // 2
 
 
@@ -292,7 +294,7 @@ def test_of_overlapping_entities_the_longer_then_the_better_stays():
 def test_batches_do_not_change_the_answers(strategy, ours):
     texts = [*TEXTS, LINE * 3, "radio"]
     one_by_one = [ours(text, aggregation_strategy=strategy) for text in texts]
-    small = TokenClassifier(ours.model, ours.tokenizer, batch_size=2)
+    small = TokenClassification(ours.model, ours.tokenizer, batch_size=2)
     for classifier in (ours, small):
         answers = classifier(texts, aggregation_strategy=strategy)
         for answer, alone in zip(answers, one_by_one, strict=True):
@@ -331,6 +333,6 @@ def test_what_cannot_be_classified_is_named(ours):
 
 def test_the_wrong_model_or_tokenizer(ours):
     with pytest.raises(ValueError, match="BertForTokenClassification; this is a RobertaModel"):
-        TokenClassifier(RobertaModel(roberta_config()), ours.tokenizer)
+        TokenClassification(RobertaModel(roberta_config()), ours.tokenizer)
     with pytest.raises(ValueError, match="tokenizer has [0-9]+ tokens.*vocab_size=9 "):
-        TokenClassifier(BertForTokenClassification(bert_config(vocab_size=9)), ours.tokenizer)
+        TokenClassification(BertForTokenClassification(bert_config(vocab_size=9)), ours.tokenizer)

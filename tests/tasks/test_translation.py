@@ -6,7 +6,7 @@ from minitransformer import pipeline
 from minitransformer.tasks.text_to_text import TextToTextGeneration
 from minitransformer.tasks.translation import Translation
 from tests.tasks.tiny_checkpoints import TEXTS
-from tests.tasks.tiny_writers import save_writer, their_texts
+from tests.tasks.tiny_decoders import save_decoder, their_texts
 
 # Marian's tokenizer in transformers recommends a package.
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
@@ -23,13 +23,13 @@ SIX = {"max_new_tokens": 6, "suppress_tokens": [0, 1], "no_repeat_ngram_size": 1
 def t5(tmp_path_factory):
     directory = tmp_path_factory.mktemp("t5")
     config = {"task_specific_params": DIRECTIONS}
-    return save_writer(directory, "T5ForConditionalGeneration", config=config)
+    return save_decoder(directory, "T5ForConditionalGeneration", config=config)
 
 
 @pytest.fixture(scope="module")
 def marian(tmp_path_factory):
     """A Marian of two target languages."""
-    return save_writer(tmp_path_factory.mktemp("marian"), "MarianMTModel")
+    return save_decoder(tmp_path_factory.mktemp("marian"), "MarianMTModel")
 
 
 def texts_of(answers):
@@ -77,7 +77,7 @@ def test_a_prefix_of_ones_own(t5):
     assert texts_of(german) == [plain("va: ciao", max_length=9, num_beams=2)[0]["generated_text"]]
 
 
-def test_marian_writes_the_language_of_the_code(marian):
+def test_marian_translates_into_the_language_of_the_code(marian):
     translate = pipeline("translation", marian)
     assert translate.codes == [">>fra<<", ">>ita<<"]
     french = [f">>fra<< {text}" for text in TEXTS]
@@ -110,7 +110,7 @@ def test_marian_is_told_which_language(marian):
 
 
 def test_a_marian_of_one_direction(tmp_path):
-    path = save_writer(tmp_path, "MarianMTModel", codes=())
+    path = save_decoder(tmp_path, "MarianMTModel", codes=())
     translate = pipeline("translation", path)
     answers = translate(TEXTS, **SIX)
     assert [[text] for text in texts_of(answers)] == their_texts(path, TEXTS, **SIX)
@@ -126,7 +126,7 @@ def test_a_marian_of_one_direction(tmp_path):
 
 
 def test_one_code_need_not_be_given(tmp_path):
-    path = save_writer(tmp_path, "MarianMTModel", codes=(">>ita<<",))
+    path = save_decoder(tmp_path, "MarianMTModel", codes=(">>ita<<",))
     translate = pipeline("translation", path)
     answers = translate(TEXTS, **SIX)
     assert [[text] for text in texts_of(answers)] == their_texts(path, TEXTS, **SIX)

@@ -109,7 +109,7 @@ def test_the_text_is_truncated_and_not_the_hypothesis(path):
 
 
 @pytest.mark.filterwarnings("ignore:1 of 1 texts")
-def test_a_hypothesis_that_leaves_no_room(rank):
+def test_a_hypothesis_that_leaves_no_space(rank):
     with pytest.raises(ValueError, match="text 1 of pair 0 has [0-9]+ tokens, which leaves"):
         rank("ciao", [LONG])
 

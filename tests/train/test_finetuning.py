@@ -14,6 +14,7 @@ from minitransformer import Tokenizer, from_pretrained
 from tests.train.pretrained import save_tiny_bert
 from train import classify
 from train.batching import BatchOrder
+from train.checkpoints import list_checkpoints, read_state
 from train.finetuning import write_results
 
 LINES = [f"{word} tale of two towns\t{label}" for label, word in enumerate(["warm", "dull"])] * 8
@@ -109,6 +110,16 @@ def test_a_run_is_not_resumed_with_other_data(changed, files, tmp_path, capsys):
     assert "belongs to another run: checksum of the training texts was" in error
 
 
+@pytest.mark.parametrize("options", [[], ["--plain"]])
+def test_a_run_stays_plain_or_optimized(options, files, tmp_path):
+    for more in (options, ["--resume"]):  # what is not said is what it was
+        assert run(files, "Bert", tmp_path, "--save-every", "1", *more) == 0
+        last = list_checkpoints(tmp_path / "checkpoints")[-1]
+        state = read_state(last)
+        assert state["run"]["implementation"] == ("plain" if options else "optimized")
+        shutil.rmtree(last)  # so that a step is left
+
+
 def test_a_job_that_is_told_to_stop_stops_within_an_evaluation(files, tmp_path, monkeypatch):
     """And says so by its exit status."""
     seen = []
@@ -124,14 +135,14 @@ def test_a_job_that_is_told_to_stop_stops_within_an_evaluation(files, tmp_path, 
 
     stopping = Stopping()
     monkeypatch.setattr("train.loop.StopSignals", lambda: stopping)
-    summed = classify.summed_cross_entropy
+    cross_entropy_sum = classify.cross_entropy_sum
 
     def interrupt(logits, labels):
         seen.append(len(logits))
         stopping.requested, stopping.signal = True, 2
-        return summed(logits, labels)
+        return cross_entropy_sum(logits, labels)
 
-    monkeypatch.setattr(classify, "summed_cross_entropy", interrupt)
+    monkeypatch.setattr(classify, "cross_entropy_sum", interrupt)
     assert run(files, "Bert", tmp_path / "out", "--evaluate-every", "1") == 130
     assert seen == [4]  # one batch of four, not all of the sixteen
     assert not (tmp_path / "out" / "config.json").exists()
@@ -140,10 +151,12 @@ def test_a_job_that_is_told_to_stop_stops_within_an_evaluation(files, tmp_path, 
 
 def test_batches_of_unequal_length_come_in_no_order():
     order = BatchOrder(np.arange(1, 41), batch_size=2, seed=0)
-    first = [int(order.rows(0, index).min()) for index in range(order.num_batches)]
+    first = [int(order.examples(0, index).min()) for index in range(order.num_batches)]
     assert sorted(first) != first
-    assert sorted(np.concatenate([order.rows(0, i) for i in range(20)]).tolist()) == [*range(40)]
-    assert [int(order.rows(1, index).min()) for index in range(order.num_batches)] != first
+    assert sorted(np.concatenate([order.examples(0, i) for i in range(20)]).tolist()) == [
+        *range(40)
+    ]
+    assert [int(order.examples(1, index).min()) for index in range(order.num_batches)] != first
 
 
 def test_results_are_written_all_or_none(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.tiny import SHARED_DATA
-from train.labelled_text import (
+from train.classify import (
     LabelledText,
     class_names,
     class_numbers,

@@ -24,7 +24,7 @@ from tests.train.pretrained import watch_figures
 from tests.train.test_loop import ROOT
 from train import lm, metrics
 from train.italian import write_corpus
-from train.lm_sampling import Sampler
+from train.lm import Sampler
 from train.metrics import read_metrics
 
 SIZES = ["--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2"]
@@ -88,7 +88,7 @@ def test_the_job_leaves_a_model_a_curve_and_a_report(text, trained):
 
 
 def test_bits_are_counted_by_the_characters_of_the_tail(text, trained):
-    """By hand: the mean of the logits' cross-entropy in rows that overlap by one token."""
+    """By hand: the mean of the logits' cross-entropy in sequences that overlap by one token."""
     model, tokenizer = from_pretrained(trained), Tokenizer.from_pretrained(trained)
     whole = text.read_text()
     begin = whole.rfind("\n", 0, len(whole) - round(0.1 * len(whole))) + 1
@@ -96,9 +96,9 @@ def test_bits_are_counted_by_the_characters_of_the_tail(text, trained):
     nats = 0.0
     with torch.no_grad():
         for start in range(0, len(ids) - 1, 23):
-            row = ids[start : start + 24]
-            logits = model(row[None]).logits[0, :-1]
-            nats += float(torch.nn.functional.cross_entropy(logits, row[1:], reduction="sum"))
+            part = ids[start : start + 24]
+            logits = model(part[None]).logits[0, :-1]
+            nats += float(torch.nn.functional.cross_entropy(logits, part[1:], reduction="sum"))
     figures = json.loads((trained / "report.json").read_text())["held_out"]["this model"]
     assert figures["tokens"] == len(ids) - 1
     assert figures["loss"] == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
@@ -195,15 +195,15 @@ def test_samples_change_nothing_of_the_training(text, trained, tmp_path):
 
 
 def test_stopped_in_an_evaluation_and_resumed(text, trained, tmp_path, monkeypatch, capsys):
-    """With dropout, in the middle of an epoch; a signal comes while the first sample is written."""
+    """With dropout, in the middle of an epoch; a signal comes during the first sample."""
     more = ["--max-steps", "8", "--evaluate-every", "3", "--learning-rate", "1e-2"]
-    write = Sampler.write
+    sample = Sampler.sample
 
     def interrupted(sampler, model):
         os.kill(os.getpid(), signal.SIGINT)
-        return write(sampler, model)
+        return sample(sampler, model)
 
-    monkeypatch.setattr(Sampler, "write", interrupted)
+    monkeypatch.setattr(Sampler, "sample", interrupted)
     assert run(text, tmp_path, *more) == 128 + signal.SIGINT
     assert "stopped after step 4; go on with the same command and --resume" in (
         capsys.readouterr().out
@@ -224,6 +224,7 @@ def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     """A process of its own, interrupted as a terminal does it."""
     command = [sys.executable, "-m", "train.lm", "--text", str(text), *SMALL, *SIZES]
     command += ["--max-steps", "400", "--evaluate-every", "150", "--save-every", "170"]
+    command += ["--plain"]  # optimized, each process would measure which library is faster
     settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
     settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], **settings)
@@ -259,6 +260,10 @@ def test_a_refused_run_changes_nothing(text, trained, tmp_path, capsys):
         (["--resume", "--max-length", "20"], "max_length was 24, is 20"),
         (["--resume", "--hidden-size", "32"], "hidden_size was 16, is 32"),
         (["--resume", "--vocab-size", "400"], "vocab_size was 300, is 400"),
+        (
+            ["--resume", "--plain"],
+            "belongs to a run of an optimized model, which --plain contradic",
+        ),
     ]:
         arguments = ["--max-steps", "8", "--evaluate-every", "3", "--learning-rate", "1e-2"]
         assert run(text, trained, *arguments, *more) == 1
@@ -313,7 +318,10 @@ def test_a_new_tokenizer_has_not_seen_what_is_held_out(tmp_path):
         (["--text", "nowhere.txt"], "nowhere.txt cannot be read: No such file"),
         (["--dev", "nowhere.txt"], "nowhere.txt cannot be read: No such file"),
         (["--text", "EMPTY"], "there is no text in .*empty.txt"),
-        (["--text", "SHORT"], "the text has 18 tokens, less than one row of --max-length 24; give"),
+        (
+            ["--text", "SHORT"],
+            "the text has 18 tokens, less than one sequence of --max-length 24; give",
+        ),
         (["--held-out", "1.5"], "held_out=1.5 is a share"),
         (["--seed", "-1"], "seed=-1"),
         (["--dropout", "1.5"], "hidden_dropout_prob=1.5"),

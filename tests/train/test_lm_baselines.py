@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from train.lm_baselines import bigram_loss, unigram_loss
+from train.lm import bigram_loss, unigram_loss
 
 V = 7
 TEXT = np.array([0, 3, 1, 3, 1, 2, 3, 3, 1, 0, 5], np.int32)  # 5 only at the end; 4 and 6 never

@@ -1,4 +1,4 @@
-"""Text to tokens and tokens to batches: every character is kept, every token guessed once."""
+"""Text to tokens and tokens to batches: every character is kept, every token predicted once."""
 
 import string
 
@@ -12,8 +12,8 @@ from minitransformer import Tokenizer
 from tests.tiny import SHARED_DATA
 from train.lm_text import (
     TextBatches,
+    chunks,
     hold_out_tail,
-    pieces,
     read_documents,
     tokenize,
     train_tokenizer,
@@ -106,14 +106,14 @@ WORDS = ["a", "b1", "'s", ".", "\x1cé", " ", "\n", "   ", "\n\n\n", " \n \n ", 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join), st.integers(1, 20))
 def test_pieces_have_the_tokens_of_the_whole(of_spaces, text, size):
-    parts = list(pieces(text, size))
+    parts = list(chunks(text, size))
     assert "".join(parts) == text
-    rows = of_spaces(parts)["input_ids"]
-    assert [token for row in rows for token in row] == of_spaces(text)["input_ids"]
+    ids = of_spaces(parts)["input_ids"]
+    assert [token for part in ids for token in part] == of_spaces(text)["input_ids"]
 
 
 def test_a_long_text_is_cut():
-    parts = list(pieces(TEXT, 50))
+    parts = list(chunks(TEXT, 50))
     assert len(parts) > 4
     assert max(map(len, parts)) < 50 + 15
 
@@ -168,7 +168,7 @@ def test_real_text_has_the_tokens_of_the_whole(name):
     [document] = read_documents([text])
     ids = tokenize([document], tokenizer)
     assert ids[1:].tolist() == tokenizer(document)["input_ids"]
-    assert max(map(len, pieces(document))) < 21_000
+    assert max(map(len, chunks(document))) < 21_000
 
 
 def targets(batches: TextBatches, epoch: int) -> list[tuple[int, int]]:
@@ -178,7 +178,7 @@ def targets(batches: TextBatches, epoch: int) -> list[tuple[int, int]]:
         batch = batches.batch(epoch, index)
         ids, labels, present = batch["input_ids"], batch["labels"], batch["attention_mask"]
         assert torch.equal(labels, ids.masked_fill(~present.bool(), -100))
-        assert present.sum(dim=1).min() >= 2  # a row of one token would guess nothing
+        assert present.sum(dim=1).min() >= 2  # a sequence of one token would predict nothing
         guessed = present[:, 1:].bool()
         pairs += zip(ids[:, :-1][guessed].tolist(), labels[:, 1:][guessed].tolist(), strict=True)
     return pairs
@@ -223,7 +223,7 @@ def test_order_and_cut_are_a_function_of_seed_and_epoch():
     assert first_tokens(0, 1) != sorted(first_tokens(0, 1))
 
 
-def test_rows_are_full_but_the_last():
+def test_sequences_are_full_but_the_last():
     batches = TextBatches(
         np.arange(100, dtype=np.int32), max_length=16, batch_size=3, shuffle=False
     )
@@ -235,7 +235,7 @@ def test_rows_are_full_but_the_last():
 
 
 def test_a_row_that_guesses_nothing_is_refused():
-    with pytest.raises(ValueError, match="max_length=1: the first token of a row"):
+    with pytest.raises(ValueError, match="max_length=1: the first token of a sequence"):
         TextBatches(np.arange(9, dtype=np.int32), max_length=1, batch_size=1)
 
 

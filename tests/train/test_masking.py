@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.tiny_job import TOKENIZER, rows
+from tests.train.tiny_job import TOKENIZER, sequences
 from train.masking import MaskedBatches, mask_tokens
-from train.text import Rows
+from train.text import TokenSequences
 
 ORDINARY = np.arange(5, 99)
 
@@ -84,7 +84,7 @@ def test_whole_words_are_chosen_whole():
 
 def test_batches_of_whole_words():
     data = batches(whole_words=True, shuffle=False)
-    text, broken = rows(), 0
+    text, broken = sequences(), 0
     for index in range(data.num_batches):
         chosen = (data.batch(0, index)["labels"] != -100).numpy()
         for line, row in zip(range(4 * index, len(text)), chosen, strict=False):
@@ -96,7 +96,9 @@ def test_batches_of_whole_words():
 
 
 def batches(**changes):
-    return MaskedBatches(rows(), TOKENIZER, **({"batch_size": 4, "probability": 0.3} | changes))
+    return MaskedBatches(
+        sequences(), TOKENIZER, **({"batch_size": 4, "probability": 0.3} | changes)
+    )
 
 
 def test_a_batch_is_a_function_of_its_number():
@@ -120,7 +122,7 @@ def row_sets(data, epoch):
 
 
 def test_an_epoch_has_every_row_once_in_another_order_and_masked_anew():
-    data, text = batches(), rows()
+    data, text = batches(), sequences()
     expected = sorted(
         tuple(text.ids[a:b].tolist()) for a, b in zip(text.bounds, text.bounds[1:], strict=False)
     )
@@ -134,13 +136,13 @@ def test_an_epoch_has_every_row_once_in_another_order_and_masked_anew():
 
 
 def test_masks_differ_between_epochs():
-    one_row = Rows(np.arange(5, 65, dtype=np.int32), np.ones(60, bool), np.array([0, 60]))
+    one_row = TokenSequences(np.arange(5, 65, dtype=np.int32), np.ones(60, bool), np.array([0, 60]))
     data = MaskedBatches(one_row, TOKENIZER, batch_size=1)
     assert not torch.equal(data.batch(0, 0)["labels"], data.batch(1, 0)["labels"])
 
 
 def test_rows_meet_others_of_their_length():
-    text = rows(200)
+    text = sequences(200)
     data = MaskedBatches(text, TOKENIZER, batch_size=10)
     padding = sum(int((data.batch(0, i)["attention_mask"] == 0).sum()) for i in range(20))
     assert padding < 0.05 * len(text.ids)
@@ -157,9 +159,9 @@ def test_rows_meet_others_of_their_length():
 def test_settings_without_meaning_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         batches(**changes)
-    with pytest.raises(ValueError, match="no row of text"):
+    with pytest.raises(ValueError, match="no text to make batches of"):
         MaskedBatches(
-            Rows(np.empty(0, np.int32), np.empty(0, bool), np.zeros(1, int)),
+            TokenSequences(np.empty(0, np.int32), np.empty(0, bool), np.zeros(1, int)),
             TOKENIZER,
             batch_size=1,
         )
@@ -167,4 +169,4 @@ def test_settings_without_meaning_are_named(changes, message):
 
 def test_a_tokenizer_without_a_mask_is_refused():
     with pytest.raises(AttributeError, match="mask_token_id"):
-        MaskedBatches(rows(), SimpleNamespace(pad_token_id=1), batch_size=1)
+        MaskedBatches(sequences(), SimpleNamespace(pad_token_id=1), batch_size=1)

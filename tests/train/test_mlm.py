@@ -118,8 +118,8 @@ def test_the_flags_reach_the_data(text, tmp_path, monkeypatch):
     ):
         run(text, tmp_path / str(number), "--max-steps", "1", *flags)
     packed, lines, words = seen
-    assert set(packed.rows.lengths[:-1]) == {24}
-    assert len(set(lines.rows.lengths)) > 5
+    assert set(packed.sequences.lengths[:-1]) == {24}
+    assert len(set(lines.sequences.lengths)) > 5
     assert (packed.whole_words, packed.probability, packed.seed) == (False, 0.15, 0)
     assert (words.whole_words, words.probability, words.seed) == (True, 0.3, 5)
 
@@ -130,11 +130,11 @@ def test_the_unigram_guess_knows_the_training_text_alone(text, tmp_path, monkeyp
     monkeypatch.setattr(
         mlm,
         "unigram_baseline",
-        lambda rows, data: seen.append((rows, data)) or baseline(rows, data),
+        lambda sequences, data: seen.append((sequences, data)) or baseline(sequences, data),
     )
     assert run(text, tmp_path, "--max-steps", "1") == 0
-    rows, held_out = seen[0]
-    assert len(rows.ids) > 5 * len(held_out.rows.ids)
+    sequences, held_out = seen[0]
+    assert len(sequences.ids) > 5 * len(held_out.sequences.ids)
 
 
 def test_a_refused_run_changes_nothing(text, tmp_path, capsys):
@@ -170,6 +170,7 @@ def test_a_given_tokenizer_is_used(text, tmp_path):
 def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     """A process of its own, interrupted as a terminal does it."""
     command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, "--max-steps", "300"]
+    command += ["--plain"]  # optimized, each process would measure which library is faster
     settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
     settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], **settings)
@@ -232,20 +233,20 @@ def test_ctrl_c_outside_the_loop_is_one_line(text, tmp_path, monkeypatch, capsys
     def interrupt(*_arguments, **_named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mlm, "tokenize_rows", interrupt)
+    monkeypatch.setattr(mlm, "tokenize_sequences", interrupt)
     assert run(text, tmp_path) == 130
     assert capsys.readouterr().err.endswith("interrupted\n")
 
 
 def test_the_unigram_baseline_by_hand():
-    rows = tiny_job.rows()
-    data = MaskedBatches(rows, tiny_job.TOKENIZER, batch_size=4, shuffle=False)
-    figures = mlm.unigram_baseline(rows, data)
+    sequences = tiny_job.sequences()
+    data = MaskedBatches(sequences, tiny_job.TOKENIZER, batch_size=4, shuffle=False)
+    figures = mlm.unigram_baseline(sequences, data)
     labels = np.concatenate(
         [data.batch(0, i)["labels"].numpy().ravel() for i in range(data.num_batches)]
     )
     labels = [int(label) for label in labels if label != -100]
-    ordinary = [int(token) for token in rows.ids if token >= 5]
+    ordinary = [int(token) for token in sequences.ids if token >= 5]
     probability = {t: (ordinary.count(t) + 1) / (len(ordinary) + 94) for t in range(5, 99)}
     assert figures["loss"] == pytest.approx(
         -sum(math.log(probability[t]) for t in labels) / len(labels)
@@ -257,11 +258,13 @@ def test_the_unigram_baseline_by_hand():
 
 @torch.no_grad()
 def test_evaluation_is_the_mean_over_all_tokens(tmp_path):
-    model, rows = tiny_job.model().eval(), tiny_job.rows()
-    model.lm_head.bias.data[np.bincount(rows.ids[rows.ids >= 5]).argmax()] = (
+    model, sequences = tiny_job.model().eval(), tiny_job.sequences()
+    model.lm_head.bias.data[np.bincount(sequences.ids[sequences.ids >= 5]).argmax()] = (
         9.0  # always guesses one word
     )
-    data = MaskedBatches(rows, tiny_job.TOKENIZER, batch_size=4, probability=0.3, shuffle=False)
+    data = MaskedBatches(
+        sequences, tiny_job.TOKENIZER, batch_size=4, probability=0.3, shuffle=False
+    )
     figures = mlm.evaluate(model, data, TrainingConfig(output=tmp_path))
     outputs = [
         (model(**data.batch(0, i)), data.batch(0, i)["labels"]) for i in range(data.num_batches)

@@ -121,7 +121,7 @@ def test_the_checksum_sees_other_pairs(side, tokenizer):
 
 
 def test_no_pairs(tokenizer):
-    with pytest.raises(ValueError, match="no row"):
+    with pytest.raises(ValueError, match="no text"):
         batches_of(tokenizer, PAIRS[:0])
 
 

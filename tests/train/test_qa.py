@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from minitransformer import BertForQuestionAnswering, Tokenizer, cli, from_pretrained
-from minitransformer.tasks.spans import Prediction, Span
+from minitransformer.tasks.question_answering import Prediction, Span
 from tests.train import tiny_job
 from tests.train.pretrained import save_tiny_bert, watch_figures
 from tests.train.test_loop import ROOT
@@ -23,8 +23,7 @@ from train import download, qa
 from train.config import TrainingConfig
 from train.metrics import read_metrics
 from train.squad import Answer, Example, read_squad
-from train.squad_features import make_features
-from train.squad_windows import Predictions, WindowBatches, predict, window_inputs
+from train.squad_features import WindowBatches, make_features, window_inputs
 
 NAMES = ["anna", "bruno", "carla", "dario", "elena", "fabio", "gina", "ugo"]
 PLACES = ["rome", "milan", "turin", "naples", "bari", "pisa", "genoa", "siena"]
@@ -125,7 +124,7 @@ def test_the_report_scores_with_the_threshold_that_it_names(files, tmp_path, cap
     answered = Example("a", "who?", "anna met ugo", (Answer("anna", 0),))
     other = Example("b", "whom?", "anna met ugo", (Answer("ugo", 9),))
     impossible = Example("c", "when?", "anna met ugo")
-    predictions = Predictions(
+    predictions = qa.Predictions(
         questions={
             0: Prediction((Span(2.0, 0, 4),), null_score=1.0, log_total=3.0),
             1: Prediction((Span(2.0, 9, 12),), null_score=3.0, log_total=3.0),
@@ -166,6 +165,7 @@ def test_the_command_to_try_it_can_be_typed_as_it_is_printed(files, tmp_path, ca
 @pytest.mark.slow
 def test_a_run_that_is_interrupted_ends_with_the_same_weights(files, tmp_path):
     more = ["--epochs", "3", "--save-every", "10"]
+    more += ["--plain"]  # optimized, each process would measure which library is faster
     command = [sys.executable, "-W", "ignore", "-m", "train.qa"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     whole = subprocess.run(
@@ -245,7 +245,7 @@ def test_batches_hold_the_labelled_windows_of_the_features(files):
     seen = 0
     for index in range(batches.num_batches):
         batch = batches.batch(0, index)
-        windows = batches.windows[batches.order.rows(0, index)]
+        windows = batches.windows[batches.order.examples(0, index)]
         for row, window in enumerate(windows):
             length = int(batch["attention_mask"][row].sum())
             assert length == features.lengths[window]
@@ -275,7 +275,7 @@ def test_predictions_do_not_depend_on_the_batches(files):
     model = BertForQuestionAnswering.from_pretrained(files / "bert").double()
     contexts = [example.context for example in examples]
     results = [
-        predict(model, features, contexts, pad_token_id=tokenizer.pad_token_id, batch_size=size)
+        qa.predict(model, features, contexts, pad_token_id=tokenizer.pad_token_id, batch_size=size)
         for size in (1, 16)
     ]
     one, many = results
@@ -295,7 +295,7 @@ def test_predictions_do_not_depend_on_the_batches(files):
     }
     with torch.inference_mode():
         assert one.loss == pytest.approx(float(model.loss(**inputs, **places)), rel=1e-5)
-    short = predict(
+    short = qa.predict(
         model,
         features,
         contexts,
@@ -308,7 +308,9 @@ def test_predictions_do_not_depend_on_the_batches(files):
         for n, p in short.questions.items()
     )
     assert (
-        predict(model, features, contexts, pad_token_id=0, batch_size=4, should_stop=lambda: True)
+        qa.predict(
+            model, features, contexts, pad_token_id=0, batch_size=4, should_stop=lambda: True
+        )
         is None
     )
 
@@ -321,7 +323,7 @@ def test_questions_with_unlocated_answers_have_no_part_in_loss_and_accuracy(file
     model = BertForQuestionAnswering.from_pretrained(files / "bert")
 
     def figures(of):
-        found = predict(
+        found = qa.predict(
             model,
             make_features(of, tokenizer, **settings),
             [example.context for example in of],

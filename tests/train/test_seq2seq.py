@@ -259,7 +259,7 @@ def test_a_tokenizer_that_changes_texts_or_does_not_end_them(files, tmp_path, ca
     arguments = ["--train", str(files / "train.tsv"), "--dev", str(tmp_path / "dev.tsv")]
     arguments += ["--output", str(tmp_path / "out"), "--max-steps", "1", "--hidden-size", "16"]
     assert seq2seq.main([*arguments, "--tokenizer", str(tmp_path / "bert")]) == 0
-    assert "1 of the dev targets cannot be written by this tokenizer" in capsys.readouterr().out
+    assert "1 of the dev targets cannot be generated with this tokenizer" in capsys.readouterr().out
 
     tokenizer = Tokenizer.train(files / "train.tsv", 300, show_progress=False)
     tokenizer.backend.post_processor = None

@@ -321,7 +321,7 @@ def test_what_cannot_become_features_is_named(bert, tmp_path):
         make_features([example("\u200d", name="odd")], bert, **LENGTHS)
     bare = train_tokenizer(tmp_path, "bpe")
     bare.backend.post_processor = None
-    with pytest.raises(ValueError, match="begins a row with 'a', not with a cls token"):
+    with pytest.raises(ValueError, match="begins a sequence with 'a', not with a cls token"):
         make_features([example(TEXT)], bare, **LENGTHS)
 
 

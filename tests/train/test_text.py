@@ -1,4 +1,4 @@
-"""Lines to rows: nothing is lost, nothing is doubled, what is wrong is named."""
+"""Lines to sequences: nothing is lost, nothing is doubled, what is wrong is named."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitransformer import Tokenizer
-from train.text import read_lines, tokenize_rows
+from train.text import read_lines, tokenize_sequences
 
 TEXT = [
     "ciao, come va?",
@@ -24,8 +24,11 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
     return Tokenizer.train(path, vocab_size=300, show_progress=False)
 
 
-def rows_as_lists(rows) -> list[list[int]]:
-    return [rows.ids[a:b].tolist() for a, b in zip(rows.bounds, rows.bounds[1:], strict=False)]
+def as_lists(sequences) -> list[list[int]]:
+    return [
+        sequences.ids[a:b].tolist()
+        for a, b in zip(sequences.bounds, sequences.bounds[1:], strict=False)
+    ]
 
 
 def test_lines_are_read_one_by_one_without_blank_ones(tmp_path):
@@ -55,16 +58,16 @@ def test_a_file_without_text_is_named(content, message, tmp_path):
 
 
 def test_one_line_a_row(tokenizer):
-    rows, held_out = tokenize_rows(TEXT, tokenizer, max_length=40, pack=False)
+    sequences, held_out = tokenize_sequences(TEXT, tokenizer, max_length=40, pack=False)
     assert len(held_out) == 0
-    assert [tokenizer.decode(row, skip_special_tokens=True) for row in rows_as_lists(rows)] == TEXT
-    assert all(row[0] == 0 and row[-1] == 2 for row in rows_as_lists(rows))
+    assert [tokenizer.decode(row, skip_special_tokens=True) for row in as_lists(sequences)] == TEXT
+    assert all(row[0] == 0 and row[-1] == 2 for row in as_lists(sequences))
 
 
 def test_packed_rows_are_full(tokenizer):
-    rows, _ = tokenize_rows(TEXT, tokenizer, max_length=16, pack=True)
-    assert set(rows.lengths[:-1]) == {16}
-    text = [token for row in rows_as_lists(rows) for token in row[1:]]
+    sequences, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
+    assert set(sequences.lengths[:-1]) == {16}
+    text = [token for row in as_lists(sequences) for token in row[1:]]
     assert (
         tokenizer.decode([2 if token == 2 else token for token in text]).split("</s>")[:-1] == TEXT
     )
@@ -76,44 +79,44 @@ def test_packed_rows_are_full(tokenizer):
 )  # fmt: skip
 def test_no_token_is_lost_or_doubled(tokenizer, lengths, max_length, pack, held_out_every):
     lines = [("ab " * n).strip() for n in lengths]
-    kept, held_out = tokenize_rows(
+    kept, held_out = tokenize_sequences(
         lines, tokenizer, max_length=max_length, pack=pack, held_out_every=held_out_every
     )
     expected = [[], []]
     for number, line in enumerate(lines, start=1):
         held = held_out_every is not None and number % held_out_every == 0
         expected[held] += tokenizer(line, add_special_tokens=False)["input_ids"]
-    for rows, ids in zip((kept, held_out), expected, strict=True):
-        assert [t for t in rows.ids.tolist() if t not in (0, 2)] == ids
-        assert (rows.lengths <= max_length).all()
-        assert all(row[0] == 0 for row in rows_as_lists(rows))
-        assert all(rows.starts_word[rows.bounds[:-1]])
-        if len(rows):  # the first token of a row's text begins a word, cut or not
-            assert all(rows.starts_word[rows.bounds[:-1] + 1])
+    for sequences, ids in zip((kept, held_out), expected, strict=True):
+        assert [t for t in sequences.ids.tolist() if t not in (0, 2)] == ids
+        assert (sequences.lengths <= max_length).all()
+        assert all(row[0] == 0 for row in as_lists(sequences))
+        assert all(sequences.starts_word[sequences.bounds[:-1]])
+        if len(sequences):  # the first token of a row's text begins a word, cut or not
+            assert all(sequences.starts_word[sequences.bounds[:-1] + 1])
 
 
 def test_words_begin_where_words_begin(tokenizer):
-    rows, _ = tokenize_rows(["la ragazza"], tokenizer, max_length=40, pack=False)
-    tokens = [tokenizer.id_to_token(int(i)) for i in rows.ids]
-    begins = [token for token, start in zip(tokens, rows.starts_word, strict=True) if start]
+    sequences, _ = tokenize_sequences(["la ragazza"], tokenizer, max_length=40, pack=False)
+    tokens = [tokenizer.id_to_token(int(i)) for i in sequences.ids]
+    begins = [token for token, start in zip(tokens, sequences.starts_word, strict=True) if start]
     assert len(begins) == 4  # <s>, la, Ġ..., </s>
     assert begins[2].startswith("Ġ")
 
 
 def test_the_checksum_sees_another_text(tokenizer):
-    first, _ = tokenize_rows(TEXT, tokenizer, max_length=16, pack=True)
-    same, _ = tokenize_rows(TEXT, tokenizer, max_length=16, pack=True)
-    other, _ = tokenize_rows([*TEXT[:-1], "no"], tokenizer, max_length=16, pack=True)
+    first, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
+    same, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
+    other, _ = tokenize_sequences([*TEXT[:-1], "no"], tokenizer, max_length=16, pack=True)
     assert first.checksum() == same.checksum() != other.checksum()
 
 
 def test_rows_need_room(tokenizer):
     with pytest.raises(ValueError, match="max_length=2"):
-        tokenize_rows(TEXT, tokenizer, max_length=2, pack=True)
+        tokenize_sequences(TEXT, tokenizer, max_length=2, pack=True)
     with pytest.raises(ValueError, match="held_out_every=1"):
-        tokenize_rows(TEXT, tokenizer, max_length=9, pack=True, held_out_every=1)
+        tokenize_sequences(TEXT, tokenizer, max_length=9, pack=True, held_out_every=1)
 
 
 def test_ids_take_four_bytes_each(tokenizer):
-    rows, _ = tokenize_rows(TEXT, tokenizer, max_length=16, pack=True)
-    assert rows.ids.dtype == np.int32
+    sequences, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
+    assert sequences.ids.dtype == np.int32

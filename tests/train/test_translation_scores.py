@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from train.translation_scores import bleu_and_chrf, exact_match, why_no_scores
+from train.seq2seq import bleu_and_chrf, exact_match, why_no_scores
 
 WRITTEN = ["the cat sat on the mat.", "hello", "a red book "]
 RIGHT = ["the cat sat on a mat.", "hello", "a red book"]

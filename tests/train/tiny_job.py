@@ -21,34 +21,37 @@ import numpy as np
 import torch
 
 from minitransformer import RobertaForMaskedLM
+from minitransformer.fast import optimize
+from minitransformer.fast.linear import set_library
 from tests.tiny import roberta_config
 from train.loop import Progress, TrainingConfig, train
 from train.masking import MaskedBatches
-from train.text import Rows
+from train.text import TokenSequences
 
 TOKENIZER: Any = SimpleNamespace(
     pad_token_id=1, mask_token_id=4, vocab_size=99, special_ids=frozenset(range(5))
 )
 
 
-def rows(count: int = 21, seed: int = 3) -> Rows:
-    """Rows of 4 to 12 random tokens, framed by 0 and 2."""
+def sequences(count: int = 21, seed: int = 3) -> TokenSequences:
+    """Sequences of 4 to 12 random tokens between 0 and 2."""
     random_ = np.random.default_rng(seed)
     lengths = random_.integers(4, 13, count)
     ids = np.concatenate([[0, *random_.integers(5, 99, n - 2), 2] for n in lengths])
     bounds = np.concatenate([[0], lengths.cumsum()])
-    return Rows(ids.astype(np.int32), random_.random(len(ids)) < 0.7, bounds)
+    return TokenSequences(ids.astype(np.int32), random_.random(len(ids)) < 0.7, bounds)
 
 
-def model(dropout: float = 0.1, attention: str = "packed") -> RobertaForMaskedLM:
+def model(dropout: float = 0.1, attention: str = "sdpa", plain: bool = False) -> RobertaForMaskedLM:
     """A one-layer RoBERTa with dropout, drawn from a fixed seed."""
     torch.manual_seed(7)
-    return RobertaForMaskedLM(
+    built = RobertaForMaskedLM(
         roberta_config(
             num_hidden_layers=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
         ),
         attention=attention,
     )
+    return built if plain else optimize(built)
 
 
 def run(
@@ -57,18 +60,19 @@ def run(
     evaluate: Callable[..., Any] | str | None = None,
     callbacks: Any = (),
     fingerprint: Any = None,
+    plain: bool = False,
     **changes: Any,
 ) -> tuple[RobertaForMaskedLM, Progress]:
-    """Two epochs of six steps: 21 rows in batches of 2 are 11, two and two make a step."""
+    """Two epochs of six steps: 21 sequences in batches of 2 are 11, two and two make a step."""
     settings: dict[str, Any] = {"epochs": 2, "accumulate": 2, "save_every": 4, "evaluate_every": 5}
     config = TrainingConfig(output=output, learning_rate=1e-2, **(settings | changes))
-    trained = model(attention="sdpa" if config.compile else "packed")
+    trained = model(plain=plain)
 
     def weigh(_should_stop: Any) -> dict[str, float]:
         """A "loss" that any process finds the same for the same weights."""
         return {"loss": int(digest(trained)[:6], 16) / 1e6}
 
-    batches = MaskedBatches(rows(), TOKENIZER, batch_size=2, probability=0.3, seed=1)
+    batches = MaskedBatches(sequences(), TOKENIZER, batch_size=2, probability=0.3, seed=1)
     progress = train(
         trained,
         batches,
@@ -133,6 +137,7 @@ def _in_child(work: Callable[[], str]) -> str | None:
 
 def _train_and_die(output: Path, die_at: int) -> str:
     torch.set_num_threads(1)
+    set_library("default")  # a run that is killed before it saves would measure once more
     count = _count_operations(output, die_at)
     trained, _ = run(output, save_every=1, resume=True, patience=2, evaluate="weights")
     trained.save_pretrained(output)

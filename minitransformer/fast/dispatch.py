@@ -1,0 +1,98 @@
+"""Dispatch guards: when a twin may compute its numbers in another way than the plain module.
+
+A faster way to the same numbers may run only where nothing but the caller, and autograd, can tell
+the difference. Everything that observes or transforms operations (torch.compile, torch.export,
+jit traces, dispatch modes such as a counter of FLOPs, vmap and the other transforms of
+`torch.func`, forward-mode AD, autocast, tensor subclasses, hooks) gets the plain modules and
+PyTorch's public operations. The guards save nothing themselves; every technique of this package
+checks them first.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.utils._python_dispatch as python_dispatch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+def _private(module: Any, name: str) -> Callable[..., bool]:
+    """A private predicate of PyTorch's; in a PyTorch without it, one that is always true."""
+    return getattr(module, name, lambda *_: True)
+
+
+_in_functorch_transform = _private(torch._C, "_are_functorch_transforms_active")
+_in_dispatch_mode = _private(python_dispatch, "is_in_torch_dispatch_mode")
+_has_global_hook = _private(nn.modules.module, "_has_any_global_hook")
+_is_batched = _private(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor")
+
+
+def is_plain_eager(*tensors: Tensor | None, under_autocast: bool = False) -> bool:
+    """Whether only autograd sees what is done with these tensors, on any device that has values.
+
+    Args:
+        tensors: what is computed with, none of it empty; None is skipped.
+        under_autocast: whether the caller handles autocast itself.
+    """
+    if torch.compiler.is_compiling():  # first, for the compiler cannot trace the rest
+        return False
+    if torch.jit.is_tracing() or _in_dispatch_mode() or not only_backward_derives():
+        return False
+    for tensor in tensors:  # a loop, for `all` takes twice as long, and there are many layers
+        if tensor is None:
+            continue
+        if not _is_plain(tensor) or (
+            not under_autocast and torch.is_autocast_enabled(tensor.device.type)
+        ):
+            return False
+        if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+            return False
+    return True
+
+
+def is_plain_eager_cpu(*tensors: Tensor | None, under_autocast: bool = False) -> bool:
+    """:func:`is_plain_eager`, with all tensors on a CPU and oneDNN switched on."""
+    if torch.compiler.is_compiling():
+        return False
+    for tensor in tensors:
+        if tensor is not None and not (type(tensor) in _TYPES and tensor.is_cpu):
+            return False
+    return bool(torch.backends.mkldnn.enabled) and is_plain_eager(
+        *tensors, under_autocast=under_autocast
+    )
+
+
+def only_backward_derives() -> bool:
+    """Whether neither forward-mode AD nor a transform of `torch.func` is active."""
+    return not _in_functorch_transform() and getattr(forward_ad, "_current_level", 0) < 0
+
+
+def has_no_hooks(*modules: nn.Module) -> bool:
+    """Whether no hook sees what these modules compute, and each runs the forward of its class.
+
+    A `forward` that was set on the instance, as some tools do, counts as a hook; so do PyTorch's
+    global module hooks.
+    """
+    return not _has_global_hook() and not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
+        for module in modules
+    )
+
+
+_TYPES = (Tensor, nn.Parameter)  # a subclass may mean other values than it holds
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in _TYPES
+        and not tensor.is_meta
+        and tensor.layout == torch.strided
+        and not tensor.is_nested
+        and not _is_batched(tensor)
+        and tensor.numel() > 0
+    )

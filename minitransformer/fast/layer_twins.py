@@ -1,0 +1,186 @@
+"""The twins of layers: subclasses without parameters that compute the same numbers faster.
+
+Each combines the techniques that serve there, and runs the plain forward wherever a dispatch guard
+says that something else would see the difference. They call their submodules, so hooks on these go
+on working. Rows and measurements: in the files of the techniques.
+
+B batch, T tokens, S key tokens, N tokens of an unpadded batch, R = B * K decoded sequences, K of
+each source, H heads, D head size, E hidden size, I intermediate size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minitransformer.fast.dispatch import has_no_hooks, is_plain_eager, is_plain_eager_cpu
+from minitransformer.fast.dropout import dropout
+from minitransformer.fast.feed_forward import in_blocks
+from minitransformer.fast.linear import linear_with_activation
+from minitransformer.fast.prepacked_linear import prepacked_copy, prepacked_linear
+from minitransformer.fast.unpadding import UnpaddedMask
+from minitransformer.fast.varlen_attention import (
+    padded_attention,
+    simplified_mask,
+    varlen_attention,
+)
+from minitransformer.layers.attention import (
+    ATTENTION_IMPLEMENTATIONS,
+    CrossAttention,
+    FusedSelfAttention,
+    MultiHeadAttention,
+)
+from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
+from minitransformer.layers.kv_cache import KeyValues
+
+
+class FastLinear(nn.Linear):
+    """While training, the faster library's product; while decoding, a prepacked weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) to (..., O)."""
+        return prepacked_linear(x, self, self.bias)
+
+
+class FastDropout(nn.Dropout):
+    """Dropout with 16 random bits for each number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        if self.inplace:
+            return super().forward(x)
+        return dropout(x, self.p, self.training)
+
+
+class FastFeedForward(FeedForward):
+    """In blocks, and without gradients with the activation fused into the product or in place."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, E) to (B, T, E)."""
+        if not _can_be_fused(hidden, self.dropout, self.up_proj, self.down_proj):
+            return super().forward(hidden)
+        return in_blocks(self._block, hidden, self.up_proj.out_features)
+
+    def _block(self, hidden: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
+        middle = linear_with_activation(hidden, self.up_proj, self.activation)  # (..., I)
+        return linear_with_activation(self.dropout(middle), self.down_proj)
+
+
+class FastGatedFeedForward(GatedFeedForward):
+    """The same of a gated network."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, E) to (B, T, E)."""
+        if not _can_be_fused(hidden, self.dropout, self.gate_proj, self.up_proj, self.down_proj):
+            return super().forward(hidden)
+        return in_blocks(self._block, hidden, self.up_proj.out_features)
+
+    def _block(self, hidden: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
+        gate = linear_with_activation(hidden, self.gate_proj, self.activation)  # (..., I)
+        middle = gate * linear_with_activation(hidden, self.up_proj)
+        return linear_with_activation(self.dropout(middle), self.down_proj)
+
+
+class FastMultiHeadAttention(MultiHeadAttention):
+    """Attention by the fastest kernel for the batch, which may be unpadded.
+
+    `mask` may be an :class:`UnpaddedMask`, with `hidden` and `context` (1, N, E).
+    """
+
+    def attend_and_merge(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | UnpaddedMask | None,
+        bias: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of every head, put together by the last projection: (B, T, E), weights."""
+        probability = self.dropout if self.training else 0.0
+        if isinstance(mask, UnpaddedMask):
+            assert not output_attentions, "attention weights are collected from padded batches"
+            attended = varlen_attention(
+                query, key, value, mask, bias, scale=self.scale, dropout=probability
+            )  # (1, H, N, D)
+        elif not output_attentions and self._can_choose_kernel(query, key, value, mask, bias):
+            simple, is_triangle = simplified_mask(mask, query.shape[2])
+            attended = padded_attention(
+                query,
+                key,
+                value,
+                simple,
+                bias,
+                scale=self.scale,
+                dropout=probability,
+                causal=is_triangle,
+            )  # (B, H, T, D)
+        else:
+            return super().attend_and_merge(query, key, value, mask, bias, output_attentions)
+        return self.output(attended.transpose(1, 2).flatten(2)), None
+
+    def _can_choose_kernel(self, *tensors: Tensor | None) -> bool:
+        """On a CPU, where the values of a mask may be read, and no other attention was put here."""
+        return (
+            is_plain_eager(*tensors, under_autocast=True)
+            and has_usual_attention(self)
+            and all(tensor is None or tensor.device.type == "cpu" for tensor in tensors)
+        )
+
+
+class FastFusedSelfAttention(FastMultiHeadAttention, FusedSelfAttention):
+    """The same with queries, keys and values from one matrix."""
+
+
+class FastCrossAttention(FastMultiHeadAttention, CrossAttention):
+    """The same over an encoder's tokens, of which no copies are made for several sequences.
+
+    The queries of the K sequences that are decoded from one source are laid end to end instead.
+    """
+
+    def forward(
+        self,
+        hidden: Tensor,
+        context: Tensor,
+        mask: Tensor | None,
+        *,
+        bias: Tensor | None = None,
+        cache: KeyValues | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(R, T, E) over (B, S, E) gives (R, T, E); see :meth:`CrossAttention.forward`."""
+        shares_sources = len(hidden) > len(context) and not output_attentions and bias is None
+        if not shares_sources:
+            return super().forward(
+                hidden,
+                context,
+                mask,
+                bias=bias,
+                cache=cache,
+                output_attentions=output_attentions,
+            )
+        query = self.split_heads(self.query(hidden))  # (R, H, T, D)
+        key, value = self.keys_and_values(context, cache)  # (B, H, S, D) twice
+        query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)  # (B, H, K * T, D)
+        merged, _ = self.attend_and_merge(query, key, value, mask)  # (B, K * T, E)
+        return merged.view(*hidden.shape[:2], -1), None  # (R, T, E)
+
+
+def has_usual_attention(module: MultiHeadAttention) -> bool:
+    """Whether it attends by one of our implementations, in whose place a kernel may be chosen."""
+    return module.attend in ATTENTION_IMPLEMENTATIONS.values()
+
+
+def _can_be_fused(x: Tensor, dropout: nn.Module, *linears: nn.Linear) -> bool:
+    """Whether nothing but autograd sees what these modules make of x, on a CPU.
+
+    Not where the first linear map has a prepacked weight that serves, which is faster still.
+    """
+    return (
+        not torch.compiler.is_compiling()  # first, for the compiler cannot trace the rest
+        and type(dropout) in (nn.Dropout, FastDropout)
+        and all(type(module) in (nn.Linear, FastLinear) for module in linears)
+        and has_no_hooks(dropout, *linears)
+        and is_plain_eager_cpu(x, *(t for module in linears for t in (module.weight, module.bias)))
+        and prepacked_copy(linears[0], x) is None
+    )

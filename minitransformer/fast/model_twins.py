@@ -1,0 +1,620 @@
+"""The twins of backbones and task models: no padding, and no work that nothing looks at.
+
+Unpadding (:mod:`minitransformer.fast.unpadding`) takes padding out before the first layer and puts
+it back after the last. In a loss, and in the logits at chosen positions, the last layer and the
+head compute the tokens that count alone; a classifier's last layer computes the first token alone.
+Every number that is returned for a real token is that of the plain model; padding gets zeros.
+
+The plain forward runs wherever something else would see the difference: hidden states or attention
+weights are collected, a hook is set on a module inside, the model is compiled, exported or traced,
+or a submodule is a subclass that these twins do not know.
+
+B batch, T tokens, S source tokens, W selected tokens, E hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minitransformer.fast.dispatch import has_no_hooks, is_plain_eager
+from minitransformer.fast.layer_twins import (
+    FastCrossAttention,
+    FastFusedSelfAttention,
+    FastMultiHeadAttention,
+    has_usual_attention,
+)
+from minitransformer.fast.linear import linear
+from minitransformer.fast.prepacked_linear import prepacked_linear
+from minitransformer.fast.sessions import fast_session
+from minitransformer.fast.static_kv_cache import PreallocatedKVCache
+from minitransformer.fast.unpadding import (
+    PaddedBatch,
+    QueryPositions,
+    UnpaddedBatch,
+    is_unbroken,
+    query_positions,
+    until_last_label,
+)
+from minitransformer.layers.kv_cache import KVCache
+from minitransformer.layers.positional_embeddings import position_ids_from_mask
+from minitransformer.models.bart import (
+    BartDecoder,
+    BartEncoder,
+    BartForConditionalGeneration,
+)
+from minitransformer.models.base import DecodingSession, Encoded, LanguageModel, Seq2SeqLM
+from minitransformer.models.base import next_token_labels as shifted_labels
+from minitransformer.models.bert import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    EncoderLayer,
+    MaskedLMHead,
+)
+from minitransformer.models.distilbert import (
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    DistilBertLayer,
+    DistilBertModel,
+)
+from minitransformer.models.gpt2 import GPT2LMHeadModel, GPT2Model
+from minitransformer.models.losses import IGNORED_LABEL, cross_entropy_sum, mean_loss
+from minitransformer.models.marian import MarianMTModel
+from minitransformer.models.outputs import (
+    DecoderOutput,
+    EncoderOutput,
+    SequenceClassifierOutput,
+)
+from minitransformer.models.roberta import (
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+    RobertaModel,
+)
+from minitransformer.models.t5 import T5Decoder, T5Encoder, T5ForConditionalGeneration
+from minitransformer.models.validation import check_labels, check_same_shape, strict_names
+
+_ATTENTIONS = (FastMultiHeadAttention, FastFusedSelfAttention, FastCrossAttention)
+
+
+def can_unpad(stack: nn.Module, *tensors: Tensor | None) -> bool:
+    """Whether a stack of layers may see a batch without its padding.
+
+    Args:
+        stack: has the layers, and all that runs with them, inside.
+        tensors: what goes in, some of it.
+    """
+    layers: Any = stack.layers
+    return (
+        is_plain_eager(*tensors, under_autocast=True)
+        and all(
+            type(getattr(layer, name)) in _ATTENTIONS and has_usual_attention(getattr(layer, name))
+            for layer in layers
+            for name in ("attention", "cross_attention")
+            if hasattr(layer, name)
+        )
+        and has_no_hooks(*stack.modules())
+    )
+
+
+def _tensors(inputs: dict[str, Any]) -> list[Tensor]:
+    return [value for value in inputs.values() if isinstance(value, Tensor)]
+
+
+# ---- encoders ----
+
+
+class FastEncoderLayer(EncoderLayer):
+    """A layer that can compute some of its tokens alone, all others being keys and values."""
+
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Any,
+        output_attentions: bool = False,
+        *,
+        query_indices: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, T, E) to (B, T, E), or to (B, P, E) for the tokens at `query_indices`, (B, P)."""
+        if query_indices is None:
+            return super().forward(hidden, mask, output_attentions)
+        queries = torch.take_along_dim(hidden, query_indices[..., None], dim=1)  # (B, P, E)
+        attended, _ = self.attention(queries, hidden, mask)
+        return self.add_and_norm(queries, attended), None
+
+
+class FastDistilBertLayer(FastEncoderLayer, DistilBertLayer):
+    """The same of DistilBERT's layer."""
+
+
+class FastBertModel(BertModel):
+    """The encoder without padding, and for some tokens alone."""
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """See :meth:`BertModel.forward`; zeros at padding, unless something is collected."""
+        collects = output_hidden_states or output_attentions
+        if collects or not self.can_unpad(input_ids, attention_mask, token_type_ids):
+            return super().forward(
+                input_ids,
+                attention_mask,
+                token_type_ids,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+            )
+        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
+        hidden = self.run(input_ids, attention_mask, token_type_ids)  # (B, T, E)
+        if self.pooler is None:
+            return EncoderOutput(last_hidden_state=hidden)
+        # The first token of a sequence of padding alone is padding, and so zeros.
+        first = attention_mask.int().argmax(dim=1)[:, None, None]  # (B, 1, 1)
+        pooled = self.pooler(torch.take_along_dim(hidden, first, dim=1).squeeze(1))
+        return EncoderOutput(last_hidden_state=hidden, pooler_output=pooled)
+
+    def can_unpad(self, *tensors: Tensor | None) -> bool:
+        """Whether the layers may see these inputs without padding, and choose among tokens."""
+        return can_unpad(self, *tensors) and all(
+            type(layer) in (FastEncoderLayer, FastDistilBertLayer) for layer in self.layers
+        )
+
+    def run(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None,
+        queries: QueryPositions | None = None,
+    ) -> Tensor:
+        """Checked inputs through embeddings and layers.
+
+        Args:
+            input_ids, token_type_ids: (B, T) each.
+            attention_mask: (B, T) bool.
+            queries: the tokens that the last layer computes; None: all of them.
+
+        Returns:
+            (B, T, E), or (W, E) for the selected tokens, sequence after sequence.
+        """
+        batch: Any
+        if bool(attention_mask.all()):
+            batch = PaddedBatch(None)
+        elif bool(attention_mask.any()):
+            batch = UnpaddedBatch(attention_mask)
+        else:
+            batch = PaddedBatch(attention_mask)
+        position_ids = batch.unpad(self.position_ids(input_ids, attention_mask))
+        if token_type_ids is not None:
+            token_type_ids = batch.unpad(token_type_ids)
+        hidden = self.embeddings(batch.unpad(input_ids), position_ids, token_type_ids)
+        # Before the layers, for it waits for a GPU, which has nothing to do yet.
+        selection = None if queries is None else batch.select(queries)
+        *earlier, last = self.layers
+        for layer in earlier:
+            hidden, _ = layer(hidden, batch.mask)
+        if selection is None:
+            return batch.pad(last(hidden, batch.mask)[0])
+        hidden, _ = last(hidden, selection.mask, query_indices=selection.indices)
+        return selection.gather(hidden)  # (W, E)
+
+    def first_token(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
+    ) -> EncoderOutput:
+        """What `forward` returns, but (B, 1, E): the first real token of each sequence alone."""
+        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
+        first = attention_mask.int().argmax(dim=1, keepdim=True)  # (B, 1)
+        queries = QueryPositions(first, None)
+        hidden = self.run(input_ids, attention_mask, token_type_ids, queries)  # (B, E)
+        hidden = hidden.masked_fill(~attention_mask.any(dim=1, keepdim=True), 0.0)
+        pooled = None if self.pooler is None else self.pooler(hidden)
+        return EncoderOutput(last_hidden_state=hidden[:, None], pooler_output=pooled)
+
+
+class FastRobertaModel(FastBertModel, RobertaModel):
+    """The same of RoBERTa's encoder."""
+
+
+class FastDistilBertModel(FastBertModel, DistilBertModel):
+    """The same of DistilBERT's encoder."""
+
+
+class FastMaskedLMHead(MaskedLMHead):
+    """The head with the faster product."""
+
+    def forward(self, hidden: Tensor, token_embedding: Tensor) -> Tensor:
+        """(..., E) and (V, E) to (..., V)."""
+        hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
+        return linear(hidden, token_embedding, self.bias, self.training)
+
+
+class FastBertForMaskedLM(BertForMaskedLM):
+    """The last layer and the head for the tokens that count alone."""
+
+    def loss_sum(self, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """See :meth:`TaskModel.loss_sum`: without the logits of unlabelled tokens."""
+        if inputs.get("labels") is None or not self._can_select(*_tensors(inputs)):
+            return super().loss_sum(**inputs)
+        return self._selected_loss_sum(**inputs)
+
+    @strict_names
+    def _selected_loss_sum(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
+        selected = labels != IGNORED_LABEL  # (B, T)
+        labels = labels[selected]  # (W,)
+        logits = self._selected_logits(selected, input_ids, attention_mask, token_type_ids)
+        return cross_entropy_sum(logits, labels)
+
+    @strict_names
+    def logits_at(
+        self,
+        positions: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """See :meth:`BertForMaskedLM.logits_at`: without the other positions' logits."""
+        check_same_shape("positions", positions, input_ids)
+        possible = self._can_select(positions, input_ids, attention_mask, token_type_ids)
+        if positions.dtype != torch.bool or not possible:
+            return super().logits_at(positions, input_ids, attention_mask, token_type_ids)
+        return self._selected_logits(positions, input_ids, attention_mask, token_type_ids)
+
+    def _can_select(self, *tensors: Tensor | None) -> bool:
+        return (
+            isinstance(self.backbone, FastBertModel)
+            and self.backbone.can_unpad(*tensors)
+            and has_no_hooks(*self.lm_head.modules())
+        )
+
+    def _selected_logits(
+        self,
+        selected: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+    ) -> Tensor:
+        """(W, V), of the tokens where `selected`, (B, T) bool, is True."""
+        assert isinstance(self.backbone, FastBertModel)
+        mask = self.backbone.check_inputs(input_ids, attention_mask, token_type_ids)
+        queries = query_positions(selected)
+        hidden = self.backbone.run(input_ids, mask, token_type_ids, queries)  # (W, E)
+        return self.lm_head(hidden, self.backbone.embeddings.token_embedding.weight)
+
+
+class FastRobertaForMaskedLM(FastBertForMaskedLM, RobertaForMaskedLM):
+    """The same of RoBERTa."""
+
+
+class FastDistilBertForMaskedLM(FastBertForMaskedLM, DistilBertForMaskedLM):
+    """The same of DistilBERT."""
+
+
+class FastBertForSequenceClassification(BertForSequenceClassification):
+    """The last layer for the first token alone."""
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> SequenceClassifierOutput:
+        """See :meth:`BertForSequenceClassification.forward`."""
+        encoder, collects = self.backbone, output_hidden_states or output_attentions
+        if (
+            collects
+            or not isinstance(encoder, FastBertModel)
+            or not encoder.can_unpad(input_ids, attention_mask, token_type_ids)
+        ):
+            return super().forward(
+                input_ids,
+                attention_mask,
+                token_type_ids,
+                labels,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+            )
+        if labels is not None:
+            labels = self.check_labels(labels, input_ids)
+        output = encoder.first_token(input_ids, attention_mask, token_type_ids)  # (B, 1, E)
+        logits = self.class_logits(self.pool(output, None))  # (B, C)
+        loss = None
+        if labels is not None:
+            loss = mean_loss(*self.classification_loss_sum(logits, labels))
+        return SequenceClassifierOutput(logits=logits, loss=loss)
+
+
+class FastRobertaForSequenceClassification(
+    FastBertForSequenceClassification, RobertaForSequenceClassification
+):
+    """The same of RoBERTa."""
+
+
+class FastDistilBertForSequenceClassification(
+    FastBertForSequenceClassification, DistilBertForSequenceClassification
+):
+    """The same of DistilBERT."""
+
+
+# ---- decoders ----
+
+
+class FastGPT2Model(GPT2Model):
+    """The decoder without padding."""
+
+    @strict_names
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> DecoderOutput:
+        """See :meth:`GPT2Model.forward`; zeros at padding, unless something is collected."""
+        collects = output_hidden_states or output_attentions
+        if cache is not None or collects or not can_unpad(self, input_ids, attention_mask):
+            return super().forward(
+                input_ids,
+                attention_mask,
+                cache=cache,
+                output_hidden_states=output_hidden_states,
+                output_attentions=output_attentions,
+            )
+        mask = self.check_inputs(input_ids, attention_mask, None)
+        if not bool(mask.any()):
+            return super().forward(input_ids, attention_mask)
+        batch = UnpaddedBatch(mask, causal=True)
+        embedded = self.token_embedding(batch.unpad(input_ids))  # (1, N, E)
+        position_ids = batch.unpad(position_ids_from_mask(mask))  # (1, N)
+        hidden = self.dropout(embedded + self.position_embedding(position_ids))
+        for layer in self.layers:
+            hidden, _ = layer(hidden, batch.mask)
+        return DecoderOutput(last_hidden_state=batch.pad(self.final_norm(hidden)))
+
+
+class FastLanguageModel(LanguageModel):
+    """The head for labelled tokens alone; sessions that decode faster."""
+
+    selected_loss_sum: Callable[..., tuple[Tensor, Tensor]]  # of the labelled tokens' logits alone
+
+    def loss_sum(self, **inputs: Any) -> tuple[Tensor, Tensor]:
+        """See :meth:`TaskModel.loss_sum`: without the logits of unlabelled tokens."""
+        head = getattr(self, "lm_head", None)
+        if (
+            inputs.get("labels") is None
+            or not is_plain_eager(*_tensors(inputs), under_autocast=True)
+            or not (head is None or has_no_hooks(head))
+        ):
+            return super().loss_sum(**inputs)
+        return self.selected_loss_sum(**inputs)
+
+    def labelled_loss_sum(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of (B, T, E) and, at the same positions, (B, T) labels."""
+        labels = labels.flatten()
+        found = (labels != IGNORED_LABEL).nonzero().squeeze(1)  # (W,)
+        hidden = hidden.flatten(0, 1).index_select(0, found)  # (W, E)
+        return cross_entropy_sum(self.logits(hidden), labels.index_select(0, found))
+
+    def new_cache(self) -> KVCache:
+        """An empty cache that grows in place."""
+        return PreallocatedKVCache(len(super().new_cache().layers))
+
+    def decoding_session(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any
+    ) -> DecodingSession:
+        """See :meth:`LanguageModel.decoding_session`."""
+        session = super().decoding_session(input_ids, attention_mask, **settings)
+        return fast_session(session, self, settings["config"], settings.get("watched", True))
+
+
+class FastGPT2LMHeadModel(FastLanguageModel, GPT2LMHeadModel):
+    """GPT-2 with both."""
+
+    @strict_names
+    def selected_loss_sum(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of the labelled tokens' logits alone."""
+        check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
+        hidden = self.backbone(input_ids, attention_mask).last_hidden_state  # (B, T, E)
+        return self.labelled_loss_sum(hidden, shifted_labels(labels, attention_mask))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., E) to (..., V)."""
+        return prepacked_linear(hidden, self.backbone.token_embedding)
+
+
+# ---- encoder-decoders ----
+
+
+class FastBartEncoder(BartEncoder):
+    """The encoder without padding."""
+
+    def forward(
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """See :meth:`BartEncoder.forward`; zeros at padding, unless something is collected."""
+        collects = output_hidden_states or output_attentions
+        if collects or not can_unpad(self, embedded, attention_mask) or not attention_mask.any():
+            return super().forward(
+                embedded, attention_mask, output_hidden_states, output_attentions
+            )
+        batch = UnpaddedBatch(attention_mask)
+        position_ids = batch.unpad(position_ids_from_mask(attention_mask))  # (1, N)
+        hidden = self.add_positions(batch.unpad(embedded), position_ids)  # (1, N, E)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, batch.mask)
+        return EncoderOutput(last_hidden_state=batch.pad(hidden))
+
+
+class FastBartDecoder(BartDecoder):
+    """The decoder without padding."""
+
+    def forward(
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor,
+        encoded: Encoded,
+        cache: KVCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> DecoderOutput:
+        """See :meth:`BartDecoder.forward`; zeros at padding, unless something is collected."""
+        collects = output_hidden_states or output_attentions or cache is not None
+        if collects or not can_unpad(self, embedded, attention_mask) or not attention_mask.any():
+            return super().forward(
+                embedded,
+                attention_mask,
+                positions,
+                encoded,
+                cache,
+                output_hidden_states,
+                output_attentions,
+            )
+        batch = UnpaddedBatch(attention_mask, causal=True)
+        context = batch.context(encoded.last_hidden_state, encoded.attention_mask)
+        position_ids = batch.unpad(position_ids_from_mask(attention_mask))  # (1, N)
+        hidden = self.add_positions(batch.unpad(embedded), position_ids)  # (1, N, E)
+        for layer in self.layers:
+            hidden, _, _ = layer(hidden, batch.mask, *context)
+        return DecoderOutput(last_hidden_state=batch.pad(hidden))
+
+
+class FastT5Encoder(T5Encoder):
+    """The encoder without padding, where none stands between two tokens."""
+
+    def forward(
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """See :meth:`T5Encoder.forward`; zeros at padding, unless something is collected."""
+        collects = output_hidden_states or output_attentions
+        if collects or not _t5_can_unpad(self, embedded, attention_mask):
+            return super().forward(
+                embedded, attention_mask, output_hidden_states, output_attentions
+            )
+        batch = UnpaddedBatch(attention_mask)
+        length = batch.unpadding.max_seqlen
+        bias = self.position_bias(torch.arange(length, device=embedded.device), length)
+        hidden = self.dropout(batch.unpad(embedded))  # (1, N, E)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, batch.mask, bias)
+        hidden = self.dropout(self.final_norm(hidden))
+        return EncoderOutput(last_hidden_state=batch.pad(hidden))
+
+
+class FastT5Decoder(T5Decoder):
+    """The decoder without padding, where none stands between two tokens."""
+
+    def forward(
+        self,
+        embedded: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor,
+        encoded: Encoded,
+        cache: KVCache | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> DecoderOutput:
+        """See :meth:`T5Decoder.forward`; zeros at padding, unless something is collected."""
+        collects = output_hidden_states or output_attentions or cache is not None
+        if collects or not _t5_can_unpad(self, embedded, attention_mask):
+            return super().forward(
+                embedded,
+                attention_mask,
+                positions,
+                encoded,
+                cache,
+                output_hidden_states,
+                output_attentions,
+            )
+        batch = UnpaddedBatch(attention_mask, causal=True)
+        context = batch.context(encoded.last_hidden_state, encoded.attention_mask)
+        length = batch.unpadding.max_seqlen
+        bias = self.position_bias(torch.arange(length, device=embedded.device), length)
+        hidden = self.dropout(batch.unpad(embedded))  # (1, N, E)
+        for layer in self.layers:
+            hidden, _, _ = layer(hidden, batch.mask, bias, *context)
+        hidden = self.dropout(self.final_norm(hidden))
+        return DecoderOutput(last_hidden_state=batch.pad(hidden))
+
+
+def _t5_can_unpad(stack: nn.Module, embedded: Tensor, attention_mask: Tensor) -> bool:
+    possible = can_unpad(stack, embedded, attention_mask) and bool(attention_mask.any())
+    return possible and is_unbroken(attention_mask)
+
+
+class FastSeq2SeqLM(FastLanguageModel, Seq2SeqLM):
+    """An encoder-decoder with the head for labelled tokens alone."""
+
+    @strict_names
+    def selected_loss_sum(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        *,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of the labelled tokens' logits alone; a target ends with its last label."""
+        decoder_input_ids, decoder_mask = self.decoder_inputs(
+            decoder_input_ids, decoder_attention_mask, labels
+        )
+        ends = until_last_label(labels)  # (B, T)
+        decoder_mask = ends if decoder_mask is None else (decoder_mask != 0) & ends
+        output = self.backbone(input_ids, attention_mask, decoder_input_ids, decoder_mask)
+        return self.labelled_loss_sum(output.last_hidden_state, labels)
+
+
+class FastBartForConditionalGeneration(FastSeq2SeqLM, BartForConditionalGeneration):
+    """BART with all this."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., E) to (..., V)."""
+        embedding = self.backbone.token_embedding
+        return prepacked_linear(hidden, embedding, self.final_logits_bias[0])
+
+
+class FastMarianMTModel(FastBartForConditionalGeneration, MarianMTModel):
+    """Marian with all this."""
+
+
+class FastT5ForConditionalGeneration(FastSeq2SeqLM, T5ForConditionalGeneration):
+    """T5 with all this."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., E) to (..., V)."""
+        if self.config.scale_decoder_outputs:
+            hidden = hidden * self.config.hidden_size**-0.5
+        if self.lm_head is not None:
+            return self.lm_head(hidden)
+        return prepacked_linear(hidden, self.backbone.token_embedding)

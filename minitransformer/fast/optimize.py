@@ -1,0 +1,187 @@
+"""`optimize`, `restore`, `report`: put the faster twins in place, take them out, say which.
+
+A twin is a subclass of a plain class, without parameters of its own, that computes the same numbers
+faster. Putting it in place changes the class of a module and nothing else: weights, names, state
+dicts, hooks and copies stay what they were.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import nn
+
+from minitransformer.fast import layer_twins, model_twins
+from minitransformer.fast.cuda_graph import forget_step
+from minitransformer.fast.linear import measured_library
+from minitransformer.fast.prepacked_linear import forget
+from minitransformer.layers.attention import CrossAttention, FusedSelfAttention, MultiHeadAttention
+from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
+from minitransformer.models.bart import BartDecoder, BartEncoder, BartForConditionalGeneration
+from minitransformer.models.bert import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    EncoderLayer,
+    MaskedLMHead,
+)
+from minitransformer.models.distilbert import (
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    DistilBertLayer,
+    DistilBertModel,
+)
+from minitransformer.models.gpt2 import GPT2LMHeadModel, GPT2Model
+from minitransformer.models.marian import MarianMTModel
+from minitransformer.models.roberta import (
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+    RobertaModel,
+)
+from minitransformer.models.t5 import T5Decoder, T5Encoder, T5ForConditionalGeneration
+
+SomeModule = TypeVar("SomeModule", bound=nn.Module)
+
+# Each plain class and its one twin.
+REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: layer_twins.FastLinear,
+    nn.Dropout: layer_twins.FastDropout,
+    FeedForward: layer_twins.FastFeedForward,
+    GatedFeedForward: layer_twins.FastGatedFeedForward,
+    MultiHeadAttention: layer_twins.FastMultiHeadAttention,
+    FusedSelfAttention: layer_twins.FastFusedSelfAttention,
+    CrossAttention: layer_twins.FastCrossAttention,
+    EncoderLayer: model_twins.FastEncoderLayer,
+    DistilBertLayer: model_twins.FastDistilBertLayer,
+    BertModel: model_twins.FastBertModel,
+    RobertaModel: model_twins.FastRobertaModel,
+    DistilBertModel: model_twins.FastDistilBertModel,
+    MaskedLMHead: model_twins.FastMaskedLMHead,
+    BertForMaskedLM: model_twins.FastBertForMaskedLM,
+    RobertaForMaskedLM: model_twins.FastRobertaForMaskedLM,
+    DistilBertForMaskedLM: model_twins.FastDistilBertForMaskedLM,
+    BertForSequenceClassification: model_twins.FastBertForSequenceClassification,
+    RobertaForSequenceClassification: model_twins.FastRobertaForSequenceClassification,
+    DistilBertForSequenceClassification: model_twins.FastDistilBertForSequenceClassification,
+    GPT2Model: model_twins.FastGPT2Model,
+    GPT2LMHeadModel: model_twins.FastGPT2LMHeadModel,
+    BartEncoder: model_twins.FastBartEncoder,
+    BartDecoder: model_twins.FastBartDecoder,
+    BartForConditionalGeneration: model_twins.FastBartForConditionalGeneration,
+    MarianMTModel: model_twins.FastMarianMTModel,
+    T5Encoder: model_twins.FastT5Encoder,
+    T5Decoder: model_twins.FastT5Decoder,
+    T5ForConditionalGeneration: model_twins.FastT5ForConditionalGeneration,
+}
+_PLAIN = {twin: plain for plain, twin in REPLACEMENTS.items()}
+# Classes whose modules hold on to what is inside them: to be made after `optimize`.
+_WRAPPERS = {
+    "DataParallel",
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+    "FSDPModule",
+    "OptimizedModule",  # of torch.compile
+    "RecursiveScriptModule",
+}
+
+
+def optimize(model: SomeModule) -> SomeModule:
+    """Replace each plain module by its faster twin, in place.
+
+    The numbers stay the same but for rounding; with dropout, their distribution does. A module
+    whose class is a subclass of yours is left alone. The order is: load, optimize, then compile,
+    DistributedDataParallel or fully_shard; quantize after :func:`restore`.
+
+    Args:
+        model: any module; one that is optimized already stays so.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        ValueError: the model is compiled, or wrapped for several devices.
+    """
+    _refuse_wrapped(model, "optimize")
+    for module in model.modules():
+        if type(module) in REPLACEMENTS:
+            module.__class__ = REPLACEMENTS[type(module)]
+    return model
+
+
+def restore(model: SomeModule) -> SomeModule:
+    """Undo :func:`optimize`, in place: every twin becomes the plain module that it was.
+
+    What was kept for speed, prepacked weights and a captured step, is freed.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        ValueError: the model is compiled, or wrapped for several devices.
+    """
+    _refuse_wrapped(model, "restore")
+    forget(model.modules())
+    for module in model.modules():
+        forget_step(module)
+        if type(module) in _PLAIN:
+            module.__class__ = _PLAIN[type(module)]
+    return model
+
+
+def is_optimized(model: nn.Module) -> bool:
+    """Whether some module is a twin."""
+    return any(type(module) in _PLAIN for module in model.modules())
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`optimize` did to a model, or left.
+
+    Attributes:
+        replaced: the names of twins, to how many modules are one.
+        left: the names of modules that are no twin though their class descends from one that has
+            one, to the reason.
+        library: what multiplies float32 matrices while training on this processor, found by
+            measuring it: "onednn", or "default", which is PyTorch's choice.
+    """
+
+    replaced: dict[str, int]
+    left: dict[str, str]
+    library: str
+
+    def __str__(self) -> str:
+        lines = [f"{count:5} {name}" for name, count in sorted(self.replaced.items())]
+        lines += [f" left {name}: {reason}" for name, reason in self.left.items()]
+        lines.append(f"matrix products while training: {self.library}, as measured here")
+        return "\n".join(lines)
+
+
+def report(model: nn.Module) -> Report:
+    """Say which modules of a model are twins, which were left, and why.
+
+    The first call measures the processor, which takes a fraction of a second.
+    """
+    replaced: Counter[str] = Counter()
+    left = {}
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind in _PLAIN:
+            replaced[kind.__name__] += 1
+        elif kind in REPLACEMENTS:
+            left[name] = f"a {kind.__name__}: optimize(model) has not seen it"
+        elif base := next((plain for plain in REPLACEMENTS if issubclass(kind, plain)), None):
+            left[name] = f"a {kind.__name__}: the twin of {base.__name__} would undo its changes"
+    return Report(dict(replaced), left, measured_library())
+
+
+def _refuse_wrapped(model: nn.Module, verb: str) -> None:
+    for module in model.modules():
+        names = {base.__name__ for base in type(module).__mro__}
+        wrapper = next(iter(names & _WRAPPERS), None)
+        if wrapper is None and getattr(module, "_compiled_call_impl", None) is not None:
+            wrapper = "module.compile()"
+        if wrapper is not None:
+            raise ValueError(
+                f"cannot {verb} a model after {wrapper}: first load, then optimize, then compile "
+                "or wrap it"
+            )

@@ -1,0 +1,450 @@
+"""Checkpoints in and out: config.json and safetensors to a model and back, no tensor left over.
+
+A checkpoint is a directory with config.json, model.safetensors (or shards and their index) and, if
+it is a language model's, generation_config.json. Names, shapes and dtypes come from the files'
+headers; no tensor is read, and no memory taken, before they and the config agree.
+"""
+
+import shlex
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from minitransformer.files import (
+    CheckpointError,
+    atomic_directory,
+    checkpoint_file,
+    read_json,
+    write_json,
+)
+from minitransformer.generation_config import (
+    FIELDS,
+    TASK_FIELDS,
+    read_generation_config,
+    write_generation_config,
+)
+from minitransformer.generation_config import FILE as GENERATION
+from minitransformer.hf.config import (
+    config_from_hf,
+    config_to_hf,
+    family_of,
+    family_of_model,
+    reference_class,
+    stored_num_labels,
+)
+from minitransformer.hf.family import Family
+from minitransformer.hf.weight_names import (
+    Translation,
+    is_transposed,
+    number_of_layers,
+    stored_names,
+    translate,
+)
+from minitransformer.hub import resolve_checkpoint
+from minitransformer.layers.positional_embeddings import SinusoidalPositions
+from minitransformer.models.base import LanguageModel, Model, SequenceClassifier, TaskModel
+from minitransformer.models.bert import BertForTokenClassification
+from minitransformer.models.config import Config
+from minitransformer.names import unexpected_name
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PATTERNS = (CONFIG, GENERATION, "*.safetensors", "*.safetensors.index.json")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_FLOATING = ("F64", "F32", "F16", "BF16")  # safetensors' words for what a weight may be
+
+SomeModel = TypeVar("SomeModel", bound=Model)
+
+
+def from_pretrained(
+    path: str | Path,
+    *,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Load a checkpoint as the class that its config.json names in `architectures`.
+
+    Args:
+        path: a directory with config.json and safetensors, or a name on the hub; without network
+            the hub's cache on this machine is used.
+        attention: the implementation, "sdpa" (PyTorch's) or "eager" (the formula).
+        dtype: of the model, whatever the file's is.
+        device: to load onto.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is unsafe, damaged, or of a class that is
+            not built here. Nothing of the size that a file claims is allocated before its header
+            and config agree.
+    """
+    directory = resolve_checkpoint(path, _PATTERNS)
+    content = _read_config(directory)
+    family = family_of(content, directory / CONFIG)
+    models = {model.__name__: model for model in family.models}
+    name = _architecture(content)
+    if name is None:
+        raise CheckpointError(
+            f"{directory / CONFIG} names no architecture; say which class it is: "
+            + " or ".join(f"{model}.from_pretrained(...)" for model in models)
+        )
+    if name not in models:
+        raise CheckpointError(
+            f"{directory / CONFIG}: {unexpected_name('architecture', name, models)}; to load it as "
+            "one of these: that class's from_pretrained"
+        )
+    return _load(models[name], directory, content, family, attention, dtype, device)
+
+
+def model_class_for(path: str | Path, task: type[SomeModel]) -> type[SomeModel]:
+    """The class that does a task in the family of a checkpoint, whatever class its config names.
+
+    Args:
+        path: a directory, or a name on the hub.
+        task: the class that all of this task derive from, such as `BertForQuestionAnswering` (of
+            RoBERTa and DistilBERT too), `SequenceClassifier` or `Seq2SeqLM`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or its family has no such class.
+    """
+    directory = resolve_checkpoint(path, _PATTERNS)
+    family = family_of(_read_config(directory), directory / CONFIG)
+    for model_class in family.models:
+        if issubclass(model_class, task):
+            return model_class
+    raise CheckpointError(
+        f"{directory / CONFIG}: the family {family.model_type!r} has no class for {task.__name__}"
+    )
+
+
+def load_model(
+    model_class: type[SomeModel],
+    path: str | Path,
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    changes: Mapping[str, Any],
+) -> SomeModel:
+    """Load a checkpoint as `model_class`; see :meth:`Model.from_pretrained`.
+
+    Raises:
+        TypeError: checkpoints know neither the class nor one that it derives from.
+    """
+    known_class = reference_class(model_class)
+    directory = resolve_checkpoint(path, _PATTERNS)
+    content = _read_config(directory)
+    family = family_of(content, directory / CONFIG)
+    if known_class not in family.models:
+        raise CheckpointError(
+            f"{directory / CONFIG}: model_type is {family.model_type!r}, but a "
+            f"{known_class.__name__} needs {family_of_model(known_class).model_type!r}"
+        )
+    return _load(model_class, directory, content, family, attention, dtype, device, changes)
+
+
+def save_pretrained(model: Model, path: str | Path) -> None:
+    """Write the model so that Hugging Face loads it without a warning; see `Model`.
+
+    Tied weights are written once, under the name that Hugging Face writes.
+
+    Raises:
+        NotADirectoryError: `path` is a file.
+        TypeError: Hugging Face has no class for this one, or that class has not all its tensors.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise ImportError("checkpoints need safetensors: pip install safetensors") from error
+
+    family = family_of_model(model)
+    names = stored_names(family, model)
+    tensors = {}
+    for name, values in model.state_dict().items():
+        stored = names[name]
+        tensors[stored] = (values.T if is_transposed(stored, family) else values).contiguous()
+    with atomic_directory(path, last=CONFIG) as directory:
+        of_tasks = model.task_specific_params if isinstance(model, LanguageModel) else {}
+        write_json(directory / CONFIG, {**config_to_hf(model), **of_tasks})
+        save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+        if isinstance(model, LanguageModel):
+            write_generation_config(model.generation_config, directory)
+
+
+# --- Loading
+
+
+def _load(
+    model_class: type[SomeModel],
+    directory: Path,
+    content: dict[str, Any],
+    family: Family,
+    attention: str,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    changes: Mapping[str, Any] | None = None,
+) -> SomeModel:
+    """Compare the header with the config, and only then take memory and read."""
+    known_name = reference_class(model_class).__name__
+    if dtype == torch.float16 and model_class.overflows_in_float16:
+        raise ValueError(f"a {known_name} overflows in float16; load it with dtype=torch.bfloat16")
+    stored = list_tensors(directory, known_name)
+    content = family.adjust(content, stored)
+    config = config_from_hf(content, family, directory / CONFIG, changes or {})
+    _check_layers(stored, family, config, directory)
+    with torch.device("meta"):  # shapes without memory
+        model = model_class(config, attention=attention)
+    if _has_no_pooler(stored, model, content):
+        model.pooler = None  # type: ignore[assignment]
+    same_classes = stored_num_labels(content, family, directory / CONFIG) == getattr(
+        config, "num_labels", None
+    )
+    keep_head = _has_the_head_of(model, same_classes, content, family)
+    try:
+        found = translate(stored, family, model, keep_head=keep_head)
+    except CheckpointError as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+    _check_shapes(stored, found, model, directory, family)
+    named = _architecture(content)
+    if named is None and isinstance(model, SequenceClassifier | BertForTokenClassification):
+        warnings.warn(
+            f"{directory / CONFIG} names no architecture: whatever classifier is stored is taken "
+            f"for that of a {known_name}",
+            stacklevel=4,
+        )
+    _report(found, known_name, directory, must_be_whole=named == known_name and keep_head)
+
+    if isinstance(model, LanguageModel):
+        generation_config = read_generation_config(directory, content)
+        changed = {name: v for name, v in (changes or {}).items() if name in FIELDS}
+        model.generation_config = replace(generation_config, **changed)
+        model.task_specific_params = {n: content[n] for n in TASK_FIELDS if n in content}
+    model = model.to(dtype).to_empty(device=device)
+    for part in found.new:
+        model.init_weights(model.get_submodule(part))
+    parameters = model.state_dict()
+    for name in found.zeros:
+        parameters[name].zero_()
+    for module in model.modules():
+        if isinstance(module, SinusoidalPositions):
+            module.fill()
+    _copy(stored, found, parameters, directory, family)
+    return model.eval()
+
+
+def _check_layers(
+    stored: "dict[str, StoredTensor]", family: Family, config: Config, directory: Path
+) -> None:
+    """A config that asks for more layers than there are would take memory for nothing."""
+    for stack, field in family.stacks.items():
+        layers = number_of_layers(stored, family, config, stack)
+        wanted = getattr(config, field)
+        if layers != wanted:
+            raise CheckpointError(
+                f"{directory}: the config asks for {field}={wanted}, "
+                f"but the tensors are those of {layers} layers"
+            )
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    return read_json(checkpoint_file(directory, CONFIG))
+
+
+def _architecture(content: dict[str, Any]) -> str | None:
+    """The class that config.json names, if it names one."""
+    architectures = content.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
+
+
+def _has_no_pooler(
+    stored: "dict[str, StoredTensor]", model: Model, content: dict[str, Any]
+) -> bool:
+    """Whether a backbone was saved without the pooler that it has by default."""
+    if isinstance(model, TaskModel) or getattr(model, "pooler", None) is None:
+        return False
+    named = _architecture(content) == reference_class(model).__name__
+    return named and not any("pooler." in name for name in stored)
+
+
+def _has_the_head_of(
+    model: Model, same_classes: bool, content: dict[str, Any], family: Family
+) -> bool:
+    """Whether the head that is stored does what the model's does.
+
+    The heads of classifiers, of sequences, tokens or choices, go by the same names, and their shape
+    is that of the classes, so the names of tensors alone do not tell.
+    """
+    if not isinstance(model, SequenceClassifier | BertForTokenClassification):
+        return True
+    if not same_classes:
+        return False
+    named = _architecture(content)
+    heads = {known.__name__: head.keys() for known, head in family.models.items()}
+    own = reference_class(model).__name__
+    if named in (None, own):
+        return True
+    return named in heads and not heads[named] & heads[own]
+
+
+def _check_shapes(
+    stored: "dict[str, StoredTensor]",
+    found: Translation,
+    model: Model,
+    directory: Path,
+    family: Family,
+) -> None:
+    wanted = model.state_dict()
+    for name, target in found.targets.items():
+        shape = tuple(wanted[target].shape)
+        if is_transposed(name, family):
+            shape = shape[::-1]
+        if stored[name].shape != shape:
+            raise CheckpointError(
+                f"{directory}: {name} has shape {stored[name].shape}, the config asks for {shape}"
+            )
+        if stored[name].dtype not in _FLOATING:
+            raise CheckpointError(
+                f"{directory}: {name} has dtype {stored[name].dtype}; one of {_FLOATING} is needed"
+            )
+
+
+def _report(found: Translation, known_name: str, directory: Path, *, must_be_whole: bool) -> None:
+    """Warn of what is new or left out; a model that its checkpoint names must be whole."""
+    if found.new and must_be_whole:
+        raise CheckpointError(f"{directory}: nothing is stored of {', '.join(found.new)}")
+    if found.new:
+        warnings.warn(
+            f"{directory} has no fitting {', '.join(found.new)}: drawn anew, to be trained",
+            stacklevel=5,
+        )
+    if found.unused:
+        warnings.warn(
+            f"{directory}: a {known_name} has no use for {', '.join(found.unused)}", stacklevel=5
+        )
+
+
+def _copy(
+    stored: "dict[str, StoredTensor]",
+    found: Translation,
+    parameters: dict[str, Tensor],
+    directory: Path,
+    family: Family,
+) -> None:
+    """Read every tensor to its target; one that comes under two names must be the same twice."""
+    filled: set[str] = set()
+    for tensor, values in read_tensors([stored[name] for name in found.targets]):
+        target = found.targets[tensor.name]
+        values = values.T if is_transposed(tensor.name, family) else values
+        values = values.to(parameters[target])  # its dtype and device
+        if target in filled and not torch.equal(values, parameters[target]):
+            raise CheckpointError(
+                f"{directory}: {tensor.name} differs from the tensor that it is tied to; "
+                "untied weights are not supported"
+            )
+        parameters[target].copy_(values)
+        filled.add(target)
+
+
+# --- The tensors of a checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where a tensor lies and what it is, before it is read."""
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    dtype: str  # safetensors' word, such as "F32"
+
+
+def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
+    """Every tensor of the checkpoint by its name.
+
+    Args:
+        directory: of the checkpoint.
+        architecture: the class to be loaded, for the advice about a pickle.
+
+    Raises:
+        CheckpointError: there are no weights, or only pickled ones; a shard leads out of the
+            directory; a header is wrong; index and shards disagree.
+    """
+    if (directory / WEIGHTS).exists():
+        return {t.name: t for t in _read_header(checkpoint_file(directory, WEIGHTS))}
+    if (directory / INDEX).exists():
+        return _list_shards(directory)
+    pickles = [path.name for pattern in _PICKLES for path in sorted(directory.glob(pattern))]
+    program = (
+        f"import transformers; transformers.{architecture}.from_pretrained({str(directory)!r})"
+        f".save_pretrained({str(directory)!r})"
+    )
+    raise CheckpointError(
+        f"{directory} holds no {WEIGHTS} and no {INDEX}{', only ' * bool(pickles)}"
+        f"{', '.join(pickles)}. Pickled weights are refused, because reading them can run code; if "
+        f"you trust them, convert them: python -c {shlex.quote(program)}"
+    )
+
+
+def _list_shards(directory: Path) -> dict[str, StoredTensor]:
+    index = checkpoint_file(directory, INDEX)
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
+        raise CheckpointError(f"{index}: weight_map must map the names of tensors to files")
+    for shard in sorted(set(shard_of.values())):
+        if not shard.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {shard!r}, which is no .safetensors file")
+    paths = {shard: checkpoint_file(directory, shard) for shard in sorted(set(shard_of.values()))}
+    tensors = {}
+    for shard, path in paths.items():
+        for tensor in _read_header(path):
+            if shard_of.get(tensor.name) != shard:
+                raise CheckpointError(f"{path} holds {tensor.name!r}, which {index} puts elsewhere")
+            tensors[tensor.name] = tensor
+    absent = sorted(set(shard_of) - set(tensors))
+    if absent:
+        raise CheckpointError(f"{index} promises tensors that no shard holds: {absent[:5]}")
+    return tensors
+
+
+def _read_header(path: Path) -> list[StoredTensor]:
+    safe_open, SafetensorError = _safetensors()
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return [
+                StoredTensor(
+                    name=name,
+                    path=path,
+                    shape=tuple(stored.get_shape()),
+                    dtype=stored.get_dtype(),
+                )
+                for name, stored in slices.items()
+            ]
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def read_tensors(tensors: list[StoredTensor]) -> Iterator[tuple[StoredTensor, Tensor]]:
+    """Read tensors one by one, opening each file once."""
+    safe_open, _ = _safetensors()
+    for path in sorted({tensor.path for tensor in tensors}):
+        with safe_open(path, framework="pt") as file:
+            for tensor in tensors:
+                if tensor.path == path:
+                    yield tensor, file.get_tensor(tensor.name)
+
+
+def _safetensors() -> tuple:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError("checkpoints need safetensors: pip install safetensors") from error
+    return safe_open, SafetensorError

@@ -1,0 +1,150 @@
+"""The keys and values of the tokens that a decoder has seen, so that each is computed once.
+
+Without them, generating N tokens runs the model over 1, 2, ..., N tokens; with them over one at a
+time.
+
+B batch, T new tokens, S all tokens so far, H heads, D head size, L layers.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class KeyValues:
+    """The keys and values of one attention."""
+
+    keys: Tensor  # (B, H, S, D)
+    values: Tensor  # (B, H, S, D)
+
+    def __init__(self) -> None:
+        self.length = 0  # S
+        self.source: Tensor | None = None  # in cross-attention, the encoder output they belong to
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens, (B, H, T, D) each.
+
+        Returns:
+            Those of all tokens so far, (B, H, S, D) twice.
+
+        Raises:
+            ValueError: gradients are asked for; or the batch, the heads or their size are not
+                those of the tokens before.
+        """
+        if self.length:
+            self.check(key)
+            key = torch.cat([self.keys, key], dim=2)  # (B, H, S, D)
+            value = torch.cat([self.values, value], dim=2)
+        elif key.requires_grad or value.requires_grad:
+            raise ValueError("a cache is for generation: call the model within torch.no_grad()")
+        self.keys, self.values, self.length = key, value, key.shape[2]
+        return key, value
+
+    def check(self, key: Tensor) -> None:
+        """Check that new keys, (B, H, T, D), belong with those that are here."""
+        if key.requires_grad:
+            raise ValueError("a cache is for generation: call the model within torch.no_grad()")
+        check_batch(len(self.keys), len(key))
+        here, new = self.keys.shape[1::2], key.shape[1::2]  # (H, D)
+        if here != new:
+            raise ValueError(
+                f"the cache holds {here[0]} heads of size {here[1]}, but got {new[0]} of size "
+                f"{new[1]}: it was filled by another model"
+            )
+
+    def select(self, rows: Tensor) -> None:
+        """Make sequence r what sequence `rows[r]` was; rows is (R,) int64, R need not be B."""
+        if self.length:
+            self.keys = self.keys.index_select(0, rows)
+            self.values = self.values.index_select(0, rows)
+
+
+class LayerCache:
+    """What one layer of a decoder keeps: of its own tokens and, with an encoder, of the source."""
+
+    def __init__(self) -> None:
+        self.self_attention = KeyValues()
+        self.cross_attention = KeyValues()
+
+
+class KVCache:
+    """What a decoder keeps from call to call: pass the same one to each.
+
+    It remembers the padding mask too: the `attention_mask` of a call is that of its new tokens.
+
+    Example:
+        >>> cache = model.new_cache()
+        >>> logits = model.next_token_logits(prompt, cache=cache)
+        >>> logits = model.next_token_logits(logits.argmax(-1, keepdim=True), cache=cache)
+
+    Args:
+        num_layers: L, of the decoder.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self.layers = [LayerCache() for _ in range(num_layers)]
+        self.length = 0  # S, padding included
+        self.attention_mask: Tensor | None = None  # (B, S) bool; None while nothing is in it
+
+    def extend(self, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Count new tokens in.
+
+        Args:
+            attention_mask: (B, T) bool, True where the new tokens are real.
+
+        Returns:
+            (B, S) bool for all tokens so far, and (T,) int64, where among them the new ones stand.
+
+        Raises:
+            ValueError: an earlier call counted its tokens in and then failed, so that they have no
+                keys; or the number of sequences has changed.
+        """
+        if any(layer.self_attention.length != self.length for layer in self.layers):
+            raise ValueError(
+                "an earlier call with this cache ended in an error; begin with a new cache"
+            )
+        start = self.length
+        if self.attention_mask is not None:
+            check_batch(len(self.attention_mask), len(attention_mask))
+            attention_mask = torch.cat([self.attention_mask, attention_mask], dim=1)  # (B, S)
+        self.attention_mask, self.length = attention_mask, attention_mask.shape[1]
+        return attention_mask, torch.arange(start, self.length, device=attention_mask.device)
+
+    def select(self, rows: Tensor) -> None:
+        """Make sequence r what sequence `rows[r]` was: beams, or several answers to one prompt.
+
+        The encoder's keys and values stay: they belong to the source, not to what is generated.
+
+        Args:
+            rows: (R,) int64; R need not be B.
+        """
+        for layer in self.layers:
+            layer.self_attention.select(rows)
+        if self.attention_mask is not None:
+            self.attention_mask = self.attention_mask.index_select(0, rows)
+
+
+def layer_caches(cache: KVCache | None, num_layers: int) -> Sequence[LayerCache | None]:
+    """What each of L layers keeps; without a cache, None for each.
+
+    Raises:
+        ValueError: the cache was made for another number of layers.
+    """
+    if cache is None:
+        return [None] * num_layers
+    if len(cache.layers) != num_layers:
+        raise ValueError(
+            f"the cache has {len(cache.layers)} layers, the decoder {num_layers}; "
+            "make it by model.new_cache()"
+        )
+    return cache.layers
+
+
+def check_batch(here: int, new: int) -> None:
+    """Check that as many sequences come as the cache holds."""
+    if here != new:
+        raise ValueError(
+            f"the cache holds {here} sequences, but got {new}; choose among them by "
+            "cache.select(rows), or begin with a new cache"
+        )

@@ -1,0 +1,68 @@
+"""Layer normalization (Ba, Kiros and Hinton 2016), and its variant without a mean. E hidden size.
+
+The modules call PyTorch's operations, which pass over memory once; the formulas beside them say
+what those compute, and the tests hold the two together, values and gradients.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension.
+
+    The variance divides by E, not by E - 1, and eps stands inside the root: the two places where
+    hand-written norms go wrong.
+    """
+    mean = x.mean(dim=-1, keepdim=True)
+    variance = (x - mean).square().mean(dim=-1, keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + eps) * weight + bias
+
+
+class LayerNorm(nn.Module):
+    """:func:`layer_norm` with its weight and bias.
+
+    Args:
+        hidden_size: E.
+        eps: added to the variance. 1e-12 in BERT, 1e-5 in RoBERTa: config.json decides.
+    """
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean of squares + eps) * weight, over the last dimension.
+
+    Nothing is subtracted and nothing added (Zhang and Sennrich 2019, "Root Mean Square Layer
+    Normalization").
+    """
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+
+
+class RMSNorm(nn.Module):
+    """:func:`rms_norm` with its weight: T5's norm.
+
+    PyTorch squares and sums half formats in float32: their squares would overflow.
+
+    Args:
+        hidden_size: E.
+        eps: added to the mean of squares.
+    """
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., E) to (..., E)."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

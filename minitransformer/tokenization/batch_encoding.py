@@ -1,0 +1,180 @@
+"""What a tokenizer returns: the ids of a batch, and the characters that each token came from.
+
+Letters: B sequences (of a text, a pair of texts, or one window of a long text), T tokens.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import tokenizers
+    import torch
+
+# Inputs of a model, and the attributes of the library's `Encoding` that hold them.
+_ENCODING_ATTRIBUTES = {
+    "input_ids": "ids",
+    "token_type_ids": "type_ids",
+    "attention_mask": "attention_mask",
+}
+
+
+class BatchEncoding(dict[str, Any]):
+    """What a tokenizer returns: `input_ids`, `attention_mask`, perhaps `token_type_ids`.
+
+    Each value holds B sequences of T tokens: lists, or one (B, T) array or tensor of int64. After a
+    call with one text and without `return_tensors` it is a single flat list, and the methods take
+    0 as its `batch_index`.
+
+    Attributes:
+        encodings: the library's `Encoding` of every sequence.
+        overflow_to_sample: for every sequence the index of the text, or pair, that it came from.
+    """
+
+    def __init__(
+        self,
+        encodings: list["tokenizers.Encoding"],
+        overflow_to_sample: list[int],
+        samples: list[tuple[str, ...]],
+        model_input_names: Sequence[str],
+        return_tensors: str | None = None,
+    ) -> None:
+        super().__init__(
+            {
+                name: [getattr(encoding, _ENCODING_ATTRIBUTES[name]) for encoding in encodings]
+                for name in model_input_names
+            }
+        )
+        if return_tensors is not None:
+            self._stack(as_torch=return_tensors == "pt")
+        self.encodings = encodings
+        self.overflow_to_sample = overflow_to_sample
+        self._samples = samples
+
+    def _stack(self, as_torch: bool) -> None:
+        """Replace each list of B sequences, which must have one length, by a (B, T) array."""
+        lengths = {len(ids) for ids in self["input_ids"]}
+        if not lengths:
+            raise ValueError("return_tensors needs at least one text")
+        if len(lengths) > 1:
+            raise ValueError(
+                f"sequences of {min(lengths)} to {max(lengths)} tokens do not fit into one tensor: "
+                "pass padding=True"
+            )
+        import numpy as np
+
+        # Through an array: several times faster than a tensor from nested lists.
+        self.update({name: np.array(values, dtype=np.int64) for name, values in self.items()})
+        if as_torch:
+            import torch
+
+            self.update({name: torch.from_numpy(array) for name, array in self.items()})
+
+    def to(self, device: "str | torch.device") -> Self:
+        """Move the tensors to `device` in place, and return itself.
+
+        Raises:
+            ValueError: the values are no tensors.
+        """
+        for name, value in self.items():
+            if not hasattr(value, "to"):
+                raise ValueError(f"{name} is a {type(value).__name__}; use return_tensors='pt'")
+            self[name] = value.to(device)
+        return self
+
+    def padded_rows(
+        self, batch_indices: Sequence[int], pad_token_id: int, padding_side: str = "right"
+    ) -> "dict[str, torch.Tensor]":
+        """The sequences `batch_indices` as tensors, (len(batch_indices), T) int64 each.
+
+        T is the length of the longest of them; the others are padded on one side. So sequences of
+        similar length can form a batch, whatever their order here.
+        """
+        import torch
+
+        return {
+            name: torch.nn.utils.rnn.pad_sequence(
+                [
+                    torch.tensor(getattr(self.encodings[index], _ENCODING_ATTRIBUTES[name]))
+                    for index in batch_indices
+                ],
+                batch_first=True,
+                padding_value=pad_token_id if name == "input_ids" else 0,
+                padding_side=padding_side,
+            )
+            for name in self
+        }
+
+    def tokens(self, batch_index: int = 0) -> list[str]:
+        """The T tokens of a sequence; a special token may include the space before it."""
+        return list(self.encodings[batch_index].tokens)
+
+    def offsets(self, batch_index: int = 0) -> list[tuple[int, int]]:
+        """T pairs (first, last + 1) of characters in the text; (0, 0) for special tokens."""
+        return list(self.encodings[batch_index].offsets)
+
+    def word_ids(self, batch_index: int = 0) -> list[int | None]:
+        """For each of the T tokens the index of its word in its text; None for special tokens."""
+        return list(self.encodings[batch_index].word_ids)
+
+    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
+        """For each of the T tokens 0 (first text) or 1 (second); None for special tokens."""
+        return list(self.encodings[batch_index].sequence_ids)
+
+    def char_to_token(self, batch_index: int, char_index: int, sequence_index: int = 0) -> int:
+        """The first token that covers a character.
+
+        Args:
+            batch_index: the sequence of the batch in which the token is looked for.
+            char_index: the character, counted in its text.
+            sequence_index: the text of the character: 0, or 1 for the second text of a pair.
+
+        Raises:
+            ValueError: no token covers it; the message says why, and which characters are covered.
+        """
+        tokens = zip(self.offsets(batch_index), self.sequence_ids(batch_index), strict=True)
+        spans = [
+            (token, start, end)
+            for token, ((start, end), sequence_id) in enumerate(tokens)
+            if sequence_id == sequence_index
+        ]
+        for token, start, end in spans:
+            if start <= char_index < end:
+                return token
+        raise ValueError(self._why_no_token(batch_index, char_index, sequence_index, spans))
+
+    def token_to_chars(self, batch_index: int, token_index: int) -> tuple[int, int]:
+        """The characters (first, last + 1) of its text that a token covers.
+
+        Raises:
+            ValueError: it is a special token, which covers none.
+        """
+        if self.sequence_ids(batch_index)[token_index] is None:
+            token = self.tokens(batch_index)[token_index]
+            raise ValueError(
+                f"token {token_index} of sequence {batch_index} is the special token {token!r}"
+            )
+        return self.offsets(batch_index)[token_index]
+
+    def _why_no_token(
+        self,
+        batch_index: int,
+        char_index: int,
+        sequence_index: int,
+        spans: list[tuple[int, int, int]],
+    ) -> str:
+        texts = self._samples[self.overflow_to_sample[batch_index]]
+        where = f"character {char_index} of text {sequence_index} in sequence {batch_index}"
+        if not 0 <= sequence_index < len(texts):
+            return f"{where}: the sequence has {len(texts)} text(s), counted from 0"
+        text = texts[sequence_index]
+        if not 0 <= char_index < len(text):
+            return f"{where} lies beyond the text, which has {len(text)} characters"
+        if not spans:
+            return f"{where}: truncation left no token of that text in the sequence"
+        first, last = min(start for _, start, _ in spans), max(end for *_, end in spans)
+        covered = f"the sequence covers characters {first} to {last - 1}"
+        if text[char_index].isspace():
+            return f"{where} is white space that belongs to no token; {covered}"
+        if first <= char_index < last:
+            return f"{where} ({text[char_index]!r}) was removed by the normalizer; {covered}"
+        return f"{where} was cut off by truncation or lies in another window; {covered}"

@@ -1,0 +1,327 @@
+"""Marian's tokenizer: SentencePiece splits a text into pieces, vocab.json has the ids of pieces.
+
+A Marian checkpoint has two SentencePiece models, source.spm for the texts to translate and
+target.spm for their translations, and one vocabulary for both. The ids inside the models are not
+used: a piece that vocab.json lacks is `<unk>`, and a piece that only the other language's model
+knows may still have an id. `</s>` is added at the end of a text, and nothing at its start; a model
+for several target languages takes a language code there, as in `>>fra<< Good morning.`
+
+:class:`SentencePieceBackend` is used by a :class:`Tokenizer` in place of a `tokenizers.Tokenizer`.
+It contains one, which does everything after the split into pieces: ids, truncation, windows,
+padding. The ids are those of transformers' MarianTokenizer.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from minitransformer.files import CheckpointError, checkpoint_file, read_json, write_json
+from minitransformer.tokenization import loading
+
+if TYPE_CHECKING:
+    import sentencepiece
+    import tokenizers
+
+_SPACE = "\u2581"  # the character by which a piece represents a space
+_LARGEST_MODEL = 64 * 2**20  # bytes; the models of real checkpoints have about 1 MB
+# Fields of tokenizer_config.json that would change ids: a vocabulary for each language, sampling,
+# special tokens without a role, and special tokens that are split like any other text.
+_NOT_SUPPORTED = (
+    *("separate_vocabs", "sp_model_kwargs"),
+    *("additional_special_tokens", "extra_special_tokens", "split_special_tokens"),
+)
+_KEPT = ("source_lang", "target_lang")  # fields that change no id and are saved again
+
+
+def library() -> ModuleType:
+    """The `sentencepiece` library, imported when it is first needed."""
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise ImportError(
+            "a tokenizer with source.spm and target.spm needs the sentencepiece library: "
+            "pip install 'sentencepiece>=0.2.3'"
+        ) from error
+    if not hasattr(sentencepiece.SentencePieceProcessor, "encode_as_offset_mapping"):
+        raise ImportError(
+            f"sentencepiece {sentencepiece.__version__} does not give the offsets of pieces; a "
+            "newer version does: pip install 'sentencepiece>=0.2.3'"
+        )
+    return sentencepiece
+
+
+class PieceEncoding:
+    """The library's `Encoding` of a sequence of T tokens, with offsets and word ids of the text.
+
+    The library is given pieces, so its own offsets count the characters of a piece, and its word
+    ids are numbers of pieces. Here `offsets` and `word_ids` refer to the text. They are computed on
+    access, since that takes longer than the split; every other attribute is the `Encoding`'s.
+    """
+
+    def __init__(
+        self, encoding: "tokenizers.Encoding", backend: "SentencePieceBackend", texts: Sequence[str]
+    ) -> None:
+        self._encoding = encoding
+        self._backend = backend
+        self._texts = texts
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_encoding":  # looked up while unpickling
+            raise AttributeError(name)
+        return getattr(self._encoding, name)
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        return [(0, 0) if piece is None else piece.span for piece in self._pieces()]
+
+    @property
+    def word_ids(self) -> list[int | None]:
+        return [None if piece is None else piece.word for piece in self._pieces()]
+
+    @property
+    def overflowing(self) -> list["PieceEncoding"]:
+        windows = self._encoding.overflowing
+        return [PieceEncoding(window, self._backend, self._texts) for window in windows]
+
+    @cached_property
+    def _pieces_of_texts(self) -> list[list["_Piece"]]:
+        return [list(self._backend.pieces_with_offsets(text)) for text in self._texts]
+
+    def _pieces(self) -> list["_Piece | None"]:
+        """For each of the T tokens its piece; None for special tokens outside the texts."""
+        indices = zip(self._encoding.sequence_ids, self._encoding.word_ids, strict=True)
+        return [
+            None if text is None or piece is None else self._pieces_of_texts[text][piece]
+            for text, piece in indices
+        ]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A piece and its position in the text.
+
+    Attributes:
+        span: (first, last + 1) of its characters, without the space before a word unless the piece
+            is nothing else.
+        word: the index of its word; a word begins after each space and each special token.
+    """
+
+    span: tuple[int, int]
+    word: int
+
+
+class SentencePieceBackend:
+    """The interface of a `tokenizers.Tokenizer`, with SentencePiece as its pre-tokenizer.
+
+    Args:
+        vocabulary: a `tokenizers.Tokenizer` whose model looks up whole pieces, and whose
+            post-processor adds the special tokens.
+        source: the SentencePiece model that splits texts.
+        target: the one that splits target texts, and that decodes.
+        config: fields of tokenizer_config.json to save unchanged.
+    """
+
+    def __init__(
+        self,
+        vocabulary: "tokenizers.Tokenizer",
+        source: "sentencepiece.SentencePieceProcessor",
+        target: "sentencepiece.SentencePieceProcessor",
+        config: Mapping[str, Any],
+    ) -> None:
+        self.vocabulary = vocabulary
+        self._source = source
+        self._target = target
+        self._config = dict(config)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "vocabulary":  # looked up while unpickling
+            raise AttributeError(name)
+        return getattr(self.vocabulary, name)
+
+    def for_targets(self) -> "SentencePieceBackend":
+        """The same vocabulary, with texts split by the target's model."""
+        return SentencePieceBackend(self.vocabulary, self._target, self._target, self._config)
+
+    def encode_batch(
+        self, inputs: Sequence[str | tuple[str, str]], add_special_tokens: bool = True
+    ) -> list[PieceEncoding]:
+        """Encode texts and pairs of texts, as `tokenizers.Tokenizer.encode_batch` does."""
+        samples = [(sample,) if isinstance(sample, str) else sample for sample in inputs]
+        special = self._special_pattern()
+        pieces = [tuple(self._pieces(text, special) for text in sample) for sample in samples]
+        # Special tokens were found before the split, so the library shall not look for them inside
+        # pieces. Set at every call, because copying the vocabulary resets it.
+        self.vocabulary.encode_special_tokens = True
+        encodings = self.vocabulary.encode_batch(
+            [sample if len(sample) == 2 else sample[0] for sample in pieces],
+            is_pretokenized=True,
+            add_special_tokens=add_special_tokens,
+        )
+        return [
+            PieceEncoding(encoding, self, sample)
+            for encoding, sample in zip(encodings, samples, strict=True)
+        ]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids, by the target's model; a special token is followed by a space."""
+        special = self._special_tokens()
+        text, run = "", list[str]()
+        for token in (str(self.vocabulary.id_to_token(token_id)) for token_id in ids):
+            if token not in special:
+                run.append(token)
+            elif not skip_special_tokens:
+                text += f"{self._target.decode_pieces(run)}{token} "
+                run = []
+        text += self._target.decode_pieces(run)
+        return text.replace(_SPACE, " ").strip()
+
+    def save_files(self, directory: Path) -> dict[str, Any]:
+        """Write vocab.json and the two models; return fields for tokenizer_config.json."""
+        vocab = self.vocabulary.get_vocab(with_added_tokens=True)
+        write_json(directory / "vocab.json", dict(sorted(vocab.items(), key=lambda item: item[1])))
+        for name, model in (("source.spm", self._source), ("target.spm", self._target)):
+            (directory / name).write_bytes(model.serialized_model_proto())
+        return {**self._config, "tokenizer_class": "MarianTokenizer"}
+
+    def pieces_with_offsets(self, text: str) -> Iterator[_Piece]:
+        """The pieces of `text` with their positions, in the order of :meth:`encode_batch`."""
+        word = -1
+        for start, code, rest in _parts(text, self._special_pattern()):
+            if code:
+                word += 1
+                yield _Piece((start, start + len(code)), word)
+            found = self._source.encode(rest, out_type="offset_mapping")
+            start += len(code)
+            for index, piece in enumerate(found["pieces"]):
+                first, last = (start + offset for offset in found["offsets"][index])
+                blank = len(text[first:last]) - len(text[first:last].lstrip())
+                first += blank if first + blank < last else 0
+                word += index == 0 or piece.startswith(_SPACE)
+                yield _Piece((first, last), word)
+
+    def _pieces(self, text: str, special: re.Pattern[str]) -> list[str]:
+        pieces: list[str] = []
+        for _, code, rest in _parts(text, special):
+            pieces += [code] if code else []
+            pieces += self._source.encode(rest, out_type=str)
+        return pieces
+
+    def _special_tokens(self) -> set[str]:
+        added = self.vocabulary.get_added_tokens_decoder().values()
+        return {token.content for token in added}
+
+    def _special_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special_tokens(), key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+
+def _parts(text: str, special: re.Pattern[str]) -> Iterator[tuple[int, str, str]]:
+    """Split `text` at special tokens: the start of each part, its unsplit piece, and the rest.
+
+    A special token is one piece, and so is a language code `>>...<<` at the start of a part,
+    whether or not the vocabulary has it; SentencePiece splits the rest.
+    """
+    start = 0
+    for index, part in enumerate(special.split(text)):
+        end = part.find("<<") if part.startswith(">>") else -1
+        code = part[: end + 2] if end != -1 else ""
+        # The parts at odd indices are special tokens.
+        yield (start, part, "") if index % 2 else (start, code, part[len(code) :])
+        start += len(part)
+
+
+# ---- files ----
+
+
+def is_marian(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `directory` contains a Marian tokenizer; `config` is its tokenizer_config.json.
+
+    If there is a tokenizer.json too, as after a conversion, `tokenizer_class` decides.
+    """
+    if (directory / "tokenizer.json").exists():
+        return config.get("tokenizer_class") == "MarianTokenizer"
+    return any((directory / model).exists() for model in ("source.spm", "target.spm"))
+
+
+def load_marian(directory: Path, config: Mapping[str, Any]) -> SentencePieceBackend:
+    """Read vocab.json, source.spm and target.spm; `config` is tokenizer_config.json.
+
+    Raises:
+        CheckpointError: a file is missing or broken, or a setting is not supported.
+        ImportError: the `sentencepiece` library is not installed, or too old.
+    """
+    if field := next((field for field in _NOT_SUPPORTED if config.get(field)), None):
+        raise CheckpointError(
+            f"{directory / 'tokenizer_config.json'} has {field}={config[field]!r}, which is not "
+            "supported"
+        )
+    source, target = (_model(checkpoint_file(directory, n)) for n in ("source.spm", "target.spm"))
+    named = loading.named_special_tokens(directory, config)
+    roles = loading.T5 | {role: token for role, token in named.items() if token is not None}
+    vocabulary = _vocabulary(
+        checkpoint_file(directory, "vocab.json"), roles, _added_tokens(directory, config)
+    )
+    kept = {field: config[field] for field in _KEPT if field in config}
+    return SentencePieceBackend(vocabulary, source, target, kept)
+
+
+def _model(path: Path) -> "sentencepiece.SentencePieceProcessor":
+    size = path.stat().st_size
+    if not 0 < size <= _LARGEST_MODEL:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes; a SentencePiece model has 1 to {_LARGEST_MODEL:,}"
+        )
+    processor = library().SentencePieceProcessor
+    try:
+        return processor(model_proto=path.read_bytes())
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is not a SentencePiece model: {error}") from error
+
+
+def _added_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens, with their ids, that transformers saved outside vocab.json."""
+    path = directory / "tokenizer_config.json"
+    added = loading.optional_json(directory, "added_tokens.json")
+    with loading.library_errors(str(path)):
+        for token_id, token in config.get("added_tokens_decoder", {}).items():
+            if flags := [f for f in ("lstrip", "rstrip", "single_word") if token.get(f)]:
+                raise ValueError(f"{token['content']!r} with {flags[0]}=true is not supported")
+            added[token["content"]] = int(token_id)
+    return added
+
+
+def _vocabulary(
+    path: Path, roles: Mapping[str, str], added: Mapping[str, int]
+) -> "tokenizers.Tokenizer":
+    """vocab.json (piece to id) as a backend that looks up whole pieces and appends `</s>`.
+
+    A special token without an id in any file gets the next free one, in the order of the roles, as
+    in transformers; but `<unk>` must have one.
+    """
+    tk = loading.library()
+    vocab, special = read_json(path), list(dict.fromkeys(roles.values()))
+    unk, eos = roles["unk_token"], roles["eos_token"]
+    with loading.library_errors(str(path)):
+        if unk not in vocab:
+            raise ValueError(f"the vocabulary lacks {unk!r}, which replaces unknown pieces")
+        for token, token_id in added.items():
+            if token not in special:
+                raise ValueError(f"{token!r} was added to the vocabulary, which is not supported")
+            if vocab.setdefault(token, token_id) != token_id:
+                raise ValueError(f"{token!r} has the ids {vocab[token]} and {token_id}")
+        for role in loading.SPECIAL_TOKENS:
+            if role in roles:
+                vocab.setdefault(roles[role], len(vocab))
+        backend = tk.Tokenizer(tk.models.WordLevel(vocab, unk_token=unk))
+        backend.add_special_tokens([tk.AddedToken(token, normalized=False) for token in special])
+        backend.post_processor = tk.processors.TemplateProcessing(
+            single=["$A", eos], pair=["$A", "$B", eos], special_tokens=[(eos, vocab[eos])]
+        )
+        return backend

@@ -1,0 +1,172 @@
+"""Training a vocabulary on text files, so that the same files always give the same vocabulary.
+
+A `tokenizers.Tokenizer` without special tokens is trained; its vocabulary then gets the pipeline
+that a vocabulary from files gets (see :mod:`minitransformer.tokenization.loading`).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minitransformer.files import not_utf8
+from minitransformer.names import unexpected_name
+from minitransformer.tokenization.loading import (
+    BERT_ORDER,
+    ROBERTA_ORDER,
+    bare_unigram,
+    byte_level,
+    library,
+    unigram,
+    wordpiece,
+)
+
+if TYPE_CHECKING:
+    import tokenizers
+
+ALGORITHMS = ("bpe", "wordpiece", "unigram")
+_UNIGRAM_STEP = 1e-4  # between the scores of the characters that the trainer appends
+
+
+def train(
+    files: str | Path | Sequence[str | Path],
+    vocab_size: int,
+    algorithm: str,
+    min_frequency: int,
+    lowercase: bool,
+    show_progress: bool,
+) -> "tokenizers.Tokenizer":
+    """Train a vocabulary on the lines of UTF-8 `files`; see `Tokenizer.train`.
+
+    The same files give the same vocabulary, in every process. The library is deterministic for BPE
+    alone; :func:`_train_wordpiece` and :func:`_train_unigram` say how the other two are made so.
+
+    Raises:
+        ValueError: an unknown algorithm, a `vocab_size` that is too small for the special tokens
+            and the alphabet, or a file that is missing, empty, or not UTF-8.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(unexpected_name("algorithm", str(algorithm), ALGORITHMS))
+    if lowercase and algorithm != "wordpiece":
+        raise ValueError(f"lowercase=True is for algorithm='wordpiece'; {algorithm!r} keeps case")
+    paths = _checked_files(files)
+    options = {"vocab_size": vocab_size, "show_progress": show_progress}
+    smallest = len(BERT_ORDER) + (256 if algorithm == "bpe" else 1)
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small for {algorithm}: {smallest} or more"
+        )
+    if algorithm == "bpe":
+        backend = _train_byte_level(paths, min_frequency=min_frequency, **options)
+    elif algorithm == "wordpiece":
+        backend = _train_wordpiece(paths, lowercase, min_frequency=min_frequency, **options)
+    else:
+        backend = _train_unigram(paths, **options)
+    # The WordPiece trainer keeps every character, whatever `vocab_size` is.
+    if (size := backend.get_vocab_size()) > vocab_size:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small: the special tokens and the characters of these "
+            f"files alone are {size} tokens"
+        )
+    return backend
+
+
+def _checked_files(files: str | Path | Sequence[str | Path]) -> list[str]:
+    """The paths, after a check that each is UTF-8 text: the library's errors name no file."""
+    paths = [files] if isinstance(files, (str, Path)) else list(files)
+    if not paths:
+        raise ValueError("files is empty: name at least one text file to train on")
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file; a tokenizer is trained on text files")
+        try:
+            with path.open(encoding="utf-8") as stream:
+                has_text = any(line.strip() for line in stream)
+                while stream.read(2**20):  # `any` stops early; the rest must be UTF-8 as well
+                    pass
+        except UnicodeDecodeError as error:
+            raise not_utf8(path) from error
+        if not has_text:
+            raise ValueError(f"{path} is empty; every file must contain some text")
+    return [str(path) for path in paths]
+
+
+def _train_byte_level(paths: list[str], **options: Any) -> "tokenizers.Tokenizer":
+    """Train on top of the full alphabet of 256 bytes, so that no text has an unknown token."""
+    tk = library()
+    backend = tk.Tokenizer(tk.models.BPE())
+    backend.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tk.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tk.trainers.BpeTrainer(
+        special_tokens=ROBERTA_ORDER, initial_alphabet=alphabet, **options
+    )
+    backend.train(paths, trainer)
+    model = _model(backend)
+    return byte_level(model["vocab"], [(left, right) for left, right in model["merges"]])
+
+
+def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "tokenizers.Tokenizer":
+    """Train in two passes over the files; the first, without merges, finds the alphabet.
+
+    The trainer gives the tokens `##c` their ids in the order of a randomly seeded hash table, and
+    breaks ties between merges by those ids. Passed as special tokens, in sorted order, they get the
+    same ids in every process.
+    """
+    tk = library()
+
+    def vocabulary(first: list[str], **changed: Any) -> dict[str, int]:
+        backend = tk.Tokenizer(tk.models.WordPiece(unk_token="[UNK]"))
+        backend.normalizer = tk.normalizers.BertNormalizer(lowercase=lowercase)
+        backend.pre_tokenizer = tk.pre_tokenizers.BertPreTokenizer()
+        trainer = tk.trainers.WordPieceTrainer(special_tokens=first, **(options | changed))
+        backend.train(paths, trainer)
+        return dict(_model(backend)["vocab"])
+
+    alphabet = vocabulary(BERT_ORDER, vocab_size=1, show_progress=False)
+    ordered = BERT_ORDER + sorted(alphabet.keys() - set(BERT_ORDER))
+    return wordpiece(vocabulary(ordered), lowercase)
+
+
+def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokenizers.Tokenizer":
+    """Train, then remove what depends on the trainer's randomly seeded hash tables.
+
+    That is (1) the last digits of the scores, which are sums in the order of a table, and (2) the
+    order in which characters that were not selected as tokens, but are needed, get the scores m,
+    m + step, m + 2 step, ... from the smallest score m up. So scores are rounded to far fewer
+    digits, and those characters get their scores in alphabetical order.
+    """
+    tk = library()
+    backend = bare_unigram(tk.models.Unigram())
+    trainer = tk.trainers.UnigramTrainer(
+        vocab_size=vocab_size,
+        special_tokens=ROBERTA_ORDER,
+        unk_token="<unk>",
+        **options,
+    )
+    try:
+        backend.train(paths, trainer)
+    except Exception as error:
+        raise ValueError(
+            f"the Unigram trainer failed ({error}); if this is about the vocabulary, "
+            f"vocab_size={vocab_size} is too small for the characters of these files: make it "
+            "larger"
+        ) from error
+    scores = {
+        token: score for token, score in _model(backend)["vocab"] if token not in ROBERTA_ORDER
+    }
+    smallest = min(scores.values())
+
+    def on_a_step(token: str) -> bool:
+        steps = (scores[token] - smallest) / _UNIGRAM_STEP
+        return len(token) == 1 and abs(steps - round(steps)) < 1e-5
+
+    for rank, token in enumerate(sorted(filter(on_a_step, scores))):
+        scores[token] = smallest + rank * _UNIGRAM_STEP
+    rounded = [(token, round(score, 6)) for token, score in scores.items()]
+    rounded.sort(key=lambda piece: (-piece[1], piece[0]))
+    return unigram([(token, 0.0) for token in ROBERTA_ORDER] + rounded)
+
+
+def _model(backend: "tokenizers.Tokenizer") -> dict[str, Any]:
+    """The vocabulary and merges of a backend, which are accessible in its JSON only."""
+    return dict(json.loads(backend.to_str())["model"])

@@ -1,0 +1,339 @@
+"""Products through prepacked copies of weights: the same numbers, never those of old weights.
+
+Each test runs with oneDNN's kernels, where this PyTorch has them, and with stand-ins for them.
+"""
+
+import copy
+import gc
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minitransformer.fast import linear as linear_module
+from minitransformer.fast import optimize
+from minitransformer.fast import prepacked_linear as module
+from minitransformer.fast.layer_twins import FastLinear
+from minitransformer.fast.linear import Measurement
+from minitransformer.fast.prepacked_linear import (
+    PrepackedWeight,
+    forget,
+    prepack,
+    prepacked_linear,
+    release,
+)
+from minitransformer.fast.sessions import weights_of_a_step
+from minitransformer.generation import generate
+from tests.generation.pairs import FAMILIES, ours
+
+MANY = module._WORTH_A_COPY
+
+
+@pytest.fixture(params=["onednn", "stand-in"])
+def products(request, monkeypatch):
+    """How many products went through a copy so far, in a list of one."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
+    monkeypatch.setattr(linear_module, "_measurement", Measurement("default", None))
+    through_copy = PrepackedWeight.__call__
+    if request.param == "onednn":
+        if not module._kernels_work(torch.float32):
+            pytest.skip("this PyTorch has no oneDNN")
+        module._kernels_work(torch.bfloat16)  # whose trial is not to be counted
+    else:
+
+        def copied(self, weight):
+            self.blocks = weight.detach().clone()
+            self._state, self._checksum = module._state(weight), module._checksum(weight)
+
+        monkeypatch.setattr(PrepackedWeight, "__init__", copied)
+        monkeypatch.setattr(module, "onednn_linear", lambda x, w, bias: F.linear(x, w, bias))
+        halves = torch.float32, torch.bfloat16
+        monkeypatch.setattr(module, "_kernels_work", lambda dtype: dtype in halves)
+    count = [0]
+
+    def counted(self, x, bias):
+        count[0] += 1
+        return through_copy(self, x, bias)
+
+    monkeypatch.setattr(PrepackedWeight, "__call__", counted)
+    return count
+
+
+@contextmanager
+def prepacked(modules, num_uses=MANY):
+    """A decoding session."""
+    prepack(modules, num_uses)
+    try:
+        yield
+    finally:
+        release(modules)
+
+
+def inputs(dtype):
+    """(..., 35) with any strides that a model may come with."""
+    return [
+        torch.randn(1, 35, dtype=dtype),
+        torch.randn(1, 1, 35, dtype=dtype),
+        torch.randn(1, 70, dtype=dtype)[:, ::2],
+        torch.randn(4, 6, 35, dtype=dtype)[:, -1],
+        torch.randn(35, 5, dtype=dtype).t(),
+        torch.randn(2, 70, dtype=dtype)[:, ::2],
+        torch.randn(3, 36, dtype=dtype)[:, 1:],
+        torch.randn(1, 35, dtype=dtype).expand(7, 35),
+        torch.randn(3, 2, 20, 35, dtype=dtype).transpose(0, 2),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outputs", [1, 21, 128])
+def test_the_numbers_are_those_of_the_plain_product(dtype, outputs, products):
+    if not module._kernels_work(dtype):
+        pytest.skip(f"no kernel for {dtype}")
+    rounding = 1e-5 if dtype == torch.float32 else 2e-2
+    plain = FastLinear(35, outputs, dtype=dtype)
+    # The strides of a bias must not matter either.
+    strided = FastLinear(35, outputs, dtype=dtype)
+    strided.bias = nn.Parameter(torch.randn(outputs, 3, dtype=dtype)[:, 1])
+    transposed = FastLinear(35, outputs, bias=False, dtype=dtype)
+    transposed.weight = nn.Parameter(torch.randn(35, outputs, dtype=dtype).t())
+    for number, layer in enumerate((plain, strided, transposed), start=1):
+        with torch.no_grad(), prepacked([layer]):
+            for x in inputs(dtype):
+                expected = F.linear(x, layer.weight, layer.bias)
+                torch.testing.assert_close(layer(x), expected, rtol=rounding, atol=rounding)
+        assert products[0] == number * len(inputs(dtype))
+
+
+def test_a_weight_that_is_no_linear_module_s(products):
+    embedding, bias = nn.Embedding(50, 8), torch.randn(50)
+    hidden = torch.randn(3, 8)
+    expected = hidden @ embedding.weight.t() + bias
+    with torch.no_grad(), prepacked([embedding]):
+        torch.testing.assert_close(prepacked_linear(hidden, embedding, bias), expected)
+        assert products == [1]
+        assert torch.equal(embedding(torch.tensor([4])), embedding.weight[[4]])  # still a table
+    with torch.no_grad():
+        torch.testing.assert_close(prepacked_linear(hidden, embedding, bias), expected)
+    assert products == [1]
+
+
+def test_copies_serve_from_prepack_to_release(products):
+    layer, x = FastLinear(4, 6), torch.randn(2, 4)
+    before = dict(vars(layer))
+    with torch.no_grad():
+        layer(x)
+        assert products == [0]
+        with prepacked([layer]):
+            with prepacked([layer]):
+                layer(x)
+            layer(x)
+            assert products == [2]  # an inner session does not end the outer one
+        layer(x)
+    assert products == [2] and vars(layer) == before
+    release([layer, nn.Linear(2, 2)])  # of no session: nothing
+
+
+def test_many_rows_are_for_the_usual_product(products):
+    layer = FastLinear(4, 6)
+    with torch.no_grad(), prepacked([layer]):
+        for rows in (module._MOST_ROWS, module._MOST_ROWS + 1):
+            x = torch.randn(rows, 4)
+            torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+        layer(torch.randn(2, module._MOST_ROWS, 4))
+    assert products == [1]
+
+
+CHANGES = {
+    "in place": lambda layer: layer.weight.mul_(2),
+    "through data": lambda layer: layer.weight.data.mul_(2),  # which PyTorch does not count
+    "new data": lambda layer: setattr(layer.weight, "data", layer.weight.data * 2),
+    "new parameter": lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight * 2)),
+    "loaded": lambda layer: layer.load_state_dict({"weight": layer.weight * 2, "bias": layer.bias}),
+    "assigned": lambda layer: layer.load_state_dict(
+        {"weight": layer.weight * 2, "bias": layer.bias}, assign=True
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_weight_that_has_changed(change, products):
+    layer, x = FastLinear(40, 60), torch.randn(2, 40)
+    with torch.no_grad():
+        with prepacked([layer]):
+            old = layer(x)
+        CHANGES[change](layer)
+        torch.testing.assert_close(layer(x) - layer.bias, 2 * (old - layer.bias))
+        with prepacked([layer]):
+            new = layer(x)
+        assert products == [2]
+        torch.testing.assert_close(new - layer.bias, 2 * (old - layer.bias))
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (5, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_number_that_is_changed_without_a_new_version(shape, dtype, products):
+    """`.data` is how tokens are added to a table; no version counts it."""
+    layer = FastLinear(shape[1], shape[0]).to(dtype)
+    x = torch.randn(2, shape[1], dtype=dtype)
+    with torch.no_grad():
+        for row in range(shape[0]):
+            with prepacked([layer]):
+                layer(x)
+            layer.weight.data[row, -1] += 1
+            with prepacked([layer]):
+                torch.testing.assert_close(
+                    layer(x), F.linear(x, layer.weight, layer.bias), rtol=2e-2, atol=2e-2
+                )
+
+
+def test_a_weight_that_changes_while_it_is_decoded_with(products):
+    layer, x = FastLinear(4, 6, bias=False), torch.randn(2, 4)
+    with torch.no_grad(), prepacked([layer]):
+        old = layer(x)
+        layer.weight.mul_(2)
+        torch.testing.assert_close(layer(x), 2 * old)
+        layer.weight = nn.Parameter(layer.weight / 2)
+        torch.testing.assert_close(layer(x), old)
+    with torch.no_grad(), prepacked([layer]):
+        layer.weight.data = layer.weight * 2
+        torch.testing.assert_close(layer(x), 2 * old)
+    assert products == [1]
+
+
+def test_a_single_number_that_has_changed(products):
+    layer, x = FastLinear(40, 60, bias=False), torch.ones(1, 40)
+    with torch.no_grad():
+        with prepacked([layer]):
+            old = layer(x)
+        layer.weight[1, 1] += 1
+        with prepacked([layer]):
+            new = layer(x)
+        torch.testing.assert_close(new - old, torch.eye(60)[[1]])
+    assert products == [2]
+
+
+def test_where_copies_do_not_serve(products, monkeypatch):
+    layer, x = FastLinear(4, 6), torch.randn(2, 4)
+    expected = F.linear(x, layer.weight, layer.bias)
+    with prepacked([layer]):
+        layer(x).sum().backward()
+        assert layer.weight.grad is not None
+        with torch.no_grad():
+            assert torch.equal(layer(x[0]), F.linear(x[0], layer.weight, layer.bias))
+            assert layer(x[:0]).shape == (0, 6)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert layer(x).dtype == torch.bfloat16
+            with monkeypatch.context() as compiling:
+                compiling.setattr(torch.compiler, "is_compiling", lambda: True)
+                assert torch.equal(layer(x), expected)
+            with monkeypatch.context() as without:
+                without.setattr(torch.backends.mkldnn, "enabled", False)
+                assert torch.equal(layer(x), expected)
+            layer.double()
+            torch.testing.assert_close(layer(x.double()), expected.double())
+    assert products == [0]
+
+
+@pytest.mark.slow
+def test_a_compiled_module_is_one_whole_graph(products):
+    layer, x = FastLinear(4, 6), torch.randn(2, 4)
+    with torch.no_grad(), prepacked([layer]):
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), F.linear(x, layer.weight, layer.bias))
+    assert products == [0]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_weights_that_have_no_copies(products, monkeypatch):
+    layers = [FastLinear(4, 6, dtype=torch.float64), FastLinear(4, 6, device="meta")]
+    with torch.inference_mode():
+        layers.append(FastLinear(4, 6))  # whose changes are not counted
+    layers.append(FastLinear(0, 6))
+    with torch.no_grad(), prepacked(layers):
+        assert all(module._ENTRIES[layer].copy is None for layer in layers)
+        assert layers[0](torch.randn(2, 4, dtype=torch.float64)).shape == (2, 6)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    layer = FastLinear(4, 6)
+    with prepacked([layer]):
+        assert module._ENTRIES[layer].copy is None
+
+
+def test_a_weight_that_becomes_an_inference_tensor(products):
+    layer, x = FastLinear(4, 6), torch.randn(2, 4)
+    with torch.inference_mode():
+        with prepacked([layer]):
+            layer(x)
+        layer.weight = nn.Parameter(layer.weight * 2)
+        with prepacked([layer]):
+            torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert products == [1]
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError, None])
+def test_kernels_that_are_absent_or_wrong_are_not_used(error, monkeypatch):
+    def broken(self, x, bias):
+        if error is None:
+            return F.linear(x, torch.zeros(5, 3, dtype=x.dtype), bias)
+        raise error("no such kernel")
+
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
+    monkeypatch.setattr(PrepackedWeight, "__call__", broken)
+    module._kernels_work.cache_clear()
+    layer, x = FastLinear(3, 5), torch.randn(2, 3)
+    try:
+        with torch.no_grad(), prepacked([layer]):
+            assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    finally:
+        module._kernels_work.cache_clear()
+
+
+def test_copies_are_made_once_and_where_it_pays(products):
+    layer, x = FastLinear(4, 6), torch.randn(2, 4)
+    with torch.no_grad():
+        with prepacked([layer], MANY - 1):
+            layer(x)
+        assert products == [0]
+        with prepacked([layer]):
+            first = module._ENTRIES[layer].copy
+        with prepacked([layer], 1):
+            layer(x)
+        assert products == [1]
+        assert module._ENTRIES[layer].copy is first
+        forget([layer, nn.Linear(2, 2)])
+        with prepacked([layer], 1):
+            layer(x)
+        assert products == [1]
+
+
+def test_copies_go_with_their_module_and_are_no_part_of_it(products):
+    layer = FastLinear(4, 6)
+    with torch.no_grad(), prepacked([layer]):
+        copied, x = copy.deepcopy(layer), torch.randn(2, 4)
+        assert list(layer.state_dict()) == ["weight", "bias"]
+        copied.weight.mul_(2)
+        torch.testing.assert_close(copied(x), F.linear(x, copied.weight, copied.bias))
+    assert products == [0]
+    held = weakref.ref(module._ENTRIES[layer].copy)
+    del layer
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f != "T5" else f for f in FAMILIES]
+)
+def test_a_model_generates_the_same_with_and_without(family, products, monkeypatch):
+    plain, ids = ours(family), torch.randint(3, 90, (2, 5))
+    model = optimize(copy.deepcopy(plain))
+    fields = {"max_new_tokens": MANY, "min_new_tokens": MANY, "num_beams": 2}
+    expected = generate(plain, ids, **fields)
+    assert products == [0]
+    generated = generate(model, ids, **fields)
+    assert torch.equal(generated.sequences, expected.sequences)
+    torch.testing.assert_close(generated.sequences_scores, expected.sequences_scores)
+    # Every linear map of the decoder and the head, for every token; those of the source once.
+    maps = len(weights_of_a_step(model))
+    assert maps * MANY * 0.7 < products[0] <= maps * MANY
