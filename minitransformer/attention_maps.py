@@ -28,6 +28,7 @@ from minitransformer.attention_pictures import (
 )
 from minitransformer.generation import generate
 from minitransformer.hf.checkpoint import from_pretrained
+from minitransformer.hf.config import class_name
 from minitransformer.models.base import (
     EncoderDecoder,
     Model,
@@ -40,7 +41,6 @@ from minitransformer.names import unexpected_name
 from minitransformer.tasks.base import (
     check_evaluation_mode,
     check_vocabularies,
-    class_name,
     load_tokenizer,
 )
 from minitransformer.tokenization import BatchEncoding, Tokenizer

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-# Private functions of PyTorch; one without them is taken to do nothing of the kind.
-_transforms_are_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+# Private in PyTorch, as are the two imports above: nothing public says it.
+_transforms_are_active = torch._C._are_functorch_transforms_active
 
 
 def values_are_readable(*tensors: Tensor) -> bool:

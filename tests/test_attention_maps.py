@@ -160,10 +160,12 @@ def test_models_with_a_head_and_without_token_types(tokenizers):
 
 def test_a_model_in_training_mode_is_refused(tokenizers):
     model = RobertaModel(roberta_config(vocab_size=tokenizers["bpe"].vocab_size)).eval()
-    model.layers[1].dropout.train()
+    model.layers[1].feed_forward_dropout.train()
     with pytest.raises(ValueError, match="in training mode.*call model.eval"):
         attention_maps(model, tokenizers["bpe"], "ciao")
-    assert [name for name, part in model.named_modules() if part.training] == ["layers.1.dropout"]
+    assert [name for name, part in model.named_modules() if part.training] == [
+        "layers.1.feed_forward_dropout"
+    ]
 
 
 # ---- the names of the tokens ----

@@ -124,7 +124,8 @@ def test_what_is_counted():
     file = f"{PACKAGE}/layers/attention.py"
     source = Path(file).read_text(encoding="utf-8").splitlines()
     start = next(n for n, line in enumerate(source, 1) if line.startswith("def sdpa_attention"))
-    end = next(n for n, line in enumerate(source, 1) if line.startswith("    return attended, w"))
+    returns = [n for n, line in enumerate(source, 1) if line.startswith("    return attended, w")]
+    end = next(n for n in returns if n > start)
     assert {(file, n) for n in range(start, end + 1)} <= found.of_functions
     assert (file, start - 1) not in found.of_functions
     assert (file, end) in found.executed

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from minitransformer import BertConfig, RobertaConfig
+from minitransformer import BertConfig, RobertaConfig, optimize
 from minitransformer.models.base import Model
 from minitransformer.parity import Batch
 
@@ -44,11 +44,7 @@ def attention_of(variant: str) -> str:
 
 def as_variant(model: Model, variant: str) -> Any:
     """A model that was made with `attention_of(variant)`, optimized if it is to be."""
-    if variant != "optimized":
-        return model
-    from minitransformer.fast import optimize
-
-    return optimize(model)
+    return optimize(model) if variant == "optimized" else model
 
 
 def perturb(model: nn.Module, seed: int = 1) -> nn.Module:

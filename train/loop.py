@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from minitransformer.fast import is_optimized, optimize
 from minitransformer.fast.linear import measured_library, set_library
+from minitransformer.fast.measuring import ANSWERS
 from minitransformer.files import remove_unfinished
 from minitransformer.hf.config import reference_class
 from minitransformer.models.base import Model, TaskModel
@@ -128,6 +129,7 @@ def train(
             "progress": asdict(replace(progress, stop_signal=None)),
             "run": run,
             "library": measured_library() if is_optimized(model) and device.type == "cpu" else None,
+            "measured": dict(ANSWERS),  # of this processor: it decides how evaluations round
         }
         save_checkpoint(config, model, optimizer, state, step=progress.step)
 
@@ -306,6 +308,7 @@ def _start_or_resume(
             f"{path} belongs to another run: {'; '.join(changed)}. Resume with what it had, or "
             "choose another --output"
         )
+    ANSWERS.update(state.get("measured", {}))
     if library := state.get("library"):
         try:
             set_library(library)  # the two differ in the last bit

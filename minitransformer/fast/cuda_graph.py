@@ -3,8 +3,9 @@
 A step is some hundred small kernels, and to launch each of them takes the host longer than the GPU
 takes to run it. In a graph they are launched all at once. A graph repeats the same kernels on the
 same memory, hence the static cache (:mod:`minitransformer.fast.static_kv_cache`). Nor does the host
-wait for the GPU after each token: it looks every 16 tokens whether all sequences have ended. Serves
-the rows of generation on a GPU without beams; measured: see docs/decisions.md.
+wait for the GPU after each token: it looks every 16 tokens whether all sequences have ended.
+Written for generation on a GPU without beams, tested with a stand-in for the graph, and not run on
+a GPU.
 
 B prompts, W their tokens, R decoded sequences, L tokens so far, S positions, V vocabulary.
 """

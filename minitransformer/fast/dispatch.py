@@ -1,7 +1,7 @@
 """Dispatch guards: when a twin may compute its numbers in another way than the plain module.
 
 A faster way to the same numbers may run only where nothing but the caller, and autograd, can tell
-the difference. Everything that observes or transforms operations (torch.compile, torch.export,
+the difference. What observes or transforms operations (torch.compile, torch.export,
 jit traces, dispatch modes such as a counter of FLOPs, vmap and the other transforms of
 `torch.func`, forward-mode AD, autocast, tensor subclasses, hooks) gets the plain modules and
 PyTorch's public operations. The guards save nothing themselves; every technique of this package
@@ -51,16 +51,14 @@ def is_plain_eager(*tensors: Tensor | None, under_autocast: bool = False) -> boo
     return True
 
 
-def is_plain_eager_cpu(*tensors: Tensor | None, under_autocast: bool = False) -> bool:
+def is_plain_eager_cpu(*tensors: Tensor | None) -> bool:
     """:func:`is_plain_eager`, with all tensors on a CPU and oneDNN switched on."""
     if torch.compiler.is_compiling():
         return False
     for tensor in tensors:
         if tensor is not None and not (type(tensor) in _TYPES and tensor.is_cpu):
             return False
-    return bool(torch.backends.mkldnn.enabled) and is_plain_eager(
-        *tensors, under_autocast=under_autocast
-    )
+    return bool(torch.backends.mkldnn.enabled) and is_plain_eager(*tensors)
 
 
 def only_backward_derives() -> bool:

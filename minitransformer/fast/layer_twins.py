@@ -149,7 +149,12 @@ class FastCrossAttention(FastMultiHeadAttention, CrossAttention):
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """(R, T, E) over (B, S, E) gives (R, T, E); see :meth:`CrossAttention.forward`."""
-        shares_sources = len(hidden) > len(context) and not output_attentions and bias is None
+        shares_sources = (
+            len(hidden) > len(context)
+            and not output_attentions
+            and bias is None
+            and has_no_hooks(self.output)  # which would see the sequences of a source as one
+        )
         if not shares_sources:
             return super().forward(
                 hidden,

@@ -1,38 +1,33 @@
 """Linear maps in float32 and bfloat16 by the faster product that PyTorch has for a CPU.
 
 While training (:func:`linear`): PyTorch multiplies matrices of float32 by Intel's MKL, and oneDNN,
-which comes with PyTorch too, is faster on some processors, AMD's EPYC among them: 207 to 212
-GFLOP/s against 182 to 188 for x W^T with 2,080 rows on two cores. Which is faster here is measured
-once in a process (:func:`measured_library`), never read off the processor's name. It takes a step
-of "MLM, one line a row" from 1.87 to 1.76 s, one of SQuAD from 4.2 to 3.9 s. Without gradients
-PyTorch's choice stays, for results then lie nearer to Hugging Face's.
+which comes with PyTorch too, is faster on some processors. On an EPYC with AVX-512, oneDNN took a
+step of "MLM, one line a row" from 1.87 to 1.76 s, one of SQuAD from 4.2 to 3.9 s; on one with AVX2
+alone it is the slower one. Without gradients PyTorch's choice stays, for results then lie nearer to
+Hugging Face's.
 
 Without gradients (:func:`linear_with_activation`): a linear map and its activation, each by itself,
-write N O numbers, read them and write them again. oneDNN applies the activation before a block
-leaves the cache; where its products are the slower ones, the activation at least writes in place.
-Serves "encode one row" and "encode, ragged rows".
+write N O numbers, read them and write them again. Where it is faster, oneDNN applies the activation
+before a block leaves the cache; elsewhere the activation at least writes in place.
 
-Measured: see docs/decisions.md. N rows, I inputs, O outputs.
+Which is faster here is measured (:mod:`minitransformer.fast.measuring`). N rows, I inputs,
+O outputs.
 """
 
-import time
 from collections.abc import Callable
 from functools import cache, partial
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
+from minitransformer.fast.measuring import is_faster
 from minitransformer.layers.feed_forward import ACTIVATIONS, Activation
 
 LIBRARIES = ("onednn", "default")
-_WORTH_IT = 1.05  # oneDNN has to be faster by so much
-# (N, I, O) of the products that are measured: the maps of a base model, few enough to be quick.
-_MEASURED_SHAPES = ((1024, 768, 768), (1024, 768, 3072))
-_MEASURED_ROUNDS = 4
+_QUESTION = "products by oneDNN while training, torch.float32"
 
 # What oneDNN calls the activations that it knows, None among them: name and algorithm.
 _FUSED: dict[Activation | None, tuple[str, str]] = {
@@ -47,21 +42,12 @@ _IN_PLACE: dict[Activation, Activation] = {
     ACTIVATIONS["relu"]: torch.relu_,
     ACTIVATIONS["silu"]: partial(F.silu, inplace=True),
 }
-# In float32 oneDNN's products are the faster ones below, by up to a tenth. Above, they are the
-# slower ones on Intel's processors; on AMD's they would be faster, but results would lie further
-# from Hugging Face's, which multiplies by MKL.
+# In float32 oneDNN's products may serve below. Above, where they are the faster ones, results would
+# lie further from Hugging Face's, which multiplies by MKL.
 _MOST_ROWS_IN_FLOAT32 = 512
 
 
-class Measurement(NamedTuple):
-    """Which library multiplies while training, and why."""
-
-    library: str  # "onednn" or "default", PyTorch's choice
-    ratio: float | None  # time by default / time by oneDNN; None where nothing was measured
-
-
-_measurement: Measurement | None = None
-_measuring = Lock()
+_chosen: str | None = None  # by set_library
 
 
 def measured_library() -> str:
@@ -70,39 +56,32 @@ def measured_library() -> str:
     Returns:
         "onednn" or "default", which is PyTorch's own choice.
     """
-    return measurement().library
+    if _chosen is not None:
+        return _chosen
+    if not torch.backends.mkl.is_available() or not torch.backends.mkldnn.enabled:
+        return "default"
+    faster = onednn_works() and is_faster(_QUESTION, _both_products, rounds=5)
+    return "onednn" if faster else "default"
 
 
-def measurement() -> Measurement:
-    """:func:`measured_library`, and how much faster oneDNN was."""
-    global _measurement
-    if not torch.backends.mkldnn.enabled:  # for now: it may be switched on again
-        return Measurement("default", None)
-    with _measuring:
-        if _measurement is None:
-            _measurement = _measure()
-        return _measurement
-
-
-def set_library(name: str) -> None:
-    """Let this library multiply from now on, whatever is measured.
+def set_library(name: str | None) -> None:
+    """Let this library multiply from now on, whatever is measured; None: what is measured.
 
     A training run that is resumed goes on with the library that it began with, for the two differ
     in the last bit.
 
     Args:
-        name: "onednn" or "default".
+        name: "onednn", "default" or None.
 
     Raises:
         ValueError: there is no such library, or this PyTorch is without it.
     """
-    global _measurement
-    if name not in LIBRARIES:
+    global _chosen
+    if name not in (*LIBRARIES, None):
         raise ValueError(f"library={name!r} is unknown; choose one of {sorted(LIBRARIES)}")
-    if name == "onednn" and not onednn_works():
+    if name == "onednn" and not (torch.backends.mkldnn.enabled and onednn_works()):
         raise ValueError("library='onednn': this PyTorch cannot multiply by oneDNN; use 'default'")
-    with _measuring:
-        _measurement = Measurement(name, None)
+    _chosen = name
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Tensor:
@@ -125,7 +104,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Te
 
 
 def linear_with_activation(
-    x: Tensor, linear: nn.Linear, activation: Activation | None = None
+    x: Tensor, module: nn.Linear, activation: Activation | None = None
 ) -> Tensor:
     """activation(x W^T + b), with fewer passes over memory where no gradient is needed.
 
@@ -134,20 +113,21 @@ def linear_with_activation(
 
     Args:
         x: (..., I), on a CPU, with nothing but autograd to see what is computed.
-        linear: computes x W^T + b and has no hooks: `nn.Linear` or its twin.
+        module: computes x W^T + b and has no hooks: `nn.Linear` or its twin.
         activation: of :data:`minitransformer.layers.feed_forward.ACTIVATIONS`, or any other; or
             None.
 
     Returns:
         (..., O).
     """
-    if torch.is_grad_enabled() or not _shapes_fit(x, linear.weight, linear.bias):
-        product = linear(x)
+    if torch.is_grad_enabled() or not _shapes_fit(x, module.weight, module.bias):
+        product = module(x)
         return product if activation is None else activation(product)
-    faster = _num_rows(x) <= _MOST_ROWS_IN_FLOAT32 or x.dtype == torch.bfloat16
-    if faster and activation in _FUSED and _kernel_works(x.dtype, activation):
-        return onednn_linear(x, linear.weight, linear.bias, *_FUSED[activation])
-    product = linear(x)
+    num_rows = x.numel() // x.shape[-1]
+    may_fuse = num_rows <= _MOST_ROWS_IN_FLOAT32 or x.dtype == torch.bfloat16
+    if may_fuse and activation in _FUSED and _fusing_pays(x.dtype, activation, num_rows):
+        return onednn_linear(x, module.weight, module.bias, *_FUSED[activation])
+    product = module(x)
     return product if activation is None else _IN_PLACE.get(activation, activation)(product)
 
 
@@ -183,12 +163,13 @@ def onednn_works() -> bool:
     weight = small.float()
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             there = onednn_linear(x, weight, bias)  # (2, 5)
             back = onednn_linear(there, weight.t(), None)  # (2, 3)
+            expected = F.linear(x, weight, bias)
+            return torch.equal(there, expected) and torch.equal(back, expected @ weight)
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.equal(there, F.linear(x, weight, bias)) and torch.equal(back, there @ weight)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -233,38 +214,47 @@ class _Linear(torch.autograd.Function):
         return x_gradient, weight_gradient, bias_gradient
 
 
-def _measure() -> Measurement:
-    """Multiply by both in turns, a few products of usual shapes: some 0.3 s."""
-    if not torch.backends.mkl.is_available() or not onednn_works():
-        return Measurement("default", None)
-    ratio = _measured_ratio()
-    return Measurement("onednn" if ratio >= _WORTH_IT else "default", ratio)
+def _both_products() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The maps of a layer of a base model, by PyTorch's choice and by oneDNN."""
+    # Not drawn: measuring must not move the generator that training draws from.
+    x, square, wide = (ones(rows, 768) for rows in (1024, 768, 3072))
+    bias = ones(3072)
+
+    def multiply(way: Callable[..., Tensor]) -> None:
+        way(x, square, bias[:768])
+        way(x, wide, bias)
+
+    return partial(multiply, F.linear), partial(multiply, onednn_linear)
 
 
-def _measured_ratio() -> float:
-    """Time of PyTorch's choice over that of oneDNN, summed over the shapes.
-
-    The least of many short times each: one that no other process disturbed is among them.
-    """
-    ways: tuple[Callable[..., Tensor], ...] = (F.linear, onednn_linear)
-    least = [0.0, 0.0]
-    float32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        for num_rows, inputs, outputs in _MEASURED_SHAPES:
-            # Not drawn: measuring must not move the generator that training draws from.
-            x = torch.linspace(-1, 1, num_rows * inputs, **float32).view(num_rows, inputs)
-            weight = torch.linspace(-1, 1, outputs * inputs, **float32).view(outputs, inputs)
-            bias = weight[:, 0].contiguous()
-            times = [[_seconds(w, x, weight, bias) for w in ways] for _ in range(_MEASURED_ROUNDS)]
-            for number, taken in enumerate(zip(*times, strict=True)):
-                least[number] += min(taken)
-    return least[0] / least[1]
+def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Something to measure with, on the CPU, whatever the default dtype and device."""
+    return torch.ones(*shape, dtype=dtype, device="cpu")
 
 
-def _seconds(way: Callable[..., Tensor], *arguments: Tensor) -> float:
-    start = time.perf_counter()
-    way(*arguments)
-    return time.perf_counter() - start
+def _fusing_pays(dtype: torch.dtype, activation: Activation | None, num_rows: int) -> bool:
+    """Whether oneDNN's product with the activation is faster than PyTorch's, then it in place."""
+    if not _kernel_works(dtype, activation):
+        return False
+    measured = 16 if num_rows <= 32 else 256
+    name = f"a linear map fused with {_FUSED[activation][0]}, {measured} rows, {dtype}"
+    return is_faster(name, partial(_fused_or_not, dtype, activation, measured))
+
+
+def _fused_or_not(
+    dtype: torch.dtype, activation: Activation | None, num_rows: int
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    x, weight, bias = (
+        ones(num_rows, 768, dtype=dtype),
+        ones(3072, 768, dtype=dtype),
+        ones(3072, dtype=dtype),
+    )
+
+    def separate() -> Tensor:
+        product = F.linear(x, weight, bias)
+        return product if activation is None else _IN_PLACE[activation](product)
+
+    return separate, lambda: onednn_linear(x, weight, bias, *_FUSED[activation])
 
 
 def _shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -276,10 +266,6 @@ def _shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and (bias is None or bias.shape == weight.shape[:1])
         and len({t.dtype for t in (x, weight, bias) if t is not None}) == 1
     )
-
-
-def _num_rows(x: Tensor) -> int:
-    return x.numel() // x.shape[-1]
 
 
 @cache
@@ -296,7 +282,8 @@ def _kernel_works(dtype: torch.dtype, activation: Activation | None) -> bool:
         found = onednn_linear(x, weight, bias, *_FUSED[activation])
     except (AttributeError, RuntimeError, TypeError):
         return False
-    expected = F.linear(x.float(), weight.float(), bias.float())
+    with torch.autocast("cpu", enabled=False):
+        expected = F.linear(x.float(), weight.float(), bias.float())
     expected = (expected if activation is None else activation(expected)).to(dtype)
     return torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-5) and (
         dtype == torch.bfloat16 or torch.allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -9,25 +9,34 @@ The plain forward runs wherever something else would see the difference: hidden 
 weights are collected, a hook is set on a module inside, the model is compiled, exported or traced,
 or a submodule is a subclass that these twins do not know.
 
-B batch, T tokens, S source tokens, W selected tokens, E hidden size, V vocabulary.
+B batch, T tokens, S source tokens, N real tokens of a batch, P selected tokens of the sequence that
+has most, W of all sequences, E hidden size, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from minitransformer.fast.cuda_graph import graphed_session, runs_ahead
 from minitransformer.fast.dispatch import has_no_hooks, is_plain_eager
 from minitransformer.fast.layer_twins import (
     FastCrossAttention,
+    FastDropout,
+    FastFeedForward,
     FastFusedSelfAttention,
+    FastGatedFeedForward,
+    FastLinear,
     FastMultiHeadAttention,
     has_usual_attention,
 )
 from minitransformer.fast.linear import linear
-from minitransformer.fast.prepacked_linear import prepacked_linear
-from minitransformer.fast.sessions import fast_session
+from minitransformer.fast.prepacked_linear import (
+    PrepackedSession,
+    prepacked_linear,
+    weights_of_a_step,
+)
 from minitransformer.fast.static_kv_cache import PreallocatedKVCache
 from minitransformer.fast.unpadding import (
     PaddedBatch,
@@ -37,29 +46,47 @@ from minitransformer.fast.unpadding import (
     query_positions,
     until_last_label,
 )
+from minitransformer.layers.attention import MultiHeadAttention
 from minitransformer.layers.kv_cache import KVCache
-from minitransformer.layers.positional_embeddings import position_ids_from_mask
+from minitransformer.layers.normalization import LayerNorm, RMSNorm
+from minitransformer.layers.positional_embeddings import (
+    LearnedPositions,
+    OffsetPositions,
+    RelativePositionBias,
+    SinusoidalPositions,
+    position_ids_from_mask,
+)
 from minitransformer.models.bart import (
     BartDecoder,
     BartEncoder,
     BartForConditionalGeneration,
+    DecoderLayer,
 )
-from minitransformer.models.base import DecodingSession, Encoded, LanguageModel, Seq2SeqLM
+from minitransformer.models.base import (
+    DecodingSession,
+    Encoded,
+    LanguageModel,
+    Seq2SeqLM,
+    first_token,
+)
 from minitransformer.models.base import next_token_labels as shifted_labels
 from minitransformer.models.bert import (
+    BertEmbeddings,
     BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
     EncoderLayer,
     MaskedLMHead,
+    Pooler,
 )
 from minitransformer.models.distilbert import (
+    DistilBertEmbeddings,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
     DistilBertLayer,
     DistilBertModel,
 )
-from minitransformer.models.gpt2 import GPT2LMHeadModel, GPT2Model
+from minitransformer.models.gpt2 import GPT2Layer, GPT2LMHeadModel, GPT2Model
 from minitransformer.models.losses import IGNORED_LABEL, cross_entropy_sum, mean_loss
 from minitransformer.models.marian import MarianMTModel
 from minitransformer.models.outputs import (
@@ -72,30 +99,59 @@ from minitransformer.models.roberta import (
     RobertaForSequenceClassification,
     RobertaModel,
 )
-from minitransformer.models.t5 import T5Decoder, T5Encoder, T5ForConditionalGeneration
-from minitransformer.models.validation import check_labels, check_same_shape, strict_names
+from minitransformer.models.t5 import (
+    T5Decoder,
+    T5DecoderLayer,
+    T5Encoder,
+    T5EncoderLayer,
+    T5ForConditionalGeneration,
+)
+from minitransformer.models.validation import (
+    check_attention_mask,
+    check_labels,
+    check_same_shape,
+    strict_names,
+)
 
 _ATTENTIONS = (FastMultiHeadAttention, FastFusedSelfAttention, FastCrossAttention)
 
 
 def can_unpad(stack: nn.Module, *tensors: Tensor | None) -> bool:
-    """Whether a stack of layers may see a batch without its padding.
+    """Whether a stack of layers may see its tokens in another shape than (B, T, E).
+
+    Not where something sees the difference, nor where a module inside is of a class that is not
+    known to treat each token by itself, such as a subclass of yours.
 
     Args:
         stack: has the layers, and all that runs with them, inside.
         tensors: what goes in, some of it.
     """
-    layers: Any = stack.layers
     return (
         is_plain_eager(*tensors, under_autocast=True)
         and all(
-            type(getattr(layer, name)) in _ATTENTIONS and has_usual_attention(getattr(layer, name))
-            for layer in layers
-            for name in ("attention", "cross_attention")
-            if hasattr(layer, name)
+            type(module) in _TREATS_TOKENS_ALONE
+            or (isinstance(module, _ATTENTIONS) and _is_usual(module))
+            for module in stack.modules()
         )
         and has_no_hooks(*stack.modules())
     )
+
+
+def _is_usual(module: MultiHeadAttention) -> bool:
+    return type(module) in _ATTENTIONS and has_usual_attention(module)
+
+
+def _has_padding(stack: nn.Module, attention_mask: Tensor, tokens: Tensor) -> bool:
+    """Whether there is padding, and tokens between it, and it can be taken out of this stack."""
+    if not is_plain_eager(attention_mask, under_autocast=True):
+        return False
+    real = attention_mask != 0
+    return bool(real.any() & ~real.all()) and can_unpad(stack, tokens, attention_mask)
+
+
+def _has_labels(inputs: dict[str, Any], known: set[str]) -> bool:
+    """Whether a loss is asked for of known inputs alone; the plain model says what is wrong."""
+    return isinstance(inputs.get("labels"), Tensor) and inputs.keys() <= known
 
 
 def _tensors(inputs: dict[str, Any]) -> list[Tensor]:
@@ -121,7 +177,9 @@ class FastEncoderLayer(EncoderLayer):
             return super().forward(hidden, mask, output_attentions)
         queries = torch.take_along_dim(hidden, query_indices[..., None], dim=1)  # (B, P, E)
         attended, _ = self.attention(queries, hidden, mask)
-        return self.add_and_norm(queries, attended), None
+        queries = self.attention_norm(queries + self.attention_dropout(attended))
+        transformed = self.feed_forward(queries)  # (B, P, E)
+        return self.feed_forward_norm(queries + self.feed_forward_dropout(transformed)), None
 
 
 class FastDistilBertLayer(FastEncoderLayer, DistilBertLayer):
@@ -143,7 +201,7 @@ class FastBertModel(BertModel):
     ) -> EncoderOutput:
         """See :meth:`BertModel.forward`; zeros at padding, unless something is collected."""
         collects = output_hidden_states or output_attentions
-        if collects or not self.can_unpad(input_ids, attention_mask, token_type_ids):
+        if collects or attention_mask is None or not _has_padding(self, attention_mask, input_ids):
             return super().forward(
                 input_ids,
                 attention_mask,
@@ -155,16 +213,8 @@ class FastBertModel(BertModel):
         hidden = self.run(input_ids, attention_mask, token_type_ids)  # (B, T, E)
         if self.pooler is None:
             return EncoderOutput(last_hidden_state=hidden)
-        # The first token of a sequence of padding alone is padding, and so zeros.
-        first = attention_mask.int().argmax(dim=1)[:, None, None]  # (B, 1, 1)
-        pooled = self.pooler(torch.take_along_dim(hidden, first, dim=1).squeeze(1))
+        pooled = self.pooler(first_token(hidden, attention_mask))  # (B, E)
         return EncoderOutput(last_hidden_state=hidden, pooler_output=pooled)
-
-    def can_unpad(self, *tensors: Tensor | None) -> bool:
-        """Whether the layers may see these inputs without padding, and choose among tokens."""
-        return can_unpad(self, *tensors) and all(
-            type(layer) in (FastEncoderLayer, FastDistilBertLayer) for layer in self.layers
-        )
 
     def run(
         self,
@@ -239,11 +289,11 @@ class FastBertForMaskedLM(BertForMaskedLM):
 
     def loss_sum(self, **inputs: Any) -> tuple[Tensor, Tensor]:
         """See :meth:`TaskModel.loss_sum`: without the logits of unlabelled tokens."""
-        if inputs.get("labels") is None or not self._can_select(*_tensors(inputs)):
+        known = {"input_ids", "attention_mask", "token_type_ids", "labels"}
+        if not _has_labels(inputs, known) or not self._can_select(*_tensors(inputs)):
             return super().loss_sum(**inputs)
         return self._selected_loss_sum(**inputs)
 
-    @strict_names
     def _selected_loss_sum(
         self,
         input_ids: Tensor,
@@ -276,8 +326,9 @@ class FastBertForMaskedLM(BertForMaskedLM):
     def _can_select(self, *tensors: Tensor | None) -> bool:
         return (
             isinstance(self.backbone, FastBertModel)
-            and self.backbone.can_unpad(*tensors)
-            and has_no_hooks(*self.lm_head.modules())
+            and can_unpad(self.backbone, *tensors)
+            and can_unpad(self.lm_head)
+            and has_no_hooks(self)
         )
 
     def _selected_logits(
@@ -322,7 +373,7 @@ class FastBertForSequenceClassification(BertForSequenceClassification):
         if (
             collects
             or not isinstance(encoder, FastBertModel)
-            or not encoder.can_unpad(input_ids, attention_mask, token_type_ids)
+            or not can_unpad(encoder, input_ids, attention_mask, token_type_ids)
         ):
             return super().forward(
                 input_ids,
@@ -333,7 +384,7 @@ class FastBertForSequenceClassification(BertForSequenceClassification):
                 output_attentions=output_attentions,
             )
         if labels is not None:
-            labels = self.check_labels(labels, input_ids)
+            labels = self.checked_labels(labels, input_ids)
         output = encoder.first_token(input_ids, attention_mask, token_type_ids)  # (B, 1, E)
         logits = self.class_logits(self.pool(output, None))  # (B, C)
         loss = None
@@ -371,8 +422,8 @@ class FastGPT2Model(GPT2Model):
         output_attentions: bool = False,
     ) -> DecoderOutput:
         """See :meth:`GPT2Model.forward`; zeros at padding, unless something is collected."""
-        collects = output_hidden_states or output_attentions
-        if cache is not None or collects or not can_unpad(self, input_ids, attention_mask):
+        collects = output_hidden_states or output_attentions or cache is not None
+        if collects or attention_mask is None or not _has_padding(self, attention_mask, input_ids):
             return super().forward(
                 input_ids,
                 attention_mask,
@@ -381,12 +432,9 @@ class FastGPT2Model(GPT2Model):
                 output_attentions=output_attentions,
             )
         mask = self.check_inputs(input_ids, attention_mask, None)
-        if not bool(mask.any()):
-            return super().forward(input_ids, attention_mask)
         batch = UnpaddedBatch(mask, causal=True)
-        embedded = self.token_embedding(batch.unpad(input_ids))  # (1, N, E)
-        position_ids = batch.unpad(position_ids_from_mask(mask))  # (1, N)
-        hidden = self.dropout(embedded + self.position_embedding(position_ids))
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
+        hidden = batch.unpad(self.embed(input_ids, mask, positions))  # (1, N, E)
         for layer in self.layers:
             hidden, _ = layer(hidden, batch.mask)
         return DecoderOutput(last_hidden_state=batch.pad(self.final_norm(hidden)))
@@ -396,24 +444,26 @@ class FastLanguageModel(LanguageModel):
     """The head for labelled tokens alone; sessions that decode faster."""
 
     selected_loss_sum: Callable[..., tuple[Tensor, Tensor]]  # of the labelled tokens' logits alone
+    loss_inputs: ClassVar[set[str]]  # the arguments that it knows
 
     def loss_sum(self, **inputs: Any) -> tuple[Tensor, Tensor]:
         """See :meth:`TaskModel.loss_sum`: without the logits of unlabelled tokens."""
         head = getattr(self, "lm_head", None)
         if (
-            inputs.get("labels") is None
+            not _has_labels(inputs, self.loss_inputs)
             or not is_plain_eager(*_tensors(inputs), under_autocast=True)
-            or not (head is None or has_no_hooks(head))
+            or not has_no_hooks(self)
+            or not (head is None or can_unpad(head))
         ):
             return super().loss_sum(**inputs)
         return self.selected_loss_sum(**inputs)
 
-    def labelled_loss_sum(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Of (B, T, E) and, at the same positions, (B, T) labels."""
-        labels = labels.flatten()
-        found = (labels != IGNORED_LABEL).nonzero().squeeze(1)  # (W,)
-        hidden = hidden.flatten(0, 1).index_select(0, found)  # (W, E)
-        return cross_entropy_sum(self.logits(hidden), labels.index_select(0, found))
+    def labelled_loss_sum(
+        self, hidden: Tensor, labels: Tensor, labelled: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of (B, T, E), (B, T) labels of the same positions, and what `labelled` gave for these."""
+        hidden = hidden.flatten(0, 1).index_select(0, labelled)  # (W, E)
+        return cross_entropy_sum(self.logits(hidden), labels.flatten().index_select(0, labelled))
 
     def new_cache(self) -> KVCache:
         """An empty cache that grows in place."""
@@ -424,20 +474,34 @@ class FastLanguageModel(LanguageModel):
     ) -> DecodingSession:
         """See :meth:`LanguageModel.decoding_session`."""
         session = super().decoding_session(input_ids, attention_mask, **settings)
-        return fast_session(session, self, settings["config"], settings.get("watched", True))
+        config, watched = settings["config"], settings.get("watched", True)
+        if runs_ahead(session.prompt.device):
+            return graphed_session(session, config.max_new_tokens, watched)
+        per_prompt = max(config.num_beams, config.num_return_sequences)
+        num_sequences = len(session.prompt) * per_prompt  # R
+        modules = weights_of_a_step(self)
+        return PrepackedSession(session, modules, config.max_new_tokens, num_sequences)
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """(W,), where the labels are among B * T. Call it before the layers: it waits for a GPU."""
+    return (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
 
 
 class FastGPT2LMHeadModel(FastLanguageModel, GPT2LMHeadModel):
-    """GPT-2 with both."""
+    """GPT-2 without the logits of unlabelled tokens, with faster sessions."""
 
-    @strict_names
+    loss_inputs: ClassVar[set[str]] = {"input_ids", "attention_mask", "labels"}
+
     def selected_loss_sum(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The loss of the labelled tokens' logits alone."""
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
+        labels = shifted_labels(labels, attention_mask)  # (B, T)
+        found = labelled(labels)
         hidden = self.backbone(input_ids, attention_mask).last_hidden_state  # (B, T, E)
-        return self.labelled_loss_sum(hidden, shifted_labels(labels, attention_mask))
+        return self.labelled_loss_sum(hidden, labels, found)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
@@ -459,7 +523,7 @@ class FastBartEncoder(BartEncoder):
     ) -> EncoderOutput:
         """See :meth:`BartEncoder.forward`; zeros at padding, unless something is collected."""
         collects = output_hidden_states or output_attentions
-        if collects or not can_unpad(self, embedded, attention_mask) or not attention_mask.any():
+        if collects or not _has_padding(self, attention_mask, embedded):
             return super().forward(
                 embedded, attention_mask, output_hidden_states, output_attentions
             )
@@ -486,7 +550,7 @@ class FastBartDecoder(BartDecoder):
     ) -> DecoderOutput:
         """See :meth:`BartDecoder.forward`; zeros at padding, unless something is collected."""
         collects = output_hidden_states or output_attentions or cache is not None
-        if collects or not can_unpad(self, embedded, attention_mask) or not attention_mask.any():
+        if collects or not _has_padding(self, attention_mask, embedded):
             return super().forward(
                 embedded,
                 attention_mask,
@@ -568,14 +632,20 @@ class FastT5Decoder(T5Decoder):
 
 
 def _t5_can_unpad(stack: nn.Module, embedded: Tensor, attention_mask: Tensor) -> bool:
-    possible = can_unpad(stack, embedded, attention_mask) and bool(attention_mask.any())
-    return possible and is_unbroken(attention_mask)
+    return _has_padding(stack, attention_mask, embedded) and is_unbroken(attention_mask)
 
 
 class FastSeq2SeqLM(FastLanguageModel, Seq2SeqLM):
     """An encoder-decoder with the head for labelled tokens alone."""
 
-    @strict_names
+    loss_inputs: ClassVar[set[str]] = {
+        "input_ids",
+        "attention_mask",
+        "decoder_input_ids",
+        "decoder_attention_mask",
+        "labels",
+    }
+
     def selected_loss_sum(
         self,
         input_ids: Tensor,
@@ -589,14 +659,17 @@ class FastSeq2SeqLM(FastLanguageModel, Seq2SeqLM):
         decoder_input_ids, decoder_mask = self.decoder_inputs(
             decoder_input_ids, decoder_attention_mask, labels
         )
-        ends = until_last_label(labels)  # (B, T)
-        decoder_mask = ends if decoder_mask is None else (decoder_mask != 0) & ends
+        mask_name = "decoder_attention_mask"
+        decoder_mask = check_attention_mask(decoder_mask, decoder_input_ids, None, mask_name)
+        if can_unpad(self.backbone.decoder):  # else something inside may look at later tokens
+            decoder_mask = decoder_mask & until_last_label(labels)  # (B, T)
+        found = labelled(labels)
         output = self.backbone(input_ids, attention_mask, decoder_input_ids, decoder_mask)
-        return self.labelled_loss_sum(output.last_hidden_state, labels)
+        return self.labelled_loss_sum(output.last_hidden_state, labels, found)
 
 
 class FastBartForConditionalGeneration(FastSeq2SeqLM, BartForConditionalGeneration):
-    """BART with all this."""
+    """BART without the logits of unlabelled tokens, with faster sessions."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
@@ -605,11 +678,11 @@ class FastBartForConditionalGeneration(FastSeq2SeqLM, BartForConditionalGenerati
 
 
 class FastMarianMTModel(FastBartForConditionalGeneration, MarianMTModel):
-    """Marian with all this."""
+    """Marian without the logits of unlabelled tokens, with faster sessions."""
 
 
 class FastT5ForConditionalGeneration(FastSeq2SeqLM, T5ForConditionalGeneration):
-    """T5 with all this."""
+    """T5 without the logits of unlabelled tokens, with faster sessions."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
@@ -618,3 +691,43 @@ class FastT5ForConditionalGeneration(FastSeq2SeqLM, T5ForConditionalGeneration):
         if self.lm_head is not None:
             return self.lm_head(hidden)
         return prepacked_linear(hidden, self.backbone.token_embedding)
+
+
+# Modules that give each token the same numbers whatever the shape of the batch: what may stand
+# inside a stack that is unpadded.
+_TREATS_TOKENS_ALONE = {
+    nn.Linear,
+    nn.Embedding,
+    nn.Dropout,
+    nn.Identity,
+    nn.ModuleList,
+    LayerNorm,
+    RMSNorm,
+    LearnedPositions,
+    OffsetPositions,
+    SinusoidalPositions,
+    RelativePositionBias,
+    BertEmbeddings,
+    DistilBertEmbeddings,
+    Pooler,
+    MaskedLMHead,
+    FastMaskedLMHead,
+    FastLinear,
+    FastDropout,
+    FastFeedForward,
+    FastGatedFeedForward,
+    FastEncoderLayer,
+    FastDistilBertLayer,
+    GPT2Layer,
+    DecoderLayer,
+    T5EncoderLayer,
+    T5DecoderLayer,
+    FastBertModel,
+    FastRobertaModel,
+    FastDistilBertModel,
+    FastGPT2Model,
+    FastBartEncoder,
+    FastBartDecoder,
+    FastT5Encoder,
+    FastT5Decoder,
+}

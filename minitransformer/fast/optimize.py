@@ -14,6 +14,7 @@ from torch import nn
 from minitransformer.fast import layer_twins, model_twins
 from minitransformer.fast.cuda_graph import forget_step
 from minitransformer.fast.linear import measured_library
+from minitransformer.fast.measuring import ANSWERS
 from minitransformer.fast.prepacked_linear import forget
 from minitransformer.layers.attention import CrossAttention, FusedSelfAttention, MultiHeadAttention
 from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
@@ -90,7 +91,9 @@ def optimize(model: SomeModule) -> SomeModule:
 
     The numbers stay the same but for rounding; with dropout, their distribution does. A module
     whose class is a subclass of yours is left alone. The order is: load, optimize, then compile,
-    DistributedDataParallel or fully_shard; quantize after :func:`restore`.
+    DistributedDataParallel or fully_shard; quantize after :func:`restore`, for
+    `quantize_dynamic` looks for the very class `nn.Linear`. Second derivatives of attention are
+    for plain models, as are those of PyTorch's own fused attention.
 
     Args:
         model: any module; one that is optimized already stays so.
@@ -117,9 +120,16 @@ def restore(model: SomeModule) -> SomeModule:
         The model itself.
 
     Raises:
-        ValueError: the model is compiled, or wrapped for several devices.
+        ValueError: the model is compiled, or wrapped for several devices, or the class of a twin
+            was changed since.
     """
     _refuse_wrapped(model, "restore")
+    for name, module in model.named_modules():
+        if type(module) not in _PLAIN and any(base in _PLAIN for base in type(module).__mro__):
+            raise ValueError(
+                f"{name or 'the model'} is a {type(module).__name__}, made from a twin after optimize(model), as "
+                "parametrizations are; remove that first"
+            )
     forget(model.modules())
     for module in model.modules():
         forget_step(module)
@@ -139,20 +149,22 @@ class Report:
 
     Attributes:
         replaced: the names of twins, to how many modules are one.
-        left: the names of modules that are no twin though their class descends from one that has
-            one, to the reason.
+        left: the modules that could be expected to be a twin and are none, by name, and why.
         library: what multiplies float32 matrices while training on this processor, found by
             measuring it: "onednn", or "default", which is PyTorch's choice.
+        measured: what else was measured so far, to how many times as fast it is as the usual way.
     """
 
     replaced: dict[str, int]
     left: dict[str, str]
     library: str
+    measured: dict[str, float]
 
     def __str__(self) -> str:
         lines = [f"{count:5} {name}" for name, count in sorted(self.replaced.items())]
         lines += [f" left {name}: {reason}" for name, reason in self.left.items()]
-        lines.append(f"matrix products while training: {self.library}, as measured here")
+        lines.append(f"matrix products while training: {self.library}")
+        lines += [f"{ratio:5.2f} times as fast: {what}" for what, ratio in self.measured.items()]
         return "\n".join(lines)
 
 
@@ -168,10 +180,14 @@ def report(model: nn.Module) -> Report:
         if kind in _PLAIN:
             replaced[kind.__name__] += 1
         elif kind in REPLACEMENTS:
-            left[name] = f"a {kind.__name__}: optimize(model) has not seen it"
-        elif base := next((plain for plain in REPLACEMENTS if issubclass(kind, plain)), None):
-            left[name] = f"a {kind.__name__}: the twin of {base.__name__} would undo its changes"
-    return Report(dict(replaced), left, measured_library())
+            left[name] = f"a {kind.__name__}: not optimized yet; call optimize(model)"
+        elif base := next((c for c in kind.__mro__ if c in REPLACEMENTS or c in _PLAIN), None):
+            reason = f"the twin of {base.__name__} would undo its changes"
+            if base in _PLAIN:
+                reason = "made from a twin after optimize(model)"
+            left[name] = f"a {kind.__name__}: {reason}"
+    library = measured_library()
+    return Report(dict(replaced), left, library, dict(ANSWERS))
 
 
 def _refuse_wrapped(model: nn.Module, verb: str) -> None:

@@ -7,15 +7,16 @@ kernels that keep up with the memory if the weights lie in blocks. Packing takes
 products and a second copy of each weight, and is done once. Serves the rows of generation (GPT-2
 with 1 and 8 prompts, T5 and Marian with 4 beams); measured: see docs/decisions.md.
 
-The numbers are those of `F.linear` but for rounding. The copies serve between :func:`prepack` and
-:func:`release`, the beginning and the end of a decoding session, and there only where they are of
-use: few rows, no gradient, nothing but autograd to see it, and a weight that has not changed.
+The numbers are those of `F.linear` but for rounding. The copies serve within the steps of a
+:class:`PrepackedSession`, and there only where they are of use: few rows, no gradient, nothing but
+autograd to see it, and a weight that has not changed.
 
 O outputs, I inputs.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -26,15 +27,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
-from minitransformer.fast.linear import linear, onednn_linear
+from minitransformer.fast.linear import linear, onednn_linear, ones
+from minitransformer.fast.measuring import is_faster
+from minitransformer.models.base import DecodingSession, LanguageModel
 
 # oneDNN is told how many rows to expect. Of 1, 8 and 64, measured with 1 to 128 rows, 8 gives the
 # layout that is nearly the fastest for all.
 _EXPECTED_ROWS = 8
-_MOST_ROWS = 128
+_MOST_ROWS = 64  # more are as fast, or faster, by the usual product
 # Its kernel for one row reads more slowly than that for four, so a single row is given four times.
 _FEWEST_ROWS = 4
 _WORTH_A_COPY = 16  # uses: a copy takes as long as some ten products, and saves half of each
+_NUM_MEASURED = 4  # weights of 9 MB in float32
 _PARTS = 8  # of a weight, each with a checksum of its own
 
 
@@ -64,7 +68,7 @@ class PrepackedWeight:
             is_plain_eager_cpu(x, weight)
             and x.dtype == weight.dtype
             and x.dim() > 1
-            and x.numel() <= _MOST_ROWS * x.shape[-1]
+            and _pays(x.dtype, x.numel() // x.shape[-1])
             and self._state == _state(weight)
         )
 
@@ -77,59 +81,56 @@ class PrepackedWeight:
         return self._state == _state(weight) and self._checksum == _checksum(weight)
 
 
-@dataclass
-class _Entry:
-    """What is kept of a module: its copy, and how many sessions decode with it."""
-
-    copy: PrepackedWeight | None = None
-    num_sessions: int = 0
-
-
 # Beside the modules, not in them: neither a deep copy nor a state dict of a model has anything to
 # do with the copies, which go when their modules go.
-_ENTRIES: WeakKeyDictionary[nn.Module, _Entry] = WeakKeyDictionary()
+_COPIES: WeakKeyDictionary[nn.Module, PrepackedWeight] = WeakKeyDictionary()
 _CHANGING = Lock()
+# Only within a step of a session: all other calls, in other threads too, multiply as usual.
+_IS_DECODING: ContextVar[bool] = ContextVar("is_decoding", default=False)
 
 
-def prepack(modules: Iterable[nn.Module], num_uses: int) -> None:
-    """Begin to decode with prepacked copies of these modules' weights.
+def prepack(modules: Iterable[nn.Module], num_uses: int, num_rows: int) -> None:
+    """Make prepacked copies of these modules' weights, and drop those that are out of date.
 
-    The copies are kept for the next session, as long as the modules live, and made anew where a
-    weight has changed. They take as much memory as the weights; :func:`forget` frees it.
+    The copies are kept for the next session, as long as the modules live. They take as much memory
+    as the weights; :func:`forget` frees it.
 
     Args:
-        modules: linear maps, and modules whose weight is used by :func:`prepacked_linear`, such as
-            a token embedding that is the head as well.
+        modules: linear layers, and modules whose weight is used by :func:`prepacked_linear`, such
+            as a token embedding that is the head as well.
         num_uses: how often each weight will be used. For a few times no copies are made, but those
             that are there serve.
+        num_rows: of what the weights will be multiplied by, the sequences that are decoded; no
+            copies are made where they do not pay for so many on this processor.
     """
-    with _CHANGING:
-        for module in modules:
-            entry = _ENTRIES.setdefault(module, _Entry())
-            entry.num_sessions += 1
-            weight: Any = module.weight
-            possible = _can_be_prepacked(weight)
-            if possible and entry.copy is not None and entry.copy.is_current(weight):
+    for module in modules:
+        weight: Any = module.weight
+        possible = _can_be_prepacked(weight)
+        wanted = possible and num_uses >= _WORTH_A_COPY and _pays(weight.dtype, num_rows)
+        with _CHANGING:
+            copy = _COPIES.get(module)
+            if possible and copy is not None and copy.is_current(weight):
                 continue
-            entry.copy = None  # before a new one takes its memory
-            if possible and num_uses >= _WORTH_A_COPY:
-                entry.copy = PrepackedWeight(weight)
-
-
-def release(modules: Iterable[nn.Module]) -> None:
-    """End what :func:`prepack` began. The copies stay, and serve again in the next session."""
-    with _CHANGING:
-        for module in modules:
-            if module in _ENTRIES:
-                _ENTRIES[module].num_sessions -= 1
+            _COPIES.pop(module, None)  # before a new one takes its memory
+            if wanted:
+                _COPIES[module] = PrepackedWeight(weight)
 
 
 def forget(modules: Iterable[nn.Module]) -> None:
     """Free the memory of the copies of these modules' weights."""
     with _CHANGING:
         for module in modules:
-            if module in _ENTRIES:
-                _ENTRIES[module].copy = None
+            _COPIES.pop(module, None)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Inside the block, in this thread, the copies serve."""
+    token = _IS_DECODING.set(True)
+    try:
+        yield
+    finally:
+        _IS_DECODING.reset(token)
 
 
 def prepacked_copy(module: nn.Module, x: Tensor) -> PrepackedWeight | None:
@@ -137,11 +138,11 @@ def prepacked_copy(module: nn.Module, x: Tensor) -> PrepackedWeight | None:
     # Whether it compiles, first: the compiler cannot trace the rest.
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return None
-    entry = _ENTRIES.get(module)
-    if entry is None or entry.copy is None or not entry.num_sessions:
+    if not _IS_DECODING.get():
         return None
+    copy = _COPIES.get(module)
     weight: Any = module.weight
-    return entry.copy if entry.copy.serves(x, weight) else None
+    return copy if copy is not None and copy.serves(x, weight) else None
 
 
 def prepacked_linear(x: Tensor, module: nn.Module, bias: Tensor | None = None) -> Tensor:
@@ -162,9 +163,33 @@ def prepacked_linear(x: Tensor, module: nn.Module, bias: Tensor | None = None) -
     return linear(x, weight, bias, module.training)
 
 
+def _pays(dtype: torch.dtype, num_rows: int) -> bool:
+    """Whether prepacked weights are faster here for so many rows."""
+    if num_rows > _MOST_ROWS:
+        return False
+    measured = 1 if num_rows == 1 else _EXPECTED_ROWS
+    question = f"prepacked weights for {'one row' if measured == 1 else 'several rows'}, {dtype}"
+    return is_faster(question, lambda: _prepacked_or_not(dtype, measured))
+
+
+def _prepacked_or_not(
+    dtype: torch.dtype, num_rows: int
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The products of one token with several weights, which no cache holds all of."""
+    x, bias = ones(num_rows, 768, dtype=dtype), ones(3072, dtype=dtype)
+    with torch.inference_mode(False):  # changes of such weights would not be counted
+        weights = [ones(3072, 768, dtype=dtype) for _ in range(_NUM_MEASURED)]
+        copies = [PrepackedWeight(weight) for weight in weights]
+    return (
+        lambda: [F.linear(x, weight, bias) for weight in weights],
+        lambda: [copy(x, bias) for copy in copies],
+    )
+
+
 def _can_be_prepacked(weight: Tensor) -> bool:
     return (
-        weight.device.type == "cpu"
+        type(weight) is nn.Parameter  # neither a subclass nor what a parametrization computes
+        and weight.device.type == "cpu"
         and weight.dim() == 2
         and weight.numel() > 0
         and not weight.is_inference()  # whose changes are not counted
@@ -185,7 +210,7 @@ def _kernels_work(dtype: torch.dtype) -> bool:
     weight = small.to(dtype)
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return torch.equal(PrepackedWeight(weight)(x, bias), F.linear(x, weight, bias))
     except (AttributeError, RuntimeError, TypeError):
         return False
@@ -201,3 +226,54 @@ def _checksum(weight: Tensor) -> tuple[int, ...]:
     in_words = bits.nbytes % 8 == 0
     parts = bits.view(torch.int64 if in_words else torch.uint8).tensor_split(_PARTS)
     return tuple(torch.stack([part.sum() for part in parts]).tolist())
+
+
+def weights_of_a_step(model: LanguageModel) -> list[nn.Module]:
+    """The modules whose weights are read for every token that is generated: decoder and head.
+
+    The encoder, which runs once a text, is not among them.
+    """
+    backbone: Any = model.backbone
+    modules = getattr(backbone, "decoder", backbone).modules()
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
+    return [*linears, getattr(model, "lm_head", None) or backbone.token_embedding]
+
+
+class PrepackedSession(DecodingSession):
+    """A session during which the decoder's weights are prepacked.
+
+    Args:
+        session: that decodes.
+        modules: whose weights are read in each step.
+        num_uses: how often, at most.
+        num_sequences: R, that are decoded side by side.
+    """
+
+    def __init__(
+        self,
+        session: DecodingSession,
+        modules: list[nn.Module],
+        num_uses: int,
+        num_sequences: int,
+    ) -> None:
+        self.session = session
+        self.prompt = session.prompt
+        prepack(modules, num_uses, num_sequences)
+
+    def start(self) -> Tensor:
+        """The scores of the first new token: (B, V)."""
+        with decoding():
+            return self.session.start()
+
+    def step(self, history: Tensor) -> Tensor:
+        """The scores of the next token: (R, L), all tokens so far, to (R, V)."""
+        with decoding():
+            return self.session.step(history)
+
+    def select(self, rows: Tensor) -> None:
+        """Make sequence r what sequence `rows[r]` was."""
+        self.session.select(rows)
+
+    def close(self) -> None:
+        """The last token was generated; the copies stay for the next session."""
+        self.session.close()

@@ -1,9 +1,8 @@
 """Caches of keys and values that write new tokens in place.
 
 :class:`PreallocatedKVCache`, for a CPU: the plain cache joins old and new keys anew for every
-token, which copies all that came before. Here memory grows by doubling, or is taken once where the
-number of tokens is known. Serves the rows of generation (GPT-2 with 1 and 8 prompts, T5 and Marian
-with 4 beams).
+token, which copies all that came before. Here memory grows by doubling. Serves the rows of
+generation (GPT-2 with 1 and 8 prompts, T5 and Marian with 4 beams).
 
 :class:`StaticKVCache`, for a CUDA graph (:mod:`minitransformer.fast.cuda_graph`): a graph repeats
 its kernels with the sizes and addresses that it was captured with, so nothing in the captured step
@@ -21,15 +20,10 @@ from minitransformer.layers.kv_cache import KeyValues, KVCache, check_batch
 
 
 class PreallocatedKeyValues(KeyValues):
-    """The keys and values of one attention, in memory for more tokens than there are yet.
+    """The keys and values of one attention, in memory for more tokens than there are yet."""
 
-    Args:
-        num_positions: tokens for which memory is taken at least.
-    """
-
-    def __init__(self, num_positions: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.num_positions = num_positions
         self._memory: tuple[Tensor, Tensor] | None = None  # (B, H, capacity, D) twice
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,8 +32,13 @@ class PreallocatedKeyValues(KeyValues):
             return super().update(key, value)
         self.check(key)
         start, self.length = self.length, self.length + key.shape[2]
-        if self._memory is None or self._memory[0].shape[2] < self.length:
-            capacity = max(2 * start, self.length, self.num_positions)
+        if (
+            self._memory is None
+            or self._memory[0].shape[2] < self.length
+            # Memory of inference mode cannot be written outside of it.
+            or (self._memory[0].is_inference() and not torch.is_inference_mode_enabled())
+        ):
+            capacity = max(2 * start, self.length)
             self._memory = _grown(self.keys, capacity), _grown(self.values, capacity)
         for memory, new in zip(self._memory, (key, value), strict=True):
             memory[:, :, start : self.length] = new
@@ -51,7 +50,6 @@ class PreallocatedKeyValues(KeyValues):
         if not self.length:
             return
         capacity = self.length if self._memory is None else self._memory[0].shape[2]
-        capacity = max(capacity, self.num_positions)
         self._memory = _selected(self.keys, rows, capacity), _selected(self.values, rows, capacity)
         self._look_at_memory()
 
@@ -65,13 +63,12 @@ class PreallocatedKVCache(KVCache):
 
     Args:
         num_layers: of the decoder.
-        num_positions: tokens for which memory is taken at once, where their number is known.
     """
 
-    def __init__(self, num_layers: int, num_positions: int = 0) -> None:
+    def __init__(self, num_layers: int) -> None:
         super().__init__(num_layers)
         for layer in self.layers:
-            layer.self_attention = PreallocatedKeyValues(num_positions)
+            layer.self_attention = PreallocatedKeyValues()
 
 
 class StaticKeyValues(KeyValues):

@@ -153,7 +153,7 @@ class Selection(NamedTuple):
 
 
 class PaddedBatch:
-    """A batch that stays padded, with a mask. It has the methods of :class:`UnpaddedBatch`.
+    """A batch that stays padded, with a mask. An encoder sees it as an :class:`UnpaddedBatch`.
 
     Args:
         attention_mask: (B, T) bool, True at real tokens; None where all are.
@@ -169,12 +169,6 @@ class PaddedBatch:
     def pad(self, hidden: Tensor) -> Tensor:
         """What the layers return, as (B, T, ...)."""
         return hidden
-
-    def context(
-        self, hidden: Tensor, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """An encoder's output, (B, S, E), with its padding (B, S), for the cross-attention."""
-        return hidden, None if attention_mask is None else padding_mask(attention_mask)
 
     def select(self, queries: QueryPositions) -> Selection:
         """The tokens at these positions."""
@@ -207,13 +201,11 @@ class UnpaddedBatch:
         """(1, N, ...) to (B, T, ...), with zeros at padding."""
         return self.unpadding.pad(hidden)
 
-    def context(self, hidden: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, UnpaddedMask]:
+    def context(self, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, UnpaddedMask]:
         """An encoder's output, (B, S, E), with its padding (B, S), for the cross-attention.
 
         Where K sequences are decoded from each source, the source's tokens are copied K times.
         """
-        if attention_mask is None:
-            attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
         per_source = len(self.unpadding.lengths) // len(hidden)  # K
         if per_source > 1:
             hidden = hidden.repeat_interleave(per_source, dim=0)
@@ -259,7 +251,7 @@ def is_unbroken(attention_mask: Tensor) -> bool:
     return bool((begins.sum(dim=1) + attention_mask[:, 0] <= 1).all())
 
 
-def until_last_label(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def until_last_label(labels: Tensor) -> Tensor:
     """(B, T) bool, True where there is a label at this position or at a later one.
 
     What a decoder reads after the last token that it has to predict changes no prediction, so in a
@@ -267,7 +259,6 @@ def until_last_label(labels: Tensor, attention_mask: Tensor | None = None) -> Te
 
     Args:
         labels: (B, T) int64, -100 where there is none.
-        attention_mask: (B, T) bool, combined with it; None: all tokens are real.
 
     Example:
         >>> until_last_label(torch.tensor([[5, -100, 7], [8, -100, -100]]))
@@ -275,4 +266,4 @@ def until_last_label(labels: Tensor, attention_mask: Tensor | None = None) -> Te
                 [ True, False, False]])
     """
     following = (labels != IGNORED_LABEL).flip(1).cumsum(dim=1).flip(1)  # labels from here on
-    return following > 0 if attention_mask is None else attention_mask & (following > 0)
+    return following > 0

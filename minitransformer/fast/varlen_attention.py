@@ -225,7 +225,7 @@ def _flash_attention(
 
 
 def _has_varlen_kernel(query: Tensor) -> bool:
-    """Whether PyTorch's FlashAttention takes it: half formats on CUDA, from capability 8.0 on."""
+    """Whether PyTorch's FlashAttention takes it: half precision on CUDA, from capability 8.0 on."""
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)

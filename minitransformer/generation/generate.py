@@ -24,6 +24,7 @@ from minitransformer.generation_config import (
     padding_token,
     resolve,
 )
+from minitransformer.hf.config import class_name
 from minitransformer.models.base import DecodingSession, LanguageModel, Seq2SeqLM, start_token
 from minitransformer.models.validation import check_attention_mask, check_ids
 from minitransformer.tokenization import Tokenizer
@@ -291,7 +292,7 @@ def _all_ended(running: Tensor, dead_ends: Tensor, last: int) -> bool:
 def _check_model(model: Any) -> None:
     if not isinstance(model, LanguageModel):
         raise TypeError(
-            f"a {type(model).__name__} does not generate text; a decoder such as GPT2LMHeadModel "
+            f"a {class_name(model)} does not generate text; a decoder such as GPT2LMHeadModel "
             "or an encoder-decoder such as T5ForConditionalGeneration does"
         )
     if any(module.training for module in model.modules()):

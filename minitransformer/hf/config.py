@@ -114,6 +114,14 @@ def reference_class(model: Model | type[Model]) -> type[Model]:
     )
 
 
+def class_name(model: object) -> str:
+    """The name of a model's class; of an optimized model, that of the plain class."""
+    try:
+        return reference_class(type(model)).__name__  # type: ignore[arg-type]
+    except TypeError:  # it is no model of this package
+        return type(model).__name__
+
+
 def family_of_model(model: Model | type[Model]) -> Family:
     """The family that a model, or its class, belongs to.
 

@@ -2,8 +2,8 @@
 
 Masks are bool, True = attend, broadcastable to (B, H, T, S); they combine with `&`.
 
-B batch, T query tokens, S key tokens, H heads, D head size, E hidden size, R = B * K decoded
-sequences, K of each source.
+B batch, T query tokens, S key tokens, H heads, D head size, E hidden size; in cross-attention
+R = B * K decoded sequences, K of each source (1, unless beam search decodes several).
 """
 
 import math
@@ -55,7 +55,7 @@ def attention_weights(
         (B, H, T, S), each query's weights a distribution over the keys it may attend to.
     """
     scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * scale) @ key.transpose(-2, -1)  # (B, H, T, S)
+    scores = (query * scale) @ key.transpose(-2, -1)  # (B, H, T, S), as Q K^T * scale
     if bias is not None:
         scores = scores + bias
     if mask is None:
@@ -81,7 +81,8 @@ def eager_attention(
     (B, H, T, S), as they were before dropout.
     """
     weights = attention_weights(query, key, mask, bias, scale)  # (B, H, T, S)
-    return F.dropout(weights, dropout) @ value, weights if output_attentions else None
+    attended = F.dropout(weights, dropout) @ value  # (B, H, T, D); `dropout` is 0 in evaluation
+    return attended, weights if output_attentions else None
 
 
 def sdpa_attention(
@@ -98,10 +99,12 @@ def sdpa_attention(
 
     Weights that are asked for are computed beside it, by the formula.
     """
-    added = mask
-    if bias is not None:  # PyTorch takes one or the other: what may be seen, or what is added
-        added = bias if mask is None else bias.masked_fill(~mask, -math.inf)
-    attended = F.scaled_dot_product_attention(query, key, value, added, dropout, scale=scale)
+    attn_mask = mask
+    if (
+        bias is not None
+    ):  # PyTorch takes one of the two: a bool mask, or what is added to the scores
+        attn_mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout, scale=scale)
     weights = attention_weights(query, key, mask, bias, scale) if output_attentions else None
     return attended, weights
 
@@ -224,7 +227,8 @@ class MultiHeadAttention(nn.Module):
         attended, weights = self.attend(
             query, key, value, mask, bias, self.scale, dropout, output_attentions
         )  # (B, H, T, D), (B, H, T, S)
-        return self.output(attended.transpose(1, 2).flatten(2)), weights
+        merged = attended.transpose(1, 2).flatten(2)  # (B, T, H * D)
+        return self.output(merged), weights
 
 
 class FusedSelfAttention(MultiHeadAttention):
@@ -246,8 +250,8 @@ class CrossAttention(MultiHeadAttention):
     """The tokens of a decoder attend to those of the encoder ("encoder-decoder attention", 3.2.3).
 
     The encoder's tokens stay what they are while the decoder generates, so with a cache their keys
-    and values are computed once. Several sequences may be decoded from one source, as in beam
-    search: those of source b are K b to K b + K - 1.
+    and values are computed once. In beam search several sequences are decoded from one source:
+    those of source b are K b to K b + K - 1.
     """
 
     def forward(
@@ -281,14 +285,16 @@ class CrossAttention(MultiHeadAttention):
         per_source = len(query) // len(key)  # K
         if per_source > 1:
             key = key.repeat_interleave(per_source, dim=0)  # (R, H, S, D)
-            value = value.repeat_interleave(per_source, dim=0)
+            value = value.repeat_interleave(per_source, dim=0)  # (R, H, S, D)
             mask = None if mask is None else mask.repeat_interleave(per_source, dim=0)
         return self.attend_and_merge(query, key, value, mask, bias, output_attentions)
 
     def keys_and_values(self, context: Tensor, cache: KeyValues | None) -> tuple[Tensor, Tensor]:
         """Of the encoder's tokens, (B, H, S, D) twice: from the cache, if they are there."""
         if cache is not None and cache.length:
-            if cache.source is not context:
+            if (
+                cache.source is not context
+            ):  # the very tensor: to compare its numbers takes too long
                 raise ValueError("the cache belongs to another source; begin with a new one")
             return cache.keys, cache.values
         key = self.split_heads(self.key(context))  # (B, H, S, D)

@@ -17,7 +17,7 @@ def gelu(x: Tensor) -> Tensor:
     """x * P(N(0, 1) <= x): the exact GELU (Hendrycks and Gimpel 2016), BERT's and RoBERTa's.
 
     The formula. The models call PyTorch's `F.gelu`, which is the same in one pass over memory; the
-    tests hold the two together.
+    tests check that they agree.
     """
     return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
@@ -30,7 +30,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return x * 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _gelu_tanh(x: Tensor) -> Tensor:
+def pytorch_gelu_tanh(x: Tensor) -> Tensor:
     """:func:`gelu_tanh` by PyTorch."""
     return F.gelu(x, approximate="tanh")
 
@@ -38,8 +38,8 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 # By Hugging Face's names in config.json ("hidden_act").
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
-    "gelu_new": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_new": pytorch_gelu_tanh,
+    "gelu_pytorch_tanh": pytorch_gelu_tanh,
     "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,  # the name it had before, as in Marian's checkpoints
@@ -65,7 +65,7 @@ class FeedForward(nn.Module):
         intermediate_size: I, usually 4 E.
         activation: a name of :data:`ACTIVATIONS`.
         dropout: probability, after the activation; 0 in BERT.
-        bias: whether the two linear maps have one; T5's have none.
+        bias: whether the two linear layers have one; T5's have none.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """The activation of one linear map times another (Shazeer 2020, "GLU Variants"): T5 1.1's.
+    """The activation of one linear layer times another (Shazeer 2020, "GLU Variants"): T5 1.1's.
 
     Args:
         hidden_size, intermediate_size, activation, dropout, bias: as in :class:`FeedForward`.

@@ -88,7 +88,7 @@ class KVCache:
         self.attention_mask: Tensor | None = None  # (B, S) bool; None while nothing is in it
 
     def extend(self, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Count new tokens in.
+        """Take note of new tokens.
 
         Args:
             attention_mask: (B, T) bool, True where the new tokens are real.
@@ -141,10 +141,10 @@ def layer_caches(cache: KVCache | None, num_layers: int) -> Sequence[LayerCache 
     return cache.layers
 
 
-def check_batch(here: int, new: int) -> None:
+def check_batch(cached: int, new: int) -> None:
     """Check that as many sequences come as the cache holds."""
-    if here != new:
+    if cached != new:
         raise ValueError(
-            f"the cache holds {here} sequences, but got {new}; choose among them by "
+            f"the cache holds {cached} sequences, but got {new}; choose among them by "
             "cache.select(rows), or begin with a new cache"
         )

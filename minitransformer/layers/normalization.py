@@ -1,7 +1,7 @@
 """Layer normalization (Ba, Kiros and Hinton 2016), and its variant without a mean. E hidden size.
 
-The modules call PyTorch's operations, which pass over memory once; the formulas beside them say
-what those compute, and the tests hold the two together, values and gradients.
+The modules call PyTorch's operations, as `nn.LayerNorm` and `nn.RMSNorm` would; the formulas beside
+them say what those compute, and the tests check that they agree, values and gradients.
 """
 
 import torch
@@ -15,8 +15,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     The variance divides by E, not by E - 1, and eps stands inside the root: the two places where
     hand-written norms go wrong.
     """
-    mean = x.mean(dim=-1, keepdim=True)
-    variance = (x - mean).square().mean(dim=-1, keepdim=True)
+    mean = x.mean(dim=-1, keepdim=True)  # (..., 1)
+    variance = (x - mean).square().mean(dim=-1, keepdim=True)  # (..., 1)
     return (x - mean) * torch.rsqrt(variance + eps) * weight + bias
 
 
@@ -51,7 +51,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 class RMSNorm(nn.Module):
     """:func:`rms_norm` with its weight: T5's norm.
 
-    PyTorch squares and sums half formats in float32: their squares would overflow.
+    PyTorch squares and sums half precision in float32: their squares would overflow.
 
     Args:
         hidden_size: E.

@@ -86,7 +86,10 @@ class SinusoidalPositions(nn.Module):
         self.fill()
 
     def fill(self) -> None:
-        """Compute the table, rounded to float32 as Hugging Face rounds it."""
+        """Compute the table, rounded to float32 as Hugging Face rounds it.
+
+        The loader calls it again: nothing is stored that it could read.
+        """
         self.table.copy_(sinusoids(*self.table.shape).float())
 
     def forward(self, position_ids: Tensor) -> Tensor:
@@ -134,8 +137,9 @@ def relative_position_bucket(
         steps = distance.abs()
     else:
         steps = (-distance).clamp(min=0)
-    num_exact = num_buckets // 2
-    # The rest divides the distances from num_exact to max_distance evenly in their logarithm.
+    num_exact = num_buckets // 2  # distances below have a bucket each
+    # The others divide the distances from num_exact to max_distance evenly in their logarithm. (A
+    # distance of 0 gives -inf, which is clamped to 0 and not used.)
     share = torch.log(steps.float() / num_exact) / math.log(max_distance / num_exact)
     far = num_exact + (share * (num_buckets - num_exact)).clamp(min=0).long()
     return first + torch.where(steps < num_exact, steps, far.clamp(max=num_buckets - 1))

@@ -196,15 +196,18 @@ class DecoderLayer(nn.Module):
             cache: what this layer keeps of the tokens before, and of the source.
             output_attentions: whether the weights are returned, (R, H, T, L) and (R, H, T, S).
         """
-        own, source = (
-            (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
-        )
+        self_cache = None if cache is None else cache.self_attention
+        cross_cache = None if cache is None else cache.cross_attention
         attended, weights = self.attention(
-            hidden, hidden, mask, cache=own, output_attentions=output_attentions
+            hidden, hidden, mask, cache=self_cache, output_attentions=output_attentions
         )
         hidden = self.attention_norm(hidden + self.dropout(attended))
         attended, cross_weights = self.cross_attention(
-            hidden, encoder_hidden, encoder_mask, cache=source, output_attentions=output_attentions
+            hidden,
+            encoder_hidden,
+            encoder_mask,
+            cache=cross_cache,
+            output_attentions=output_attentions,
         )
         hidden = self.cross_attention_norm(hidden + self.dropout(attended))
         hidden = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
@@ -234,15 +237,15 @@ class BartEncoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
             EncoderLayer(
-                config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size,
-                config.hidden_act,
-                config.hidden_dropout_prob,
-                config.attention_probs_dropout_prob,
-                NORM_EPS,
-                attention,
-                config.activation_dropout,
+                hidden_size=config.hidden_size,
+                num_heads=config.num_attention_heads,
+                intermediate_size=config.intermediate_size,
+                activation=config.hidden_act,
+                dropout=config.hidden_dropout_prob,
+                attention_dropout=config.attention_probs_dropout_prob,
+                eps=NORM_EPS,
+                attention=attention,
+                activation_dropout=config.activation_dropout,
             )
             for _ in range(config.num_hidden_layers)
         )
@@ -263,7 +266,8 @@ class BartEncoder(nn.Module):
             if output_hidden_states:
                 hidden_states.append(hidden)
             hidden, weights = layer(hidden, mask, output_attentions)  # (B, S, E)
-            attentions.append(weights)
+            if output_attentions:
+                attentions.append(weights)
         hidden_states.append(hidden)
         return EncoderOutput(
             last_hidden_state=hidden,
@@ -296,14 +300,14 @@ class BartDecoder(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
             DecoderLayer(
-                config.hidden_size,
-                config.num_decoder_attention_heads,
-                config.decoder_intermediate_size,
-                config.hidden_act,
-                config.hidden_dropout_prob,
-                config.attention_probs_dropout_prob,
-                config.activation_dropout,
-                attention,
+                hidden_size=config.hidden_size,
+                num_heads=config.num_decoder_attention_heads,
+                intermediate_size=config.decoder_intermediate_size,
+                activation=config.hidden_act,
+                dropout=config.hidden_dropout_prob,
+                attention_dropout=config.attention_probs_dropout_prob,
+                activation_dropout=config.activation_dropout,
+                attention=attention,
             )
             for _ in range(config.num_decoder_layers)
         )
@@ -331,17 +335,19 @@ class BartDecoder(nn.Module):
         position_ids = position_ids_from_mask(attention_mask)[:, positions]  # (R, T)
         hidden = self.add_positions(embedded, position_ids)  # (R, T, E)
         mask = causal_mask(positions, attention_mask.shape[1]) & padding_mask(attention_mask)
-        source = encoded.last_hidden_state, padding_mask(encoded.attention_mask)
+        encoder_hidden = encoded.last_hidden_state  # (B, S, E)
+        encoder_mask = padding_mask(encoded.attention_mask)  # (B, 1, 1, S)
         hidden_states, attentions, cross_attentions = [], [], []
         layers = zip(self.layers, layer_caches(cache, len(self.layers)), strict=True)
         for layer, layer_cache in layers:
             if output_hidden_states:
                 hidden_states.append(hidden)
             hidden, weights, cross_weights = layer(
-                hidden, mask, *source, layer_cache, output_attentions
+                hidden, mask, encoder_hidden, encoder_mask, layer_cache, output_attentions
             )  # (R, T, E)
-            attentions.append(weights)
-            cross_attentions.append(cross_weights)
+            if output_attentions:
+                attentions.append(weights)
+                cross_attentions.append(cross_weights)
         hidden_states.append(hidden)
         return DecoderOutput(
             last_hidden_state=hidden,
@@ -423,8 +429,8 @@ class BartForSequenceClassification(SequenceClassifier):
     """BART with a score for each class, from the decoder's state at the text's end token.
 
     Encoder and decoder read the same text, the decoder shifted right. Each sequence needs an end
-    token, `eos_token_id`; of several the last counts. Hugging Face asks all sequences for the same
-    number of them, so that padding with it is impossible there as here.
+    token, `eos_token_id`; of several the last counts, and none at padding. Hugging Face needs the
+    same number of them in every sequence, so it cannot pad with that token.
     """
 
     config: BartConfig
@@ -470,7 +476,7 @@ class BartForSequenceClassification(SequenceClassifier):
         """
         refuse_token_types(token_type_ids, "BART")
         if labels is not None:
-            labels = self.check_labels(labels, input_ids)
+            labels = self.checked_labels(labels, input_ids)
         is_end = self.end_tokens(input_ids, attention_mask)  # (B, T)
         output: Seq2SeqModelOutput = self.backbone(
             input_ids,

@@ -3,8 +3,8 @@
 Then the frames of what several families share in full: classifiers of sequences, language models,
 and encoder-decoders ("Attention Is All You Need", figure 1).
 
-B batch or sources, T tokens, S source tokens, R = B * K decoded sequences, L tokens so far,
-E hidden size, V vocabulary, C classes.
+B batch or sources, T tokens, S source tokens, R = B * K decoded sequences, L tokens so far, W
+tokens of a prompt, E hidden size, V vocabulary, C classes.
 """
 
 from dataclasses import dataclass
@@ -85,7 +85,8 @@ class Model(nn.Module):
         Raises:
             NotADirectoryError: `path` is a file.
         """
-        # The one import against the direction of all others: models/ can be used without hf/.
+        # This import and the next go against the direction of all others, so they are made when
+        # they are needed: models/ can be used without hf/.
         from minitransformer.hf.checkpoint import save_pretrained
 
         save_pretrained(self, path)
@@ -199,22 +200,22 @@ class SequenceClassifier(TaskModel):
             return self.config.problem_type
         return "regression" if self.config.num_labels == 1 else "single_label_classification"
 
-    def check_labels(self, labels: Tensor, input_ids: Tensor) -> Tensor:
+    def checked_labels(self, labels: Tensor, input_ids: Tensor) -> Tensor:
         """The checked labels: (B,) int64, or (B, C) float."""
         check_shape("input_ids", input_ids)
         shape = len(input_ids), self.config.num_labels
         if self.problem_type == "single_label_classification":
             check_class_labels(labels, *shape)
             return labels
-        several = self.problem_type == "multi_label_classification"
-        return check_targets(labels, shape, between_0_and_1=several)
+        is_multi_label = self.problem_type == "multi_label_classification"
+        return check_targets(labels, shape, between_0_and_1=is_multi_label)
 
     def classification_loss_sum(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of the losses of (B, C) scores, and the number of labels."""
         if self.problem_type == "single_label_classification":
             return cross_entropy_sum(logits, labels)
-        several = self.problem_type == "multi_label_classification"
-        loss = F.binary_cross_entropy_with_logits if several else F.mse_loss
+        is_multi_label = self.problem_type == "multi_label_classification"
+        loss = F.binary_cross_entropy_with_logits if is_multi_label else F.mse_loss
         logits = at_least_float32(logits)
         total = loss(logits, labels.to(logits.dtype), reduction="sum")
         return total, torch.full((), labels.numel(), dtype=torch.int64, device=labels.device)
@@ -302,13 +303,16 @@ class LanguageModel(TaskModel):
             attention_mask: (B, T), True or 1 at real tokens; None where all are.
             config: the resolved generation config; `max_new_tokens` is known.
             use_cache: whether keys and values are kept, or all is computed anew for each token.
-            watched: whether each token is looked at as soon as it is chosen.
+            watched: whether each token is looked at as soon as it is chosen. Plain sessions look
+                always; one that captures CUDA graphs would rather not.
         """
         raise NotImplementedError
 
 
 class DecodingSession:
     """A language model at work on its prompts: scores of the first new token, then of each next.
+
+    Sessions that are faster (minitransformer/fast) have the same methods.
 
     Attributes:
         prompt: (B, W), what the sequences begin with; `vocab_size` stands for padding.
@@ -335,7 +339,7 @@ class DecodingSession:
             self.cache.select(rows)
 
     def close(self) -> None:
-        """Nothing more is asked for."""
+        """The last token was generated. What a session keeps for speed is released here."""
 
 
 class CausalDecodingSession(DecodingSession):
@@ -376,7 +380,7 @@ class Encoded:
 
     last_hidden_state: Tensor  # (B, S, E)
     attention_mask: Tensor  # (B, S) bool, True at real tokens
-    hidden_states: tuple[Tensor, ...] | None = None  # the embeddings, then each layer's
+    hidden_states: tuple[Tensor, ...] | None = None  # what enters each layer, what leaves the last
     attentions: tuple[Tensor, ...] | None = None  # each layer's (B, H, S, S)
 
 
@@ -413,7 +417,7 @@ class EncoderDecoder(Model):
             attention_mask: (B, S), 1 or True at real tokens; may be left out where none is padded.
             decoder_input_ids: (B, T) int64, what the decoder reads.
             decoder_attention_mask: (B, T), for these.
-            output_hidden_states: collect what enters the layers, and what leaves the last of them.
+            output_hidden_states: collect what enters each layer, and what leaves the stack.
             output_attentions: collect each layer's attention maps.
 
         Raises:
@@ -486,7 +490,7 @@ class EncoderDecoder(Model):
         """The target so far through the decoder, which attends to the encoded source.
 
         Args:
-            decoder_input_ids: (R, T), R = B * K: K sequences in turn are decoded from one source.
+            decoder_input_ids: (R, T), R = B * K: the first K are decoded from the first source.
             encoded: the B sources.
             decoder_attention_mask: (R, T), 1 or True at real tokens; None where all are, whatever
                 their ids, for many a decoder's first token is the padding token.
@@ -505,7 +509,7 @@ class EncoderDecoder(Model):
         )
         positions = torch.arange(mask.shape[1], device=mask.device)  # (T,)
         if cache is not None:
-            mask, positions = cache.extend(mask)  # (R, so far), (T,)
+            mask, positions = cache.extend(mask)  # (R, L), (T,)
         embedded = self.embed(decoder_input_ids)  # (R, T, E)
         collected = output_hidden_states, output_attentions
         return self.decoder(embedded, mask, positions, encoded, cache, *collected)
@@ -547,7 +551,7 @@ class Seq2SeqLM(LanguageModel):
             decoder_attention_mask: (B, T), for these.
             labels: (B, T) int64, the target, -100 at padding, which may stand on either side: a
                 target begins at its first label that is not -100.
-            output_hidden_states: collect what enters the layers, and what leaves the last of them.
+            output_hidden_states: collect what enters each layer, and what leaves the stack.
             output_attentions: collect each layer's attention maps.
 
         Raises:
@@ -622,7 +626,7 @@ class Seq2SeqLM(LanguageModel):
         """Score the tokens that may come after the last real token of each sequence.
 
         Args:
-            decoder_input_ids: (R, T), R = B * K: K sequences in turn are decoded from one source.
+            decoder_input_ids: (R, T), R = B * K: the first K are decoded from the first source.
             encoded: what `encode` gave for the B sources.
             decoder_attention_mask: (R, T).
             cache: what earlier calls have kept; these tokens come after those.
@@ -732,7 +736,8 @@ def shift_right(
             is not -100, so that labels may be padded on either side.
 
     Returns:
-        (B, T) int64, and (B, T) bool, True from the first position on.
+        (B, T) int64, and (B, T) bool, True from the first position on. Padding on the right counts
+        as real: no token before it attends to it, and it has no label.
 
     Example:
         >>> labels = torch.tensor([[5, 6, 7], [-100, 8, 9]])

@@ -1,6 +1,8 @@
-"""BERT (Devlin et al. 2018), the encoder of "Attention Is All You Need" with learned positions.
+"""BERT (Devlin et al. 2018), the encoder of "Attention Is All You Need".
 
-Config, embeddings, layer, encoder, then every head with its forward and its loss. RoBERTa and
+What differs from the paper: positions are learnt, a token has a type (first or second text), the
+embeddings are normalized, and the activation is GELU. Config, embeddings, layer, encoder, then
+every head with its forward and its loss. RoBERTa and
 DistilBERT import from here and say what differs. Matches `transformers.models.bert.modeling_bert`.
 
 B batch, T tokens, N chosen tokens, H heads, E hidden size, V vocabulary, C classes.
@@ -72,7 +74,7 @@ class BertEmbeddings(nn.Module):
     Args:
         vocab_size, hidden_size, type_vocab_size: rows and width of the tables.
         position_embedding: module that turns position_ids, (B, T), into (B, T, E).
-        pad_token_id: the token whose vector gets no gradient from here.
+        pad_token_id: the token whose vector gets no gradient from being looked up.
         eps: of the norm.
         dropout: probability.
     """
@@ -99,7 +101,7 @@ class BertEmbeddings(nn.Module):
     ) -> Tensor:
         """Ids, positions and types (None: all 0), (B, T) each, to (B, T, E)."""
         if token_type_ids is None:
-            token_types = self.token_type_embedding.weight[0]  # (E,)
+            token_types = self.token_type_embedding.weight[0]  # (E,), as if all types were 0
         else:
             token_types = self.token_type_embedding(token_type_ids)  # (B, T, E)
         embedded = self.token_embedding(input_ids) + token_types
@@ -111,6 +113,15 @@ class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward; each is added to its input and the sum is normalized.
 
     This is the post-norm order of the original paper (GPT-2 normalizes before, not after).
+
+    Args:
+        hidden_size, num_heads, intermediate_size: E, H, and the width of the feed-forward.
+        activation: of the feed-forward.
+        dropout: probability, of what attention and feed-forward add.
+        attention_dropout: of attention weights.
+        eps: of the norms.
+        attention: the implementation, "eager" or "sdpa".
+        activation_dropout: inside the feed-forward; 0 in BERT.
     """
 
     def __init__(
@@ -132,7 +143,8 @@ class EncoderLayer(nn.Module):
             hidden_size, intermediate_size, activation, activation_dropout
         )
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.attention_dropout: nn.Module = nn.Dropout(dropout)
+        self.feed_forward_dropout = nn.Dropout(dropout)
 
     def forward(
         self, hidden: Tensor, mask: Tensor | None, output_attentions: bool = False
@@ -147,12 +159,10 @@ class EncoderLayer(nn.Module):
         attended, weights = self.attention(
             hidden, hidden, mask, output_attentions=output_attentions
         )
-        return self.add_and_norm(hidden, attended), weights
-
-    def add_and_norm(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention, for each token by itself: (B, T, E) twice to (B, T, E)."""
-        hidden = self.attention_norm(hidden + self.dropout(attended))
-        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+        hidden = self.attention_norm(hidden + self.attention_dropout(attended))
+        transformed = self.feed_forward(hidden)  # (B, T, E)
+        hidden = self.feed_forward_norm(hidden + self.feed_forward_dropout(transformed))
+        return hidden, weights
 
 
 class Pooler(nn.Module):
@@ -186,14 +196,14 @@ class BertModel(Model):
         self.embeddings = self.build_embeddings()
         self.layers = nn.ModuleList(
             self.layer_class(
-                self.config.hidden_size,
-                self.config.num_attention_heads,
-                self.config.intermediate_size,
-                self.config.hidden_act,
-                self.config.hidden_dropout_prob,
-                self.config.attention_probs_dropout_prob,
-                self.config.layer_norm_eps,
-                attention,
+                hidden_size=self.config.hidden_size,
+                num_heads=self.config.num_attention_heads,
+                intermediate_size=self.config.intermediate_size,
+                activation=self.config.hidden_act,
+                dropout=self.config.hidden_dropout_prob,
+                attention_dropout=self.config.attention_probs_dropout_prob,
+                eps=self.config.layer_norm_eps,
+                attention=attention,
             )
             for _ in range(config.num_hidden_layers)
         )
@@ -216,7 +226,7 @@ class BertModel(Model):
         """The position module of this family."""
         return LearnedPositions(self.config.max_position_embeddings, self.config.hidden_size)
 
-    @strict_names
+    @strict_names  # a misspelled argument is an error that says the right name
     def forward(
         self,
         input_ids: Tensor,
@@ -232,7 +242,7 @@ class BertModel(Model):
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
             token_type_ids: (B, T) int64, 0 for the first text and 1 for the second; 0 by default.
-            output_hidden_states: collect what enters the layers, and what leaves the last of them.
+            output_hidden_states: collect what enters each layer, and what leaves the last.
             output_attentions: collect each layer's attention weights, before dropout.
 
         Raises:
@@ -247,7 +257,8 @@ class BertModel(Model):
             if output_hidden_states:
                 hidden_states.append(hidden)
             hidden, weights = layer(hidden, mask, output_attentions)  # (B, T, E)
-            attentions.append(weights)
+            if output_attentions:
+                attentions.append(weights)
         hidden_states.append(hidden)
         pooled = None
         if self.pooler is not None:
@@ -260,7 +271,7 @@ class BertModel(Model):
         )
 
     def position_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The positions of tokens, (B, T), of ids and bool mask, (B, T) each."""
+        """The position of each token, (B, T), from the ids and the bool mask, (B, T) each."""
         return position_ids_from_mask(attention_mask)
 
     def check_inputs(
@@ -382,7 +393,9 @@ class BertForMaskedLM(TaskModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
-        """The logits of `forward` at the chosen positions alone.
+        """The logits of `forward` at some positions alone.
+
+        Here that is `forward` and an index; an optimized model computes no others.
 
         Args:
             positions: (B, T) bool.
@@ -405,8 +418,8 @@ class BertForQuestionAnswering(TaskModel):
     so its loss depends on how much was padded; where nothing is, the two are equal.
 
     Raises:
-        ValueError: the config names another number of classes than two, start and end, which
-            Hugging Face would take for the number of scores per token.
+        ValueError: the config does not name two classes, start and end; Hugging Face would give
+            each token another number of scores.
     """
 
     config_class: ClassVar[type[Config]] = BertConfig
@@ -537,7 +550,7 @@ class BertForSequenceClassification(SequenceClassifier):
             ValueError: an input's shape, dtype or values are off.
         """
         if labels is not None:
-            labels = self.check_labels(labels, input_ids)
+            labels = self.checked_labels(labels, input_ids)
         output = self.backbone(
             input_ids,
             attention_mask,

@@ -14,7 +14,8 @@ LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
 class Config:
     """Base of the configs: frozen, keyword-only, without room for a misspelled field.
 
-    A family gives its fields Hugging Face's names and, in `__post_init__`, says with the checks
+    Fields have one name in all families, where possible the one that Hugging Face's BERT has;
+    `known_elsewhere` knows the others. In `__post_init__` a family says with the checks
     below what must hold of them. These few every family has:
     """
 
@@ -78,7 +79,7 @@ class Config:
         for name in names:
             value = getattr(self, name)
             if not is_number(value) or not 0.0 <= value < 1.0:
-                raise ValueError(f"{name}={value!r} must be a number from 0 up to, not with, 1")
+                raise ValueError(f"{name}={value!r} must be a number in [0, 1)")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:

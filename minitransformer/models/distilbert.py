@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): half of BERT's layers, no token types, no pooler.
+"""DistilBERT (Sanh et al. 2019): half of BERT's layers, no token types, no pooler, less dropout.
 
 What differs from BERT is all here. Matches `transformers.models.distilbert.modeling_distilbert`.
 
@@ -37,7 +37,7 @@ class DistilBertConfig(EncoderConfig):
 
     num_hidden_layers: int = 6
     qa_dropout: float = 0.1  # before the head for question answering
-    seq_classif_dropout: float = 0.2  # before the head of a sequence classifier
+    seq_classif_dropout: float = 0.2  # inside the head of a sequence classifier
 
     layer_norm_eps: ClassVar[float] = 1e-12  # the same in every checkpoint; config.json has none
 
@@ -85,7 +85,7 @@ class DistilBertEmbeddings(nn.Module):
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, token_type_ids: None = None
     ) -> Tensor:
-        """Ids and positions, (B, T) each, to (B, T, E)."""
+        """Ids and positions, (B, T) each, to (B, T, E); BERT's third argument stays None."""
         embedded = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         return self.dropout(self.norm(embedded))  # (B, T, E)
 
@@ -93,14 +93,13 @@ class DistilBertEmbeddings(nn.Module):
 class DistilBertLayer(EncoderLayer):
     """BERT's layer, but what attention gathered is added without dropout, as in Hugging Face."""
 
-    def add_and_norm(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention, for each token by itself: (B, T, E) twice to (B, T, E)."""
-        hidden = self.attention_norm(hidden + attended)
-        return self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+    def __init__(self, *sizes: Any, **more: Any) -> None:
+        super().__init__(*sizes, **more)
+        self.attention_dropout = nn.Identity()
 
 
 class DistilBertModel(BertModel):
-    """BERT's layers over embeddings without token types; there is no pooler.
+    """BERT's layers over embeddings without token types, by default without a pooler.
 
     Args:
         config: the sizes.
@@ -151,7 +150,7 @@ class DistilBertForQuestionAnswering(BertForQuestionAnswering):
         self.dropout = nn.Dropout(config.qa_dropout)
 
     def token_logits(self, hidden: Tensor) -> Tensor:
-        """(B, T, E) to (B, T, 2), behind dropout."""
+        """(B, T, E) to (B, T, 2), after dropout."""
         return self.qa_outputs(self.dropout(hidden))
 
 

@@ -1,9 +1,10 @@
 """GPT-2 (Radford et al. 2019), the decoder of "Attention Is All You Need" without an encoder.
 
-Config, layer, decoder, then every head with its forward and its loss. Matches
-`transformers.models.gpt2.modeling_gpt2`.
+What differs from the paper: norms come before attention and feed-forward and stand once more at the
+end, positions are learnt, and the activation is a GELU. Config, layer, decoder, then every head
+with its forward and its loss. Matches `transformers.models.gpt2.modeling_gpt2`.
 
-B batch, T tokens, S tokens so far, H heads, E hidden size, V vocabulary, C classes.
+B batch, T new tokens, S tokens so far, H heads, E hidden size, V vocabulary, C classes.
 """
 
 from dataclasses import dataclass
@@ -211,10 +212,10 @@ class GPT2Model(Model):
         self.init_weights(self)
         # What 2 L matrices add up to should not grow with the number of layers, L ("Language Models
         # are Unsupervised Multitask Learners", section 2.3).
-        deep = config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
+        residual_std = config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
         for name, parameter in self.named_parameters():
             if name.endswith(("attention.output.weight", "down_proj.weight")):
-                nn.init.normal_(parameter, std=deep)
+                nn.init.normal_(parameter, std=residual_std)
 
     @strict_names
     def forward(
@@ -232,7 +233,7 @@ class GPT2Model(Model):
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
             cache: what earlier calls have kept; these tokens come after those.
-            output_hidden_states: collect what enters the layers, and what leaves the final norm.
+            output_hidden_states: collect what enters each layer, and what leaves the final norm.
             output_attentions: collect each layer's attention weights, before dropout.
 
         Raises:
@@ -250,7 +251,8 @@ class GPT2Model(Model):
             if output_hidden_states:
                 hidden_states.append(hidden)
             hidden, weights = layer(hidden, mask, layer_cache, output_attentions)  # (B, T, E)
-            attentions.append(weights)
+            if output_attentions:
+                attentions.append(weights)
         hidden = self.final_norm(hidden)
         hidden_states.append(hidden)
         return DecoderOutput(
@@ -388,7 +390,7 @@ class GPT2LMHeadModel(LanguageModel):
         watched: bool = True,
     ) -> DecodingSession:
         """See :meth:`LanguageModel.decoding_session`."""
-        if attention_mask is not None:
+        if attention_mask is not None:  # padding is marked in the ids, where processors see it too
             input_ids = input_ids.masked_fill(attention_mask == 0, self.config.vocab_size)
         return CausalDecodingSession(self, input_ids, use_cache=use_cache)
 
@@ -439,7 +441,7 @@ class GPT2ForSequenceClassification(SequenceClassifier):
         """
         refuse_token_types(token_type_ids, "GPT-2")
         if labels is not None:
-            labels = self.check_labels(labels, input_ids)
+            labels = self.checked_labels(labels, input_ids)
         output = self.backbone(
             input_ids,
             attention_mask,

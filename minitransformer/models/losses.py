@@ -1,6 +1,7 @@
-"""Losses: sums and counts, of which a mean is made at the end.
+"""Losses, each as a sum and the number of labels; their quotient is a model's `loss`.
 
-Means of unequal micro-batches do not add up to the mean of the batch; sums do.
+Training over several micro-batches divides by the number of labels in all of them: means of unequal
+micro-batches do not add up to the mean of the whole, sums do.
 
 B batch, T tokens, V vocabulary or classes.
 """
@@ -63,5 +64,5 @@ def answer_loss_sum(
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """Logits as they are, or in float32: a sum of thousands of losses does not fit half formats."""
+    """Logits, in float32 at least: a sum of thousands of losses does not fit half precision."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

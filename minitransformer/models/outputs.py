@@ -13,7 +13,9 @@ from torch import Tensor
 class Output:
     """What every model returns if it is asked for it."""
 
-    hidden_states: tuple[Tensor, ...] | None = None  # the embeddings, then each layer's (B, T, E)
+    hidden_states: tuple[Tensor, ...] | None = (
+        None  # what enters each layer, and what leaves the stack: (B, T, E) each
+    )
     attentions: tuple[Tensor, ...] | None = None  # each layer's (B, H, T, S)
 
 

@@ -1,7 +1,7 @@
 """T5 (Raffel et al. 2019), and its version 1.1 (Shazeer 2020): text in, text out.
 
 What differs from the original paper: norms come first, have no mean and no bias, and stand once
-more at the end; no linear map has a bias; scores are not scaled; positions are a bias on the
+more at the end; no linear layer has a bias; scores are not scaled; positions are a bias on the
 scores, one table for all layers of a stack. How encoder and decoder are put together stands in
 base.py. Matches `transformers.models.t5.modeling_t5`.
 
@@ -197,16 +197,19 @@ class T5DecoderLayer(nn.Module):
             output_attentions: whether the weights are returned, (R, H, T, L) and (R, H, T, S).
         """
         normed = self.attention_norm(hidden)
-        own, source = (
-            (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
-        )
+        self_cache = None if cache is None else cache.self_attention
+        cross_cache = None if cache is None else cache.cross_attention
         attended, weights = self.attention(
-            normed, normed, mask, bias=bias, cache=own, output_attentions=output_attentions
+            normed, normed, mask, bias=bias, cache=self_cache, output_attentions=output_attentions
         )
         hidden = hidden + self.dropout(attended)
         normed = self.cross_attention_norm(hidden)
         attended, cross_weights = self.cross_attention(
-            normed, encoder_hidden, encoder_mask, cache=source, output_attentions=output_attentions
+            normed,
+            encoder_hidden,
+            encoder_mask,
+            cache=cross_cache,
+            output_attentions=output_attentions,
         )
         hidden = hidden + self.dropout(attended)
         hidden = hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
@@ -223,12 +226,12 @@ class T5Encoder(nn.Module):
 
     def __init__(self, config: T5Config, attention: str) -> None:
         super().__init__()
-        self.position_bias = position_bias(config, bidirectional=True)
+        self.position_bias = build_position_bias(config, bidirectional=True)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
             T5EncoderLayer(
-                MultiHeadAttention(**attention_sizes(config, attention)),
-                feed_forward(config),
+                MultiHeadAttention(**attention_arguments(config, attention)),
+                build_feed_forward(config),
                 config.hidden_size,
                 config.hidden_dropout_prob,
                 config.layer_norm_eps,
@@ -246,7 +249,8 @@ class T5Encoder(nn.Module):
     ) -> EncoderOutput:
         """Embedded tokens, (B, S, E), and their padding mask, (B, S) bool, to (B, S, E)."""
         length = embedded.shape[1]  # S
-        bias = self.position_bias(torch.arange(length, device=embedded.device), length)
+        positions = torch.arange(length, device=embedded.device)  # (S,)
+        bias = self.position_bias(positions, length)  # (1, H, S, S)
         hidden = self.dropout(embedded)  # (B, S, E)
         mask = padding_mask(attention_mask)  # (B, 1, 1, S)
         hidden_states, attentions = [], []
@@ -254,7 +258,8 @@ class T5Encoder(nn.Module):
             if output_hidden_states:
                 hidden_states.append(hidden)
             hidden, weights = layer(hidden, mask, bias, output_attentions)  # (B, S, E)
-            attentions.append(weights)
+            if output_attentions:
+                attentions.append(weights)
         hidden = self.dropout(self.final_norm(hidden))
         hidden_states.append(hidden)
         return EncoderOutput(
@@ -273,13 +278,13 @@ class T5Decoder(nn.Module):
 
     def __init__(self, config: T5Config, attention: str) -> None:
         super().__init__()
-        self.position_bias = position_bias(config, bidirectional=False)
+        self.position_bias = build_position_bias(config, bidirectional=False)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(
             T5DecoderLayer(
-                MultiHeadAttention(**attention_sizes(config, attention)),
-                CrossAttention(**attention_sizes(config, attention)),
-                feed_forward(config),
+                MultiHeadAttention(**attention_arguments(config, attention)),
+                CrossAttention(**attention_arguments(config, attention)),
+                build_feed_forward(config),
                 config.hidden_size,
                 config.hidden_dropout_prob,
                 config.layer_norm_eps,
@@ -312,17 +317,19 @@ class T5Decoder(nn.Module):
         bias = self.position_bias(positions, so_far)  # (1, H, T, L)
         hidden = self.dropout(embedded)  # (R, T, E)
         mask = causal_mask(positions, so_far) & padding_mask(attention_mask)  # (R, 1, T, L)
-        source = encoded.last_hidden_state, padding_mask(encoded.attention_mask)
+        encoder_hidden = encoded.last_hidden_state  # (B, S, E)
+        encoder_mask = padding_mask(encoded.attention_mask)  # (B, 1, 1, S)
         hidden_states, attentions, cross_attentions = [], [], []
         layers = zip(self.layers, layer_caches(cache, len(self.layers)), strict=True)
         for layer, layer_cache in layers:
             if output_hidden_states:
                 hidden_states.append(hidden)
             hidden, weights, cross_weights = layer(
-                hidden, mask, bias, *source, layer_cache, output_attentions
+                hidden, mask, bias, encoder_hidden, encoder_mask, layer_cache, output_attentions
             )  # (R, T, E)
-            attentions.append(weights)
-            cross_attentions.append(cross_weights)
+            if output_attentions:
+                attentions.append(weights)
+                cross_attentions.append(cross_weights)
         hidden = self.dropout(self.final_norm(hidden))
         hidden_states.append(hidden)
         return DecoderOutput(
@@ -398,8 +405,8 @@ class T5ForConditionalGeneration(Seq2SeqLM):
             nn.init.normal_(part.weight, std=self.config.initializer_factor)
 
 
-def attention_sizes(config: T5Config, attention: str) -> dict[str, Any]:
-    """What self- and cross-attention are made of: no bias, no scale, heads of any size."""
+def attention_arguments(config: T5Config, attention: str) -> dict[str, Any]:
+    """What self- and cross-attention are made with: no bias, unscaled scores, heads of any size."""
     return {
         "hidden_size": config.hidden_size,
         "num_heads": config.num_attention_heads,
@@ -411,7 +418,7 @@ def attention_sizes(config: T5Config, attention: str) -> dict[str, Any]:
     }
 
 
-def position_bias(config: T5Config, *, bidirectional: bool) -> RelativePositionBias:
+def build_position_bias(config: T5Config, *, bidirectional: bool) -> RelativePositionBias:
     """The relative positions of a stack."""
     return RelativePositionBias(
         config.num_attention_heads,
@@ -421,7 +428,7 @@ def position_bias(config: T5Config, *, bidirectional: bool) -> RelativePositionB
     )
 
 
-def feed_forward(config: T5Config) -> FeedForward | GatedFeedForward:
+def build_feed_forward(config: T5Config) -> FeedForward | GatedFeedForward:
     """The feed-forward network of a layer."""
     network = GatedFeedForward if config.is_gated else FeedForward
     return network(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minitransformer.fast import optimize as optimize_model
 from minitransformer.hf.checkpoint import from_pretrained
-from minitransformer.hf.config import family_of_model, reference_class
+from minitransformer.hf.config import class_name, family_of_model
 from minitransformer.models.base import Model
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
@@ -236,14 +236,6 @@ def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = Fals
         if not may_be_empty and not text.strip():
             raise ValueError(f"{name}[{number}] is empty: {text!r}")
     return list(texts)
-
-
-def class_name(model: Model) -> str:
-    """The name of a model's class; of an optimized model, that of the plain class."""
-    try:
-        return reference_class(model).__name__
-    except TypeError:  # it is no model of this package
-        return type(model).__name__
 
 
 def _wrong_model(task: type[Task], model: Model) -> str:

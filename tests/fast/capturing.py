@@ -71,10 +71,6 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
     """The CPU, taken for a device that replays what was captured."""
     made = Captures()
     monkeypatch.setattr(cuda_graph, "capture", made)
-    monkeypatch.setattr(cuda_graph, "runs_ahead", lambda _: True)
-
-    def as_on_a_gpu(session: Any, _model: Any, config: Any, watched: bool) -> Any:
-        return cuda_graph.graphed_session(session, config.max_new_tokens, watched)
-
-    monkeypatch.setattr(model_twins, "fast_session", as_on_a_gpu)
+    for module in (cuda_graph, model_twins):
+        monkeypatch.setattr(module, "runs_ahead", lambda _: True)
     return made

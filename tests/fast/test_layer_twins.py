@@ -17,7 +17,6 @@ from minitransformer.fast import layer_twins as module
 from minitransformer.fast import linear as linear_module
 from minitransformer.fast import prepacked_linear as prepacked_module
 from minitransformer.fast.layer_twins import FastLinear, has_usual_attention
-from minitransformer.fast.linear import Measurement
 from minitransformer.fast.unpadding import UnpaddedBatch, UnpaddedMask, Unpadding
 from minitransformer.layers.attention import (
     CrossAttention,
@@ -37,10 +36,12 @@ PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 @pytest.fixture(params=["onednn", "default"], autouse=True)
 def library(request, monkeypatch):
-    """Each library, whichever would be chosen here; without oneDNN, twice the same."""
+    """Each library, whatever would be measured here; without oneDNN, twice the same."""
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
     name = request.param if linear_module.onednn_works() else "default"
-    monkeypatch.setattr(linear_module, "_measurement", Measurement(name, None))
+    monkeypatch.setattr(linear_module, "_chosen", name)
+    for file in (linear_module, prepacked_module):
+        monkeypatch.setattr(file, "is_faster", lambda *_, **__: name == "onednn")
 
 
 def assert_same(plain, twin, call, leaves, exact=False):
@@ -227,10 +228,15 @@ def test_a_network_that_decodes_leaves_the_product_to_its_prepacked_weights(piec
     with torch.no_grad():
         expected = layer(hidden)
         assert pieces == [2]
-        prepacked_module.prepack(linears, 100)
-        torch.testing.assert_close(layer(hidden), expected)
-        assert pieces == ([2] if prepacked_module.prepacked_copy(layer.up_proj, hidden) else [2, 2])
-        prepacked_module.release(linears)
+        prepacked_module.prepack(linears, 100, num_rows=2)
+        with prepacked_module.decoding():
+            torch.testing.assert_close(layer(hidden), expected)
+            has_copy = prepacked_module.prepacked_copy(layer.up_proj, hidden) is not None
+        assert pieces == ([2] if has_copy else [2, 2])
+        assert has_copy == (linear_module.measured_library() == "onednn")
+        pieces.clear()
+        torch.testing.assert_close(layer(hidden), expected)  # a call that no session makes
+        assert pieces == [2]
 
 
 @pytest.mark.slow

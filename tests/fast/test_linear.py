@@ -1,7 +1,7 @@
 """Linear maps by the faster product: the numbers of F.linear, in every derivative.
 
-Which product a processor is given is measured, so the tests set it: each runs with oneDNN's, where
-this PyTorch has it, and with a stand-in for it.
+Which product a processor is given is measured, so the tests give the answer: each runs with
+oneDNN's, where this PyTorch has it, and with a stand-in for it.
 """
 
 import warnings
@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minitransformer import BertConfig, BertForMaskedLM
 from minitransformer.fast import linear as module
-from minitransformer.fast import optimize
-from minitransformer.fast.linear import Measurement, linear_with_activation, set_library
+from minitransformer.fast import measuring, optimize
+from minitransformer.fast.linear import linear_with_activation, set_library
 from minitransformer.layers.feed_forward import ACTIVATIONS
 from tests.fast.twins import twin_of
 from tests.models import decoders
@@ -58,7 +58,8 @@ def calls(request, monkeypatch):
         return product(x, weight, bias, activation, algorithm)
 
     monkeypatch.setattr(module, "onednn_linear", counted)
-    monkeypatch.setattr(module, "_measurement", Measurement("onednn", 2.0))
+    monkeypatch.setattr(module, "_chosen", "onednn")
+    monkeypatch.setattr(module, "is_faster", lambda *_, **__: True)
     return seen
 
 
@@ -281,7 +282,7 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
     model, ids = optimize(BertForMaskedLM(config)).train(), torch.randint(5, 50, (3, 9))
     found, counts = [], []
     for library in ("onednn", "default"):
-        monkeypatch.setattr(module, "_measurement", Measurement(library, None))
+        monkeypatch.setattr(module, "_chosen", library)
         model.zero_grad()
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -293,7 +294,7 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
     # feed-forward by W; in the second round none.
     assert counts == [2 * (2 * 6 + 2) + 2] * 2
     torch.testing.assert_close(found[0], found[1])
-    monkeypatch.setattr(module, "_measurement", Measurement("onednn", None))
+    monkeypatch.setattr(module, "_chosen", "onednn")
     model.eval().loss(input_ids=ids, labels=ids)
     assert len(calls) == counts[0]
 
@@ -347,9 +348,9 @@ def test_with_many_rows_the_activation_writes_where_it_reads(monkeypatch):
 def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
     layer, x = nn.Linear(8, 4), torch.randn(module._MOST_ROWS_IN_FLOAT32 + 1, 8)
     with torch.no_grad():
-        linear_with_activation(x, layer)
+        linear_with_activation(x, layer, None)
         assert calls == []
-        linear_with_activation(x[1:], layer)
+        linear_with_activation(x[1:], layer, None)
     assert [activation for *_, activation in calls] == ["none"]
 
 
@@ -362,7 +363,7 @@ def test_what_the_kernel_does_not_know_takes_two_steps(calls):
         linear_with_activation(x, layer, lambda values: values)  # an activation of one's own
         linear_with_activation(x, layer, partial(F.gelu, approximate="tanh"))
         with pytest.raises(RuntimeError):
-            linear_with_activation(x[:, :2], layer)
+            linear_with_activation(x[:, :2], layer, None)
         assert calls == []
         linear_with_activation(x, layer, gelu)
     assert [activation for *_, activation in calls] == ["gelu"]
@@ -377,62 +378,74 @@ def test_a_bias_that_is_not_contiguous_is_read_right(calls):
         torch.testing.assert_close(found, F.gelu(layer(x)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [*ACTIVATIONS, None])
+def test_the_activation_is_fused_only_where_that_is_faster(name, dtype, calls, monkeypatch):
+    """Asked of each dtype and activation, for few rows and for many."""
+    layer, activation = nn.Linear(24, 40, dtype=dtype), ACTIVATIONS.get(name)
+    asked, pays = [], {16: True, 256: False}
+
+    def answer(question, make, rounds=12):
+        asked.append(question)
+        return next(fast for rows, fast in pays.items() if f", {rows} rows, {dtype}" in question)
+
+    monkeypatch.setattr(module, "is_faster", answer)
+    with torch.no_grad():
+        for rows in (1, 32, 33, 500):
+            x = torch.randn(rows, 24, dtype=dtype)
+            expected = layer(x) if activation is None else activation(layer(x))
+            tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-6
+            found = linear_with_activation(x, layer, activation)
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    fused = activation in module._FUSED and module._kernel_works(dtype, activation)
+    assert [shape[0] for shape, *_ in calls] == ([1, 32] if fused else [])
+    assert len(asked) == 4 * fused and len(set(asked)) == 2 * fused
+
+
 @pytest.mark.parametrize("ratio", [0.9, 1.04, 1.06, 2.0])
 def test_the_library_is_measured_once(ratio, monkeypatch):
     measured = []
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(module, "onednn_works", lambda: True)
-    monkeypatch.setattr(module, "_measured_ratio", lambda: measured.append(1) or ratio)
-    monkeypatch.setattr(module, "_measurement", None)
+    monkeypatch.setattr(module, "_chosen", None)
+    monkeypatch.setattr(measuring, "ANSWERS", {})
+    monkeypatch.setattr(measuring, "_answer", lambda *_: measured.append(1) or ratio)
     for _ in range(2):
         assert module.measured_library() == ("onednn" if ratio > 1.05 else "default")
-        assert module.measurement().ratio == ratio
-    assert measured == [1]
+    assert measured == [1] and measuring.ANSWERS == {module._QUESTION: ratio}
 
 
 def test_without_a_choice_nothing_is_measured(monkeypatch):
-    monkeypatch.setattr(module, "_measured_ratio", None)
+    monkeypatch.setattr(module, "is_faster", None)  # not to be called
+    monkeypatch.setattr(module, "_chosen", None)
     for mkl, mkldnn, works in ((False, True, True), (True, False, True), (True, True, False)):
-        monkeypatch.setattr(module, "_measurement", None)
         monkeypatch.setattr(torch.backends.mkl, "is_available", lambda mkl=mkl: mkl)
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", mkldnn)
         monkeypatch.setattr(module, "onednn_works", lambda works=works: works)
-        assert module.measurement() == ("default", None)
-        # What is switched off for now is measured when it is on.
-        assert (module._measurement is None) is not mkldnn
-
-
-def test_a_measurement_says_how_many_times_as_long_the_default_takes(monkeypatch):
-    monkeypatch.setattr(module, "_MEASURED_SHAPES", ((4, 3, 2), (4, 3, 5)))
-    monkeypatch.setattr(module, "onednn_linear", stand_in)
-    clock = iter([1.0] * 100)  # each round takes the default three units, and the other two
-    times = {F.linear: 3.0, stand_in: 2.0}
-    monkeypatch.setattr(module, "_seconds", lambda way, *_: times[way] * next(clock))
-    state, before = torch.get_rng_state(), torch.is_grad_enabled()
-    assert module._measured_ratio() == pytest.approx(1.5)
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "_MEASURED_SHAPES", ((4, 3, 2),))
-    monkeypatch.setattr(module, "onednn_linear", stand_in)
-    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
-        assert module._measured_ratio() > 0
-    assert torch.equal(torch.get_rng_state(), state) and torch.is_grad_enabled() == before
+        assert module.measured_library() == "default"
 
 
 def test_a_library_is_set_from_outside(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
-    monkeypatch.setattr(module, "_measured_ratio", None)  # not to be measured
-    monkeypatch.setattr(module, "_measurement", None)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(module, "_chosen", None)
     monkeypatch.setattr(module, "onednn_works", lambda: True)
+    monkeypatch.setattr(module, "is_faster", None)  # not to be called
     for name in module.LIBRARIES:
         set_library(name)
-        assert module.measured_library() == name and module.measurement().ratio is None
+        assert module.measured_library() == name
     with pytest.raises(ValueError, match=r"library='mkl' is unknown.*\['default', 'onednn'\]"):
         set_library("mkl")
     monkeypatch.setattr(module, "onednn_works", lambda: False)
     with pytest.raises(ValueError, match="cannot multiply by oneDNN"):
         set_library("onednn")
-    set_library("default")
+    assert module.measured_library() == "default"  # what was set before
+    monkeypatch.setattr(module, "onednn_works", lambda: True)
+    for faster in (True, False):
+        monkeypatch.setattr(module, "is_faster", lambda *_, faster=faster, **__: faster)
+        set_library(None)
+        assert module.measured_library() == ("onednn" if faster else "default")
 
 
 def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):

@@ -6,6 +6,7 @@ Each test runs with oneDNN's kernels, where this PyTorch has them, and with stan
 import copy
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -17,16 +18,18 @@ from minitransformer.fast import linear as linear_module
 from minitransformer.fast import optimize
 from minitransformer.fast import prepacked_linear as module
 from minitransformer.fast.layer_twins import FastLinear
-from minitransformer.fast.linear import Measurement
 from minitransformer.fast.prepacked_linear import (
+    PrepackedSession,
     PrepackedWeight,
+    decoding,
     forget,
     prepack,
     prepacked_linear,
-    release,
+    weights_of_a_step,
 )
-from minitransformer.fast.sessions import weights_of_a_step
 from minitransformer.generation import generate
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.base import DecodingSession
 from tests.generation.pairs import FAMILIES, ours
 
 MANY = module._WORTH_A_COPY
@@ -36,7 +39,8 @@ MANY = module._WORTH_A_COPY
 def products(request, monkeypatch):
     """How many products went through a copy so far, in a list of one."""
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
-    monkeypatch.setattr(linear_module, "_measurement", Measurement("default", None))
+    monkeypatch.setattr(linear_module, "_chosen", "default")
+    monkeypatch.setattr(module, "is_faster", lambda *_, **__: True)
     through_copy = PrepackedWeight.__call__
     if request.param == "onednn":
         if not module._kernels_work(torch.float32):
@@ -63,13 +67,11 @@ def products(request, monkeypatch):
 
 
 @contextmanager
-def prepacked(modules, num_uses=MANY):
-    """A decoding session."""
-    prepack(modules, num_uses)
-    try:
+def prepacked(modules, num_uses=MANY, num_rows=2):
+    """A step of a decoding session."""
+    prepack(modules, num_uses, num_rows)
+    with decoding():
         yield
-    finally:
-        release(modules)
 
 
 def inputs(dtype):
@@ -83,7 +85,7 @@ def inputs(dtype):
         torch.randn(2, 70, dtype=dtype)[:, ::2],
         torch.randn(3, 36, dtype=dtype)[:, 1:],
         torch.randn(1, 35, dtype=dtype).expand(7, 35),
-        torch.randn(3, 2, 20, 35, dtype=dtype).transpose(0, 2),
+        torch.randn(3, 2, 9, 35, dtype=dtype).transpose(0, 2),
     ]
 
 
@@ -120,7 +122,7 @@ def test_a_weight_that_is_no_linear_module_s(products):
     assert products == [1]
 
 
-def test_copies_serve_from_prepack_to_release(products):
+def test_copies_serve_within_a_step_of_a_session(products):
     layer, x = FastLinear(4, 6), torch.randn(2, 4)
     before = dict(vars(layer))
     with torch.no_grad():
@@ -130,10 +132,112 @@ def test_copies_serve_from_prepack_to_release(products):
             with prepacked([layer]):
                 layer(x)
             layer(x)
-            assert products == [2]  # an inner session does not end the outer one
+            assert products == [2]  # an inner step does not end the outer one
+        layer(x)
+        with pytest.raises(KeyError), prepacked([layer]):
+            raise KeyError
         layer(x)
     assert products == [2] and vars(layer) == before
-    release([layer, nn.Linear(2, 2)])  # of no session: nothing
+
+
+def test_other_threads_multiply_as_usual(products):
+    layer, x = FastLinear(4, 6), torch.randn(2, 4)
+
+    def call():
+        with torch.no_grad():  # which is a thread's own
+            return layer(x)
+
+    with ThreadPoolExecutor(1) as pool, torch.no_grad(), prepacked([layer]):
+        assert torch.equal(pool.submit(call).result(), F.linear(x, layer.weight, layer.bias))
+        assert products == [0]
+        layer(x)
+    assert products == [1]
+
+
+class Steps(DecodingSession):
+    """Scores that are a product."""
+
+    def __init__(self, layer):
+        self.prompt, self.layer, self.calls = torch.zeros(2, 1, dtype=torch.int64), layer, []
+
+    def start(self):
+        return self.layer(torch.ones(2, 4))
+
+    def step(self, history):
+        self.calls.append(history)
+        return self.layer(torch.full((2, 4), 2.0))
+
+    def select(self, rows):
+        self.calls.append(rows)
+
+    def close(self):
+        self.calls.append("close")
+
+
+def test_a_session_is_the_one_inside_with_copies(products):
+    layer = FastLinear(4, 6)
+    inside = Steps(layer)
+    session = PrepackedSession(inside, [layer], MANY, 2)
+    assert session.prompt is inside.prompt
+    with torch.no_grad():
+        torch.testing.assert_close(session.start(), inside.start())
+        torch.testing.assert_close(session.step("history"), inside.step("other"))
+        session.select("rows")
+        session.close()
+    assert inside.calls == ["history", "other", "rows", "close"] and products == [2]
+    assert layer in module._COPIES  # for the next session
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_session_that_is_abandoned_leaves_ordinary_calls_alone(family, products):
+    """Neither its copies nor what becomes of the weights afterwards shows in them."""
+    plain, ids = ours(family), torch.randint(3, 90, (1, 5))
+    model = optimize(copy.deepcopy(plain))
+    first = getattr(model.config, "decoder_start_token_id", None)
+    config = GenerationConfig(max_new_tokens=MANY, decoder_start_token_id=first)
+    session = model.decoding_session(ids, config=config)
+    with torch.no_grad():
+        history = torch.cat([session.prompt, session.start().argmax(dim=-1, keepdim=True)], dim=1)
+        session.step(history)
+        used = products[0]
+        assert used > 0
+        for one in (plain, model):  # the session is neither closed nor gone
+            for parameter in one.parameters():
+                parameter.data.mul_(1.5)
+        inputs = {"input_ids": ids}
+        if hasattr(model, "encode"):
+            inputs["decoder_input_ids"] = ids
+        torch.testing.assert_close(model(**inputs).logits, plain(**inputs).logits)
+        assert products == [used]
+        fields = {"max_new_tokens": MANY, "min_new_tokens": MANY}
+        expected = generate(plain, ids, **fields).sequences
+        assert torch.equal(generate(model, ids, **fields).sequences, expected)
+    assert products[0] > used
+
+
+def test_a_thread_that_calls_a_model_while_a_session_steps(products):
+    model, ids = optimize(copy.deepcopy(ours("GPT2"))), torch.randint(3, 90, (1, 5))
+    session = model.decoding_session(ids, config=GenerationConfig(max_new_tokens=MANY))
+    counts = []
+
+    def call():
+        before = products[0]
+        with torch.no_grad():
+            model(ids)
+        counts.append(products[0] - before)
+
+    with ThreadPoolExecutor(1) as pool, torch.no_grad():
+        first = session.start().argmax(dim=-1, keepdim=True)
+        hooked = model.backbone.final_norm
+
+        def hook(*_):
+            handle.remove()
+            pool.submit(call).result()
+
+        handle = hooked.register_forward_hook(hook)
+        before = products[0]
+        session.step(torch.cat([session.prompt, first], dim=1))
+    assert counts == [0] and products[0] > before
 
 
 def test_many_rows_are_for_the_usual_product(products):
@@ -253,12 +357,12 @@ def test_weights_that_have_no_copies(products, monkeypatch):
         layers.append(FastLinear(4, 6))  # whose changes are not counted
     layers.append(FastLinear(0, 6))
     with torch.no_grad(), prepacked(layers):
-        assert all(module._ENTRIES[layer].copy is None for layer in layers)
+        assert not any(layer in module._COPIES for layer in layers)
         assert layers[0](torch.randn(2, 4, dtype=torch.float64)).shape == (2, 6)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     layer = FastLinear(4, 6)
     with prepacked([layer]):
-        assert module._ENTRIES[layer].copy is None
+        assert layer not in module._COPIES
 
 
 def test_a_weight_that_becomes_an_inference_tensor(products):
@@ -297,15 +401,47 @@ def test_copies_are_made_once_and_where_it_pays(products):
             layer(x)
         assert products == [0]
         with prepacked([layer]):
-            first = module._ENTRIES[layer].copy
+            first = module._COPIES[layer]
         with prepacked([layer], 1):
             layer(x)
         assert products == [1]
-        assert module._ENTRIES[layer].copy is first
+        assert module._COPIES[layer] is first
         forget([layer, nn.Linear(2, 2)])
         with prepacked([layer], 1):
             layer(x)
         assert products == [1]
+
+
+def test_whether_it_pays_is_asked_for_one_row_and_for_several(products, monkeypatch):
+    asked, fast = [], {"one row": False, "several rows": True}
+
+    def answer(question, make, rounds=12):
+        asked.append(question)
+        return next(faster for words, faster in fast.items() if words in question)
+
+    monkeypatch.setattr(module, "is_faster", answer)
+    layer = FastLinear(4, 6)
+    with torch.no_grad():
+        for num_rows in (1, module._MOST_ROWS + 1):
+            with prepacked([layer], num_rows=num_rows):
+                assert layer not in module._COPIES
+        for num_rows in (2, module._MOST_ROWS):
+            forget([layer])
+            with prepacked([layer], num_rows=num_rows):
+                assert layer in module._COPIES
+                layer(torch.randn(1, 4))
+                layer(torch.randn(num_rows, 4))
+    assert products == [2]
+    assert len(set(asked)) == 2 and all("torch.float32" in question for question in asked)
+
+
+def test_a_weight_that_is_computed_has_no_copy(products):
+    """A parametrization's lies in new memory at every call."""
+    layer = nn.utils.parametrizations.weight_norm(FastLinear(4, 6))
+    x = torch.randn(2, 4)
+    with torch.no_grad(), prepacked([layer]):
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+        assert layer not in module._COPIES
 
 
 def test_copies_go_with_their_module_and_are_no_part_of_it(products):
@@ -316,7 +452,7 @@ def test_copies_go_with_their_module_and_are_no_part_of_it(products):
         copied.weight.mul_(2)
         torch.testing.assert_close(copied(x), F.linear(x, copied.weight, copied.bias))
     assert products == [0]
-    held = weakref.ref(module._ENTRIES[layer].copy)
+    held = weakref.ref(module._COPIES[layer])
     del layer
     gc.collect()
     assert held() is None

@@ -164,7 +164,7 @@ def test_another_dropout_changes_nothing_that_is_stored(name, tmp_path):
     model = load_quietly(class_of(name).from_pretrained, tmp_path, hidden_dropout_prob=0.37)
     assert model.config.hidden_dropout_prob == 0.37
     backbone = backbone_of(model)
-    assert backbone.embeddings.dropout.p == backbone.layers[0].dropout.p == 0.37
+    assert backbone.embeddings.dropout.p == backbone.layers[0].feed_forward_dropout.p == 0.37
     assert_same(model.state_dict(), saved.state_dict())
     assert not model.training
 

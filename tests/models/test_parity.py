@@ -197,7 +197,7 @@ def test_twenty_steps_of_adamw_give_the_same_losses(name, variant, tmp_path):
     assert losses[0] == pytest.approx(losses[1], abs=1e-9, rel=1e-9)
 
 
-@pytest.mark.parametrize("variant", ["eager", "optimized"])
+@pytest.mark.parametrize("variant", ["eager", pytest.param("optimized", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CLASSES)
 def test_what_is_saved_here_loads_there_without_a_warning_and_back(
     name, variant, tmp_path, recwarn, caplog

@@ -131,6 +131,6 @@ def test_a_task_of_a_model_in_hand(optimized, tmp_path):
 def test_a_model_in_training_mode_is_refused(tmp_path):
     path, arguments, _ = save_example("fill-mask", tmp_path)
     fill = pipeline("fill-mask", path)
-    fill.model.backbone.layers[1].dropout.train()
+    fill.model.backbone.layers[1].feed_forward_dropout.train()
     with pytest.raises(ValueError, match="in training mode.*call model.eval"):
         fill(*arguments)

@@ -466,7 +466,7 @@ def test_a_new_run_is_optimized_unless_it_is_to_be_plain(plain, tmp_path):
 def test_a_run_goes_on_with_the_library_that_it_began_with(tmp_path, monkeypatch):
     if not linear.onednn_works():
         pytest.skip("this PyTorch has one library")
-    monkeypatch.setattr(linear, "_measurement", linear.measurement())  # to be restored afterwards
+    monkeypatch.setattr(linear, "_chosen", None)  # to be restored afterwards
     for library, other in (linear.LIBRARIES, linear.LIBRARIES[::-1]):
         linear.set_library(library)
         whole, _ = tiny_job.run(tmp_path / library / "whole")

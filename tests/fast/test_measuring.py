@@ -1,0 +1,136 @@
+"""What is measured, how, and that measuring disturbs nothing and is disturbed by nothing."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+
+from minitransformer.fast import linear, measuring, prepacked_linear
+from minitransformer.fast.measuring import WORTH_IT, is_faster
+from minitransformer.layers.feed_forward import ACTIVATIONS
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch):
+    """What is measured in a test is forgotten after it."""
+    monkeypatch.setattr(measuring, "ANSWERS", {})
+    return measuring.ANSWERS
+
+
+def test_of_several_rounds_the_least_time_of_each_way_counts(answers, monkeypatch):
+    times = {"usual": [9.0, 3.5, 3.0, 4.0], "other": [9.0, 2.5, 8.0, 2.0]}
+    monkeypatch.setattr(measuring, "_seconds", lambda way: times[way].pop(0))
+    assert is_faster("which?", lambda: ("usual", "other"), rounds=3)
+    assert answers == {"which?": 1.5} and times == {"usual": [], "other": []}
+
+
+@pytest.mark.parametrize("ratio", [0.5, WORTH_IT - 0.01, WORTH_IT, 2.0])
+def test_an_answer_is_kept(ratio, answers, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measuring, "_answer", lambda *_: asked.append(1) or ratio)
+    for _ in range(3):
+        assert is_faster("which?", lambda: None) == (ratio >= WORTH_IT)
+    assert asked == [1] and answers == {"which?": ratio}
+
+
+def test_threads_that_ask_at_once_measure_once(answers, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measuring, "_answer", lambda *_: asked.append(1) or 2.0)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: is_faster("which?", lambda: None), range(20)))
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
+def test_a_way_that_this_pytorch_has_not_is_not_faster(error, answers):
+    def absent():
+        raise error("no such kernel")
+
+    assert not is_faster("made", absent)
+    assert not is_faster("called", lambda: (lambda: None, absent))
+    assert answers == {"made": 0.0, "called": 0.0}
+
+
+def test_a_way_is_timed_by_the_clock(monkeypatch):
+    clock = iter([2.0, 5.0])
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
+    called = []
+    assert measuring._seconds(lambda: called.append(1)) == 3.0 and called == [1]
+
+
+KINDS = (torch.float32, torch.bfloat16)
+ACTIVATION_NAMES = ("gelu", "gelu_new", "relu", None)
+QUESTIONS = {
+    "while training": (torch.float32, linear._both_products),
+    **{
+        f"{name}, {dtype}": (
+            dtype,
+            partial(linear._fused_or_not, dtype, ACTIVATIONS.get(name), 2),
+        )
+        for dtype in KINDS
+        for name in ACTIVATION_NAMES
+    },
+    **{
+        f"prepacked, {rows}, {dtype}": (
+            dtype,
+            partial(prepacked_linear._prepacked_or_not, dtype, rows),
+        )
+        for dtype in KINDS
+        for rows in (1, 8)
+    },
+}
+
+
+def skip_without_kernels(dtype):
+    if not (linear.onednn_works() and prepacked_linear._kernels_work(dtype)):
+        pytest.skip(f"this PyTorch has no kernels of oneDNN for {dtype} here")
+
+
+@pytest.fixture(params=["float64", "meta", "autocast", "gradients"])
+def surroundings(request):
+    """What a caller may have set where something is measured for the first time."""
+    if request.param == "float64":
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(before)
+    elif request.param == "meta":
+        with torch.device("meta"):
+            yield
+    elif request.param == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            yield
+    else:
+        with torch.enable_grad():
+            yield
+
+
+@pytest.mark.parametrize(("dtype", "make"), QUESTIONS.values(), ids=QUESTIONS)
+def test_what_a_caller_has_set_does_not_disturb_it_nor_it_the_caller(
+    dtype, make, surroundings, answers, monkeypatch
+):
+    """Both ways compute the same, of the dtype that is asked about, on the CPU."""
+    skip_without_kernels(dtype)
+    seen = []
+    monkeypatch.setattr(measuring, "_seconds", lambda way: seen.append(way()) or 1.0)
+    state = torch.get_rng_state()
+    before = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+    assert not is_faster("which?", make, rounds=1)
+    assert answers == {"which?": 1.0}  # measured, not given up
+    after = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
+    assert before == after and torch.equal(torch.get_rng_state(), state)
+    usual, other = seen[-2:]
+    if usual is not None:
+        torch.testing.assert_close(usual, other, rtol=1e-2, atol=1e-2)
+        tensors = usual if isinstance(usual, list) else [usual]
+        assert {(tensor.device.type, tensor.dtype) for tensor in tensors} == {("cpu", dtype)}
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_the_kernels_are_tried_whatever_a_caller_has_set(dtype, surroundings):
+    skip_without_kernels(dtype)
+    assert linear.onednn_works.__wrapped__()
+    assert prepacked_linear._kernels_work.__wrapped__(dtype)
+    for activation in linear._FUSED:
+        assert linear._kernel_works.__wrapped__(dtype, activation)

@@ -1,0 +1,95 @@
+"""What is replaced, what is left and why, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from minitransformer import optimize, report, restore
+from minitransformer.fast import is_optimized
+from minitransformer.fast import linear as linear_module
+from minitransformer.fast.measuring import ANSWERS
+from minitransformer.fast.prepacked_linear import _COPIES
+from minitransformer.layers.attention import CrossAttention
+from tests.models.every_class import make
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch):
+    """What was measured is one answer, and nothing is measured here."""
+    monkeypatch.setattr(linear_module, "_chosen", "default")
+    before = dict(ANSWERS)
+    ANSWERS.clear()
+    ANSWERS["another way, torch.float32"] = 1.234
+    yield ANSWERS
+    ANSWERS.clear()
+    ANSWERS.update(before)
+
+
+class OwnCrossAttention(CrossAttention):
+    """A user's; its nearest plain class is CrossAttention, one further away MultiHeadAttention."""
+
+
+def test_a_report_names_the_nearest_class():
+    model = make("BartForConditionalGeneration")
+    model.backbone.decoder.layers[0].cross_attention.__class__ = OwnCrossAttention
+    name = "backbone.decoder.layers.0.cross_attention"
+    found = report(optimize(model))
+    reason = "a OwnCrossAttention: the twin of CrossAttention would undo its changes"
+    assert found.left == {name: reason}
+    assert f"left {name}: {reason}" in str(found)
+
+
+def test_a_report_says_what_was_measured(answers):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    found = report(model)
+    assert found.replaced == {} and found.library == "default"
+    assert found.left["0"] == "a Linear: not optimized yet; call optimize(model)"
+    assert found.measured == {"another way, torch.float32": 1.234}
+    assert " 1.23 times as fast: another way, torch.float32" in str(found).splitlines()
+    found = report(optimize(model))
+    assert found.replaced == {"FastLinear": 1, "FastDropout": 1} and found.left == {}
+    answers.clear()
+    assert found.measured  # what was known then
+
+
+def test_what_became_of_a_twin_is_reported_and_not_restored():
+    model = optimize(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))
+    expected = model(torch.ones(1, 2))
+    nn.utils.parametrizations.weight_norm(model[1])
+    torch.testing.assert_close(model(torch.ones(1, 2)), expected)
+    found = report(model)
+    assert found.replaced == {"FastLinear": 1}
+    made = type(model[1]).__name__
+    assert found.left == {"1": f"a {made}: made from a twin after optimize(model)"}
+    message = f"1 is a {made}, made from a twin after optimize.*remove that first"
+    with pytest.raises(ValueError, match=message):
+        restore(model)
+    assert type(model[0]).__name__ == "FastLinear"  # all or nothing
+    nn.utils.parametrize.remove_parametrizations(model[1], "weight")
+    assert not is_optimized(restore(model))
+    torch.testing.assert_close(model(torch.ones(1, 2)), expected)
+    alone = nn.utils.parametrizations.weight_norm(optimize(nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match="the model is a Parametrized"):
+        restore(alone)
+
+
+def test_a_model_that_was_parametrized_before_keeps_what_it_was():
+    plain = make("BertForMaskedLM")
+    nn.utils.parametrizations.weight_norm(plain.backbone.layers[0].feed_forward.up_proj)
+    optimized = optimize(copy.deepcopy(plain))
+    ids = torch.randint(5, 20, (2, 6))
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    torch.testing.assert_close(optimized(ids, mask).logits, plain(ids, mask).logits)
+    (left,) = report(optimized).left.values()
+    assert "the twin of Linear would undo its changes" in left
+    kinds = [type(module).__name__ for module in restore(optimized).modules()]
+    assert kinds == [type(module).__name__ for module in plain.modules()]
+
+
+def test_restoring_frees_the_copies_of_weights():
+    model = optimize(nn.Linear(2, 2))
+    _COPIES[model] = object()
+    restore(model)
+    assert model not in _COPIES
