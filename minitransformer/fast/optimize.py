@@ -127,8 +127,8 @@ def restore(model: SomeModule) -> SomeModule:
     for name, module in model.named_modules():
         if type(module) not in _PLAIN and any(base in _PLAIN for base in type(module).__mro__):
             raise ValueError(
-                f"{name or 'the model'} is a {type(module).__name__}, made from a twin after optimize(model), as "
-                "parametrizations are; remove that first"
+                f"{name or 'the model'} is a {type(module).__name__}, made from a twin after "
+                "optimize(model), as parametrizations are; remove that first"
             )
     forget(model.modules())
     for module in model.modules():

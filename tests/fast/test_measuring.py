@@ -1,5 +1,6 @@
 """What is measured, how, and that measuring disturbs nothing and is disturbed by nothing."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -36,7 +37,13 @@ def test_an_answer_is_kept(ratio, answers, monkeypatch):
 
 def test_threads_that_ask_at_once_measure_once(answers, monkeypatch):
     asked = []
-    monkeypatch.setattr(measuring, "_answer", lambda *_: asked.append(1) or 2.0)
+
+    def slow(*_):
+        asked.append(1)
+        time.sleep(0.05)  # all others ask meanwhile
+        return 2.0
+
+    monkeypatch.setattr(measuring, "_answer", slow)
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda _: is_faster("which?", lambda: None), range(20)))
     assert asked == [1]

@@ -5,6 +5,7 @@ the `VARIANTS`.
 """
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,17 +136,19 @@ def test_a_model_of_our_modules_alone_can_be_unpadded(name):
 def ways(monkeypatch):
     """Which losses were computed from the labelled tokens' logits alone."""
     seen = []
-    for kind, method in (
-        (model_twins.FastBertForMaskedLM, "_selected_loss_sum"),
-        (model_twins.FastGPT2LMHeadModel, "selected_loss_sum"),
-        (model_twins.FastSeq2SeqLM, "selected_loss_sum"),
-    ):
 
-        def noted(self, *args, own=getattr(kind, method), **kwargs):
+    def note(kind, method):
+        own = getattr(kind, method)
+
+        def noted(self, **inputs):
             seen.append(type(self).__name__)
-            return own(self, *args, **kwargs)
+            return own(self, **inputs)
 
         monkeypatch.setattr(kind, method, noted)
+
+    note(model_twins.FastBertForMaskedLM, "_selected_loss_sum")
+    note(model_twins.FastGPT2LMHeadModel, "selected_loss_sum")
+    note(model_twins.FastSeq2SeqLM, "selected_loss_sum")
     return seen
 
 
@@ -212,7 +215,7 @@ def outcome(call: Any) -> Any:
 def test_other_arguments_of_a_loss_are_taken_or_refused_as_in_the_plain_model(name, further):
     plain, optimized = make(name), make(name, "optimized")
     batch = labelled_batch(plain) | further
-    found, expected = (outcome(lambda m=m: m.loss_sum(**batch)) for m in (optimized, plain))
+    found, expected = (outcome(partial(m.loss_sum, **batch)) for m in (optimized, plain))
     if next(iter(further)).startswith("output"):
         assert_equal(found, expected)
     else:
@@ -228,9 +231,7 @@ def test_a_mask_of_the_target_with_other_values_is_refused(name, value):
     batch["decoder_attention_mask"] = torch.full_like(labels, value)
     batch["labels"] = labels
     for call in ("loss_sum", "forward"):
-        found, expected = (
-            outcome(lambda m=m: getattr(m, call)(**batch)) for m in (optimized, plain)
-        )
+        found, expected = (outcome(partial(getattr(m, call), **batch)) for m in (optimized, plain))
         assert found == expected and found[0] is ValueError
         assert "decoder_attention_mask" in found[1]
 

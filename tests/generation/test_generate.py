@@ -15,8 +15,8 @@ from minitransformer.generation import generate
 from minitransformer.generation.generate import Decoding
 from minitransformer.generation.logits_processors import make_processors
 from minitransformer.generation.stopping import StoppingCriteria
-from minitransformer.models.base import DecodingSession
 from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.base import DecodingSession
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from tests.generation.pairs import FAMILIES, ours, prompts
 from tests.models.decoders import WRITERS, build, pad, words

@@ -10,8 +10,8 @@ from minitransformer import Tokenizer
 from minitransformer.generation import generate, stream
 from minitransformer.generation.stopping import StopStrings
 from minitransformer.generation.streaming import TextPieces
-from minitransformer.models.base import DecodingSession
 from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.base import DecodingSession
 from minitransformer.tokenization import loading
 from tests.models.decoders import WRITERS
 from tests.models.decoders import new as new_model
