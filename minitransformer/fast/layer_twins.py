@@ -29,7 +29,6 @@ from minitransformer.layers.attention import (
     MultiHeadAttention,
 )
 from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
-from minitransformer.layers.kv_cache import KeyValues
 
 
 class FastLinear(nn.Linear):
@@ -133,42 +132,7 @@ class FastFusedSelfAttention(FastMultiHeadAttention, FusedSelfAttention):
 
 
 class FastCrossAttention(FastMultiHeadAttention, CrossAttention):
-    """The same over an encoder's tokens, of which no copies are made for several sequences.
-
-    The queries of the K sequences that are decoded from one source are laid end to end instead.
-    """
-
-    def forward(
-        self,
-        hidden: Tensor,
-        context: Tensor,
-        mask: Tensor | None,
-        *,
-        bias: Tensor | None = None,
-        cache: KeyValues | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(R, T, E) over (B, S, E) gives (R, T, E); see :meth:`CrossAttention.forward`."""
-        shares_sources = (
-            len(hidden) > len(context)
-            and not output_attentions
-            and bias is None
-            and has_no_hooks(self.output)  # which would see the sequences of a source as one
-        )
-        if not shares_sources:
-            return super().forward(
-                hidden,
-                context,
-                mask,
-                bias=bias,
-                cache=cache,
-                output_attentions=output_attentions,
-            )
-        query = self.split_heads(self.query(hidden))  # (R, H, T, D)
-        key, value = self.keys_and_values(context, cache)  # (B, H, S, D) twice
-        query = query.unflatten(0, (len(key), -1)).transpose(1, 2).flatten(2, 3)  # (B, H, K * T, D)
-        merged, _ = self.attend_and_merge(query, key, value, mask)  # (B, K * T, E)
-        return merged.view(*hidden.shape[:2], -1), None  # (R, T, E)
+    """The same over an encoder's tokens."""
 
 
 def has_usual_attention(module: MultiHeadAttention) -> bool:

@@ -421,19 +421,6 @@ def test_cross_attention_and_its_twin(per_source, masked, kernels):
     assert kernels
 
 
-def test_sources_are_not_copied_for_several_sequences(monkeypatch):
-    plain = self_attention(CrossAttention).eval()
-    hidden = torch.randn(6, 1, 12, dtype=torch.float64)
-    context = torch.randn(2, 5, 12, dtype=torch.float64)
-    with torch.no_grad():
-        expected, weights = plain(hidden, context, None, output_attentions=True)
-        found = twin_of(plain)(hidden, context, None, output_attentions=True)
-        assert torch.equal(found[0], expected) and torch.equal(found[1], weights)
-        monkeypatch.setattr(torch.Tensor, "repeat_interleave", None)  # not to be called
-        found, _ = twin_of(plain)(hidden, context, None)
-    torch.testing.assert_close(found, expected)
-
-
 def test_a_source_is_projected_once_and_then_read_from_the_cache():
     plain = self_attention(CrossAttention)
     twin, context = twin_of(plain), torch.randn(2, 5, 12, dtype=torch.float64)
