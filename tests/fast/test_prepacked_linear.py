@@ -191,7 +191,7 @@ def test_a_session_is_the_one_inside_with_copies(products):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_session_that_is_abandoned_leaves_ordinary_calls_alone(family, products):
     """Neither its copies nor what becomes of the weights afterwards shows in them."""
-    plain, ids = ours(family), torch.randint(3, 90, (1, 5))
+    plain, ids = copy.deepcopy(ours(family)), torch.randint(3, 90, (1, 5))
     model = optimize(copy.deepcopy(plain))
     first = getattr(model.config, "decoder_start_token_id", None)
     config = GenerationConfig(max_new_tokens=MANY, decoder_start_token_id=first)
