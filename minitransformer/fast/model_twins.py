@@ -46,7 +46,6 @@ from minitransformer.fast.unpadding import (
     query_positions,
     until_last_label,
 )
-from minitransformer.layers.attention import MultiHeadAttention
 from minitransformer.layers.kv_cache import KVCache
 from minitransformer.layers.normalization import LayerNorm, RMSNorm
 from minitransformer.layers.positional_embeddings import (
@@ -128,17 +127,16 @@ def can_unpad(stack: nn.Module, *tensors: Tensor | None) -> bool:
     """
     return (
         is_plain_eager(*tensors, under_autocast=True)
-        and all(
-            type(module) in _TREATS_TOKENS_ALONE
-            or (isinstance(module, _ATTENTIONS) and _is_usual(module))
-            for module in stack.modules()
-        )
+        and all(map(_is_known, stack.modules()))
         and has_no_hooks(*stack.modules())
     )
 
 
-def _is_usual(module: MultiHeadAttention) -> bool:
-    return type(module) in _ATTENTIONS and has_usual_attention(module)
+def _is_known(module: nn.Module) -> bool:
+    """Whether it treats each token by itself, or is an attention that takes unpadded batches."""
+    if isinstance(module, _ATTENTIONS):
+        return type(module) in _ATTENTIONS and has_usual_attention(module)
+    return type(module) in _TREATS_TOKENS_ALONE
 
 
 def _has_padding(stack: nn.Module, attention_mask: Tensor, tokens: Tensor) -> bool:
