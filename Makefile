@@ -9,10 +9,10 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --cons
 BENCHMARKS = attention_cost training inference generation
 
 demo: .venv/viz
-	.venv/bin/python -m train.demo --output runs/demo
+	.venv/bin/python -m train.demos.agreement --output runs/demo
 
 translation-demo: .venv/viz .venv/translation
-	.venv/bin/python -m train.translation_demo --output runs/translation
+	.venv/bin/python -m train.demos.translation --output runs/translation
 
 test: .venv/test
 	.venv/bin/python -m pytest

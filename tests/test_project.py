@@ -43,7 +43,7 @@ WHEN_CALLED = {("minitransformer.models.base", "minitransformer.hf")}
 
 
 def every_source() -> list[Path]:
-    return [*PACKAGE.rglob("*.py"), *ROOT.glob("train/*.py"), *ROOT.glob("benchmarks/*.py")]
+    return [*PACKAGE.rglob("*.py"), *ROOT.glob("train/**/*.py"), *ROOT.glob("benchmarks/*.py")]
 
 
 def module_of(path: Path) -> str:

@@ -23,7 +23,7 @@ from tests.train import tiny_job
 from tests.train.pretrained import watch_figures
 from tests.train.test_loop import ROOT
 from train import lm, metrics
-from train.italian import write_corpus
+from train.demos.italian import write_corpus
 from train.lm import Sampler
 from train.metrics import read_metrics
 

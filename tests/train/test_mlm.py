@@ -1,4 +1,4 @@
-"""The job, as a user runs it, on a little text; and the demo that is made of it."""
+"""The job, as a user runs it, on a little text."""
 
 import json
 import math
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from minitransformer import RobertaForMaskedLM, Tokenizer, from_pretrained, pipeline
+from minitransformer import Tokenizer, from_pretrained, pipeline
 from tests.train import tiny_job
 from tests.train.test_loop import ROOT
-from train import demo, mlm
+from train import mlm
 from train.config import TrainingConfig
-from train.italian import sentences, write_corpus
+from train.demos.italian import write_corpus
 from train.loop import Progress
 from train.masking import MaskedBatches
 from train.metrics import draw_curve, read_metrics
@@ -287,65 +287,3 @@ def test_without_matplotlib_there_is_a_sentence_and_the_job_is_done(
     assert (tmp_path / "model.safetensors").exists()
     with pytest.raises(ImportError, match="pip install matplotlib"):
         draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
-
-
-def test_agreement_is_measured_by_the_forms_of_the_word(tmp_path):
-    """A model that knows one thing, that avesse is likely, is right where avesse is right."""
-    write_corpus(tmp_path / "text.txt", 3000, seed=0)
-    tokenizer = Tokenizer.train(tmp_path / "text.txt", vocab_size=4000, show_progress=False)
-    asked = list(sentences(60, seed=1, held_out=True))
-
-    class OnlyAvesse(RobertaForMaskedLM):
-        def __init__(self):
-            pass
-
-        def logits_at(self, places, **_batch):
-            logits = torch.zeros(int(places.sum()), tokenizer.vocab_size)
-            logits[:, demo._ids(tokenizer, "avesse")] = 1
-            return logits
-
-    results = demo.measure_agreement(OnlyAvesse(), tokenizer, asked, demo.word_counts(["avesse"]))
-    questions = [
-        (s.text[a.start : a.end], a)
-        for s in asked
-        for a in s.agreements
-        if all(len(demo._ids(tokenizer, form)) == 1 for form in a.forms)
-    ]
-    assert len(questions) > 60
-    assert results["all"]["questions"] == len(questions)
-    kind = "auxiliary (conditional period)"
-    with_avesse = [word for word, a in questions if a.kind == kind and "avesse" in a.forms]
-    wanted = with_avesse.count("avesse") + sum(
-        word == a.forms[0] for word, a in questions if a.kind == kind and "avesse" not in a.forms
-    )
-    asked_of_kind = [a for _, a in questions if a.kind == kind]
-    assert results[kind]["model"] == pytest.approx(wanted / len(asked_of_kind))
-    assert results[kind]["unigram"] == results[kind]["model"]
-
-
-@pytest.mark.slow
-def test_the_demo_runs_and_runs_again(tmp_path, capsys):
-    """Few lines and steps: that it works; `make demo` shows how well."""
-    arguments = [
-        "--output",
-        str(tmp_path),
-        "--lines",
-        "4000",
-        "--max-steps",
-        "3",
-        "--questions",
-        "20",
-    ]
-    assert demo.main(arguments) == 0
-    first = capsys.readouterr().out
-    for expected in (
-        "ciao, come <mask>?",
-        "unigram guess",
-        "auxiliary (conditional period)",
-        "fill-mask",
-    ):
-        assert expected in first
-    assert (tmp_path / "agreement.png").read_bytes().startswith(b"\x89PNG")
-    before = weights(tmp_path)
-    assert demo.main(arguments) == 0  # nothing is left to train; the answers are shown again
-    assert weights(tmp_path) == before

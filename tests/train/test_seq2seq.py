@@ -14,7 +14,7 @@ import torch
 from minitransformer import Tokenizer, from_pretrained, generate, pipeline
 from tests.train import tiny_job
 from train import seq2seq
-from train.italian_english import sentence_pairs, write_pairs
+from train.demos.italian_english import sentence_pairs, write_pairs
 from train.metrics import read_metrics
 from train.seq2seq import Scorer
 

@@ -1,7 +1,7 @@
-"""The demo: a RoBERTa learns Italian agreement from nothing, in minutes, on two cores.
+"""The demo: a RoBERTa learns Italian agreement from scratch in minutes, on two cores.
 
-`make demo`, or `python -m train.demo`. The text is written by the grammar of :mod:`train.italian`;
-the job is :func:`train.mlm.main`, the same that a user runs on text of their own.
+`make demo`, or `python -m train.demos.agreement`. The grammar of :mod:`train.demos.italian` writes
+the text; the job is :func:`train.mlm.main`, which users run on text of their own.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 from train import mlm
 from train.arguments import run_job
-from train.italian import Sentence, sentences, unigram_guess, word_counts, write_corpus
+from train.demos.italian import Sentence, sentences, unigram_guess, word_counts, write_corpus
 from train.metrics import new_figure, try_to_draw
 
 JOB = {
@@ -47,7 +47,9 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the text, train, show what was learnt; go on where an earlier demo was stopped."""
-    parser = Parser(prog="python -m train.demo", description="Train a small RoBERTa on Italian.")
+    parser = Parser(
+        prog="python -m train.demos.agreement", description="Train a small RoBERTa on Italian."
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="directory")
     parser.add_argument("--lines", type=positive, default=60_000, help="sentences to train on")
     parser.add_argument("--max-steps", type=positive, default=3600, help="training steps")

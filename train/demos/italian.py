@@ -32,8 +32,15 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from train.italian_grammar import ARTICLES, CONDITIONAL_PERIOD, Agreement, Pair, Sentence, draw
-from train.italian_lexicon import LEMMA, SIMPLE_TENSES
+from train.demos.italian_grammar import (
+    ARTICLES,
+    CONDITIONAL_PERIOD,
+    Agreement,
+    Pair,
+    Sentence,
+    draw,
+)
+from train.demos.italian_lexicon import LEMMA, SIMPLE_TENSES
 
 __all__ = [
     "HELD_OUT_SUBJECTS",

@@ -1,4 +1,4 @@
-"""The pairs of train.italian_english: right English, the grammar's own Italian, a fair split.
+"""The pairs of train.demos.italian_english: right English, the grammar's own Italian, a fair split.
 
 The tables of right and wrong forms were written by hand, not printed by the code.
 """
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import train.italian_english_lexicon as english
-import train.italian_lexicon as italian
-from train.italian import is_held_out, sentences
-from train.italian_english import (
+import train.demos.italian_english_lexicon as english
+import train.demos.italian_lexicon as italian
+from train.demos.italian import is_held_out, sentences
+from train.demos.italian_english import (
     NounPhrase,
     Predicate,
     SentencePair,
@@ -21,8 +21,8 @@ from train.italian_english import (
     sentence_pairs,
     write_pairs,
 )
-from train.italian_english_lexicon import EnglishVerb
-from train.italian_grammar import Draft
+from train.demos.italian_english_lexicon import EnglishVerb
+from train.demos.italian_grammar import Draft
 
 # Of the first two hundred, those that show most; read and found right one by one.
 GOLDEN = {

@@ -1,4 +1,4 @@
-"""The English for the words of :mod:`train.italian_lexicon`, and how it inflects.
+"""The English for the words of :mod:`train.demos.italian_lexicon`, and how it inflects.
 
 Standard library only. Whatever Italian sees in a word and English does not is left out: amico and
 amica are both a friend. Each noun stands with its plural and each verb with its past and its

@@ -1,4 +1,4 @@
-"""The words of the small Italian of :mod:`train.italian`, and how they inflect.
+"""The words of the small Italian of :mod:`train.demos.italian`, and how they inflect.
 
 Standard library only. Nouns and adjectives are written out form by form, so that a reader can
 proofread them; verbs are conjugated by rule with the irregular stems beside each verb, since 24

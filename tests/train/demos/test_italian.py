@@ -1,4 +1,4 @@
-"""The grammar of train.italian: right Italian, held-out combinations, decidable answers.
+"""The grammar of train.demos.italian: right Italian, held-out combinations, decidable answers.
 
 The tables of right and wrong forms were written by hand, not printed by the code.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import train.italian as italian
-from train.italian import (
+import train.demos.italian as italian
+from train.demos.italian import (
     HELD_OUT_SUBJECTS,
     Sentence,
     is_held_out,
@@ -22,7 +22,7 @@ from train.italian import (
     word_counts,
     write_corpus,
 )
-from train.italian_lexicon import (
+from train.demos.italian_lexicon import (
     ADJECTIVES,
     AUXILIARIES,
     NOUNS,

@@ -1,7 +1,7 @@
 """Italian sentences with their English, made by one grammar: pairs to learn translation from.
 
-The Italian is that of :mod:`train.italian`, word for word. :class:`PairDraft` is its draft, and
-says in English what the draft writes in Italian. The two differ in more than words:
+The Italian is that of :mod:`train.demos.italian`, word for word. :class:`PairDraft` extends its
+draft, and says in English what the draft writes in Italian. The two differ in more than words:
 
 - adjectives change sides (un libro interessante, an interesting book), and so do possessors (la zia
   di Laura, Laura's aunt) and the speaker (io e Marco, Marco and I);
@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import train.italian_english_lexicon as english
-import train.italian_lexicon as italian
-from train.italian import is_held_out
-from train.italian_english_lexicon import EnglishVerb
-from train.italian_grammar import Draft, Subject
-from train.italian_lexicon import NAMES, Adjective, Noun, Verb
+import train.demos.italian_english_lexicon as english
+import train.demos.italian_lexicon as italian
+from train.demos.italian import is_held_out
+from train.demos.italian_english_lexicon import EnglishVerb
+from train.demos.italian_grammar import Draft, Subject
+from train.demos.italian_lexicon import NAMES, Adjective, Noun, Verb
 
 
 @dataclass(frozen=True, kw_only=True)

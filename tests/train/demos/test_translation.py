@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from minitransformer.attention_maps import AttentionMaps, Names
-from train import translation_demo
-from train.italian import is_held_out
+from train.demos import translation
+from train.demos.italian import is_held_out
+from train.demos.translation import DRAWN, draw_cross_attention
 from train.metrics import new_figure
-from train.translation_demo import DRAWN, draw_cross_attention
 
 
 def test_the_sentence_that_is_drawn_is_held_out():
@@ -25,7 +25,7 @@ def test_the_picture_shows_the_mean_of_the_last_layer(tmp_path, monkeypatch):
     written = ("see", "·you", ".", "</s>")
     figures = []
     monkeypatch.setattr(
-        translation_demo,
+        translation,
         "new_figure",
         lambda **size: figures.append(new_figure(**size)) or figures[-1],
     )
@@ -44,7 +44,7 @@ def test_the_picture_shows_the_mean_of_the_last_layer(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_demo_from_nothing_and_once_more(tmp_path: Path, capsys):
     command = ["--output", str(tmp_path), "--pairs", "80", "--questions", "4", "--max-steps", "2"]
-    assert translation_demo.main(command) == 0
+    assert translation.main(command) == 0
     out = capsys.readouterr().out
     exact = json.loads((tmp_path / "report.json").read_text())["dev"]["this model"]["exact"]
     assert f"{exact:.1%} of 4 held-out sentences" in out
@@ -56,15 +56,15 @@ def test_the_demo_from_nothing_and_once_more(tmp_path: Path, capsys):
     assert (len(known), len(asked)) == (80, 4)
     assert not known & asked
     before = (tmp_path / "model.safetensors").read_bytes()
-    assert translation_demo.main(command) == 0  # nothing is left to do but to show it
+    assert translation.main(command) == 0  # nothing is left to do but to show it
     assert (tmp_path / "model.safetensors").read_bytes() == before
-    assert translation_demo.main([*command[:-1], "3"]) == 1
+    assert translation.main([*command[:-1], "3"]) == 1
     assert "max_steps was 2, is 3" in capsys.readouterr().err
 
 
 def test_the_pairs_of_a_finished_demo_are_not_written_over(tmp_path, capsys):
     train_file = tmp_path / "train.tsv"
     train_file.write_text("ciao.\thello.\n" * 3)
-    assert translation_demo.main(["--output", str(tmp_path), "--pairs", "9"]) == 1
+    assert translation.main(["--output", str(tmp_path), "--pairs", "9"]) == 1
     assert "has not 9 pairs: it is of another run" in capsys.readouterr().err
     assert train_file.read_text() == "ciao.\thello.\n" * 3

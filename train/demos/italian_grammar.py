@@ -1,4 +1,4 @@
-"""The grammar behind :mod:`train.italian`: what a sentence is, and how one is drawn.
+"""The grammar behind :mod:`train.demos.italian`: what a sentence is, and how one is drawn.
 
 `Draft` writes a sentence from left to right and notes each place where agreement decides a form.
 Read it from the end: sentences are made of clauses, clauses of subjects, verbs and noun phrases.
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-import train.italian_lexicon as lexicon
-from train.italian_lexicon import (
+import train.demos.italian_lexicon as lexicon
+from train.demos.italian_lexicon import (
     ADJECTIVES,
     AUXILIARIES,
     NAMES,

@@ -1,9 +1,9 @@
-"""The demo: an encoder-decoder learns to translate a small Italian, in minutes, on two cores.
+"""The demo: an encoder-decoder learns to translate a small Italian in minutes, on two cores.
 
-`make translation-demo`, or `python -m train.translation_demo`. The pairs are written by the grammar
-of :mod:`train.italian_english`; the job is :func:`train.seq2seq.main`, the same that a user runs on
-pairs of their own. The picture shows where the decoder attends in the Italian as it generates each
-English token.
+`make translation-demo`, or `python -m train.demos.translation`. The grammar of
+:mod:`train.demos.italian_english` writes the pairs; the job is :func:`train.seq2seq.main`, which
+users run on pairs of their own. The picture shows where the decoder attends in the Italian as it
+generates each English token.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from minitransformer.tasks import pipeline
 from minitransformer.tokenization import Tokenizer
 from train import seq2seq
 from train.arguments import run_job
-from train.italian_english import sentence_pairs, write_pairs
+from train.demos.italian_english import sentence_pairs, write_pairs
 from train.metrics import new_figure, try_to_draw
 
 JOB = {
@@ -43,7 +43,7 @@ DRAWN = "ogni mattina i cugini di Luca ascoltano una lezione interessante."
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the pairs, train, show what was learnt; go on where an earlier demo was stopped."""
     parser = Parser(
-        prog="python -m train.translation_demo", description="Train a small translator of Italian."
+        prog="python -m train.demos.translation", description="Train a small translator of Italian."
     )
     parser.add_argument("--output", type=Path, default=Path("runs/translation"), help="directory")
     parser.add_argument("--pairs", type=positive, default=60_000, help="pairs to train on")
