@@ -17,7 +17,7 @@ import torch
 import minitransformer
 from minitransformer import RobertaForMaskedLM, generate
 from minitransformer.layers.attention import MultiHeadAttention
-from tests.models import decoders
+from tests import tiny
 from tests.tiny import batch_of, roberta_config
 
 PACKAGE = str(Path(minitransformer.__file__).parent)
@@ -90,8 +90,8 @@ def masked_language_model() -> Callable[[], Any]:
 
 
 def generating() -> Callable[[], Any]:
-    model: Any = decoders.new("T5ForConditionalGeneration")
-    source, mask = decoders.pad([decoders.words(6), decoders.words(4)], 0)
+    model: Any = tiny.new("T5ForConditionalGeneration")
+    source, mask = tiny.pad([tiny.words(6), tiny.words(4)], 0)
 
     def call() -> None:
         output = generate(model, source, attention_mask=mask, max_new_tokens=5)

@@ -20,8 +20,8 @@ from minitransformer.fast import linear as module
 from minitransformer.fast import measuring, optimize
 from minitransformer.fast.linear import linear_with_activation, set_library
 from minitransformer.layers.feed_forward import ACTIVATIONS
+from tests import tiny
 from tests.fast.twins import twin_of
-from tests.models import decoders
 
 
 def linear(x, weight, bias=None):
@@ -299,10 +299,10 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
     assert len(calls) == counts[0]
 
 
-@pytest.mark.parametrize("name", decoders.WRITERS)
+@pytest.mark.parametrize("name", tiny.LANGUAGE_MODELS)
 def test_the_head_of_a_language_model_is_multiplied_by_it_too(name, calls):
-    model = optimize(decoders.new(name).float().train())
-    ids = decoders.rows(2, 5)
+    model = optimize(tiny.new(name).float().train())
+    ids = tiny.rows(2, 5)
     model.loss(input_ids=ids, labels=ids).backward()
     head = tuple(model.lm_head_weight.shape)
     assert [weight for _, weight, _ in calls].count(head) == 1

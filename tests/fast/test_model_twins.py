@@ -22,8 +22,7 @@ from minitransformer.models.bert import BertEmbeddings, EncoderLayer, MaskedLMHe
 from minitransformer.models.gpt2 import GPT2Layer
 from minitransformer.models.t5 import T5DecoderLayer
 from minitransformer.parity import random_batch
-from tests.models.decoders import SEQ2SEQ, assert_equal
-from tests.models.every_class import CLASSES, make
+from tests.tiny import CLASSES, SEQ2SEQ, assert_equal, new
 
 LOSSES = [
     "BertForMaskedLM",
@@ -33,7 +32,7 @@ LOSSES = [
     "BartForConditionalGeneration",
     "MarianMTModel",
     "T5ForConditionalGeneration",
-    "T5 1.1",
+    "T5ForConditionalGeneration 1.1",
 ]
 
 
@@ -84,7 +83,7 @@ MIXING = {
     "GPT2LMHeadModel": [FeedForward, GPT2Layer],
     "BartForConditionalGeneration": [FeedForward, DecoderLayer],
     "T5ForConditionalGeneration": [FeedForward],
-    "T5 1.1": [GatedFeedForward, nn.Linear],
+    "T5ForConditionalGeneration 1.1": [GatedFeedForward, nn.Linear],
 }
 
 
@@ -96,7 +95,7 @@ def test_a_module_of_the_users_own_that_mixes_tokens(name, kind, padded):
     """It sees the batch in the shape that it has in the plain model."""
     if padded and kind is MaskedLMHead:
         pytest.skip("a head sees zeros at padding")
-    plain = make(name)
+    plain = new(name)
     for module in plain.modules():
         if type(module) is kind:
             module.__class__ = mixing(kind)
@@ -121,7 +120,7 @@ def test_a_module_of_the_users_own_that_mixes_tokens(name, kind, padded):
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_model_of_our_modules_alone_can_be_unpadded(name):
     """The other way round: a class that is missing from the table would cost all the speed."""
-    model = make(name, "optimized")
+    model = new(name, "optimized")
     backbone = getattr(model, "backbone", model)
     has_both = hasattr(backbone, "decoder")
     stacks = [backbone.encoder, backbone.decoder] if has_both else [backbone]
@@ -154,7 +153,7 @@ def ways(monkeypatch):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_of_known_arguments_leaves_out_what_has_no_label(name, ways):
-    plain, optimized = make(name), make(name, "optimized")
+    plain, optimized = new(name), new(name, "optimized")
     batch = labelled_batch(plain)
     assert_equal(optimized.loss_sum(**batch), plain.loss_sum(**batch))
     assert ways == [type(optimized).__name__]
@@ -163,7 +162,7 @@ def test_a_loss_of_known_arguments_leaves_out_what_has_no_label(name, ways):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
 def test_a_hook_on_a_model_sees_as_many_losses_as_in_the_plain_one(name, register, ways):
-    plain = make(name)
+    plain = new(name)
     counts = []
     for model in (plain, optimize(copy.deepcopy(plain))):
         seen = []
@@ -173,9 +172,9 @@ def test_a_hook_on_a_model_sees_as_many_losses_as_in_the_plain_one(name, registe
     assert counts == [1, 1] and ways == []
 
 
-@pytest.mark.parametrize("name", ["RobertaForMaskedLM", "T5 1.1"])
+@pytest.mark.parametrize("name", ["RobertaForMaskedLM", "T5ForConditionalGeneration 1.1"])
 def test_a_hook_on_the_head_sees_every_token(name):
-    plain, shapes = make(name), []
+    plain, shapes = new(name), []
     for model in (plain, optimize(copy.deepcopy(plain))):
         model.lm_head.register_forward_hook(lambda *args: shapes.append(args[2].shape))
         model.loss_sum(**labelled_batch(plain))
@@ -184,7 +183,7 @@ def test_a_hook_on_the_head_sees_every_token(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_forward_of_the_instance_s_own_is_the_one_that_runs(name, ways):
-    model, seen = make(name, "optimized"), []
+    model, seen = new(name, "optimized"), []
     forward = model.forward
     model.forward = lambda **inputs: seen.append(1) or forward(**inputs)
     model.loss_sum(**labelled_batch(model))
@@ -213,7 +212,7 @@ def outcome(call: Any) -> Any:
     ids=str,
 )
 def test_other_arguments_of_a_loss_are_taken_or_refused_as_in_the_plain_model(name, further):
-    plain, optimized = make(name), make(name, "optimized")
+    plain, optimized = new(name), new(name, "optimized")
     batch = labelled_batch(plain) | further
     found, expected = (outcome(partial(m.loss_sum, **batch)) for m in (optimized, plain))
     if next(iter(further)).startswith("output"):
@@ -225,7 +224,7 @@ def test_other_arguments_of_a_loss_are_taken_or_refused_as_in_the_plain_model(na
 @pytest.mark.parametrize("name", [name for name in SEQ2SEQ if name in LOSSES])
 @pytest.mark.parametrize("value", [2, -1])
 def test_a_mask_of_the_target_with_other_values_is_refused(name, value):
-    plain, optimized = make(name), make(name, "optimized")
+    plain, optimized = new(name), new(name, "optimized")
     batch = random_batch(plain, length=7)
     labels = batch["decoder_input_ids"]
     batch["decoder_attention_mask"] = torch.full_like(labels, value)
@@ -239,7 +238,7 @@ def test_a_mask_of_the_target_with_other_values_is_refused(name, value):
 @pytest.mark.parametrize("name", [name for name in SEQ2SEQ if name in LOSSES])
 def test_what_follows_the_last_label_is_read_where_something_inside_looks_at_it(name):
     """A hook of the decoder's sees what it sees in the plain model."""
-    plain, seen = make(name), []
+    plain, seen = new(name), []
     for model in (plain, optimize(copy.deepcopy(plain))):
         model.backbone.decoder.layers[-1].register_forward_hook(lambda *a: seen.append(a[2][0]))
         model.loss_sum(**labelled_batch(plain))

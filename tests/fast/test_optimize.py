@@ -12,7 +12,7 @@ from minitransformer.fast import linear as linear_module
 from minitransformer.fast.measuring import ANSWERS
 from minitransformer.fast.prepacked_linear import _COPIES
 from minitransformer.layers.attention import CrossAttention
-from tests.models.every_class import make
+from tests.tiny import new
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ class OwnCrossAttention(CrossAttention):
 
 
 def test_a_report_names_the_nearest_class():
-    model = make("BartForConditionalGeneration")
+    model = new("BartForConditionalGeneration")
     model.backbone.decoder.layers[0].cross_attention.__class__ = OwnCrossAttention
     name = "backbone.decoder.layers.0.cross_attention"
     found = report(optimize(model))
@@ -76,7 +76,7 @@ def test_what_became_of_a_twin_is_reported_and_not_restored():
 
 
 def test_a_model_that_was_parametrized_before_keeps_what_it_was():
-    plain = make("BertForMaskedLM")
+    plain = new("BertForMaskedLM")
     nn.utils.parametrizations.weight_norm(plain.backbone.layers[0].feed_forward.up_proj)
     optimized = optimize(copy.deepcopy(plain))
     ids = torch.randint(5, 20, (2, 6))

@@ -17,7 +17,7 @@ from minitransformer.fast.static_kv_cache import (
 )
 from minitransformer.layers.kv_cache import KeyValues, KVCache
 from minitransformer.layers.positional_embeddings import position_ids_from_mask
-from tests.models.decoders import WRITERS, build, pad, words
+from tests.tiny import LANGUAGE_MODELS, build, pad, words
 
 SEQUENCES, HEADS, SIZE = 2, 3, 5
 ONE = torch.ones(SEQUENCES, 1, dtype=torch.bool)
@@ -106,7 +106,7 @@ def test_a_cache_of_inference_mode_goes_on_outside_of_it():
             assert grown.keys.is_inference()
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_a_model_goes_on_outside_of_inference_mode(name):
     found = []
     for variant in ("sdpa", "optimized"):
@@ -247,7 +247,7 @@ def test_what_is_refused():
         static.advance()
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_model_gives_the_same_scores_with_each_cache(name, attention):
     model: Any = build(name, attention)

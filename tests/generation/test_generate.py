@@ -19,8 +19,7 @@ from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from tests.generation.pairs import FAMILIES, ours, prompts
-from tests.models.decoders import WRITERS, build, pad, words
-from tests.tiny import perturb
+from tests.tiny import LANGUAGE_MODELS, build, pad, perturb, words
 
 IDS = torch.tensor([[9, 20, 31], [40, 9, 7]])
 
@@ -131,7 +130,7 @@ def test_a_padding_token_that_is_the_end_token_may_stand_in_a_prompt(model):
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_a_mask_of_ones_says_that_padding_is_meant(name, beams):
     model = build(name)
     padding = model.config.pad_token_id or 0
@@ -147,7 +146,7 @@ def test_a_mask_of_ones_says_that_padding_is_meant(name, beams):
         generate(model, ids, max_new_tokens=3, num_beams=beams, pad_token_id=padding)
 
 
-@pytest.mark.parametrize("name", [name for name in WRITERS if name != "GPT2LMHeadModel"])
+@pytest.mark.parametrize("name", [name for name in LANGUAGE_MODELS if name != "GPT2LMHeadModel"])
 def test_a_decoder_needs_a_token_to_begin_with(name):
     without = with_config(build(name), decoder_start_token_id=None)
     with pytest.raises(ValueError, match="decoder_start_token_id=None: .*set it in the config, T5"):
@@ -518,7 +517,7 @@ def test_the_cache_is_not_moved_where_no_beam_moves(model, monkeypatch):
     assert all(rows != [0, 1, 2, 3] for rows in selected)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 @settings(max_examples=5)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=3),

@@ -8,14 +8,13 @@ import torch
 
 from minitransformer import Tokenizer
 from minitransformer.generation import generate, stream
-from minitransformer.generation.stopping import StopStrings
+from minitransformer.generation.stopping import StoppingCriteria, StopStrings
 from minitransformer.generation.streaming import TextPieces
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
 from minitransformer.tokenization import loading
-from tests.models.decoders import WRITERS
-from tests.models.decoders import new as new_model
-from tests.tiny import SHARED_DATA
+from tests.tiny import LANGUAGE_MODELS, SHARED_DATA
+from tests.tiny import new as new_model
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -147,7 +146,7 @@ def test_a_stream_is_checked_before_it_is_read():
         stream(model, tokenizer, torch.ones(2, 3, dtype=torch.int64), max_new_tokens=2)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_a_stream_takes_padding_tokens_as_any_other(name):
     tokenizer = TOKENIZERS["bytes"]
     model: Any = new_model(name, vocab_size=tokenizer.vocab_size)
@@ -274,6 +273,18 @@ def test_a_text_is_found_across_the_borders_of_tokens():
     assert [end for end in range(1, len(ids) + 1) if half.end(ids[:end])] == [6]
 
 
+@pytest.mark.parametrize("text", ["日本語を話します", "🙂🙃🙂🙃🙂"])
+def test_a_text_of_long_characters_is_looked_for_among_enough_tokens(text):
+    """A character takes three or four tokens, so that the text has many more than characters."""
+    tokenizer = TOKENIZERS["bytes"]
+    found = StopStrings([text], tokenizer, 257)
+    ids = tokenizer(f"これは{text}")["input_ids"]
+    assert found.end(ids) and not found.end(ids[:-1])
+    criteria = StoppingCriteria((), found, torch.device("cpu"))
+    other = tokenizer(f"これは{text[1:]}{text[0]}")["input_ids"]
+    assert criteria.ended(torch.tensor([ids, other])).tolist() == [True, False]
+
+
 def test_only_what_the_last_token_completes_counts():
     tokenizer = TOKENIZERS["wordpiece"]
     found = StopStrings(["dos"], tokenizer, 13)
@@ -330,6 +341,33 @@ def test_sequences_end_at_texts_as_in_transformers(beams, tmp_path):
     assert result.sequences.tolist() == expected.tolist()
     texts = tokenizer.batch_decode(result.new_tokens, skip_special_tokens=True)
     assert any(text.endswith(fields["stop_strings"]) and len(text) < 12 for text in texts)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_text_that_begins_in_the_prompt_ends_a_sequence_as_in_transformers(beams, tmp_path):
+    tokenizer = TOKENIZERS["bytes"]
+    theirs_tokenizer = theirs_with(tokenizer)
+    transformers = pytest.importorskip("transformers")
+    model = language_model(tokenizer).float()
+    model.save_pretrained(tmp_path)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    prompt = tokenizer(["ciao", "addi"], return_tensors="pt")["input_ids"]
+    fields: dict[str, Any] = {"max_new_tokens": 6, "num_beams": beams, "pad_token_id": 256}
+    fields |= {"suppress_tokens": list(range(94, 256))}  # ASCII remains
+    if beams > 1:
+        fields |= {"length_penalty": -5.0}  # the shortest hypothesis wins
+    free = generate(model, prompt, **fields).new_tokens
+    fields |= {"stop_strings": ["ao" + tokenizer.decode(free[0, :1])]}
+    expected = theirs.generate(
+        prompt, attention_mask=torch.ones_like(prompt), tokenizer=theirs_tokenizer, **fields
+    )
+    result = generate(model, prompt, **fields, tokenizer=tokenizer)
+    assert result.sequences.tolist() == expected.tolist()
+    assert result.num_new_tokens.tolist() == [1, 6]
+    # A text that ends with the prompt was there before: no new token completes it.
+    fields |= {"stop_strings": ["iao"]}
+    result = generate(model, prompt, **fields, tokenizer=tokenizer)
+    assert torch.equal(result.new_tokens, free)
 
 
 def test_sequences_that_texts_end_need_something_to_be_filled_up_with():

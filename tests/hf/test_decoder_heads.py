@@ -131,7 +131,7 @@ def test_the_backbones_of_t5(tmp_path, monkeypatch):
     edit_tensors(tmp_path / "tied", lambda t: {**t, "lm_head.weight": t["shared.weight"].clone()})
     backbone, _ = loaded(T5Model, tmp_path / "tied", "no use for lm_head.weight")
     assert equal(backbone, tied.backbone)
-    untied = save("T5 1.1", tmp_path / "untied")
+    untied = save("T5ForConditionalGeneration 1.1", tmp_path / "untied")
     backbone, _ = loaded(T5Model, tmp_path / "untied", "no use for lm_head.weight")
     assert equal(backbone, untied.backbone)
     save("T5Model", tmp_path / "plain")

@@ -6,24 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-import minitransformer
 from minitransformer.hf import weight_names
 from minitransformer.hf.config import FAMILIES, family_of_model, reference_class
 from minitransformer.hf.family import Family
 from minitransformer.models.base import Model, TaskModel
-from tests.hf import test_head_loading as encoders
-from tests.models import decoders
-
-NAMES = [*encoders.CLASSES, *decoders.CLASSES]
+from tests.tiny import CLASSES, class_of, config_of
 
 
 def new(name: str) -> Model:
     """A tiny model without memory."""
     with torch.device("meta"):
-        if name in encoders.CLASSES:
-            return getattr(minitransformer, name)(encoders.config_of(name))
-        model_class, config_class, sizes = decoders.CLASSES[name]
-        return model_class(config_class(**sizes))
+        return class_of(name)(config_of(name))
 
 
 def filled(ours: str, family: Family, config: Any) -> list[str]:
@@ -36,12 +29,12 @@ def filled(ours: str, family: Family, config: Any) -> list[str]:
 
 
 def test_every_class_is_here():
-    assert {reference_class(new(name)) for name in NAMES} == {
+    assert {reference_class(new(name)) for name in CLASSES} == {
         model for family in FAMILIES.values() for model in family.models
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_every_tensor_has_one_name_there_that_leads_back(name):
     model = new(name)
     family = family_of_model(model)
@@ -53,7 +46,7 @@ def test_every_tensor_has_one_name_there_that_leads_back(name):
     assert (found.unused, found.new, found.zeros) == ([], [], [])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_every_name_of_the_tables_is_a_tensor_of_the_model(name):
     model = new(name)
     family = family_of_model(model)
@@ -79,7 +72,7 @@ def test_every_name_of_the_tables_is_a_tensor_of_the_model(name):
         assert stored == wanted
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_second_names_lead_to_tensors_of_the_model(name):
     model = new(name)
     family = family_of_model(model)
@@ -95,13 +88,14 @@ def test_second_names_lead_to_tensors_of_the_model(name):
         for second, ours in family.tied.items():
             assert ours in stored
             names = [*weight_names.stored_names(family, model).values(), second]
-            expected = second if name == "T5 1.1" else ours  # whose head is one of its own
+            # The head of version 1.1 is one of its own.
+            expected = second if name.endswith(" 1.1") else ours
             assert weight_names.translate(names, family, model).targets[second] == expected
 
 
 def test_the_tables_of_a_gated_network_are_apart():
     """`wi` and `wi_1` are both called up_proj here, so no one table could be read backwards."""
-    plain, gated = new("T5ForConditionalGeneration"), new("T5 1.1")
+    plain, gated = new("T5ForConditionalGeneration"), new("T5ForConditionalGeneration 1.1")
     family = family_of_model(plain)
     layer = "encoder.block.1.layer.1.DenseReluDense"
     ours = "backbone.encoder.layers.1.feed_forward"

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from minitransformer import generate
 from minitransformer.models.base import TaskModel
 from minitransformer.parity import random_batch
-from tests.models import decoders
-from tests.models.decoders import assert_equal
-from tests.models.every_class import CLASSES, make
-from tests.tiny import every_variant
+from tests import tiny
+from tests.tiny import CLASSES, assert_equal, every_variant, new
 
 COLLECT = {"output_hidden_states": True, "output_attentions": True}
 every_class = pytest.mark.parametrize("name", CLASSES)
@@ -57,7 +55,7 @@ def collected(output: Any, kind: str) -> dict[str, tuple[Tensor, ...]]:
 @pytest.mark.parametrize("training", [False, True])
 def test_they_are_nodes_of_the_graph(name, training):
     """As transformers' own test_retain_grad_hidden_states_attentions asks."""
-    model = make(name, "eager", dropout=0.1).train(training)
+    model = new(name, "eager", dropout=0.1).train(training)
     output = model(**random_batch(model, length=7), **COLLECT)
     states, maps = collected(output, "hidden_states"), collected(output, "attentions")
     assert states and maps
@@ -74,7 +72,7 @@ def test_they_are_nodes_of_the_graph(name, training):
 @every_class
 def test_the_eager_map_is_the_one_that_is_used(name):
     """What is lost by leaving out a weight of a map is what its gradient says."""
-    model = make(name, "eager")
+    model = new(name, "eager")
     batch = random_batch(model, length=7)
     output = model(**batch, **COLLECT)
     maps = collected(output, "attentions")
@@ -88,7 +86,7 @@ def test_the_eager_map_is_the_one_that_is_used(name):
 @every_class
 def test_the_map_is_the_one_before_dropout(name):
     """The first layer reads the same in training, where dropout falls on weights alone."""
-    model = make(name, "eager")
+    model = new(name, "eager")
     for module in model.modules():
         if type(getattr(module, "dropout", None)) is float:  # an attention's
             module.dropout = 0.5
@@ -105,7 +103,7 @@ def test_the_map_is_the_one_before_dropout(name):
 @every_class
 @pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 def test_where_none_is_used_it_is_computed_beside_and_equal(name, variant):
-    eager, other = make(name, "eager"), make(name, variant)
+    eager, other = new(name, "eager"), new(name, variant)
     batch = random_batch(eager, length=7)
     expected, found = eager(**batch, **COLLECT), other(**batch, **COLLECT)
     for kind in ("hidden_states", "attentions"):
@@ -116,7 +114,7 @@ def test_where_none_is_used_it_is_computed_beside_and_equal(name, variant):
 @every_class
 @every_variant
 def test_collecting_changes_no_result(name, variant):
-    model = make(name, variant)
+    model = new(name, variant)
     batch = random_batch(model, length=7)
     real = batch.get("decoder_attention_mask", batch["attention_mask"]).bool()
     with_maps, without = scores_of(model(**batch, **COLLECT)), scores_of(model(**batch))
@@ -133,7 +131,7 @@ def test_collecting_changes_no_result(name, variant):
 @some_classes
 def test_calls_from_several_threads_do_not_meet(name, variant):
     """300 calls from 4 threads that share a model, every second one collecting."""
-    model = make(name, variant)
+    model = new(name, variant)
     batches = [random_batch(model, length=length, seed=length) for length in (4, 5, 6, 7, 9)]
 
     def call(number: int) -> list[Tensor]:
@@ -204,7 +202,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_a_change_of_the_model_is_seen():
-    model = make("GPT2LMHeadModel")
+    model = new("GPT2LMHeadModel")
     before = state_of(model)
     assert differences(before, state_of(model)) == []
     assert len(before) > 300
@@ -228,7 +226,7 @@ def test_a_change_of_the_model_is_seen():
 @every_class
 @every_variant
 def test_a_call_changes_nothing_of_the_model(name, variant):
-    model = make(name, variant)
+    model = new(name, variant)
     batch = random_batch(model, length=7)
     before = state_of(model)
     for training in (True, False):
@@ -242,11 +240,11 @@ def test_a_call_changes_nothing_of_the_model(name, variant):
     assert differences(before, state_of(model)) == []
 
 
-@pytest.mark.parametrize("name", decoders.WRITERS)
+@pytest.mark.parametrize("name", tiny.LANGUAGE_MODELS)
 @every_variant
 def test_generating_changes_nothing_of_the_model(name, variant):
-    model = make(name, variant)
-    ids = decoders.rows(2, 4)
+    model = new(name, variant)
+    ids = tiny.rows(2, 4)
     before = state_of(model)
     generate(model, ids, max_new_tokens=3)
     generate(model, ids, max_new_tokens=3, num_beams=2, num_return_sequences=2)

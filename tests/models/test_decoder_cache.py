@@ -10,22 +10,22 @@ from torch import Tensor
 
 from minitransformer import KVCache
 from minitransformer.models.base import Encoded
-from tests.models.decoders import (
-    CAUSAL,
-    SEQ2SEQ,
-    assert_equal,
-    backbone_of,
-    build,
-    gradients,
-    rows,
-)
 from tests.models.test_decoder_invariants import (
     every_decoder,
     every_encoder_decoder,
     every_writer,
     variants,
 )
-from tests.tiny import every_variant
+from tests.tiny import (
+    CAUSAL,
+    SEQ2SEQ,
+    assert_equal,
+    backbone_of,
+    build,
+    every_variant,
+    gradients,
+    rows,
+)
 
 
 def decode(model: Any, ids: Tensor, source: Encoded | None, mask: Tensor | None, cache: Any):

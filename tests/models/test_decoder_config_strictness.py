@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from minitransformer import BartConfig, BartModel, GPT2Config, GPT2Model, MarianConfig, T5Config
-from tests.models.decoders import (
+from tests.tiny import (
     BART_SIZES,
-    CLASSES,
+    DECODER_CLASSES,
     GPT2_SIZES,
     MARIAN_SIZES,
     T5_SIZES,
@@ -200,7 +200,7 @@ def test_the_config_of_another_family_is_refused():
         BartModel(MarianConfig(**MARIAN_SIZES))
 
 
-@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("name", DECODER_CLASSES)
 def test_an_unknown_implementation_is_named(name):
     with pytest.raises(ValueError, match="attention='flash' is unknown; .*eager.*sdpa"):
         new(name, "flash")

@@ -8,23 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.models.decoders import (
+from tests.tiny import (
     CAUSAL,
-    CLASSES,
     CLASSIFIERS,
+    DECODER_CLASSES,
     FIRST_WORD,
+    LANGUAGE_MODELS,
     SEQ2SEQ,
+    VARIANTS,
     VOCABULARY,
-    WRITERS,
     Batch,
     assert_equal,
     build,
+    every_variant,
     gradients,
     pad,
     rows,
     words,
 )
-from tests.tiny import VARIANTS, every_variant
 
 BACKBONES = ["GPT2Model", "BartModel", "MarianModel", "T5Model"]
 
@@ -40,8 +41,8 @@ def each_of(names: list[str]) -> pytest.MarkDecorator:
     )
 
 
-every_class = each_of(list(CLASSES))
-every_writer = pytest.mark.parametrize("name", WRITERS)
+every_class = each_of(DECODER_CLASSES)
+every_writer = pytest.mark.parametrize("name", LANGUAGE_MODELS)
 every_decoder = each_of(CAUSAL + SEQ2SEQ)
 every_encoder_decoder = each_of(SEQ2SEQ)
 variants = st.sampled_from(VARIANTS)
@@ -333,7 +334,7 @@ def collate_labelled(name: str, examples: list[Batch], **sides: Any) -> Batch:
     return batch | {"labels": pad(labels, -100, left=side, extra=sides.get("extra", 0))[0]}
 
 
-@pytest.mark.parametrize("name", WRITERS + CLASSIFIERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS + CLASSIFIERS)
 @pytest.mark.parametrize("explicit", [False, pytest.param(True, marks=pytest.mark.slow)])
 @settings(max_examples=3)
 @given(
@@ -364,7 +365,7 @@ def test_micro_batches_give_the_loss_and_the_gradient_of_the_whole_batch(
     assert_equal(output.loss, total / number)
     assert_equal(gradients(model, output.loss), expected)
     assert_equal(model.loss(**batch), output.loss)
-    if name in WRITERS:
+    if name in LANGUAGE_MODELS:
         assert output.num_supervised_tokens == count
 
 
@@ -383,6 +384,6 @@ def test_no_label_at_all_is_no_loss_and_a_gradient_of_zeros(name, variant):
 
 
 def test_every_class_is_in_one_group():
-    assert {*CAUSAL, *SEQ2SEQ, *CLASSIFIERS} == {*CLASSES}
-    assert {*WRITERS} <= {*CLASSES}
+    assert {*CAUSAL, *SEQ2SEQ, *CLASSIFIERS} == {*DECODER_CLASSES}
+    assert {*LANGUAGE_MODELS} <= {*DECODER_CLASSES}
     assert VOCABULARY > FIRST_WORD + 20

@@ -7,11 +7,11 @@ import torch
 
 from minitransformer import KVCache
 from minitransformer.models.base import Encoded
-from tests.models.decoders import (
-    CLASSES,
+from tests.tiny import (
     CLASSIFIERS,
+    DECODER_CLASSES,
+    LANGUAGE_MODELS,
     SEQ2SEQ,
-    WRITERS,
     backbone_of,
     build,
     new,
@@ -19,7 +19,7 @@ from tests.models.decoders import (
     words,
 )
 
-WRITERS_WITH_SOURCE = [name for name in WRITERS if name in SEQ2SEQ]
+WRITERS_WITH_SOURCE = [name for name in LANGUAGE_MODELS if name in SEQ2SEQ]
 both_variants = pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 every_encoder_decoder = pytest.mark.parametrize("name", SEQ2SEQ)
 every_writer_with_source = pytest.mark.parametrize("name", WRITERS_WITH_SOURCE)
@@ -39,7 +39,7 @@ def inputs_of(name: str, ids: Any = None, **changes: Any) -> dict[str, Any]:
 
 
 @both_variants
-@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("name", DECODER_CLASSES)
 def test_a_misspelled_argument_gets_the_right_name(name, variant):
     model: Any = build(name, variant)
     inputs = inputs_of(name, atention_mask=None)
@@ -54,7 +54,7 @@ def test_a_misspelled_argument_gets_the_right_name(name, variant):
 
 
 @both_variants
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_a_misspelled_argument_of_the_steps_gets_the_right_name(name, variant):
     model: Any = build(name, variant)
     encoded = () if name not in SEQ2SEQ else (model.encode(rows(2, 4)),)
@@ -79,7 +79,7 @@ WRONG_IDS = [
 
 
 @both_variants
-@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("name", DECODER_CLASSES)
 @pytest.mark.parametrize(("ids", "message"), WRONG_IDS)
 def test_bad_ids(name, variant, ids, message):
     model = build(name, variant)
@@ -114,7 +114,7 @@ WRONG_MASKS = [
 
 
 @both_variants
-@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("name", DECODER_CLASSES)
 @pytest.mark.parametrize(("mask", "message"), WRONG_MASKS)
 def test_bad_masks(name, variant, mask, message):
     model = build(name, variant)
@@ -130,7 +130,7 @@ def test_bad_masks(name, variant, mask, message):
 
 
 @both_variants
-@pytest.mark.parametrize("name", list(CLASSES))
+@pytest.mark.parametrize("name", DECODER_CLASSES)
 def test_a_bool_mask_is_as_good_as_an_integer_one(name, variant):
     model = build(name, variant)
     ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
@@ -215,7 +215,7 @@ WRONG_LABELS = [
 
 
 @both_variants
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 @pytest.mark.parametrize(("labels", "message"), WRONG_LABELS)
 def test_bad_labels(name, variant, labels, message):
     model: Any = build(name, variant)
@@ -229,7 +229,7 @@ def test_bad_labels(name, variant, labels, message):
 
 
 @both_variants
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_labels_at_padding(name, variant):
     model: Any = build(name, variant)
     mask_name = "decoder_attention_mask" if name in SEQ2SEQ else "attention_mask"
@@ -340,7 +340,7 @@ def test_token_types_are_no_argument_of_the_others(name):
 
 # --- The cache
 
-every_writer = pytest.mark.parametrize("name", WRITERS)
+every_writer = pytest.mark.parametrize("name", LANGUAGE_MODELS)
 
 
 def step(name: str, model: Any, count: int, cache: KVCache, encoded: Encoded | None = None) -> Any:

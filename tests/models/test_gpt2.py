@@ -9,18 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minitransformer import GPT2Config, GPT2LMHeadModel
-from tests.models.decoders import (
+from tests.tiny import (
     GPT2_SIZES,
     THREE_CLASSES,
     assert_equal,
     build,
+    every_variant,
     gradients,
     new,
     pad,
     rows,
     words,
 )
-from tests.tiny import every_variant
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

@@ -40,8 +40,8 @@ def refuses(model: Model, message: str, *, error: type[Exception] = ValueError, 
 
 
 # Two sequences of five tokens; the first is padded on the right, or on the left, by two.
-ON_THE_RIGHT = batch_of([3, 5], pad=1)
-ON_THE_LEFT = batch_of([3, 5], left=True, pad=1)
+ON_THE_RIGHT = batch_of([3, 5], fill=1)
+ON_THE_LEFT = batch_of([3, 5], left=True, fill=1)
 
 
 @every_family

@@ -9,25 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import minitransformer
-from minitransformer import DistilBertConfig
 from minitransformer.models.base import Model
-from minitransformer.models.config import Config
 from minitransformer.models.outputs import Output, SequenceClassifierOutput
 from minitransformer.parity import Batch
 from tests.tiny import (
-    SIZES,
+    ENCODERS,
+    THREE_CLASSES,
     VARIANTS,
-    as_variant,
-    attention_of,
-    bert_config,
+    assert_equal,
     every_variant,
-    perturb,
-    roberta_config,
+    gradients,
+    new,
+    pair,
 )
-
-FAMILIES = ["Bert", "Roberta", "DistilBert"]
-THREE_CLASSES = {0: "no", 1: "maybe", 2: "yes"}
 
 
 @dataclass(frozen=True)
@@ -49,17 +43,10 @@ PROBLEMS = {
     "numbers": Problem("ForSequenceClassification", {"id2label": {0: "stars"}}),
     "token classes": Problem("ForTokenClassification", {"id2label": THREE_CLASSES}),
 }
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", ENCODERS)
 every_problem = pytest.mark.parametrize("problem", list(PROBLEMS))
 variants = st.sampled_from(VARIANTS)
 lengths = st.lists(st.integers(1, 8), min_size=1, max_size=4)
-
-
-def config_of(family: str, **changes: object) -> Config:
-    if family == "DistilBert":
-        no_dropout = {"qa_dropout": 0.0, "seq_classif_dropout": 0.0}
-        return DistilBertConfig(**{**SIZES, **no_dropout, **changes})
-    return {"Bert": bert_config, "Roberta": roberta_config}[family](**changes)
 
 
 @functools.cache
@@ -70,12 +57,8 @@ def build(
     dtype: torch.dtype = torch.float64,
 ) -> Model:
     """A perturbed model of a family, with the head of a problem or with none; not to be changed."""
-    torch.manual_seed(0)  # the same weights, whatever was drawn before
     solved = Problem("Model", {}) if problem is None else PROBLEMS[problem]
-    model_class = getattr(minitransformer, f"{family}{solved.head}")
-    config = config_of(family, **solved.fields)
-    model = perturb(model_class(config, attention=attention_of(variant)))
-    return as_variant(model.to(dtype), variant)
+    return new(f"{family}{solved.head}", variant, dtype=dtype, **solved.fields)
 
 
 def example_of(problem: str | None, length: int, seed: int) -> Batch:
@@ -166,20 +149,6 @@ def results_of(output: Output, mask: Tensor) -> list[list[Tensor]]:
         for number, result in enumerate(results):
             result.append(tensor[number] if is_pooled else tensor[number][mask[number].bool()])
     return results
-
-
-def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
-    """Of every parameter; zeros where the loss does not depend on it."""
-    parameters = list(model.parameters())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return [
-        torch.zeros_like(parameter) if gradient is None else gradient
-        for parameter, gradient in zip(parameters, found, strict=True)
-    ]
-
-
-def assert_equal(a: object, b: object) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 @every_family
@@ -366,12 +335,6 @@ DROPOUTS = {
     },
 }
 DROPOUTS["Roberta"] = DROPOUTS["Bert"]
-NAMES_THERE = {
-    "hidden_size": "dim",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "intermediate_size": "hidden_dim",
-}
 
 
 @pytest.mark.slow
@@ -387,22 +350,13 @@ NAMES_THERE = {
 )
 def test_dropout_falls_where_it_falls_in_transformers(family, problem, dropouts, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
-    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
-    names = NAMES_THERE if family == "DistilBert" else {}
-    sizes = {names.get(name, name): value for name, value in SIZES.items()} | dropouts
-    if "dropout" in dropouts:
-        del sizes["hidden_dropout_prob"], sizes["attention_probs_dropout_prob"]
-    head, fields = PROBLEMS[problem].head, PROBLEMS[problem].fields
-    config = getattr(transformers, f"{family}Config")(
-        **sizes, **fields, attn_implementation="eager"
-    )
-    theirs = perturb(getattr(transformers, f"{family}{head}")(config))
-    theirs.save_pretrained(tmp_path)
-    model_class = getattr(minitransformer, f"{family}{head}")
-    ours = model_class.from_pretrained(tmp_path, attention="eager")
+    pytest.importorskip("transformers", reason="parity needs transformers")
+    name = f"{family}{PROBLEMS[problem].head}"
+    fields = PROBLEMS[problem].fields | dropouts
+    ours, theirs = pair(name, tmp_path, dtype=torch.float64, **fields)
     batch = collate(examples_of(problem, [7, 7, 7]), ours)  # padding would take part there
     losses = []
-    for model in (ours.double().train(), theirs.double().train()):
+    for model in (ours.train(), theirs.train()):
         torch.manual_seed(3)
         losses.append(model(**batch).loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
@@ -448,7 +402,7 @@ def test_half_precision_counts_and_sums_in_full(problem, variant, dtype):
     [*((problem, "optimized") for problem in PROBLEMS), ("masked tokens", "sdpa")],
 )
 def test_compiled_heads_give_the_same(problem, variant):
-    family = FAMILIES[list(PROBLEMS).index(problem) % len(FAMILIES)]
+    family = ENCODERS[list(PROBLEMS).index(problem) % len(ENCODERS)]
     model = build(family, problem, variant)
     batch = collate(examples_of(problem, [6, 3]), model, left=True)
     forward = torch.compile(model, backend="aot_eager")

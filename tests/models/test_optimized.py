@@ -11,8 +11,7 @@ from torch import Tensor
 
 from minitransformer import optimize, restore
 from minitransformer.parity import random_batch
-from tests.models.decoders import assert_equal
-from tests.models.every_class import make
+from tests.tiny import assert_equal, new
 
 every_backbone = pytest.mark.parametrize(
     "name",
@@ -37,7 +36,7 @@ def states_of(output: Any) -> list[Tensor]:
 @every_backbone
 @pytest.mark.parametrize("masked", ["some tokens", "a sequence"])
 def test_padding_gets_zeros(name, masked):
-    plain, optimized = make(name), make(name, "optimized")
+    plain, optimized = new(name), new(name, "optimized")
     batch = random_batch(plain, length=7)
     for field in batch:
         if field.endswith("mask") and masked == "a sequence":
@@ -53,7 +52,7 @@ def test_padding_gets_zeros(name, masked):
 
 @every_backbone
 def test_a_batch_of_padding_alone_is_finite_and_pooled_as_in_the_plain_model(name):
-    plain, optimized = make(name), make(name, "optimized")
+    plain, optimized = new(name), new(name, "optimized")
     batch = random_batch(plain, length=7)
     batch |= {field: values * 0 for field, values in batch.items() if field.endswith("mask")}
     found = optimized(**batch)
@@ -66,7 +65,7 @@ def test_a_batch_of_padding_alone_is_finite_and_pooled_as_in_the_plain_model(nam
 @pytest.mark.parametrize("collect", ["output_hidden_states", "output_attentions"])
 def test_a_call_that_collects_is_the_plain_one(name, collect):
     """At padding too: it takes the plain forward."""
-    plain, optimized = make(name), make(name, "optimized")
+    plain, optimized = new(name), new(name, "optimized")
     batch = random_batch(plain, length=7)
     found = optimized(**batch, **{collect: True})
     assert_equal(states_of(found), states_of(plain(**batch)))
@@ -74,10 +73,10 @@ def test_a_call_that_collects_is_the_plain_one(name, collect):
 
 @every_backbone
 def test_restored_it_is_the_plain_one(name):
-    plain, optimized = make(name), make(name, "optimized")
+    plain, optimized = new(name), new(name, "optimized")
     batch = random_batch(plain, length=7)
     assert restore(optimized) is optimized
     assert [*map(type, optimized.modules())] == [*map(type, plain.modules())]
     for ours, theirs in zip(states_of(optimized(**batch)), states_of(plain(**batch)), strict=True):
         assert torch.equal(ours, theirs)
-    assert type(optimize(optimized)) is type(make(name, "optimized"))
+    assert type(optimize(optimized)) is type(new(name, "optimized"))

@@ -155,7 +155,7 @@ def test_question_answering_has_their_loss_where_nothing_is_padded(family, varia
 def test_question_answering_gives_padding_no_share_of_the_softmax(variant, tmp_path):
     """Where theirs changes with the padding, by what padding takes, ours does not."""
     ours, theirs = pair("BertForQuestionAnswering", tmp_path, variant, torch.float64)
-    batch = batch_of([9, 6, 3], pad=0)
+    batch = batch_of([9, 6, 3], fill=0)
     answers = {"start_positions": torch.tensor([2, 1, 0]), "end_positions": torch.tensor([4, 5, 0])}
     alone = [
         ours.loss(

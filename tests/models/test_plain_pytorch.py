@@ -12,8 +12,7 @@ from torch.ao.quantization import quantize_dynamic
 import minitransformer
 from minitransformer import BartForSequenceClassification
 from minitransformer.models.base import EncoderDecoder, Model, Seq2SeqLM
-from tests.models.decoders import assert_equal, words
-from tests.models.every_class import CLASSES, classes_of_the_package, make
+from tests.tiny import CLASSES, assert_equal, new, words
 
 every_class = pytest.mark.parametrize("name", CLASSES)
 PLAIN = (nn.Linear, nn.Embedding, nn.Dropout)
@@ -33,18 +32,20 @@ def check_plain(model: nn.Module) -> None:
 
 
 def test_every_class_is_tried():
-    assert {type(make(name)) for name in CLASSES} == classes_of_the_package()
+    exported = [getattr(minitransformer, name) for name in minitransformer.__all__]
+    classes = {e for e in exported if isinstance(e, type) and issubclass(e, nn.Module)}
+    assert {type(new(name)) for name in CLASSES} == classes
 
 
 @every_class
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_constructors_give_plain_modules(name, attention):
-    check_plain(make(name, attention))
+    check_plain(new(name, attention))
 
 
 @every_class
 def test_so_does_from_pretrained(name, tmp_path):
-    model = make(name)
+    model = new(name)
     model.save_pretrained(tmp_path)
     check_plain(minitransformer.from_pretrained(tmp_path))
 
@@ -81,7 +82,7 @@ def at_real_tokens(results: Tensor, inputs: dict[str, Tensor]) -> Tensor:
 @every_class
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize.*:UserWarning")
 def test_dynamic_quantization_swaps_every_linear_map(name):
-    model = make(name).float()
+    model = new(name).float()
     linears = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     quantized = quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
     for key in linears:
@@ -108,7 +109,7 @@ class OfTensors(nn.Module):
 @pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 def test_a_trace_with_a_mask_of_ones_honours_another_mask(name, variant):
-    model = make(name, variant)
+    model = new(name, variant)
     ones = inputs_of(model)
     masked = {field: values.clone() for field, values in ones.items()}
     for field in masked:

@@ -47,7 +47,7 @@ def test_padding_on_either_side_changes_nothing(
     model_class, config, pad, variant, lengths, left, extra
 ):
     model = as_variant(perturb(model_class(config, attention=attention_of(variant))), variant)
-    padded = batch_of([*lengths, max(lengths) + extra], left=left, pad=pad)
+    padded = batch_of([*lengths, max(lengths) + extra], left=left, fill=pad)
     output = model(**padded)
     for number in range(len(lengths)):
         real = padded["attention_mask"][number].bool()

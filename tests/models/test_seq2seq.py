@@ -10,24 +10,25 @@ from torch import Tensor
 from minitransformer import BartConfig, MarianConfig, T5Config, T5ForConditionalGeneration
 from minitransformer.layers.positional_embeddings import sinusoids
 from minitransformer.models.base import Model
-from tests.models.decoders import (
-    CLASSES,
+from tests.tiny import (
+    FAMILIES,
+    LANGUAGE_MODELS,
     SEQ2SEQ,
     T5_1_1,
     T5_SIZES,
-    WRITERS,
     assert_equal,
     backbone_of,
     build,
+    every_variant,
+    family_of,
     gradients,
     new,
     pad,
     rows,
     words,
 )
-from tests.tiny import every_variant
 
-WRITERS_WITH_SOURCE = [name for name in WRITERS if name in SEQ2SEQ]
+WRITERS_WITH_SOURCE = [name for name in LANGUAGE_MODELS if name in SEQ2SEQ]
 every_class = pytest.mark.parametrize("name", SEQ2SEQ)
 every_writer = pytest.mark.parametrize("name", WRITERS_WITH_SOURCE)
 Weights = dict[str, Tensor]
@@ -161,7 +162,7 @@ def test_the_whole_model_by_hand(name, variant):
         return
     if name == "T5ForConditionalGeneration":
         expected = hidden / math.sqrt(12) @ backbone.token_embedding.weight.T
-    elif name == "T5 1.1":
+    elif name == "T5ForConditionalGeneration 1.1":
         expected = hidden @ model.lm_head.weight.T
     else:
         expected = hidden @ backbone.token_embedding.weight.T + model.final_logits_bias[0]
@@ -188,13 +189,13 @@ def test_t5_has_one_table_of_positions_for_each_stack_and_none_for_cross_attenti
 
 
 def test_the_heads_of_t5():
-    tied, untied = build("T5ForConditionalGeneration"), build("T5 1.1")
+    tied, untied = build("T5ForConditionalGeneration"), build("T5ForConditionalGeneration 1.1")
     assert tied.lm_head is None
     assert untied.lm_head.weight.shape == (31, 12)
     assert untied.lm_head.bias is None
     # Each of the two fields by itself.
     hidden = torch.randn(2, 12, dtype=torch.float64)
-    scaled = new("T5 1.1", scale_decoder_outputs=True)
+    scaled = new("T5ForConditionalGeneration 1.1", scale_decoder_outputs=True)
     assert_equal(scaled.logits(hidden), untied.logits(hidden) / math.sqrt(12))
     plain = new("T5ForConditionalGeneration", scale_decoder_outputs=False)
     assert_equal(plain.logits(hidden), tied.logits(hidden) * math.sqrt(12))
@@ -324,7 +325,7 @@ def test_what_is_collected_has_its_own_field(name, variant):
     model: Any = build(name, variant)
     ids, target = rows(2, 5), rows(2, 3)
     output = model(ids, decoder_input_ids=target, output_hidden_states=True, output_attentions=True)
-    sizes = CLASSES[name][2]
+    sizes = FAMILIES[family_of(name)]
     heads = sizes["num_attention_heads"]
     decoder_heads = sizes.get("num_decoder_attention_heads", heads)
     assert [tuple(s.shape) for s in output.encoder_hidden_states] == [(2, 5, 12)] * 3

@@ -12,9 +12,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from minitransformer.models.base import Model
-from tests.models import decoders
+from tests import tiny
 from tests.models.test_decoder_invariants import collate_labelled, labelled
-from tests.models.test_heads import FAMILIES, PROBLEMS, build, collate, examples_of
+from tests.models.test_heads import PROBLEMS, build, collate, examples_of
 
 # Operations that read values; those of `marked` do so without an operation that could be seen.
 READING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"}
@@ -59,7 +59,7 @@ def reads_and_products(
 
 @both_variants
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.ENCODERS)
 def test_a_step_waits_only_before_its_first_product(family, problem, variant, monkeypatch):
     model = build(family, problem, variant)
     batch = collate(examples_of(problem, [6, 3, 4]), model)
@@ -70,12 +70,12 @@ def test_a_step_waits_only_before_its_first_product(family, problem, variant, mo
 
 
 @both_variants
-@pytest.mark.parametrize("name", decoders.WRITERS)
+@pytest.mark.parametrize("name", tiny.LANGUAGE_MODELS)
 def test_an_encoder_decoder_waits_before_its_decoder_too(name, variant, monkeypatch):
-    model: Any = decoders.build(name, variant)
+    model: Any = tiny.build(name, variant)
     examples = labelled(name, [6, 3, 4], explicit=True)
     batch = collate_labelled(name, examples, left=False, left_target=False)
     reads, products = reads_and_products(model, batch, monkeypatch)
     assert reads[0] == 0
-    assert len(set(reads)) == (1 if name in decoders.CAUSAL else 2)
+    assert len(set(reads)) == (1 if name in tiny.CAUSAL else 2)
     assert products > 2 * max(reads)
