@@ -75,6 +75,19 @@ def test_a_nucleus_is_looked_for_among_the_best_first(monkeypatch):
     assert candidates(torch.zeros(2, 3000), config).scores.shape == (2, 3000)
 
 
+@pytest.mark.parametrize("p", [0.8, 0.95])
+def test_top_p_counts_the_probability_of_the_whole_vocabulary(p):
+    """The first 1,024 tokens have 0.87 together; 0.8 of all is more than 0.8 of these."""
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    scores = (-0.002 * order)[None]
+    probabilities = scores.double().softmax(dim=1).sort(descending=True).values[0]
+    nucleus = int((probabilities.cumsum(0) - probabilities < p).sum())
+    assert (nucleus < 1024) == (p == 0.8)
+    left = candidates(scores, GenerationConfig(do_sample=True, top_k=0, top_p=p))
+    kept = left.ids[left.scores > -torch.inf]
+    assert sorted(order[kept].tolist()) == list(range(nucleus))
+
+
 def chi_squared(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
     there = probabilities > 0
     assert counts[~there].sum() == 0

@@ -167,6 +167,22 @@ def test_no_answer_stands_where_its_score_puts_it(checkpoint):
     assert below[0]["answer"] == ""
 
 
+def test_no_answer_never_precedes_an_answer_where_the_threshold_forbids_it(checkpoint):
+    """Even if its score is the highest: it is then the second."""
+    model = BertForQuestionAnswering.from_pretrained(checkpoint)
+    tokenizer = Tokenizer.from_pretrained(checkpoint)
+    batch = tokenizer("who swims?", WORDS, return_tensors="pt")
+    with torch.no_grad():
+        cls = model.backbone(**batch).last_hidden_state[0, 0]
+        model.qa_outputs.weight.copy_(cls)  # [CLS] fits itself best
+    answer = QuestionAnswering(model, tokenizer)
+    fields = {"may_have_no_answer": True, "top_k": 3}
+    first, *_ = answer("who swims?", WORDS, threshold=-math.inf, **fields)
+    ranked = answer("who swims?", WORDS, threshold=math.inf, **fields)
+    assert first["answer"] == "" and first["score"] > ranked[0]["score"]
+    assert [a["answer"] == "" for a in ranked] == [False, True, False]
+
+
 def test_an_answer_never_comes_from_the_question(checkpoint):
     """Even if the model marks nothing but the question."""
     model = BertForQuestionAnswering.from_pretrained(checkpoint)
@@ -307,11 +323,12 @@ def test_cls_need_not_be_the_first_token():
     assert (int(found.starts[0, 0]), int(found.ends[0, 0])) == (6, 6)
 
 
-def test_the_windows_of_a_question_are_joined():
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_windows_of_a_question_are_joined(order):
     """The best of each span, the lowest null score, the sum over all windows."""
-    first = Window((Span(3.0, 0, 4), Span(1.0, 5, 9)), 2.0, 3.2)
-    second = Window((Span(4.0, 5, 9), Span(0.5, 12, 13)), -1.0, 4.1)
-    joined = join_windows([first, second], top_k=2)
+    one = Window((Span(3.0, 0, 4), Span(1.0, 5, 9)), 2.0, 3.2)
+    other = Window((Span(4.0, 5, 9), Span(0.5, 12, 13)), -1.0, 4.1)
+    joined = join_windows([one, other][::order], top_k=2)
     assert joined.spans == (Span(4.0, 5, 9), Span(3.0, 0, 4))
     assert joined.null_score == -1.0
     assert joined.null_difference == -5.0
