@@ -1,30 +1,140 @@
-"""Pages whose code is run: each block of Python is followed by what it prints.
+"""Pages whose code is run: Python, what it prints, an interpreter's lines, and commands.
 
-`python -m tests.pages PAGE` writes what the code prints now into the page.
+The blocks of a page run in order and share their names. A block of text behind a block of Python
+is what it prints; `python -m tests.pages PAGE` writes into the page what it prints now.
 """
 
 import contextlib
+import importlib
 import io
 import re
+import shlex
 import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
-BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
+import minitransformer.cli
+
+ROOT = Path(__file__).parents[1]
+PYTHON = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
+FENCE = re.compile(
+    r"^```(?P<language>\w*)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+# Blocks that only show something: what a model has generated, the content of a file.
+SHOWN = {"", "text", "json"}
 
 
 def run_page(page: str) -> str:
-    """The page with the output of its code, whose blocks run in order and share their names."""
+    """The page with the output of its Python."""
     names: dict[str, object] = {}
 
     def with_output(block: re.Match[str]) -> str:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(block["code"], "page", "exec"), names)
-        lines = "".join(line.rstrip() + "\n" for line in printed.getvalue().splitlines())
+        lines = printed(block["code"], names)
         output = f"\n```text\n{lines}```\n" * bool(lines)
         return f"```python\n{block['code']}```\n{output}"
 
-    return BLOCK.sub(with_output, page)
+    return PYTHON.sub(with_output, page)
+
+
+def printed(code: str, names: dict[str, object]) -> str:
+    """What a block of Python prints, without spaces at the ends of lines."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(code, "page", "exec"), names)
+    return "".join(line.rstrip() + "\n" for line in output.getvalue().splitlines())
+
+
+def check_page(page: str, tiny: Mapping[str, str]) -> int:
+    """Run every block of a page in the current directory; gives how many there are.
+
+    Args:
+        page: its Markdown.
+        tiny: for each module of a job, the options that make it small; they override the page's.
+
+    Raises:
+        AssertionError: a command fails or is not known, or something else is printed than the
+            page shows.
+    """
+    names: dict[str, object] = {}
+    count = 0
+    for block in FENCE.finditer(page):
+        language, code = block["language"], block["code"]
+        if language == "python":
+            output = printed(code, names)
+            shown = block["output"]
+            assert shown in (None, output), f"{code}prints\n{output}and not\n{shown}"
+        elif language == "pycon":
+            check_interpreter(code, names)
+        elif language in ("sh", "bash"):
+            for words in commands(code):
+                run_command(words, tiny)
+        else:
+            assert language in SHOWN, f"a block of {language!r} is not run"
+            continue
+        count += 1
+    return count
+
+
+def check_interpreter(code: str, names: dict[str, object]) -> None:
+    """Check that each `>>> expression` gives, or raises, the line below it; `...` is any text."""
+    lines = code.splitlines()
+    assert len(lines) % 2 == 0, code
+    for line, shown in zip(lines[::2], lines[1::2], strict=True):
+        assert line.startswith(">>> "), line
+        try:
+            answer = repr(eval(line.removeprefix(">>> "), names))
+        except Exception as error:
+            answer = f"{type(error).__name__}: {error}"
+        pattern = ".*".join(map(re.escape, shown.split("...")))
+        assert re.fullmatch(pattern, answer, re.DOTALL), f"{line}\n{answer}"
+
+
+def commands(code: str) -> list[list[str]]:
+    """The words of each command; a backslash continues a line, and # begins a comment."""
+    lines = code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def run_command(words: list[str], tiny: Mapping[str, str]) -> None:
+    """Run one command in this process, or check that what it installs or makes is there."""
+    line = shlex.join(words)
+    match words:
+        case ["make", target, *settings]:
+            makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+            targets = re.findall(r"^([a-z].*?):(?!=)", makefile, re.MULTILINE)
+            assert target in " ".join(targets).split(), f"no such target: {line}"
+            for name, is_, _ in (setting.partition("=") for setting in settings):
+                assert is_ and re.search(rf"^{name} \?=", makefile, re.MULTILINE), line
+        case ["pip", "install", *requirements]:
+            assert requirements, line
+            for requirement in requirements:
+                check_requirement(requirement)
+        case ["minitransformer", *arguments]:
+            assert minitransformer.cli.main(arguments) == 0, line
+        case ["python", "-m", "pytest", *arguments]:
+            for path in (word for word in arguments if "/" in word):
+                assert (ROOT / path).exists(), f"nothing to test: {line}"
+        case ["python", "-m", module, *arguments] if module in tiny:
+            job = importlib.import_module(module)
+            assert job.main([*arguments, *tiny[module].split()]) == 0, line
+        case ["python", "-m", module, *paths] if module.startswith("tests."):
+            assert find_spec(module) is not None, f"no such module: {line}"
+            assert all((ROOT / path).exists() for path in paths), line
+        case _:
+            raise AssertionError(f"the tests do not know how to run: {line}")
+
+
+def check_requirement(requirement: str) -> None:
+    """Check that `.`, `.[extra]` or a package is something that setup.py knows."""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    if (ours := re.fullmatch(r"\.(?:\[([\w,]+)\])?", requirement)) is not None:
+        extras = setup.partition("extras_require")[2]
+        for extra in filter(None, (ours[1] or "").split(",")):
+            assert f'"{extra}":' in extras, f"no such extra: {requirement}"
+    else:
+        assert f'"{requirement}>=' in setup, f"setup.py does not know {requirement}"
 
 
 if __name__ == "__main__":
