@@ -4,6 +4,7 @@ Which product a processor is given is measured, so the tests give the answer: ea
 oneDNN's, where this PyTorch has it, and with a stand-in for it.
 """
 
+import copy
 import warnings
 from functools import partial
 
@@ -21,7 +22,6 @@ from minitransformer.fast import measuring, optimize
 from minitransformer.fast.linear import linear_with_activation, set_library
 from minitransformer.layers.feed_forward import ACTIVATIONS
 from tests import tiny
-from tests.fast.twins import twin_of
 
 
 def linear(x, weight, bias=None):
@@ -40,17 +40,17 @@ def stand_in(x, weight, bias, activation="none", algorithm=""):
 @pytest.fixture(params=["onednn", "stand-in"])
 def calls(request, monkeypatch):
     """The shapes of the factors, and the activation, of each product by oneDNN, chosen here."""
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
     product = module.onednn_linear
     if request.param == "onednn":
-        if not module.onednn_works():
-            pytest.skip("this PyTorch has no oneDNN")
+        if not (torch.backends.mkldnn.enabled and module.onednn_works()):
+            pytest.skip("oneDNN is off, or this PyTorch has none")
         for activation in module._FUSED:  # tried once, before anything is counted
             for dtype in (torch.float32, torch.bfloat16):
                 module._kernel_works(dtype, activation)
     else:
         product = stand_in
         monkeypatch.setattr(module, "_kernel_works", lambda dtype, _: dtype != torch.float64)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
     seen = []
 
     def counted(x, weight, bias=None, activation="none", algorithm=""):
@@ -214,7 +214,7 @@ def test_what_observes_or_transforms_gets_pytorchs_own_operations(calls, monkeyp
         traced = torch.jit.trace(linear, (x, weight, bias), check_trace=False)
     same(traced(x * 2, weight, bias), F.linear(x * 2, weight, bias))
     same(torch.fx.symbolic_trace(Product())(x, weight), F.linear(x, weight))
-    twin = twin_of(nn.Linear(6, 4))
+    twin = optimize(nn.Linear(6, 4))
     compiled = torch.compile(twin, backend="eager", fullgraph=True)
     same(compiled(x), F.linear(x, twin.weight, twin.bias))
     same(torch.fx.symbolic_trace(nn.Sequential(twin))(x), F.linear(x, twin.weight, twin.bias))
@@ -266,7 +266,7 @@ def test_other_kinds_of_tensors_are_pytorchs_own(calls):
 
 def test_the_twin_is_pytorchs_module_with_another_product(calls):
     usual = nn.Linear(6, 4)
-    mine, x = twin_of(usual), torch.randn(3, 6)
+    mine, x = optimize(copy.deepcopy(usual)), torch.randn(3, 6)
     torch.testing.assert_close(mine(x), usual(x))
     assert len(calls) == 1
     # In evaluation it gives the very numbers, with gradients and without.
