@@ -18,8 +18,8 @@ import minitransformer.cli
 
 ROOT = Path(__file__).parents[1]
 PYTHON = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
-FENCE = re.compile(
-    r"^```(?P<language>\w*)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?",
+FENCE = re.compile(  # in a list, a block is indented
+    r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```\n(?:\n *```text\n(?P<output>.*?)^ *```\n)?",
     re.MULTILINE | re.DOTALL,
 )
 # Blocks that only show something: what a model has generated, the content of a file.

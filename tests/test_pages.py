@@ -88,6 +88,7 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
     "docs/generation.md": {"runs/lm": save_gpt2, "runs/translation": save_marian},
     "docs/looking_inside.md": MINILM | {"runs/translation": save_marian},
     "docs/parity.md": ROBERTA,
+    "docs/reading_order.md": {},
 }
 
 
