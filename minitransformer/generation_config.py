@@ -1,7 +1,7 @@
-"""How text is generated: the fields of Hugging Face's GenerationConfig that are built here.
+"""The generation config: the supported fields of Hugging Face's GenerationConfig.
 
-From top to bottom: the fields and what each may hold, the config of one call made of the
-checkpoint's and the caller's, and generation_config.json in and out.
+From top to bottom: the fields and their valid values, resolving the config of one call from the
+checkpoint's fields and the caller's, and reading and writing generation_config.json.
 """
 
 import warnings
@@ -16,9 +16,9 @@ from minitransformer.names import nearest, unexpected_name
 
 FILE = "generation_config.json"
 
-# Fields of Hugging Face that are not built here and would change what is generated, each with the
-# values that leave it off; None always does.
-NOT_BUILT: dict[str, tuple[Any, ...]] = {
+# Fields of Hugging Face that would change the generated text but are not supported, each with the
+# values that turn it off; None always does.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (),
     "assistant_ensemble_weight": (),
     "constraints": (),
@@ -42,8 +42,7 @@ NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "watermarking_config": (),
 }
 
-# Fields of a file that change how fast something is computed or what is reported of it, not what
-# is generated.
+# Fields that change how fast text is generated or what is returned with it, but not the text.
 WITHOUT_EFFECT = {
     "_commit_hash",
     "_from_model_config",
@@ -71,12 +70,11 @@ WITHOUT_EFFECT = {
     "use_cache",
 }
 
-# What a config.json holds for single tasks, beside what it holds for the model. None of it is
-# looked at until a task asks for it (minitransformer/tasks).
+# Fields of config.json that concern single tasks. Only minitransformer/tasks uses them.
 TASK_FIELDS = ("prefix", "task_specific_params")
 
-# Fields that have an effect only beside another one.
-_NEEDS = {
+# Fields that have an effect only together with another one.
+_REQUIRES = {
     "temperature": "do_sample=True",
     "top_k": "do_sample=True",
     "top_p": "do_sample=True",
@@ -85,8 +83,8 @@ _NEEDS = {
     "early_stopping": "num_beams of at least 2",
     "length_penalty": "num_beams of at least 2",
 }
-# Two ways to say the same: a caller's field replaces the checkpoint's other one.
-_INSTEAD = {
+# Two ways to set the same limit: either one from the caller overrides both of the checkpoint.
+_ALTERNATIVES = {
     "max_new_tokens": "max_length",
     "max_length": "max_new_tokens",
     "min_new_tokens": "min_length",
@@ -96,35 +94,36 @@ _INSTEAD = {
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How a language model generates: how long, by which search, what is forbidden or forced.
+    """How a language model generates text: length, search strategy, forbidden and forced tokens.
 
-    Names, meanings and defaults are those of transformers, with one difference: the number of new
-    tokens has no default. Lists become tuples. `None` leaves a field off.
+    Names, meanings and defaults are those of transformers' GenerationConfig, with one difference:
+    the number of new tokens has no default. Lists are converted to tuples. `None` turns a field
+    off.
 
     Raises:
-        TypeError: a field is unknown, or not built here.
-        ValueError: a value has no meaning, or two contradict each other.
+        TypeError: a field is unknown or not supported.
+        ValueError: a value is invalid, or two fields contradict each other.
     """
 
-    # How long
+    # Length
     max_new_tokens: int | None = None
-    max_length: int | None = None  # the prompt counted in; of an encoder-decoder, the start token
+    max_length: int | None = None  # includes the prompt or, for an encoder-decoder, the start token
     min_new_tokens: int | None = None
-    min_length: int = 0  # counted as max_length is
-    stop_strings: tuple[str, ...] | None = None  # one of these in its text ends a sequence
-    # Which search
+    min_length: int = 0  # includes the same tokens as max_length
+    stop_strings: tuple[str, ...] | None = None  # a sequence ends when its text contains one
+    # Search strategy
     do_sample: bool = False
     num_beams: int = 1
     num_return_sequences: int = 1
-    early_stopping: bool | str = False  # True: at the first num_beams ends; "never": only when sure
-    length_penalty: float = 1.0  # scores are divided by length ** this: above 0 favours length
-    # What may be drawn, where do_sample is set
+    early_stopping: bool | str = False  # True: at num_beams hypotheses; "never": no early guess
+    length_penalty: float = 1.0  # scores are divided by length ** this; above 0 favours length
+    # Sampling, if do_sample is True
     temperature: float = 1.0
-    top_k: int = 50  # 0: all
+    top_k: int = 50  # 0: no limit
     top_p: float = 1.0
     min_p: float | None = None
     typical_p: float = 1.0
-    # What changes the scores
+    # Logits processors
     repetition_penalty: float = 1.0
     encoder_repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -136,13 +135,13 @@ class GenerationConfig:
     forced_eos_token_id: int | tuple[int, ...] | None = None
     exponential_decay_length_penalty: tuple[int, float] | None = None  # start, factor
     renormalize_logits: bool = False
-    # Tokens with a role
+    # Special tokens
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     decoder_start_token_id: int | None = None
 
-    # Names that users bring from elsewhere, and the field that they mean.
+    # Names of other libraries, and the field that they correspond to.
     known_elsewhere: ClassVar[dict[str, str]] = {
         "beam_size": "num_beams",
         "max_tokens": "max_new_tokens",
@@ -152,7 +151,7 @@ class GenerationConfig:
     }
 
     def __new__(cls, *_arguments: Any, **values: Any) -> Self:
-        # The generated __init__ would refuse an unknown name too, but without the right one.
+        # The generated __init__ would reject an unknown name too, but without a suggestion.
         check_field_names(values)
         return super().__new__(cls)
 
@@ -161,25 +160,25 @@ class GenerationConfig:
         for name, rule in _RULES.items():
             value = getattr(self, name)
             is_off = value is None and _DEFAULTS[name] is None
-            if not is_off and not rule.holds(value):
-                raise ValueError(f"{name}={value!r:.200} must be {rule.text}")
+            if not is_off and not rule.is_valid(value):
+                raise ValueError(f"{name}={value!r:.200} must be {rule.requirement}")
         self._check_together()
 
     @classmethod
     def from_model_config(cls, config: Any) -> Self:
-        """The fields that a model's config has too: its tokens with a role."""
+        """A generation config with the special tokens of a model's config."""
         names = {field.name for field in fields(cls)} & {field.name for field in fields(config)}
         return cls(**{name: getattr(config, name) for name in names})
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens that end a sequence; empty where there is none."""
+        """The end tokens as a tuple, which is empty if there are none."""
         return as_tuple(self.eos_token_id)
 
     def _make_tuples(self) -> None:
-        """Lists, as JSON has them, become tuples, and empty ones None.
+        """Convert lists, which JSON has, to tuples, and empty ones to None.
 
-        What is frozen must not change inside.
+        A list inside a frozen config could still be changed.
         """
         if isinstance(self.stop_strings, str):
             object.__setattr__(self, "stop_strings", (self.stop_strings,))
@@ -193,27 +192,31 @@ class GenerationConfig:
         number = self.num_return_sequences
         if number > 1 and self.num_beams == 1 and not self.do_sample:
             raise ValueError(
-                f"num_return_sequences={number}, but greedy search finds one; set num_beams to at "
-                f"least {number}, or do_sample=True"
+                f"num_return_sequences={number}, but greedy search finds only one sequence; set "
+                f"num_beams to at least {number}, or do_sample=True"
             )
         if number > self.num_beams > 1:
             raise ValueError(
-                f"num_return_sequences={number} is more than num_beams={self.num_beams} can give"
+                f"num_return_sequences={number} is more than num_beams={self.num_beams}; set "
+                f"num_beams to at least {number}"
             )
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             forced = as_tuple(getattr(self, name))
             if forced and set(forced) <= set(self.suppress_tokens or ()):
-                raise ValueError(f"{name}={forced} is forced and, in suppress_tokens, forbidden")
+                raise ValueError(
+                    f"{name}={forced} is also in suppress_tokens; a token cannot be both forced "
+                    "and forbidden, so remove it from one of them"
+                )
 
 
 _DEFAULTS = {field.name: field.default for field in fields(GenerationConfig)}
 FIELDS = tuple(_DEFAULTS)
 
-# What a config.json may hold for generation: it is read here, and has no effect on the model.
-# `force_bos_token_to_be_generated` is the oldest form of `forced_bos_token_id`.
+# Fields of config.json that concern generation, not the model: they are read here.
+# `force_bos_token_to_be_generated` is an old form of `forced_bos_token_id`.
 IN_MODEL_CONFIG = {
     *FIELDS,
-    *NOT_BUILT,
+    *UNSUPPORTED,
     *WITHOUT_EFFECT,
     "force_bos_token_to_be_generated",
     "task_specific_params",
@@ -221,32 +224,33 @@ IN_MODEL_CONFIG = {
 
 
 def check_field_names(names: Iterable[str]) -> None:
-    """Refuse names that are no fields of :class:`GenerationConfig`.
+    """Check that all names are fields of :class:`GenerationConfig`.
 
     Raises:
-        TypeError: one is not; the message gives the nearest that is, or says that it is not built.
+        TypeError: one is not; the message suggests the most similar field, or says that the name
+            is not supported.
     """
     for name in names:
-        if name in NOT_BUILT:
-            raise TypeError(f"{name} is not built here; the fields are: {', '.join(FIELDS)}")
+        if name in UNSUPPORTED:
+            raise TypeError(f"{name} is not supported; the fields are: {', '.join(FIELDS)}")
         if name not in FIELDS:
             guess = GenerationConfig.known_elsewhere.get(name)
             raise TypeError(unexpected_name("GenerationConfig field", name, FIELDS, guess))
 
 
 def as_tuple(tokens: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """One id, several or none, as a tuple."""
+    """One token id, several or None, as a tuple."""
     if tokens is None:
         return ()
     return tokens if isinstance(tokens, tuple) else (tokens,)
 
 
-# ---- what each field may hold ----
+# ---- the valid values of each field ----
 
 
 class _Rule(NamedTuple):
-    holds: Callable[[Any], bool]
-    text: str  # what the value must be
+    is_valid: Callable[[Any], bool]
+    requirement: str  # completes "... must be"
 
 
 def _is_token(value: Any) -> bool:
@@ -257,11 +261,11 @@ def _are_tokens(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(map(_is_token, value))
 
 
-def _are_words(value: Any) -> bool:
+def _are_token_lists(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(map(_are_tokens, value))
 
 
-def _are_texts(value: Any) -> bool:
+def _are_strings(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(isinstance(t, str) and t for t in value)
 
 
@@ -275,17 +279,17 @@ _COUNT = _Rule(lambda v: type(v) is int and 0 <= v <= LARGEST, "an integer of at
 _COUNT_FROM_1 = _Rule(lambda v: type(v) is int and 1 <= v <= LARGEST, "an integer of at least 1")
 _BOOLEAN = _Rule(lambda v: isinstance(v, bool), "True or False")
 _POSITIVE = _Rule(lambda v: is_number(v) and v > 0, "a positive, finite number")
-_SHARE = _Rule(lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
-_TOKEN = _Rule(_is_token, "a token's id")
-_TOKENS = _Rule(lambda v: _are_tokens(as_tuple(v)), "a token's id, or several of them")
+_PROBABILITY = _Rule(lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
+_TOKEN = _Rule(_is_token, "a token id")
+_TOKENS = _Rule(lambda v: _are_tokens(as_tuple(v)), "a token id or a list of token ids")
 
-# A field whose default is None may be None too.
+# A field whose default is None may also be None.
 _RULES = {
     "max_new_tokens": _COUNT_FROM_1,
     "max_length": _COUNT_FROM_1,
     "min_new_tokens": _COUNT,
     "min_length": _COUNT,
-    "stop_strings": _Rule(_are_texts, "a text, or a list of texts"),
+    "stop_strings": _Rule(_are_strings, "a non-empty string or a list of them"),
     "do_sample": _BOOLEAN,
     "num_beams": _COUNT_FROM_1,
     "num_return_sequences": _COUNT_FROM_1,
@@ -294,23 +298,24 @@ _RULES = {
     ),
     "length_penalty": _Rule(is_number, "a finite number"),
     "temperature": _Rule(
-        _POSITIVE.holds, f"{_POSITIVE.text}; for the likeliest token each time: do_sample=False"
+        _POSITIVE.is_valid,
+        f"{_POSITIVE.requirement}; to always take the likeliest token, use do_sample=False",
     ),
     "top_k": _COUNT,
-    "top_p": _SHARE,
-    "min_p": _SHARE,
-    "typical_p": _Rule(lambda v: is_number(v) and 0 < v <= 1, "a number above 0, and at most 1"),
+    "top_p": _PROBABILITY,
+    "min_p": _PROBABILITY,
+    "typical_p": _Rule(lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1"),
     "repetition_penalty": _POSITIVE,
     "encoder_repetition_penalty": _POSITIVE,
     "no_repeat_ngram_size": _COUNT,
     "encoder_no_repeat_ngram_size": _COUNT,
-    "bad_words_ids": _Rule(_are_words, "a list of lists of ids"),
+    "bad_words_ids": _Rule(_are_token_lists, "a list of lists of token ids"),
     "suppress_tokens": _TOKENS,
     "begin_suppress_tokens": _TOKENS,
     "forced_bos_token_id": _TOKEN,
     "forced_eos_token_id": _TOKENS,
     "exponential_decay_length_penalty": _Rule(
-        _is_decay, "a number of new tokens and a positive factor, such as (20, 1.05)"
+        _is_decay, "a pair of a number of new tokens and a positive factor, such as (20, 1.05)"
     ),
     "renormalize_logits": _BOOLEAN,
     "pad_token_id": _TOKEN,
@@ -327,35 +332,39 @@ _TOKEN_FIELDS = tuple(name for name, rule in _RULES.items() if rule in (_TOKEN, 
 def resolve(
     checkpoint: GenerationConfig, given: GenerationConfig | None, changes: Mapping[str, Any]
 ) -> GenerationConfig:
-    """The config of one call.
+    """Combine the checkpoint's fields and the caller's into the config of one call.
 
     Args:
-        checkpoint: the model's own, or what takes its place for a task.
-        given: replaces it; where a field of this one is None, the checkpoint's value stays.
+        checkpoint: the model's own config, or the one of a task.
+        given: replaces it, except where one of its fields is None.
         changes: fields and values that override both.
 
     Raises:
-        TypeError: a change is of no field, or a config is no GenerationConfig.
-        ValueError: a value has no meaning, two contradict each other, or the caller sets what
-            would have no effect. (In a checkpoint that is accepted, as transformers does.)
+        TypeError: a change is not a field, or a config is not a GenerationConfig.
+        ValueError: a value is invalid, two fields contradict each other, or the caller sets a field
+            that would have no effect. (In a checkpoint such a field is accepted, as in
+            transformers.)
     """
     for name, part in (("defaults", checkpoint), ("config", given)):
         if not isinstance(part, GenerationConfig | None):
-            raise TypeError(f"{name} is a {type(part).__name__}; a GenerationConfig is needed")
-    config, asked = checkpoint, dict(changes)
+            raise TypeError(f"{name} is a {type(part).__name__}; it must be a GenerationConfig")
+    config, requested = checkpoint, dict(changes)
     if given is not None:
-        config, asked = _completed(given, checkpoint), _set_fields(given, checkpoint) | asked
-    for name, other in _INSTEAD.items():
-        if asked.get(name) and asked.get(other):
+        config = _completed(given, checkpoint)
+        requested = _set_fields(given, checkpoint) | requested
+    for name, other in _ALTERNATIVES.items():
+        if requested.get(name) and requested.get(other):
             raise ValueError(
-                f"{name}={asked[name]} and {other}={asked[other]} say the same in two ways; "
-                f"give one of them"
+                f"{name}={requested[name]} and {other}={requested[other]} set the same limit; pass "
+                "only one of them"
             )
-    replaced = {other: _DEFAULTS[other] for name, other in _INSTEAD.items() if asked.get(name)}
-    config = replace(config, **{**replaced, **changes})
-    for name in _NEEDS:
-        if name in asked:
-            _check_effect(config, name, asked[name])
+    overridden = {
+        other: _DEFAULTS[other] for name, other in _ALTERNATIVES.items() if requested.get(name)
+    }
+    config = replace(config, **{**overridden, **changes})
+    for name in _REQUIRES:
+        if name in requested:
+            _check_effect(config, name, requested[name])
     return config
 
 
@@ -366,7 +375,7 @@ def _completed(given: GenerationConfig, checkpoint: GenerationConfig) -> Generat
 
 
 def _set_fields(given: GenerationConfig, checkpoint: GenerationConfig) -> dict[str, Any]:
-    """The fields of `given` that its author set: neither the default nor the checkpoint's value."""
+    """The fields of `given` whose values are neither the default nor the checkpoint's."""
     return {
         name: value
         for name, value in vars(given).items()
@@ -375,57 +384,65 @@ def _set_fields(given: GenerationConfig, checkpoint: GenerationConfig) -> dict[s
 
 
 def _check_effect(config: GenerationConfig, name: str, value: Any) -> None:
-    """Refuse a caller's field that the search of this call would not look at."""
-    needed = _NEEDS[name]
-    effective = config.do_sample if needed == "do_sample=True" else config.num_beams > 1
+    """Reject a field that has no effect on this call's search, unless it has its default value."""
+    requirement = _REQUIRES[name]
+    effective = config.do_sample if requirement == "do_sample=True" else config.num_beams > 1
     if not effective and value != _DEFAULTS[name]:
         raise ValueError(
-            f"{name}={value!r} has no effect without {needed}; add that, or leave it out"
+            f"{name}={value!r} has no effect without {requirement}; add it, or leave {name} out"
         )
 
 
-def count_new_tokens(
+def resolve_lengths(
     config: GenerationConfig, changes: Mapping[str, Any], prompt_length: int
 ) -> GenerationConfig:
-    """Turn every length into a number of new tokens.
+    """Express all length limits as numbers of new tokens.
 
     Args:
         config: of the call.
-        changes: the fields that its caller set.
-        prompt_length: tokens of a sequence before the first new one, padding included.
+        changes: the fields that the caller set.
+        prompt_length: how many tokens a sequence has before its first new one, padding included.
+
+    Returns:
+        The config with `max_new_tokens` and `min_new_tokens`, without `max_length` and
+        `min_length`.
 
     Raises:
-        ValueError: there is no number of tokens to generate, or not one fits.
+        ValueError: the maximum is not set, leaves no room for a new token, or is below a minimum
+            that the caller set.
     """
     most, least = config.max_new_tokens, config.min_new_tokens
     if most is None:
-        most = _most_new_tokens(config.max_length, prompt_length)
+        most = _max_new_tokens(config.max_length, prompt_length)
     if least is None:
         least = max(0, config.min_length - prompt_length)
     if least > most:
-        message = f"at least {least} new tokens are asked for, but at most {most}"
+        message = (
+            f"min_new_tokens or min_length requires at least {least} new tokens, but "
+            f"max_new_tokens or max_length allows at most {most}"
+        )
         if "min_new_tokens" in changes or "min_length" in changes:
-            raise ValueError(message)
-        warnings.warn(f"{message}; {most} are generated", stacklevel=4)
+            raise ValueError(f"{message}; lower the minimum or raise the maximum")
+        warnings.warn(f"{message}; {most} will be generated", stacklevel=4)
     return replace(config, max_new_tokens=most, max_length=None, min_new_tokens=least, min_length=0)
 
 
-def _most_new_tokens(max_length: int | None, prompt_length: int) -> int:
+def _max_new_tokens(max_length: int | None, prompt_length: int) -> int:
     if max_length is None:
         raise ValueError(
-            "how many tokens are to be generated? Pass max_new_tokens=..., or max_length=... with "
-            "the prompt counted in; the checkpoint's generation config has neither"
+            "the number of tokens to generate is not set; pass max_new_tokens=..., or "
+            "max_length=..., which includes the prompt (the checkpoint sets neither)"
         )
     if max_length <= prompt_length:
         raise ValueError(
-            f"max_length={max_length} leaves no space for a new token after {prompt_length} "
-            "tokens of the prompt; pass max_new_tokens instead"
+            f"max_length={max_length} leaves no room for a new token after a prompt of "
+            f"{prompt_length} tokens; pass max_new_tokens instead"
         )
     return max_length - prompt_length
 
 
 def check_tokens(config: GenerationConfig, vocab_size: int) -> None:
-    """Check that every token that the config names is one of the model's.
+    """Check that all token ids of the config are in the model's vocabulary.
 
     Raises:
         ValueError: one is not; the message names the field.
@@ -434,16 +451,19 @@ def check_tokens(config: GenerationConfig, vocab_size: int) -> None:
     tokens["bad_words_ids"] = sum(config.bad_words_ids or (), ())
     for name, ids in tokens.items():
         if ids and max(ids) >= vocab_size:
-            raise ValueError(f"{name} holds {max(ids)}, outside vocab_size={vocab_size}")
+            raise ValueError(
+                f"{name} contains {max(ids)}, but vocab_size={vocab_size} allows ids up to "
+                f"{vocab_size - 1}"
+            )
 
 
 def padding_token(config: GenerationConfig, num_sequences: int) -> int:
-    """What follows in a sequence that has ended: `pad_token_id`, or else its end token.
+    """The token that pads a sequence after its end: `pad_token_id`, or else the first end token.
 
-    Where nothing but its length ends a sequence, none needs padding, and 0 is as good as any.
+    Sequences that only their length can end need no padding, so the result is then an arbitrary 0.
 
     Raises:
-        ValueError: there is neither, and some sequences may end before others.
+        ValueError: there is neither, but a stop string may end one sequence before another.
     """
     if config.pad_token_id is not None:
         return config.pad_token_id
@@ -451,8 +471,8 @@ def padding_token(config: GenerationConfig, num_sequences: int) -> int:
         return config.eos_token_ids[0]
     if config.stop_strings and num_sequences > 1:
         raise ValueError(
-            "pad_token_id=None: sequences that stop_strings end must be filled up with some "
-            "token; pass pad_token_id"
+            "pad_token_id=None, but sequences that a stop string ends early need padding; pass "
+            "pad_token_id=..."
         )
     return 0
 
@@ -461,18 +481,17 @@ def padding_token(config: GenerationConfig, num_sequences: int) -> int:
 
 
 def read_generation_config(directory: Path, config_content: dict[str, Any]) -> GenerationConfig:
-    """The generation config of a checkpoint.
+    """Read the generation config of a checkpoint.
 
-    Where there is no generation_config.json, it is made of the fields that old config.json files
-    carry, as in transformers.
+    If there is no generation_config.json, the fields are taken from config.json, where old
+    checkpoints have them; transformers does the same.
 
     Args:
         directory: of the checkpoint.
-        config_content: of its config.json.
+        config_content: the content of its config.json.
 
     Raises:
-        CheckpointError: a file is broken, or a field is misspelled, has a value without a meaning,
-            or one that is not built here.
+        CheckpointError: the file is broken, or a field is misspelled, invalid or not supported.
     """
     if not (directory / FILE).exists():
         path = directory / "config.json"
@@ -483,9 +502,9 @@ def read_generation_config(directory: Path, config_content: dict[str, Any]) -> G
     else:
         path = checkpoint_file(directory, FILE)
         content = read_json(path)
-    # null is transformers' word for a field that is not set.
+    # transformers writes null for a field that is not set.
     given = {name: value for name, value in content.items() if value is not None}
-    check_names(given, path)
+    check_file_fields(given, path)
     try:
         return GenerationConfig(**{n: value for n, value in given.items() if n in FIELDS})
     except ValueError as error:
@@ -493,9 +512,9 @@ def read_generation_config(directory: Path, config_content: dict[str, Any]) -> G
 
 
 def write_generation_config(config: GenerationConfig, directory: Path) -> None:
-    """Write generation_config.json, which transformers reads as the same.
+    """Write generation_config.json in transformers' format.
 
-    As transformers does, only what differs from the defaults is written.
+    Like transformers, it contains only the fields that differ from the defaults.
     """
     values = {name: getattr(config, name) for name in FIELDS}
     changed = {name: value for name, value in values.items() if value != _DEFAULTS[name]}
@@ -503,35 +522,35 @@ def write_generation_config(config: GenerationConfig, directory: Path) -> None:
 
 
 def task_parameters(config_content: dict[str, Any], task: str) -> dict[str, Any]:
-    """What a config.json holds for one task: T5's prefixes, for example.
+    """The parameters of one task in a config.json, for example T5's prefix for a summary.
 
     Args:
-        config_content: of a config.json.
+        config_content: the content of the config.json.
         task: such as "summarization" or "translation_en_to_de".
 
     Returns:
-        Names to values, empty where there are none.
+        Names to values; empty if there are none.
     """
-    every = config_content.get("task_specific_params") or {}
-    found = every.get(task) if isinstance(every, dict) else None
+    all_tasks = config_content.get("task_specific_params") or {}
+    found = all_tasks.get(task) if isinstance(all_tasks, dict) else None
     return dict(found) if isinstance(found, dict) else {}
 
 
-def check_names(given: dict[str, Any], path: Path) -> None:
-    """Check the fields of a file: refuse a misspelled one, and one whose effect is not built.
+def check_file_fields(given: dict[str, Any], path: Path) -> None:
+    """Check that all generation fields of a file are known and supported.
 
     Raises:
-        CheckpointError: there is such a one.
+        CheckpointError: a field is misspelled, or is not supported and would change the text.
     """
     for name, value in given.items():
-        if name in NOT_BUILT:
-            if value not in NOT_BUILT[name]:
+        if name in UNSUPPORTED:
+            if value not in UNSUPPORTED[name]:
                 raise CheckpointError(
-                    f"{path}: {name}={value!r} would change what is generated and is not built "
-                    "here; take the field out of the file to do without"
+                    f"{path}: {name}={value!r} would change the generated text but is not "
+                    "supported; remove the field from the file to generate without it"
                 )
         elif name not in FIELDS and name not in WITHOUT_EFFECT:
-            right = nearest(name, [*FIELDS, *NOT_BUILT], cutoff=0.8)
+            right = nearest(name, [*FIELDS, *UNSUPPORTED], cutoff=0.8)
             if right is not None and right not in given:
                 raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
             warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=5)

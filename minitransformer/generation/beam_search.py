@@ -1,10 +1,11 @@
-"""Beam search: the best few beginnings of each source are continued side by side.
+"""Beam search: the K best unfinished sequences of each source are extended side by side.
 
-B sources, K beams of each, R = B * K sequences, L tokens so far, V vocabulary, C candidates of a
-beam, P continuations of a source that are looked at: more than K, because some may end.
+B sources or prompts, K beams of each, R = B * K sequences, L tokens so far, W tokens of a prompt,
+V vocabulary, C candidate tokens of a beam, P continuations considered for a source: more than K,
+because some of them may end their sequence.
 
-The scores live on the model's device. Which beams continue is decided on the host, from one small
-table a token.
+The scores stay on the model's device. The host decides which beams continue, from one small table
+for each token.
 """
 
 import math
@@ -21,22 +22,22 @@ from minitransformer.generation.stopping import StoppingCriteria, no_next_token
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
 
-# Below every real score: what beams have before they differ, and hypotheses that were not found.
+# Lower than any real score. It marks beams that must not be chosen, and missing hypotheses.
 WORST = -1e9
 
 
 class Beam(NamedTuple):
-    """A beginning, or a finished hypothesis."""
+    """An unfinished sequence, or a finished one: a hypothesis."""
 
-    score: float  # the sum of its tokens' scores; of a hypothesis, divided by length ** penalty
-    tokens: tuple[int, ...]  # the new ones
+    score: float  # the sum of its tokens' scores; for a hypothesis, divided by length ** penalty
+    tokens: tuple[int, ...]  # the new tokens, without the prompt
 
 
 class Continuation(NamedTuple):
-    """A beam with one token more."""
+    """A beam extended by one token."""
 
     score: float
-    parent: int  # which of the K beams it continues
+    parent: int  # index of the beam that it extends, below K
     token: int
 
 
@@ -45,93 +46,100 @@ class Search:
     """The beams of one source.
 
     Args:
-        config: the resolved config of the call.
-        stopping: what ends a sequence.
-        prompt: the tokens before the new ones, for stop strings that begin in the prompt.
+        config: the resolved generation config of the call.
+        stopping: decides when a sequence has ended.
+        prompt: the tokens before the new ones; a stop string may begin among them.
     """
 
     config: GenerationConfig
     stopping: StoppingCriteria
     prompt: tuple[int, ...]
     running: list[Beam] = field(init=False)
-    parents: list[int] = field(init=False)  # which of the beams before each of `running` continues
-    finished: list[Beam] = field(default_factory=list)  # the best first, at most K
+    parents: list[int] = field(
+        init=False
+    )  # for each of `running`, the previous beam that it extends
+    finished: list[Beam] = field(default_factory=list)  # at most K, best first
     improvable: bool = True  # whether a running beam may still beat the worst finished one
 
     def __post_init__(self) -> None:
-        # All begin alike, so only the first counts until they differ.
+        # All beams start out equal, so only the first may be extended at first.
         self.running = [Beam(0.0, ()), *[Beam(WORST, ())] * (self.config.num_beams - 1)]
         self.parents = list(range(self.config.num_beams))
 
     @property
     def full(self) -> bool:
-        """Whether there are as many hypotheses as beams."""
+        """Whether K hypotheses have been found."""
         return len(self.finished) == self.config.num_beams
 
     @property
     def closed(self) -> bool:
-        """Whether no further hypothesis is taken."""
+        """Whether no further hypothesis is accepted."""
         return not self.improvable or (self.config.early_stopping is True and self.full)
 
     def is_stuck(self, best: Sequence[Continuation]) -> bool:
-        """Whether no continuation is possible and there is no hypothesis, or a score is NaN."""
+        """Whether a score is NaN, or there is neither a possible continuation nor a hypothesis."""
         if any(math.isnan(continuation.score) for continuation in best):
             return True
         return not self.finished and all(continuation.score <= WORST for continuation in best)
 
     def advance(self, best: Sequence[Continuation]) -> bool:
-        """Choose which of the best continuations go on, and take those that end.
+        """Extend the running beams, and add the continuations that end to the hypotheses.
+
+        Args:
+            best: the P best continuations, best first; if sampled, in any order.
 
         Returns:
-            Whether there is one that does not end.
+            Whether at least one continuation does not end its sequence.
         """
-        number = self.config.num_beams
-        ends = self._ends(best)
-        going_on = [c for c, end in zip(best, ends, strict=True) if not end]
-        if self.config.do_sample:  # drawn in no order
-            going_on.sort(key=lambda c: -c.score)
+        num_beams = self.config.num_beams
+        ends = self._which_end(best)
+        running = [c for c, end in zip(best, ends, strict=True) if not end]
+        if self.config.do_sample:
+            running.sort(key=lambda c: -c.score)
         if not self.closed:
-            # A hypothesis must be among the K best continuations.
-            self._finish([c for c, end in zip(best[:number], ends[:number], strict=True) if end])
-        if len(going_on) < number:  # what has ended fills up, and never wins
+            # Only the first K continuations may become hypotheses.
+            first = zip(best[:num_beams], ends[:num_beams], strict=True)
+            self._add_hypotheses([c for c, end in first if end])
+        if len(running) < num_beams:  # fill up with ended beams, whose scores can never win
             ended = [c for c, end in zip(best, ends, strict=True) if end]
-            going_on += [Continuation(c.score + WORST, c.parent, c.token) for c in ended]
-        kept = going_on[:number]
-        self.parents = [continuation.parent for continuation in kept]
-        self.running = [Beam(c.score, self._tokens(c)) for c in kept]
-        self._look_ahead()
+            running += [Continuation(c.score + WORST, c.parent, c.token) for c in ended]
+        running = running[:num_beams]
+        self.parents = [continuation.parent for continuation in running]
+        self.running = [Beam(c.score, self._tokens(c)) for c in running]
+        self._update_improvable()
         return not all(ends)
 
     def hypotheses(self) -> list[Beam]:
-        """The `num_return_sequences` best; empty ones where fewer were found."""
+        """The `num_return_sequences` best hypotheses; empty ones where fewer were found."""
         number = self.config.num_return_sequences
         return [*self.finished, *[Beam(WORST, ())] * number][:number]
 
     def _tokens(self, continuation: Continuation) -> tuple[int, ...]:
         return (*self.running[continuation.parent].tokens, continuation.token)
 
-    def _ends(self, best: Sequence[Continuation]) -> list[bool]:
+    def _which_end(self, best: Sequence[Continuation]) -> list[bool]:
         if len(self.running[0].tokens) + 1 == self.config.max_new_tokens:
             return [True] * len(best)
         if self.stopping.strings is None:
             return [c.token in self.stopping.eos_token_ids for c in best]
-        return [self.stopping.end(self.prompt + self._tokens(c)) for c in best]
+        return [self.stopping.has_ended(self.prompt + self._tokens(c)) for c in best]
 
-    def _finish(self, ended: Sequence[Continuation]) -> None:
-        """The score of a hypothesis is divided by its new tokens, the end included, ** penalty."""
+    def _add_hypotheses(self, ended: Sequence[Continuation]) -> None:
+        """Keep the K best. A score is divided by length ** penalty, the end token included."""
         for continuation in ended:
             tokens = self._tokens(continuation)
             score = continuation.score / len(tokens) ** self.config.length_penalty
-            if score > WORST:  # else only forbidden tokens were left
+            if score > WORST:  # otherwise only forbidden tokens were left
                 self.finished.append(Beam(score, tokens))
         self.finished.sort(key=lambda beam: -beam.score)
         del self.finished[self.config.num_beams :]
 
-    def _look_ahead(self) -> None:
-        """Compare the best that may still come with the worst hypothesis.
+    def _update_improvable(self) -> None:
+        """Compare the best score that a running beam can still reach with the worst hypothesis.
 
-        More tokens only lower a sum of log probabilities, but the penalty may raise what it is
-        divided to: "never" assumes the greatest length, the others the present one.
+        Further tokens can only lower a sum of log probabilities, but a positive penalty favours
+        longer sequences: `early_stopping="never"` assumes the maximum length, the other settings
+        the present length.
         """
         penalty, length = self.config.length_penalty, len(self.running[0].tokens)
         if self.config.early_stopping == "never" and penalty > 0:
@@ -149,20 +157,21 @@ def search_beams(
     stopping: StoppingCriteria,
     generator: torch.Generator | None,
 ) -> list[list[Beam]]:
-    """The best `num_return_sequences` hypotheses for each source, the best first.
+    """Find the `num_return_sequences` best hypotheses of each source, best first.
 
-    As in transformers, the search of one source goes on, without consequence, until that of
-    every source is over.
+    The search goes on until it is over for every source. As in transformers, the sources whose own
+    search is over run along; their hypotheses no longer change.
 
     Args:
-        session: the model at work on its prompts.
-        config: the resolved config of the call.
-        processors: what changes the scores, which are logarithms of probabilities here.
-        stopping: what ends a sequence.
-        generator: for drawing continuations, where `do_sample` is set; None is PyTorch's own.
+        session: runs the model on its prompts.
+        config: the resolved generation config of the call.
+        processors: change the scores, which are log probabilities here.
+        stopping: decides when a sequence has ended.
+        generator: draws the continuations if `do_sample` is set; None uses PyTorch's global one.
 
     Raises:
-        ValueError: a source has no token to continue with and no hypothesis, or the logits are NaN.
+        ValueError: a source has neither a possible next token nor a hypothesis, or the logits are
+            NaN.
     """
     scores = session.start().float()  # (B, V)
     prompts = session.prompt.tolist() if stopping.strings else [()] * len(scores)
@@ -176,16 +185,16 @@ def search_beams(
         for source, (search, continuations) in enumerate(zip(searches, best, strict=True)):
             if search.is_stuck(continuations):
                 raise no_next_token(source, len(search.running[0].tokens))
-        going_on = [search.advance(b) for search, b in zip(searches, best, strict=True)]
-        if not any(going_on) or is_over(searches, config):
+        unfinished = [search.advance(b) for search, b in zip(searches, best, strict=True)]
+        if not any(unfinished) or is_over(searches, config):
             return [search.hypotheses() for search in searches]
-        history = _move(history, searches, session)
+        history = _extend(history, searches, session)
         scores = session.step(history).float()
 
 
-def copy_prompts(session: DecodingSession, scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Continue every prompt `number` times: (B, V) to (R, V), and the prompts, (R, W)."""
-    copies = torch.arange(len(scores), device=scores.device).repeat_interleave(number)  # (R,)
+def copy_prompts(session: DecodingSession, scores: Tensor, times: int) -> tuple[Tensor, Tensor]:
+    """Repeat every prompt: scores (B, V) to (R, V) with R = B * times, and the prompts, (R, W)."""
+    copies = torch.arange(len(scores), device=scores.device).repeat_interleave(times)  # (R,)
     session.select(copies)
     return scores[copies], session.prompt[copies]
 
@@ -196,31 +205,31 @@ def _continuations(
     config: GenerationConfig,
     generator: torch.Generator | None,
 ) -> list[list[Continuation]]:
-    """The P best continuations of each source, or P that are drawn: (R, V) to (B, P)."""
-    # With E tokens that end a sequence, at most E continuations of each beam end.
-    several = max(2, 1 + len(config.eos_token_ids))
+    """The P best continuations of each source, or P sampled ones: (R, V) to B lists of P."""
+    # With E end tokens, at most E continuations of each beam end, so at least one goes on.
+    per_beam = max(2, 1 + len(config.eos_token_ids))
     if config.do_sample:
-        chosen = candidates(scores, config, keep=several)
+        allowed = candidates(scores, config, min_tokens_to_keep=per_beam)
     else:
-        chosen = Candidates(scores, None)
-    scores = chosen.scores  # (R, C)
+        allowed = Candidates(scores, None)
+    scores = allowed.scores  # (R, C)
     if config.renormalize_logits:
         scores = scores.log_softmax(dim=1)
-    before = [[beam.score] for search in searches for beam in search.running]
-    scores += torch.tensor(before, device=scores.device)  # (R, C)
+    beam_scores = [[beam.score] for search in searches for beam in search.running]
+    scores += torch.tensor(beam_scores, device=scores.device)  # (R, C)
     total = scores.view(len(searches), -1)  # (B, K * C)
-    count = min(several * config.num_beams, total.shape[1])
+    count = min(per_beam * config.num_beams, total.shape[1])
     if config.do_sample:
-        # Where everything is forbidden there is NaN, which is found when all have been drawn.
+        # The softmax is NaN if every token is forbidden; `is_stuck` reports it after the draw.
         probabilities = total.softmax(dim=1).nan_to_num(nan=1.0)
         indices = torch.multinomial(probabilities, count, generator=generator)  # (B, P)
         best = total.gather(1, indices)
     else:
         best, indices = total.topk(count)  # (B, P) twice
     tokens = indices % scores.shape[1]
-    if chosen.ids is not None:
-        tokens = chosen.ids.view(len(searches), -1).gather(1, indices)
-    # One transfer: a double holds every id and every score.
+    if allowed.ids is not None:
+        tokens = allowed.ids.view(len(searches), -1).gather(1, indices)
+    # One transfer for all three: float64 represents every id and every score exactly.
     parts = (best.double(), (indices // scores.shape[1]).double(), tokens.double())
     return [
         [Continuation(score, int(parent), int(token)) for score, parent, token in continuations]
@@ -229,19 +238,19 @@ def _continuations(
 
 
 def is_over(searches: Sequence[Search], config: GenerationConfig) -> bool:
-    """Whether no hypothesis can change any more."""
+    """Whether no search can find a better hypothesis."""
     if config.early_stopping is True and all(search.full for search in searches):
         return True
     return not any(search.improvable for search in searches)
 
 
-def _move(history: Tensor, searches: Sequence[Search], session: DecodingSession) -> Tensor:
-    """Bring every sequence to the beam that it continues: (R, L) to (R, L + 1)."""
-    number = len(searches[0].parents)
-    parents = [number * b + parent for b, s in enumerate(searches) for parent in s.parents]
-    if parents != list(range(len(parents))):  # often every beam stays where it is
-        moved = torch.tensor(parents, device=history.device)
-        session.select(moved)
-        history = history[moved]
+def _extend(history: Tensor, searches: Sequence[Search], session: DecodingSession) -> Tensor:
+    """Reorder the sequences by their parents and append the new tokens: (R, L) to (R, L + 1)."""
+    num_beams = len(searches[0].parents)
+    parents = [num_beams * b + parent for b, s in enumerate(searches) for parent in s.parents]
+    if parents != list(range(len(parents))):  # often the order does not change
+        order = torch.tensor(parents, device=history.device)  # (R,)
+        session.select(order)
+        history = history[order]
     tokens = [[beam.tokens[-1]] for search in searches for beam in search.running]
     return torch.cat([history, torch.tensor(tokens, device=history.device)], dim=1)

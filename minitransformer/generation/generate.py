@@ -1,7 +1,7 @@
-"""`generate`: a call, its checks, and the decoding loop of greedy search and sampling.
+"""`generate`, its checks, and the decoding loop of greedy search and sampling.
 
-B prompts or sources, T their tokens, R sequences that are generated, L their tokens so far, N new
-tokens, V vocabulary.
+B prompts or sources, T their tokens, R generated sequences, L their tokens so far, N new tokens,
+V vocabulary.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -20,41 +20,42 @@ from minitransformer.generation.stopping import StoppingCriteria, StopStrings, n
 from minitransformer.generation_config import (
     GenerationConfig,
     check_tokens,
-    count_new_tokens,
     padding_token,
     resolve,
+    resolve_lengths,
 )
 from minitransformer.hf.config import class_name
 from minitransformer.models.base import DecodingSession, LanguageModel, Seq2SeqLM, start_token
 from minitransformer.models.validation import check_attention_mask, check_ids
 from minitransformer.tokenization import Tokenizer
 
-# For each new token of all sequences: the tokens, (R,), and which are not padding, (R,) bool.
+# For each step of decoding: the new tokens, (R,), and which of them are not padding, (R,) bool.
 Steps = Generator[tuple[Tensor, Tensor], None, None]
 
 
 class Streamer(Protocol):
-    """What tokens can be passed to as they come; transformers' streamers are such objects."""
+    """Receives the tokens while they are generated; transformers' streamers fit this protocol."""
 
     def put(self, value: Tensor) -> None:
-        """First the prompt, (R, T), then the next token of every sequence, (R,), on the CPU."""
+        """Receive the prompt, (R, T), then the next token of each sequence, (R,), on the CPU."""
 
     def end(self) -> None:
-        """Nothing more comes, whether generation is complete or was broken off."""
+        """No more tokens follow, whether generation was completed or interrupted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOutput:
-    """What was generated."""
+    """The generated sequences."""
 
-    sequences: Tensor  # (R, L), the prompt (of an encoder-decoder, the start token) and what came
-    sequences_scores: Tensor | None = None  # (R,), of beams: what they were ranked by
-    prompt_length: int  # where in `sequences` the new tokens begin
-    num_new_tokens: Tensor  # (R,) int64, how many a sequence has, without padding after its end
+    # (R, L), the prompt (for an encoder-decoder, the start token) followed by the new tokens
+    sequences: Tensor
+    sequences_scores: Tensor | None = None  # (R,), with beams only: the scores of the hypotheses
+    prompt_length: int  # index of the first new token in `sequences`
+    num_new_tokens: Tensor  # (R,) int64, for each sequence, without the padding after its end
 
     @property
     def new_tokens(self) -> Tensor:
-        """(R, N), the new tokens alone; a sequence that ended early is filled up."""
+        """(R, N), the new tokens without the prompt; sequences that ended early are padded."""
         return self.sequences[:, self.prompt_length :]
 
 
@@ -71,36 +72,37 @@ def generate(
     use_cache: bool = True,
     **changes: Any,
 ) -> GenerationOutput:
-    """Generate by greedy search, sampling, beam search or beam sampling.
+    """Generate text by greedy search, sampling, beam search or beam sampling.
 
-    The fields given here override those of the checkpoint's `model.generation_config`. With the
-    same fields, greedy and beam search give the tokens and scores of transformers' `generate`;
-    what is drawn has the same distribution.
+    Fields passed here override those of `model.generation_config`, which comes from the checkpoint.
+    With the same fields, greedy search and beam search return the tokens and scores of
+    transformers' `generate`, and sampling draws from the same distribution.
 
     Args:
         model: a decoder, which continues the prompts, or an encoder-decoder, which begins with its
             start token; in evaluation mode.
         input_ids: (B, T) int64, prompts or sources.
-        attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
-            Padding may stand on either side, and between tokens. A prompt comes back with all its
+        attention_mask: (B, T), 1 or True at real tokens; may be omitted if nothing is padded.
+            Padding may be on either side, or between tokens. Prompts are returned with all their
             padding on the left.
-        config: replaces the checkpoint's, which stays where a field of this one is None.
-        defaults: takes the place of `model.generation_config`, as for a task.
-        seed: makes what is drawn reproducible; without one, PyTorch's own generator draws.
-        streamer: gets each token as it comes; not with beams.
+        config: replaces `model.generation_config`, except where one of its fields is None.
+        defaults: used instead of `model.generation_config`, for example for one task.
+        seed: makes sampling reproducible; None uses PyTorch's global random generator.
+        streamer: receives each token as soon as it is generated; not with beams.
         tokenizer: needed for `stop_strings`.
-        use_cache: False computes everything anew for each token, which takes longer and gives the
-            same.
-        changes: fields of GenerationConfig, such as `max_new_tokens=50` or `num_beams=4`.
+        use_cache: False recomputes all tokens at each step, which is slower and gives the same
+            result.
+        changes: fields of :class:`GenerationConfig`, such as `max_new_tokens=50` or `num_beams=4`.
 
     Returns:
-        R = B * num_return_sequences sequences, those of a prompt one after the other.
+        R = B * num_return_sequences sequences; those of one prompt are adjacent.
 
     Raises:
-        TypeError: the model is no language model, a field is unknown, or an argument is of a wrong
-            type.
-        ValueError: the model is in training mode, an input or a field is off, fields contradict
-            each other, no number of tokens is given, or the model has positions for fewer.
+        TypeError: the model is not a language model, a field is unknown, or an argument has the
+            wrong type.
+        ValueError: the model is in training mode, an input or a field is invalid, fields contradict
+            each other, the number of tokens is not set, the model does not have enough positions,
+            or a sequence cannot be continued.
     """
     if streamer is not None:
         _check_streamer(streamer)
@@ -114,10 +116,10 @@ def generate(
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """One call, checked and ready to run."""
+    """A checked call, ready to run."""
 
-    open_session: Callable[..., DecodingSession]  # with watched=...
-    prompt: Tensor  # (B, T), what is returned before the new tokens
+    open_session: Callable[..., DecodingSession]  # takes watched=...
+    prompt: Tensor  # (B, T), returned before the new tokens
     config: GenerationConfig  # resolved
     processors: list[LogitsProcessor]
     stopping: StoppingCriteria
@@ -125,50 +127,54 @@ class Decoding:
 
     @torch.no_grad()
     def tokens(self, *, watched: bool = True) -> Steps:
-        """The decoding loop: the next token of every sequence, until all have ended.
+        """The decoding loop: the next token of every sequence, until all sequences have ended.
 
-        The model runs when the next token is asked for. A sequence that has ended continues with
-        the padding token. Where the caller does not watch each token as it comes, the last tokens
-        may be padding in every sequence: the session may look at the end only every few tokens.
+        The model runs when the next tokens are requested. After its end, a sequence continues with
+        the padding token. If `watched` is False, the session may check only every few tokens
+        whether all sequences have ended, so that the last steps may yield nothing but padding.
+
+        Args:
+            watched: whether the caller looks at each token as soon as it is generated.
 
         Yields:
-            The tokens, (R,), and whether each belongs to its sequence or is padding, (R,) bool.
+            The tokens, (R,), and which of them are not padding, (R,) bool.
 
         Raises:
-            ValueError: no token can follow in a sequence.
+            ValueError: a sequence cannot be continued.
         """
-        last, pad_token_id = self.config.max_new_tokens, self.config.pad_token_id
-        assert last is not None and pad_token_id is not None
+        max_new_tokens, pad_token_id = self.config.max_new_tokens, self.config.pad_token_id
+        assert max_new_tokens is not None and pad_token_id is not None
         watched = watched or self.stopping.strings is not None
         with closing(self.open_session(watched=watched)) as session:
             scores, history = session.start(), session.prompt  # (B, V), (B, L)
             if self.config.num_return_sequences > 1:
                 scores, history = copy_prompts(session, scores, self.config.num_return_sequences)
             running = torch.ones_like(history[:, 0], dtype=torch.bool)  # (R,)
-            # (R,), after how many new tokens none could follow; `last` where one always could.
-            dead_ends = torch.full_like(history[:, 0], last)
-            for number in range(1, last + 1):
+            # (R,), the number of new tokens after which a sequence could not be continued;
+            # max_new_tokens where there was no such dead end.
+            dead_ends = torch.full_like(history[:, 0], max_new_tokens)
+            for step in range(1, max_new_tokens + 1):
                 tokens, found = self._choose(history, scores)  # (R,) twice
-                dead_ends = dead_ends.where(found | ~running, dead_ends.clamp(max=number - 1))
+                dead_ends = dead_ends.where(found | ~running, dead_ends.clamp(max=step - 1))
                 tokens = tokens.masked_fill(~running, pad_token_id)
                 history = torch.cat([history, tokens[:, None]], dim=1)  # (R, L)
-                before, running = running, running & ~self.stopping.ended(history)
-                is_last = number == last
-                if is_last or number % session.eos_check_interval == 0:
-                    is_last = _all_ended(running, dead_ends, last) or is_last
-                yield tokens, before
+                was_running, running = running, running & ~self.stopping.ended(history)
+                is_last = step == max_new_tokens
+                if is_last or step % session.eos_check_interval == 0:
+                    is_last = _all_ended(running, dead_ends, max_new_tokens) or is_last
+                yield tokens, was_running
                 if is_last:
                     return
                 scores = session.step(history)  # (R, V)
 
     def _choose(self, history: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The next token of each sequence, (R,), and whether there is one; of (R, L) and (R, V)."""
+        """The next tokens, and whether there is one: (R, L), (R, V) to (R,), (R,) bool."""
         scores = scores.float()
         for process in self.processors:
             scores = process(history, scores)
         if self.config.do_sample:
             return draw(candidates(scores, self.config), self.generator)
-        best, tokens = scores.max(dim=1)  # NaN where there is one
+        best, tokens = scores.max(dim=1)  # (R,) twice; NaN if any score is NaN
         return tokens, best > -torch.inf
 
 
@@ -183,7 +189,7 @@ def prepare(
     use_cache: bool,
     changes: Mapping[str, Any],
 ) -> Decoding:
-    """Check everything that can be checked before the model runs; see :func:`generate`."""
+    """Check all that can be checked before the model runs; arguments as in :func:`generate`."""
     _check_model(model)
     if tokenizer is not None:
         check_tokenizer(tokenizer)
@@ -191,15 +197,16 @@ def prepare(
     config = resolve(model.generation_config if defaults is None else defaults, config, changes)
     check_tokens(config, vocab_size)
     mask = _check_prompts(input_ids, attention_mask, config, vocab_size)  # (B, T) bool
-    if isinstance(model, Seq2SeqLM):  # to which a mask of ones and no mask are not the same
+    # An encoder-decoder gets the mask as it was given: None and a mask of ones differ.
+    if isinstance(model, Seq2SeqLM):
         prompt, length = torch.full_like(input_ids[:, :1], start_token(config)), 1  # (B, 1)
     else:
         prompt, mask = _move_padding_left(input_ids, mask)  # (B, T) twice
-        # Columns that are padding in every sequence are returned, but not computed.
+        # Columns that are padding in every sequence are returned, but the model does not see them.
         length = int(mask.sum(dim=1).max())
         input_ids, attention_mask = prompt[:, -length:], mask[:, -length:]
         mask = attention_mask
-    config = count_new_tokens(config, changes, prompt.shape[1])
+    config = resolve_lengths(config, changes, prompt.shape[1])
     _check_length(length, config.max_new_tokens, model.config.max_sequence_length)
     pad_token_id = padding_token(config, len(prompt) * config.num_return_sequences)
     config = replace(config, pad_token_id=pad_token_id)
@@ -218,19 +225,19 @@ def prepare(
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Check that what is to turn tokens into text is a tokenizer.
+    """Check the type of a tokenizer.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not a :class:`Tokenizer`.
     """
     if not isinstance(tokenizer, Tokenizer):
         raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}; a minitransformer.Tokenizer is needed"
+            f"tokenizer is a {type(tokenizer).__name__}; it must be a minitransformer.Tokenizer"
         )
 
 
 def _decode(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
-    """Greedy search and sampling, to the end."""
+    """Run greedy search or sampling to the end."""
     prompt = decoding.prompt.repeat_interleave(decoding.config.num_return_sequences, dim=0)
     columns, lengths = [prompt], torch.zeros_like(prompt[:, 0], dtype=torch.int64)  # (R,)
     steps = decoding.tokens(watched=streamer is not None)
@@ -240,13 +247,13 @@ def _decode(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
         for tokens, running in steps:
             columns.append(tokens[:, None])
             lengths += running
-    columns = columns[: int(lengths.max()) + 1]  # without those that are padding alone
+    columns = columns[: int(lengths.max()) + 1]  # drop columns that contain only padding
     sequences, length = torch.cat(columns, dim=1), prompt.shape[1]  # (R, L)
     return GenerationOutput(sequences=sequences, prompt_length=length, num_new_tokens=lengths)
 
 
 def _streamed(steps: Steps, prompt: Tensor, streamer: Streamer) -> Steps:
-    """The same steps; the streamer gets the prompt, (R, T), and then the tokens of each."""
+    """Pass on the steps, and give the streamer the prompt, (R, T), and then each step's tokens."""
     try:
         with closing(steps):
             streamer.put(prompt.cpu())
@@ -258,9 +265,12 @@ def _streamed(steps: Steps, prompt: Tensor, streamer: Streamer) -> Steps:
 
 
 def _search(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
-    """Beam search and beam sampling."""
+    """Run beam search or beam sampling."""
     if streamer is not None:
-        raise ValueError("a streamer needs num_beams=1: beams are not decided until the end")
+        raise ValueError(
+            f"a streamer needs num_beams=1, not {decoding.config.num_beams}: the best beam is not "
+            "known before the end"
+        )
     config = decoding.config
     with closing(decoding.open_session(watched=True)) as session:
         found = search_beams(
@@ -280,10 +290,14 @@ def _search(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
     )
 
 
-def _all_ended(running: Tensor, dead_ends: Tensor, last: int) -> bool:
-    """Whether all sequences have ended: here alone the host waits for the device."""
+def _all_ended(running: Tensor, dead_ends: Tensor, max_new_tokens: int) -> bool:
+    """Whether all sequences have ended. Only here does the host wait for the device.
+
+    Raises:
+        ValueError: a sequence could not be continued.
+    """
     first = dead_ends.amin()
-    is_dead_end, is_running = torch.stack([first < last, running.any()]).tolist()
+    is_dead_end, is_running = torch.stack([first < max_new_tokens, running.any()]).tolist()
     if is_dead_end:
         raise no_next_token(int(dead_ends.argmin()), int(first))
     return not is_running
@@ -292,59 +306,61 @@ def _all_ended(running: Tensor, dead_ends: Tensor, last: int) -> bool:
 def _check_model(model: Any) -> None:
     if not isinstance(model, LanguageModel):
         raise TypeError(
-            f"a {class_name(model)} does not generate text; a decoder such as GPT2LMHeadModel "
-            "or an encoder-decoder such as T5ForConditionalGeneration does"
+            f"a {class_name(model)} does not generate text; use a decoder such as GPT2LMHeadModel "
+            "or an encoder-decoder such as T5ForConditionalGeneration"
         )
     if any(module.training for module in model.modules()):
         raise ValueError(
-            "the model, or a part of it, is in training mode, in which dropout would change the "
-            "answer; call model.eval() first"
+            "the model, or a part of it, is in training mode, where dropout would change the "
+            "result; call model.eval() first"
         )
 
 
 def _check_prompts(
     input_ids: Tensor, attention_mask: Tensor | None, config: GenerationConfig, vocab_size: int
 ) -> Tensor:
-    """Check prompts or sources, (B, T), and give the padding mask, (B, T) bool."""
+    """Check the prompts or sources, (B, T), and return their padding mask, (B, T) bool."""
     check_ids("input_ids", input_ids, size=vocab_size, size_name="vocab_size")
-    # A padding token that also ends sequences may stand in a text.
+    # A padding token that is an end token too may occur in a text.
     padding = None if config.pad_token_id in config.eos_token_ids else config.pad_token_id
     mask = check_attention_mask(attention_mask, input_ids, padding)
     if not bool((has_token := mask.any(dim=1)).all()):
         raise ValueError(
-            f"sequence {int(has_token.int().argmin())} of input_ids is padding alone: there is "
-            "nothing to continue"
+            f"sequence {int(has_token.int().argmin())} of input_ids is all padding; give each "
+            "sequence at least one real token"
         )
     return mask
 
 
 def _move_padding_left(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Let the last token of each sequence be the newest: (B, T) twice.
+    """Move all padding to the left, so that each sequence ends with a real token: (B, T) twice.
 
-    Padding between tokens moves as well; no position counts it.
+    This does not change the positions of real tokens, which never count padding.
     """
-    if bool((mask[:, 1:] >= mask[:, :-1]).all()):  # padding is on the left already
+    if bool((mask[:, 1:] >= mask[:, :-1]).all()):  # all padding is on the left already
         return input_ids, mask
-    order = mask.byte().argsort(dim=1, stable=True)  # padding first, all else in its order
+    order = mask.byte().argsort(dim=1, stable=True)  # padding first, real tokens in their order
     return input_ids.gather(1, order), mask.gather(1, order)
 
 
-def _check_length(prompt_length: int, most: int | None, longest: int | None) -> None:
-    assert most is not None
-    if longest is not None and prompt_length + most > longest:
-        left = longest - prompt_length
-        fix = f"ask for at most {left}" if left > 0 else "shorten the prompt"
+def _check_length(
+    prompt_length: int, max_new_tokens: int | None, max_sequence_length: int | None
+) -> None:
+    assert max_new_tokens is not None
+    if max_sequence_length is not None and prompt_length + max_new_tokens > max_sequence_length:
+        left = max_sequence_length - prompt_length
+        fix = f"generate at most {left}" if left > 0 else "shorten the prompt"
         raise ValueError(
-            f"{prompt_length} token{'s' * (prompt_length > 1)} of the prompt and {most} new ones "
-            f"are more than the {longest} that the model has positions for; {fix}"
+            f"{prompt_length} prompt token{'s' * (prompt_length > 1)} and {max_new_tokens} new "
+            f"ones exceed the model's {max_sequence_length} positions; {fix}"
         )
 
 
 def _check_streamer(streamer: Any) -> None:
     if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
         raise TypeError(
-            f"streamer is a {type(streamer).__name__}; an object with the methods put(tokens) and "
-            "end() is needed"
+            f"streamer is a {type(streamer).__name__}; it must be an object with the methods "
+            "put(tokens) and end()"
         )
 
 

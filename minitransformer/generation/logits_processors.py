@@ -1,14 +1,14 @@
-"""What changes the scores of the next token before one is chosen.
+"""Logits processors: they change the scores of the next token before it is chosen.
 
-A processor is called with the tokens of each sequence so far and the scores of its next token,
-which it may change in place and returns. Each gives, logit for logit, what its namesake in
-`transformers.generation.logits_process` gives, and they run in the same order.
+A processor takes the tokens of each sequence so far and the scores of its next token. It returns
+the new scores, and may change the given ones in place. Each processor gives, logit for logit, the
+result of its counterpart in `transformers.generation.logits_process`; they run in the same order.
 
-Where a sequence is padded, `input_ids` holds `vocab_size`, which is no token: padding forbids
-nothing. (transformers counts padding as a token in n-grams and in the source.)
+At padding, `input_ids` holds `vocab_size`, which is not a token, so that padding never forbids
+anything. (transformers treats padding as a token in n-grams and in the source.)
 
 R sequences, B sources (R = B * K), L tokens so far, S source tokens, V vocabulary, G n-gram size,
-W windows of n-grams, N tokens that a processor is for.
+W n-grams, N tokens that a processor acts on.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Divide the scores of tokens that the sequence holds by `penalty`; multiply where negative.
+    """Divide the scores of tokens that occur in the sequence by `penalty`; multiply negative ones.
 
-    Keskar et al. 2019 (CTRL). Above 1 it discourages what was there.
+    From CTRL (Keskar et al. 2019). A penalty above 1 discourages repetition.
     """
 
     penalty: float
@@ -38,7 +38,7 @@ class RepetitionPenalty:
 
 @dataclass(frozen=True)
 class EncoderRepetitionPenalty:
-    """The other way round for the tokens of the source: above 1 it encourages them."""
+    """The inverse for tokens of the source: a penalty above 1 encourages copying them."""
 
     penalty: float
     source_ids: Tensor  # (B, S)
@@ -51,7 +51,7 @@ class EncoderRepetitionPenalty:
 
 @dataclass(frozen=True)
 class NoRepeatNGram:
-    """No n-gram of `size` tokens occurs twice in a sequence."""
+    """Forbid every token that would repeat an n-gram of `size` tokens of the sequence."""
 
     size: int
 
@@ -64,7 +64,7 @@ class NoRepeatNGram:
 
 @dataclass(frozen=True)
 class EncoderNoRepeatNGram:
-    """No n-gram of `size` tokens that occurs in the source."""
+    """Forbid every token that would complete an n-gram of `size` tokens of the source."""
 
     size: int
     source_ids: Tensor  # (B, S)
@@ -73,27 +73,27 @@ class EncoderNoRepeatNGram:
         """(R, L) and (R, V) to (R, V)."""
         if input_ids.shape[1] < self.size - 1 or self.source_ids.shape[1] < self.size:
             return scores
-        windows = self.source_ids.unfold(1, self.size, 1)  # (B, W, G)
-        return _forbid_completions(_per_sequence(windows, len(scores)), input_ids, scores)
+        ngrams = self.source_ids.unfold(1, self.size, 1)  # (B, W, G)
+        return _forbid_completions(_per_sequence(ngrams, len(scores)), input_ids, scores)
 
 
 @dataclass(frozen=True)
 class NoBadWord:
-    """Never the last token of a bad word after its other tokens."""
+    """Forbid the last token of a bad word after the word's other tokens."""
 
-    word: Tensor  # (G,), at least two tokens
+    word: Tensor  # (G,), two tokens or more
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(R, L) and (R, V) to (R, V)."""
         if input_ids.shape[1] < len(self.word) - 1:
             return scores
-        windows = self.word.expand(len(scores), 1, -1)  # (R, 1, G)
-        return _forbid_completions(windows, input_ids, scores)
+        ngrams = self.word.expand(len(scores), 1, -1)  # (R, 1, G)
+        return _forbid_completions(ngrams, input_ids, scores)
 
 
 @dataclass(frozen=True)
 class SuppressTokens:
-    """Never one of these tokens."""
+    """Forbid these tokens."""
 
     tokens: Tensor  # (N,)
 
@@ -104,10 +104,10 @@ class SuppressTokens:
 
 @dataclass(frozen=True)
 class MinLength:
-    """None of the tokens that end a sequence while it has fewer than `length`."""
+    """Forbid the end tokens while a sequence has fewer than `length` tokens."""
 
     length: int
-    tokens: Tensor  # (N,)
+    tokens: Tensor  # (N,), the end tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(R, L) and (R, V) to (R, V)."""
@@ -118,7 +118,7 @@ class MinLength:
 
 @dataclass(frozen=True)
 class SuppressTokensAt:
-    """None of these tokens where a sequence has `length`: as its first new one."""
+    """Forbid these tokens after exactly `length` tokens, for example as the first new token."""
 
     length: int
     tokens: Tensor  # (N,)
@@ -132,7 +132,7 @@ class SuppressTokensAt:
 
 @dataclass(frozen=True)
 class ForcedTokensAt:
-    """Only these tokens where a sequence has `length`: the first after the start, or the last."""
+    """Allow only these tokens after exactly `length` tokens, as the first or the last new token."""
 
     length: int
     tokens: Tensor  # (N,)
@@ -146,69 +146,74 @@ class ForcedTokensAt:
 
 @dataclass(frozen=True)
 class ExponentialDecayLengthPenalty:
-    """Raise the scores of the tokens that end a sequence by a factor that grows from `start` on."""
+    """Raise the scores of the end tokens by a factor that grows exponentially after `start`."""
 
-    start: int
+    start: int  # length of a sequence, in tokens
     factor: float
-    tokens: Tensor  # (N,)
+    tokens: Tensor  # (N,), the end tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(R, L) and (R, V) to (R, V)."""
-        late = input_ids.shape[1] - self.start
-        if late <= 0:
+        excess = input_ids.shape[1] - self.start
+        if excess <= 0:
             return scores
-        ends = scores[:, self.tokens]  # (R, N)
-        added = ends.abs() * (self.factor**late - 1)
-        return scores.index_add_(1, self.tokens, added.masked_fill(~ends.isfinite(), 0.0))
+        end_scores = scores[:, self.tokens]  # (R, N)
+        added = end_scores.abs() * (self.factor**excess - 1)
+        added = added.masked_fill(~end_scores.isfinite(), 0.0)
+        return scores.index_add_(1, self.tokens, added)
 
 
 def make_processors(
     config: GenerationConfig, *, prompt_length: int, source_ids: Tensor
 ) -> list[LogitsProcessor]:
-    """The processors that a config asks for, and no others.
+    """Make the processors that the config needs, in the order in which they run.
 
     Args:
-        config: with `max_new_tokens` known.
-        prompt_length: tokens of a sequence before the first new one.
-        source_ids: (B, S), the source, or the prompt where there is none; padding as above.
+        config: resolved, so that `max_new_tokens` is set.
+        prompt_length: how many tokens a sequence has before its first new one.
+        source_ids: (B, S), the source, or for a decoder the prompt; `vocab_size` at padding.
     """
 
     def ids(tokens: int | tuple[int, ...] | None) -> Tensor:
         return torch.tensor(as_tuple(tokens), device=source_ids.device)
 
     assert config.max_new_tokens is not None
-    made: list[LogitsProcessor] = []
+    processors: list[LogitsProcessor] = []
     if config.encoder_repetition_penalty != 1:
-        made.append(EncoderRepetitionPenalty(config.encoder_repetition_penalty, source_ids))
+        processors.append(EncoderRepetitionPenalty(config.encoder_repetition_penalty, source_ids))
     if config.repetition_penalty != 1:
-        made.append(RepetitionPenalty(config.repetition_penalty))
+        processors.append(RepetitionPenalty(config.repetition_penalty))
     if config.no_repeat_ngram_size:
-        made.append(NoRepeatNGram(config.no_repeat_ngram_size))
+        processors.append(NoRepeatNGram(config.no_repeat_ngram_size))
     if config.encoder_no_repeat_ngram_size:
-        made.append(EncoderNoRepeatNGram(config.encoder_no_repeat_ngram_size, source_ids))
+        processors.append(EncoderNoRepeatNGram(config.encoder_no_repeat_ngram_size, source_ids))
     if config.bad_words_ids is not None:
-        made += _no_bad_words(config, source_ids.device)
-    ends = config.eos_token_ids
-    if config.min_new_tokens and ends:
-        made.append(MinLength(prompt_length + config.min_new_tokens, ids(ends)))
+        processors += _no_bad_words(config, source_ids.device)
+    eos_token_ids = config.eos_token_ids
+    if config.min_new_tokens and eos_token_ids:
+        processors.append(MinLength(prompt_length + config.min_new_tokens, ids(eos_token_ids)))
     if config.forced_bos_token_id is not None:
-        made.append(ForcedTokensAt(1, ids(config.forced_bos_token_id)))
+        processors.append(ForcedTokensAt(1, ids(config.forced_bos_token_id)))
     if config.forced_eos_token_id is not None:
         last = prompt_length + config.max_new_tokens - 1
-        made.append(ForcedTokensAt(last, ids(config.forced_eos_token_id)))
-    if config.exponential_decay_length_penalty is not None and ends:
+        processors.append(ForcedTokensAt(last, ids(config.forced_eos_token_id)))
+    if config.exponential_decay_length_penalty is not None and eos_token_ids:
         start, factor = config.exponential_decay_length_penalty
-        made.append(ExponentialDecayLengthPenalty(prompt_length + start, factor, ids(ends)))
+        processors.append(
+            ExponentialDecayLengthPenalty(prompt_length + start, factor, ids(eos_token_ids))
+        )
     if config.suppress_tokens is not None:
-        made.append(SuppressTokens(ids(config.suppress_tokens)))
+        processors.append(SuppressTokens(ids(config.suppress_tokens)))
     if config.begin_suppress_tokens is not None:
         forced = prompt_length == 1 and config.forced_bos_token_id is not None
-        made.append(SuppressTokensAt(prompt_length + forced, ids(config.begin_suppress_tokens)))
-    return made
+        processors.append(
+            SuppressTokensAt(prompt_length + forced, ids(config.begin_suppress_tokens))
+        )
+    return processors
 
 
 def _no_bad_words(config: GenerationConfig, device: torch.device) -> list[LogitsProcessor]:
-    """As in transformers, a bad word that is nothing but the end token is passed over."""
+    """As in transformers, a bad word that consists of one end token is ignored."""
     words = [w for w in config.bad_words_ids or () if w not in {(e,) for e in config.eos_token_ids}]
     single = [word[0] for word in words if len(word) == 1]
     longer = [NoBadWord(torch.tensor(word, device=device)) for word in words if len(word) > 1]
@@ -216,37 +221,40 @@ def _no_bad_words(config: GenerationConfig, device: torch.device) -> list[Logits
 
 
 def _without_padding(ids: Tensor, vocab_size: int) -> Tensor:
-    """(R, L) with a token of the same sequence in the place of padding: the same set of tokens."""
+    """Replace padding by a real token of the same sequence, so that the set of tokens is the same.
+
+    (R, L) to (R, L).
+    """
     real = ids < vocab_size
-    first = real.byte().argmax(dim=1, keepdim=True)
+    first = real.byte().argmax(dim=1, keepdim=True)  # (R, 1)
     return torch.where(real, ids, ids.gather(1, first))
 
 
 def _per_sequence(per_source: Tensor, num_sequences: int) -> Tensor:
-    """(B, ...) to (R, ...): the K sequences of a source have the same."""
+    """Repeat each source's values for its K sequences: (B, ...) to (R, ...)."""
     times = num_sequences // len(per_source)
     return per_source if times == 1 else per_source.repeat_interleave(times, dim=0)
 
 
 def _penalized(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    """Scores (R, V) with those of `ids`, (R, L), made smaller; a token counts once."""
-    chosen = scores.gather(1, ids)  # (R, L)
-    return scores.scatter_(1, ids, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
+    """Apply the penalty once to each token of `ids`, (R, L), in the scores, (R, V)."""
+    old = scores.gather(1, ids)  # (R, L)
+    return scores.scatter_(1, ids, torch.where(old < 0, old * penalty, old / penalty))
 
 
-def _forbid_completions(windows: Tensor, input_ids: Tensor, scores: Tensor) -> Tensor:
-    """Forbid the last token of every n-gram whose other tokens are the end of the sequence.
+def _forbid_completions(ngrams: Tensor, input_ids: Tensor, scores: Tensor) -> Tensor:
+    """Forbid the last token of every n-gram whose other tokens end the sequence.
 
     Args:
-        windows: (R, W, G), the n-grams.
+        ngrams: (R, W, G).
         input_ids: (R, L), L at least G - 1.
         scores: (R, V).
     """
-    length, size = input_ids.shape[1], windows.shape[2]
+    length, size = input_ids.shape[1], ngrams.shape[2]
     end = input_ids[:, length - size + 1 :]  # (R, G - 1)
-    completed = (windows[..., :-1] == end[:, None]).all(dim=2)  # (R, W)
-    last = windows[..., -1]  # (R, W)
+    completed = (ngrams[..., :-1] == end[:, None]).all(dim=2)  # (R, W)
+    last = ngrams[..., -1]  # (R, W)
     completed &= last < scores.shape[1]
-    # The smaller of what a token has and -inf, or of what it has and inf.
+    # "amin" takes the smaller of the old score and the limit: -inf forbids, inf changes nothing.
     limits = torch.where(completed, -torch.inf, torch.inf).to(scores.dtype)
     return scores.scatter_reduce_(1, last.clamp(max=scores.shape[1] - 1), limits, "amin")

@@ -1,6 +1,6 @@
-"""Which tokens may be drawn, and the draw.
+"""Sampling: which tokens may be drawn, and the draw itself.
 
-R sequences, V vocabulary, C candidates, K kept at least.
+R sequences, V vocabulary, C candidate tokens.
 """
 
 from dataclasses import dataclass
@@ -10,141 +10,161 @@ from torch import Tensor
 
 from minitransformer.generation_config import GenerationConfig
 
-# Tokens among which a nucleus is looked for before the whole vocabulary is sorted.
-_FIRST_LOOK = 1024
+# How many of the best tokens top-p looks at before it sorts the whole vocabulary.
+_PARTIAL_SORT_SIZE = 1024
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The tokens among which one is drawn, with -inf for those that were excluded.
+    """The tokens from which one is drawn; excluded ones have the score -inf.
 
-    Of a vocabulary of 50,000, `top_k` leaves fifty. What comes after it then works on fifty
-    numbers a sequence; sorting the whole vocabulary takes as long as some layers of a small model.
+    Of a vocabulary of 50,000 tokens, `top_k` leaves fifty, so that all later steps work on fifty
+    numbers for each sequence. Sorting the whole vocabulary would take as long as several layers of
+    a small model.
     """
 
     scores: Tensor  # (R, C)
-    ids: Tensor | None  # (R, C), which tokens they are; None where C is the vocabulary in its order
+    ids: Tensor | None  # (R, C), the tokens' ids; None where C is the whole vocabulary in order
 
     def tokens(self, indices: Tensor) -> Tensor:
-        """(R, N), indices among the candidates, to their tokens."""
+        """Token ids of indices into the candidates, both (R, N)."""
         return indices if self.ids is None else self.ids.gather(1, indices)
 
 
-def candidates(scores: Tensor, config: GenerationConfig, *, keep: int = 1) -> Candidates:
+def candidates(
+    scores: Tensor, config: GenerationConfig, *, min_tokens_to_keep: int = 1
+) -> Candidates:
     """Apply temperature, top_k, top_p, min_p and typical_p, in this order.
 
-    The probabilities are those of transformers' processors of the same names. Where the score of
-    number `top_k` occurs several times, exactly `top_k` tokens are left here, and more there.
+    The resulting probabilities are those of transformers' logits warpers of the same names, with
+    one exception: if several tokens tie for the last place of `top_k`, exactly `top_k` tokens
+    remain here, whereas transformers keeps all that tie.
 
     Args:
         scores: (R, V).
-        config: the fields.
-        keep: tokens that stay in any case, K.
+        config: sets the five fields.
+        min_tokens_to_keep: how many of the best tokens are never excluded.
     """
     if config.temperature != 1:
         scores = scores / config.temperature
     ids = total = None
     if 0 < config.top_k < scores.shape[1]:
-        most = min(max(config.top_k, keep), scores.shape[1])
-        scores, ids = scores.topk(most)  # (R, C), the best first
+        num_kept = min(max(config.top_k, min_tokens_to_keep), scores.shape[1])
+        scores, ids = scores.topk(num_kept)  # (R, C) twice, best first
     elif config.top_p < 1:
         total = scores.logsumexp(dim=1, keepdim=True)  # (R, 1)
-        scores, ids = _best(scores, total, config.top_p, keep)
-    elif keep > 1:
+        scores, ids = _sort_for_top_p(scores, total, config.top_p, min_tokens_to_keep)
+    elif min_tokens_to_keep > 1:
         scores, ids = scores.sort(descending=True)
     if config.top_p < 1:
-        scores = top_p(scores, config.top_p, keep, total)
+        scores = top_p(scores, config.top_p, min_tokens_to_keep, total)
     if config.min_p is not None:
-        scores = min_p(scores, config.min_p, keep)
+        scores = min_p(scores, config.min_p, min_tokens_to_keep)
     if config.typical_p < 1:
-        scores = typical_p(scores, config.typical_p, keep)
+        scores = typical_p(scores, config.typical_p, min_tokens_to_keep)
     return Candidates(scores, ids)
 
 
-def top_p(scores: Tensor, p: float, keep: int = 1, total: Tensor | None = None) -> Tensor:
-    """Nucleus sampling (Holtzman et al. 2020): the likeliest tokens that have p together.
+def top_p(
+    scores: Tensor, p: float, min_tokens_to_keep: int = 1, total: Tensor | None = None
+) -> Tensor:
+    """Nucleus sampling (Holtzman et al. 2020): keep the likeliest tokens that together reach p.
 
     Args:
-        scores: (R, C), the best first.
-        p: the probability that they reach.
-        keep: tokens that stay in any case.
-        total: (R, 1), the logarithm of the sum of exp(score) over the vocabulary, where C is only
-            a part of it.
+        scores: (R, C), best first.
+        p: the total probability to reach.
+        min_tokens_to_keep: how many of the best tokens are never excluded.
+        total: (R, 1), log of the sum of exp(score) over the whole vocabulary; needed where C is
+            only a part of it.
+
+    Returns:
+        The scores, (R, C), with -inf for the excluded tokens.
     """
     if total is None:
         total = scores.logsumexp(dim=1, keepdim=True)
     probabilities = (scores - total).exp()
-    before = probabilities.cumsum(dim=1) - probabilities  # what the better ones have together
-    excluded = before >= p
-    excluded[:, :keep] = False
+    better = probabilities.cumsum(dim=1) - probabilities  # total probability of the better tokens
+    excluded = better >= p
+    excluded[:, :min_tokens_to_keep] = False
     return scores.masked_fill(excluded, -torch.inf)
 
 
-def min_p(scores: Tensor, share: float, keep: int = 1) -> Tensor:
-    """Only tokens that have `share` of the likeliest one's probability (Nguyen et al. 2024).
+def min_p(scores: Tensor, ratio: float, min_tokens_to_keep: int = 1) -> Tensor:
+    """Keep tokens of at least `ratio` times the highest probability (Nguyen et al. 2024).
 
     Args:
-        scores: (R, C), the best first where `keep` is above 1.
-        share: from 0 to 1.
-        keep: tokens that stay in any case.
+        scores: (R, C), best first if `min_tokens_to_keep` is above 1.
+        ratio: from 0 to 1.
+        min_tokens_to_keep: how many of the best tokens are never excluded.
+
+    Returns:
+        The scores, (R, C), with -inf for the excluded tokens.
     """
     probabilities = scores.softmax(dim=1)
-    excluded = probabilities < share * probabilities.amax(dim=1, keepdim=True)
-    if keep > 1:
-        excluded[:, :keep] = False
+    excluded = probabilities < ratio * probabilities.amax(dim=1, keepdim=True)
+    if min_tokens_to_keep > 1:
+        excluded[:, :min_tokens_to_keep] = False
     return scores.masked_fill(excluded, -torch.inf)
 
 
-def typical_p(scores: Tensor, mass: float, keep: int = 1) -> Tensor:
+def typical_p(scores: Tensor, mass: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Locally typical sampling (Meister et al. 2022).
 
-    The tokens whose surprise is nearest to the expected one, until they have `mass` together.
+    Keep the tokens whose surprisal (negative log probability) is closest to the entropy, as many
+    as are needed for a total probability of `mass`.
 
     Args:
         scores: (R, C).
         mass: above 0, below 1.
-        keep: tokens that stay in any case.
+        min_tokens_to_keep: how many of the closest tokens are never excluded.
+
+    Returns:
+        The scores, (R, C), with -inf for the excluded tokens.
     """
     log_probabilities = scores.log_softmax(dim=1)
     probabilities = log_probabilities.exp()
-    # 0 * -inf is NaN, which nansum passes over: what is excluded adds nothing.
+    # An excluded token gives 0 * -inf = NaN, which nansum skips.
     entropy = -(log_probabilities * probabilities).nansum(dim=1, keepdim=True)
     distance, order = (-log_probabilities - entropy).abs().sort(dim=1)
     total = probabilities.gather(1, order).cumsum(dim=1)
     last = (total < mass).sum(dim=1, keepdim=True).clamp(max=scores.shape[1] - 1)
     excluded = distance > distance.gather(1, last)
-    excluded[:, :keep] = False
+    excluded[:, :min_tokens_to_keep] = False
     return scores.masked_fill(excluded.scatter(1, order, excluded), -torch.inf)
 
 
-def draw(chosen: Candidates, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Draw a token for each sequence, by its probability.
+def draw(allowed: Candidates, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Draw a token for each sequence, according to its probability.
 
-    One random number a sequence, looked up in the running total of the probabilities. Double
-    precision keeps the last tokens of a large vocabulary from drowning in the total.
+    Inverse transform sampling: one uniform random number for each sequence, looked up in the
+    cumulative probabilities. Their sum is computed in float64: in float32, the last tokens of a
+    large vocabulary would be lost to rounding.
 
     Returns:
         The tokens, (R,), and whether there was one to draw, (R,) bool.
     """
-    total = chosen.scores.softmax(dim=1).cumsum(dim=1, dtype=torch.float64)  # (R, C)
-    height = torch.rand(
-        len(total), 1, dtype=torch.float64, device=total.device, generator=generator
+    cumulative = allowed.scores.softmax(dim=1).cumsum(dim=1, dtype=torch.float64)  # (R, C)
+    uniform = torch.rand(
+        len(cumulative), 1, dtype=torch.float64, device=cumulative.device, generator=generator
     )
-    # The first index whose total is above the height, which a token without probability never is.
-    indices = torch.searchsorted(total, height * total[:, -1:], right=True)
-    indices = indices.clamp(max=total.shape[1] - 1)
-    return chosen.tokens(indices).squeeze(1), total[:, -1] > 0
+    # `right=True` finds the first index above the random number; a token of probability 0 has the
+    # same cumulative value as the token before it, so it is never the first.
+    indices = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)  # (R, 1)
+    indices = indices.clamp(max=cumulative.shape[1] - 1)
+    return allowed.tokens(indices).squeeze(1), cumulative[:, -1] > 0
 
 
-def _best(scores: Tensor, total: Tensor, p: float, keep: int) -> tuple[Tensor, Tensor]:
-    """The best of each sequence, sorted, at least so many that they have p together: (R, C) twice.
+def _sort_for_top_p(
+    scores: Tensor, total: Tensor, p: float, min_tokens_to_keep: int
+) -> tuple[Tensor, Tensor]:
+    """Sort the best tokens, at least as many as reach p together: scores and ids, (R, C) each.
 
-    A thousand are nearly always enough, and are found in a tenth of the time of a sort.
+    A thousand tokens are nearly always enough, and are found in a tenth of the time of a full sort.
     """
-    number = max(_FIRST_LOOK, keep)
-    # A GPU would have to be waited for, to know whether they are enough.
-    if number < scores.shape[1] and scores.device.type == "cpu":
-        best, ids = scores.topk(number)
+    size = max(_PARTIAL_SORT_SIZE, min_tokens_to_keep)
+    # On a GPU, checking whether they are enough would make the host wait for the device.
+    if size < scores.shape[1] and scores.device.type == "cpu":
+        best, ids = scores.topk(size)
         if bool(((best - total).exp().sum(dim=1) > p).all()):
             return best, ids
     return scores.sort(descending=True)

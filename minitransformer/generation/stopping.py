@@ -1,4 +1,4 @@
-"""When a sequence has ended: at a token that ends it, or at a text that ends it.
+"""When a sequence has ended: at an end token or at a stop string.
 
 R sequences, L tokens so far.
 """
@@ -12,12 +12,12 @@ from minitransformer.tokenization import Tokenizer
 
 
 class StopStrings:
-    """Texts that end a sequence, wherever the borders of tokens fall.
+    """Strings that end a sequence, whether or not they begin and end at token boundaries.
 
     Args:
-        strings: the texts.
-        tokenizer: what turns a sequence into text.
-        vocab_size: ids from this on are padding.
+        strings: the stop strings.
+        tokenizer: decodes the tokens of a sequence.
+        vocab_size: of the model; this id and larger ones are padding.
 
     Raises:
         ValueError: there is no tokenizer.
@@ -28,37 +28,37 @@ class StopStrings:
     ) -> None:
         if tokenizer is None:
             raise ValueError(
-                f"stop_strings={strings}: pass tokenizer=..., which turns tokens into the text in "
-                "which they are looked for"
+                f"stop_strings={strings} needs a tokenizer, to decode the text in which they are "
+                "searched for; pass tokenizer=..."
             )
         self.strings = strings
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
-        # A token is at least a byte; a few more, for those without a text, and because the first
-        # one may lose the space before it.
-        self.reach = max(len(text.encode()) for text in strings) + 8
+        # How many of the last tokens are searched. A token stands for at least one byte. A few more
+        # are added, because some tokens have no text and the first may lose its leading space.
+        self.window = max(len(string.encode()) for string in strings) + 8
 
-    def end(self, ids: Sequence[int]) -> bool:
-        """Whether the last of these tokens completes one of the texts."""
-        last = ids[-self.reach :]
-        before, text = self._text(last[:-1]), self._text(last)
-        # Where the text of the last token begins; a character that it only completed is its own.
-        begin = shared_length(before, text)
+    def match_at_end(self, ids: Sequence[int]) -> bool:
+        """Whether the last of these tokens completes a stop string."""
+        last = ids[-self.window :]
+        before, text = self._decode(last[:-1]), self._decode(last)
+        # Where the last token's text begins. A character that it completes belongs to it.
+        start = common_prefix_length(before, text)
         return any(
-            text.find(string, max(0, begin - len(string) + 1)) >= 0 for string in self.strings
+            text.find(string, max(0, start - len(string) + 1)) >= 0 for string in self.strings
         )
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
         tokens = [token for token in ids if token < self.vocab_size]
-        return self.tokenizer.decode([t for t in tokens if has_text(self.tokenizer, t)])
+        return self.tokenizer.decode([t for t in tokens if has_token(self.tokenizer, t)])
 
 
 class StoppingCriteria:
-    """What ends a sequence before its length does.
+    """Decides whether a sequence has ended before it reached its maximum length.
 
     Args:
-        eos_token_ids: tokens that end a sequence.
-        strings: texts that do, or None.
+        eos_token_ids: the end tokens.
+        strings: the stop strings, or None.
         device: of the sequences.
     """
 
@@ -70,28 +70,31 @@ class StoppingCriteria:
         self._eos = torch.tensor(eos_token_ids, dtype=torch.int64, device=device)
 
     def ended(self, history: Tensor) -> Tensor:
-        """Which sequences the last token ended: (R, L) to (R,) bool."""
+        """Whether the last token ends each sequence: (R, L) to (R,) bool."""
         ended = (history[:, -1:] == self._eos).any(dim=1)  # (R,)
         if self.strings is None:
             return ended
-        last = history[:, -self.strings.reach :].tolist()
-        return ended | torch.tensor([self.strings.end(ids) for ids in last], device=ended.device)
+        last = history[:, -self.strings.window :].tolist()
+        matches = [self.strings.match_at_end(ids) for ids in last]
+        return ended | torch.tensor(matches, device=ended.device)
 
-    def end(self, ids: Sequence[int]) -> bool:
-        """Whether the last of these tokens ends a sequence, of which `ids` holds all tokens."""
-        return ids[-1] in self.eos_token_ids or (self.strings is not None and self.strings.end(ids))
+    def has_ended(self, ids: Sequence[int]) -> bool:
+        """The same for one sequence, given all its tokens."""
+        if ids[-1] in self.eos_token_ids:
+            return True
+        return self.strings is not None and self.strings.match_at_end(ids)
 
 
-def no_next_token(sequence: int, number: int) -> ValueError:
-    """The error of a sequence that no token can follow after `number` new ones."""
+def no_next_token(sequence: int, num_new_tokens: int) -> ValueError:
+    """The error for a sequence that cannot be continued."""
     return ValueError(
-        f"no token can follow in sequence {sequence} after {number} new ones: every one is "
-        "forbidden, or the model's logits are NaN"
+        f"sequence {sequence} cannot be continued after {num_new_tokens} new tokens: every token "
+        "is forbidden, or the model's logits are NaN"
     )
 
 
-def has_text(tokenizer: Tokenizer, token: int) -> bool:
-    """Whether the tokenizer has this token: a model may have more embeddings, as T5 has 28."""
+def has_token(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether the tokenizer has this token. A model may have more embeddings: T5 has 28 more."""
     try:
         tokenizer.id_to_token(token)
     except ValueError:
@@ -99,7 +102,7 @@ def has_text(tokenizer: Tokenizer, token: int) -> bool:
     return True
 
 
-def shared_length(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+def common_prefix_length(one: str, other: str) -> int:
+    """How many characters two texts have in common at the beginning."""
     pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -1,6 +1,6 @@
-"""Text as it is generated, piece by piece, without ever splitting a character.
+"""Streaming: text piece by piece while it is generated, never splitting a character.
 
-T tokens.
+T tokens of the prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 from minitransformer.generation.generate import Decoding, check_tokenizer, prepare
-from minitransformer.generation.stopping import has_text, shared_length
+from minitransformer.generation.stopping import common_prefix_length, has_token
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import LanguageModel, Seq2SeqLM
 from minitransformer.tokenization import Tokenizer
 
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for part of a character
-_CONTEXT = 8  # tokens of the prompt that the first new one is read after
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what an incomplete character is decoded to
+_CONTEXT_LENGTH = 8  # how many tokens of the prompt the first new token is decoded with
 
 
 class TextPieces:
-    """Turns tokens that come one by one into pieces of text.
+    """Decodes tokens that arrive one at a time into pieces of text.
 
-    A token is read together with those of the piece before it, because what it stands for depends
-    on them: whether a space comes first, and which bytes make up a character. The pieces, joined,
-    are the text of all tokens. A token that the tokenizer does not have has no text.
+    Each token is decoded together with the tokens of the previous piece, because they decide
+    whether a space precedes it and whether its bytes complete a character. Joined, the pieces are
+    the text of all tokens. A token that the tokenizer does not have has no text.
 
     Args:
-        tokenizer: what turns tokens into text.
-        context: tokens before the first one, such as a prompt; of their text nothing comes back.
-        skip_special_tokens: whether `</s>` and its like are left out.
+        tokenizer: decodes the tokens.
+        context: the tokens before the first one, such as the prompt; their text is not returned.
+        skip_special_tokens: whether special tokens such as `</s>` are left out.
     """
 
     def __init__(
@@ -42,43 +42,43 @@ class TextPieces:
     ) -> None:
         self.tokenizer = tokenizer
         self.skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
-        self._ids = [token for token in context if not self._has_no_text(token)][-_CONTEXT:]
-        self._shown = len(self._ids)  # of these tokens, those whose text has been given
-        self._before = tokenizer.decode(self._ids).rstrip(_UNFINISHED)  # that text
+        self._ids = [token for token in context if self._has_text(token)][-_CONTEXT_LENGTH:]
+        self._num_returned = len(self._ids)  # how many of these tokens' text has been returned
+        self._returned = tokenizer.decode(self._ids).rstrip(_INCOMPLETE)  # that text
 
     def add(self, token: int) -> str:
-        """The text that is certain now; empty where a character is still unfinished."""
-        if self._has_no_text(token):
+        """The text that this token makes final; empty while a character is incomplete."""
+        if not self._has_text(token):
             return ""
         self._ids.append(token)
         text = self.tokenizer.decode(self._ids)
-        certain = self._certain(text)
-        piece = certain[len(self._before) :]
-        if not piece or not certain.startswith(self._before):
+        final = self._final_part(text)
+        piece = final[len(self._returned) :]
+        if not piece or not final.startswith(self._returned):
             return ""
-        self._before = certain
-        if certain == text:
-            # What is read next needs no more than the tokens of this piece.
-            self._ids = self._ids[self._shown :]
-            self._shown = len(self._ids)
-            self._before = self.tokenizer.decode(self._ids)
+        self._returned = final
+        if final == text:
+            # The next token only needs the tokens of this piece.
+            self._ids = self._ids[self._num_returned :]
+            self._num_returned = len(self._ids)
+            self._returned = self.tokenizer.decode(self._ids)
         return piece
 
     def rest(self) -> str:
-        """What is left at the end, such as an unfinished character, shown as U+FFFD."""
+        """The text still held back at the end; an incomplete character becomes U+FFFD."""
         text = self.tokenizer.decode(self._ids)
-        return text[shared_length(text, self._before) :]
+        return text[common_prefix_length(text, self._returned) :]
 
-    def _has_no_text(self, token: int) -> bool:
-        return token in self.skipped or not has_text(self.tokenizer, token)
+    def _has_text(self, token: int) -> bool:
+        return token not in self.skipped and has_token(self.tokenizer, token)
 
-    def _certain(self, text: str) -> str:
-        """What no further token will change."""
+    def _final_part(self, text: str) -> str:
+        """The part of the text that no further token can change."""
         if self.tokenizer.clean_up_tokenization_spaces:
-            # "do n ' t" becomes "don't" when its last token comes: two words are held back.
+            # "do n ' t" becomes "don't" only at its last token, so two words are held back.
             words = text.rsplit(" ", 2)
             return words[0] if len(words) == 3 else ""
-        return "" if text.endswith(_UNFINISHED) else text
+        return "" if text.endswith(_INCOMPLETE) else text
 
 
 def stream(
@@ -93,21 +93,21 @@ def stream(
     use_cache: bool = True,
     **changes: Any,
 ) -> Iterator[str]:
-    """Generate, and give the text as it comes.
+    """Generate text and yield it piece by piece.
 
-    All checks are done at once; the model runs when a piece is asked for. Ctrl-C while it runs ends
-    the iterator after what was generated; no exception comes out of it.
+    The arguments are checked at once; the model runs when the next piece is requested. Ctrl-C
+    while it runs ends the iterator after the text generated so far, without an exception.
 
     Args:
         model: as in :func:`generate`.
-        tokenizer: its tokenizer.
-        text_or_ids: one prompt or source.
-        config, defaults, seed, use_cache, changes: as in :func:`generate`; not with beams.
-        skip_special_tokens: whether `</s>` and its like are left out.
+        tokenizer: the model's tokenizer.
+        text_or_ids: one prompt or source: a text, or its token ids, (T,) or (1, T).
+        config, defaults, seed, use_cache, changes: as in :func:`generate`, but without beams.
+        skip_special_tokens: whether special tokens such as `</s>` are left out.
 
     Returns:
-        The pieces. Joined, they are the text that was generated; of a decoder, what it adds to
-        the text of its prompt.
+        An iterator over the pieces. Joined, they are the generated text; the prompt of a decoder is
+        not repeated.
 
     Raises:
         TypeError, ValueError: as in :func:`generate`.
@@ -120,31 +120,34 @@ def stream(
         model, input_ids, mask, config, defaults, seed, tokenizer, use_cache, changes
     )
     if decoding.config.num_beams > 1 or decoding.config.num_return_sequences > 1:
-        raise ValueError("stream needs num_beams=1 and num_return_sequences=1: it gives one text")
+        raise ValueError("stream needs num_beams=1 and num_return_sequences=1: it yields one text")
     context = [] if isinstance(model, Seq2SeqLM) else decoding.prompt[0].tolist()
     pieces = TextPieces(tokenizer, context, skip_special_tokens=skip_special_tokens)
     return _pieces(decoding, pieces)
 
 
 def _one_sequence(tokenizer: Tokenizer, text_or_ids: Any) -> Tensor:
-    """The ids of one text: (1, T)."""
+    """The token ids of one text, (1, T)."""
     if isinstance(text_or_ids, str):
         return tokenizer(text_or_ids, return_tensors="pt")["input_ids"]
     try:
         input_ids = torch.as_tensor(text_or_ids)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"text_or_ids is a {type(text_or_ids).__name__} that holds no sequence of ids; stream "
-            "generates from one text, or from the ids of one"
+            f"text_or_ids is a {type(text_or_ids).__name__} that is not a sequence of token ids; "
+            "pass one text or its token ids"
         ) from error
     input_ids = input_ids[None] if input_ids.dim() == 1 else input_ids
     if input_ids.dim() != 2 or len(input_ids) != 1:
-        raise ValueError(f"stream takes one text; the ids have shape {tuple(input_ids.shape)}")
+        raise ValueError(
+            f"text_or_ids has shape {tuple(input_ids.shape)}, but stream takes one sequence; pass "
+            "(T,) or (1, T) token ids"
+        )
     return input_ids
 
 
 def _pieces(decoding: Decoding, pieces: TextPieces) -> Iterator[str]:
-    # After Ctrl-C, what was generated so far is the text.
+    # After Ctrl-C, the text ends with what was generated so far.
     with suppress(KeyboardInterrupt), closing(decoding.tokens()) as steps:
         for token, _ in steps:
             if piece := pieces.add(int(token)):

@@ -15,12 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
 from minitransformer.generation import generate
 from minitransformer.generation import stream as stream_text
-from minitransformer.generation.stopping import has_text
+from minitransformer.generation.stopping import has_token
 from minitransformer.generation_config import (
     FIELDS,
     GenerationConfig,
     check_field_names,
-    check_names,
+    check_file_fields,
     resolve,
     task_parameters,
 )
@@ -79,7 +79,7 @@ def task_settings(
     prefix = parameters.pop("prefix", content.get("prefix") or "")
     if not isinstance(prefix, str):
         raise CheckpointError(f"{source}: the prefix of {task} is no text: {prefix!r:.200}")
-    check_names(parameters, source)
+    check_file_fields(parameters, source)
     try:
         known = {name: value for name, value in parameters.items() if name in FIELDS}
         return Settings(config=replace(config, **known), prefix=prefix)
@@ -168,7 +168,7 @@ class GenerationTask(Task):
             for index, several, counts in zip(batch, new, lengths, strict=True):
                 ended = [ids[:count] for ids, count in zip(several, counts, strict=True)]
                 # A model may have embeddings without a token, as T5 has 28; they have no text.
-                answers[index] = [[i for i in ids if has_text(self.tokenizer, i)] for ids in ended]
+                answers[index] = [[i for i in ids if has_token(self.tokenizer, i)] for ids in ended]
         return [answers[index] for index in range(len(inputs))]
 
     def _stream(

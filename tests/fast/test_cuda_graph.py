@@ -4,13 +4,17 @@ import copy
 import gc
 import sys
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from minitransformer.fast import cuda_graph, optimize, restore
+from minitransformer.fast import cuda_graph, model_twins, optimize, restore
 from minitransformer.fast.cuda_graph import EOS_CHECK_INTERVAL, CaptureError, GraphedSession
 from minitransformer.generation import generate
 from minitransformer.generation.generate import Decoding
@@ -19,8 +23,73 @@ from minitransformer.generation.stopping import StoppingCriteria
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import CausalDecodingSession, DecodingSession
 from minitransformer.models.validation import check_attention_mask, check_ids
-from tests.fast.capturing import captures  # noqa: F401
-from tests.generation.pairs import ENCODER_DECODERS, FAMILIES, ours, prompts
+from tests.tiny import GENERATING, language_model, prompts
+
+# --- A CUDA graph on the CPU: the operations of one run, repeated on the same memory. Like the
+# real one it knows nothing of what Python did between them, and breaks where a number is read.
+
+Run = Callable[[], Tensor]
+READING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "_unique2", "masked_select"}
+
+
+class Operations(TorchDispatchMode):
+    """Notes each operation with its arguments and its results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in READING, f"{name} reads what is only being captured"
+        results = func(*args, **(kwargs or {}))
+        self.noted.append((func, args, kwargs or {}, results))
+        return results
+
+    def repeat(self) -> None:
+        """Do the same with the same memory."""
+        for func, args, kwargs, results in self.noted:
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
+                # A view, and what was written in place, is where it was.
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class Captures:
+    """Stands in for `cuda_graph.capture`, and counts."""
+
+    def __init__(self) -> None:
+        self.captured = self.replayed = 0
+
+    def __call__(self, run: Run, _device: torch.device) -> Run:
+        self.captured += 1
+        for _ in range(3):
+            run()
+        with pytest.MonkeyPatch.context() as patch, Operations() as operations:
+            patch.setattr("minitransformer.models.validation.values_are_readable", lambda *_: False)
+            output = run()
+        assert operations.noted
+
+        def replay() -> Tensor:
+            self.replayed += 1
+            operations.repeat()
+            return output
+
+        return replay
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
+    """The CPU, taken for a device that replays what was captured."""
+    made = Captures()
+    monkeypatch.setattr(cuda_graph, "capture", made)
+    for module in (cuda_graph, model_twins):
+        monkeypatch.setattr(module, "runs_ahead", lambda _: True)
+    return made
+
+
+# --- What is generated
 
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -33,7 +102,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def optimized(family: str) -> Any:
     """A model with the twins, of which no other test keeps a captured step."""
-    return optimize(copy.deepcopy(ours(family)))
+    return optimize(copy.deepcopy(language_model(family)))
 
 
 def generated(model: Any, batch: dict[str, Any], **fields: Any) -> list[Any]:
@@ -59,27 +128,27 @@ class Silence:
 @pytest.mark.parametrize(
     ("lengths", "way"), [([5], "greedy"), *(([3, 7, 5], way) for way in WAYS)], ids=str
 )
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_tokens(captures, family, lengths, way):  # noqa: F811
+@pytest.mark.parametrize("family", GENERATING)
+def test_the_same_tokens(captures, family, lengths, way):
     model, batch = optimized(family), prompts(family, lengths)
     fields = {"max_new_tokens": 20, "pad_token_id": 1, **WAYS[way]}
-    assert generated(model, batch, **fields) == watched(ours(family), batch, **fields)
+    assert generated(model, batch, **fields) == watched(language_model(family), batch, **fields)
     assert captures.captured == 1
     assert captures.replayed >= 15
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_up_to_the_last_position(captures, attention):  # noqa: F811
-    sizes = ours("GPT2").config
-    model = optimize(type(ours("GPT2"))(sizes, attention=attention).eval())
+def test_up_to_the_last_position(captures, attention):
+    sizes = language_model("GPT2").config
+    model = optimize(type(language_model("GPT2"))(sizes, attention=attention).eval())
     batch = prompts("GPT2", [4, 10])
     fields = {"max_new_tokens": sizes.max_position_embeddings - 10, "eos_token_id": None}
     assert generated(model, batch, **fields) == watched(model, batch, **fields)
     assert captures.replayed == fields["max_new_tokens"] - 1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_second_text_of_the_same_sizes_captures_nothing(captures, family):  # noqa: F811
+@pytest.mark.parametrize("family", GENERATING)
+def test_a_second_text_of_the_same_sizes_captures_nothing(captures, family):
     model = optimized(family)
     for seed in range(3):
         batch = prompts(family, [3, 7, 5], seed=seed)
@@ -89,8 +158,8 @@ def test_a_second_text_of_the_same_sizes_captures_nothing(captures, family):  # 
     assert captures.captured == 1
 
 
-@pytest.mark.parametrize("family", ENCODER_DECODERS)
-def test_sources_that_are_padded_otherwise_share_a_step_and_no_mask(captures, family):  # noqa: F811
+@pytest.mark.parametrize("family", ["Bart", "Marian", "T5"])
+def test_sources_that_are_padded_otherwise_share_a_step_and_no_mask(captures, family):
     model, masks, before = optimized(family), [], []
     # What is drawn depends on every probability, where the likeliest token may stay the same.
     fields = {"max_new_tokens": 16, "do_sample": True, "top_k": 0, "temperature": 2.0, "seed": 0}
@@ -104,7 +173,7 @@ def test_sources_that_are_padded_otherwise_share_a_step_and_no_mask(captures, fa
     assert all(torch.equal(mask, other) for mask, other in zip(masks, before, strict=True))
 
 
-def test_a_prompt_of_another_length_may_share_the_step(captures):  # noqa: F811
+def test_a_prompt_of_another_length_may_share_the_step(captures):
     model = optimized("GPT2")
     for lengths in ([9, 9], [2, 2], [4, 12]):
         batch = prompts("GPT2", lengths)
@@ -114,7 +183,7 @@ def test_a_prompt_of_another_length_may_share_the_step(captures):  # noqa: F811
     assert captures.captured == 1
 
 
-def test_other_sizes_are_captured_anew(captures):  # noqa: F811
+def test_other_sizes_are_captured_anew(captures):
     model = optimized("Bart")
     for lengths in ([6], [6, 6], [7, 5]):
         batch = prompts("Bart", lengths)
@@ -124,7 +193,7 @@ def test_other_sizes_are_captured_anew(captures):  # noqa: F811
     assert captures.captured == 3
 
 
-def test_weights_that_changed_in_place_are_read_and_new_ones_captured_anew(captures):  # noqa: F811
+def test_weights_that_changed_in_place_are_read_and_new_ones_captured_anew(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     first = generated(model, batch, max_new_tokens=16)
     with torch.no_grad():
@@ -138,7 +207,7 @@ def test_weights_that_changed_in_place_are_read_and_new_ones_captured_anew(captu
     assert captures.captured == 2
 
 
-def test_another_module_in_its_place_is_captured_anew(captures):  # noqa: F811
+def test_another_module_in_its_place_is_captured_anew(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     first = generated(model, batch, max_new_tokens=16)
     for number, layer in enumerate(model.backbone.layers, 2):
@@ -149,7 +218,7 @@ def test_another_module_in_its_place_is_captured_anew(captures):  # noqa: F811
     assert second != first
 
 
-def test_another_precision_is_captured_anew(captures):  # noqa: F811
+def test_another_precision_is_captured_anew(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     before = torch.backends.cuda.matmul.fp32_precision
     try:
@@ -161,7 +230,7 @@ def test_another_precision_is_captured_anew(captures):  # noqa: F811
     assert captures.captured == 2
 
 
-def test_inference_mode_has_a_step_of_its_own(captures):  # noqa: F811
+def test_inference_mode_has_a_step_of_its_own(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     with torch.inference_mode():
         first = generated(model, batch, max_new_tokens=16)
@@ -169,7 +238,7 @@ def test_inference_mode_has_a_step_of_its_own(captures):  # noqa: F811
     assert captures.captured == 2
 
 
-def test_a_text_that_was_interrupted_leaves_nothing_in_the_step(captures, monkeypatch):  # noqa: F811
+def test_a_text_that_was_interrupted_leaves_nothing_in_the_step(captures, monkeypatch):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     expected = generated(model, batch, max_new_tokens=16)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -184,7 +253,7 @@ def interrupt(*_: object) -> bool:
     raise KeyboardInterrupt
 
 
-def test_a_kept_step_goes_with_its_model(captures):  # noqa: F811
+def test_a_kept_step_goes_with_its_model(captures):
     model = optimized("T5")
     generated(model, prompts("T5", [5]), max_new_tokens=16)
     gone = weakref.ref(model)
@@ -194,7 +263,7 @@ def test_a_kept_step_goes_with_its_model(captures):  # noqa: F811
     assert gone() is None
 
 
-def test_two_texts_in_turn_do_not_share_a_step(captures):  # noqa: F811
+def test_two_texts_in_turn_do_not_share_a_step(captures):
     model = optimized("GPT2")
     ids = [prompts("GPT2", [5], seed=seed)["input_ids"] for seed in range(2)]
     alone = [generate(model, one, max_new_tokens=16).new_tokens for one in ids]
@@ -213,7 +282,7 @@ def test_two_texts_in_turn_do_not_share_a_step(captures):  # noqa: F811
         assert torch.equal(history[:, 5 : 5 + right.shape[1]], right)
 
 
-def test_what_captures_nothing(captures):  # noqa: F811
+def test_what_captures_nothing(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     generate(model, **batch, max_new_tokens=15)  # too few
     generate(model, **batch, max_new_tokens=16, use_cache=False)
@@ -244,7 +313,7 @@ def test_what_captures_nothing(captures):  # noqa: F811
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, CaptureError])
 @pytest.mark.parametrize("family", ["GPT2", "Bart"])
-def test_a_step_that_cannot_be_captured_is_run(captures, monkeypatch, family, error):  # noqa: F811
+def test_a_step_that_cannot_be_captured_is_run(captures, monkeypatch, family, error):
     model, batch = optimized(family), prompts(family, [3, 7, 5])
     expected, tries = watched(model, batch, max_new_tokens=20), []
 
@@ -263,7 +332,7 @@ def test_a_step_that_cannot_be_captured_is_run(captures, monkeypatch, family, er
     assert captures.captured == 1
 
 
-def test_a_limit_that_no_text_comes_near_costs_no_memory(captures):  # noqa: F811
+def test_a_limit_that_no_text_comes_near_costs_no_memory(captures):
     model, batch = optimized("T5"), prompts("T5", [5])
     first = generate(model, **batch, max_new_tokens=16).new_tokens
     for most, captured in ((4096, 1), (4097, 0), (100_000, 0)):
@@ -273,7 +342,7 @@ def test_a_limit_that_no_text_comes_near_costs_no_memory(captures):  # noqa: F81
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_a_dead_end_is_named_though_it_is_seen_later(captures, do_sample):  # noqa: F811
+def test_a_dead_end_is_named_though_it_is_seen_later(captures, do_sample):
     model, batch = optimized("GPT2"), prompts("GPT2", [5, 5])
     every = [[token] for token in range(97)]
     # After the first tokens, 97 or 98, only the other one is left, then none.
@@ -281,13 +350,13 @@ def test_a_dead_end_is_named_though_it_is_seen_later(captures, do_sample):  # no
     fields |= {"eos_token_id": None, "do_sample": do_sample, "seed": 0}
     messages = []
     for way in (generated, watched):
-        with pytest.raises(ValueError, match="no token can follow .* after 2 new") as error:
+        with pytest.raises(ValueError, match="cannot be continued after 2 new") as error:
             way(model, batch, **fields)
         messages.append(str(error.value))
     assert messages[0] == messages[1]
 
 
-def test_tokens_after_the_last_end_are_cut_off(captures):  # noqa: F811
+def test_tokens_after_the_last_end_are_cut_off(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5, 5])
     first = generate(model, **batch, max_new_tokens=25, eos_token_id=None).new_tokens
     ends = first[:, 3].tolist()
@@ -296,7 +365,7 @@ def test_tokens_after_the_last_end_are_cut_off(captures):  # noqa: F811
     assert captures.replayed == 24 + EOS_CHECK_INTERVAL - 1
 
 
-def test_a_session_on_a_gpu_is_looked_at_every_16_tokens_captured_or_not(captures):  # noqa: F811
+def test_a_session_on_a_gpu_is_looked_at_every_16_tokens_captured_or_not(captures):
     model = optimized("GPT2")
     for length, use_cache, is_watched, expected in (
         (20, True, False, EOS_CHECK_INTERVAL),
@@ -463,7 +532,7 @@ def test_the_calls_that_capture_a_graph(monkeypatch):
     assert not cuda_graph._CAPTURING.locked()
 
 
-def test_more_steps_than_positions(captures):  # noqa: F811
+def test_more_steps_than_positions(captures):
     ids = torch.tensor([[4, 5, 6]])
     session = GraphedSession(CausalDecodingSession(optimized("GPT2"), ids, use_cache=True), 37)
     assert session.num_positions == 39  # of 40, the last of which is not read
@@ -477,10 +546,10 @@ def test_more_steps_than_positions(captures):  # noqa: F811
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERATING)
 def test_a_gpu_decodes_the_same_with_and_without_a_graph(family, way):
     fields = {"max_new_tokens": 25, "pad_token_id": 1, **WAYS[way]}
-    model, plain = optimized(family).cuda(), copy.deepcopy(ours(family)).cuda()
+    model, plain = optimized(family).cuda(), copy.deepcopy(language_model(family)).cuda()
     for seed in range(2):
         batch = {n: t.cuda() for n, t in prompts(family, [3, 7, 5], seed=seed).items()}
         assert generated(model, batch, **fields) == generated(plain, batch, **fields)
@@ -492,7 +561,7 @@ def test_a_gpu_decodes_greedily_what_the_cpu_decodes():
     batch = prompts("GPT2", [3, 7, 5])
     there = {name: tensor.cuda() for name, tensor in batch.items()}
     assert generated(optimized("GPT2").cuda(), there, max_new_tokens=25) == generated(
-        ours("GPT2"), batch, max_new_tokens=25
+        language_model("GPT2"), batch, max_new_tokens=25
     )
 
 

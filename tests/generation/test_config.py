@@ -18,7 +18,10 @@ from minitransformer.models.t5 import T5Config
         ({"num_beams": None}, "num_beams=None must be an integer"),
         ({"min_length": None}, "min_length=None must be an integer of at least 0"),
         ({"top_k": -1}, "top_k=-1"),
-        ({"temperature": 0.0}, "temperature=0.0 .*for the likeliest token each time: do_sample"),
+        (
+            {"temperature": 0.0},
+            "temperature=0.0 .*to always take the likeliest token, use do_sample",
+        ),
         ({"temperature": float("nan")}, "temperature=nan must be a positive, finite number"),
         ({"repetition_penalty": 0}, "repetition_penalty=0 must be a positive"),
         ({"length_penalty": float("inf")}, "length_penalty=inf must be a finite number"),
@@ -33,19 +36,22 @@ from minitransformer.models.t5 import T5Config
         ),
         ({"early_stopping": 1}, "early_stopping=1"),
         ({"do_sample": 1}, "do_sample=1 must be True or False"),
-        ({"pad_token_id": -1}, "pad_token_id=-1 must be a token's id"),
-        ({"pad_token_id": [1]}, "pad_token_id=\\(1,\\) must be a token's id$"),
-        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token's id, or several"),
+        ({"pad_token_id": -1}, "pad_token_id=-1 must be a token id"),
+        ({"pad_token_id": [1]}, "pad_token_id=\\(1,\\) must be a token id$"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token id or a list"),
         ({"eos_token_id": [2, None]}, "eos_token_id=\\(2, None\\)"),
-        ({"bad_words_ids": [3]}, "bad_words_ids=.* must be a list of lists of ids"),
-        ({"bad_words_ids": [[]]}, "bad_words_ids=.* must be a list of lists of ids"),
-        ({"stop_strings": ["a", ""]}, "stop_strings=.* must be a text, or a list of texts"),
+        ({"bad_words_ids": [3]}, "bad_words_ids=.* must be a list of lists of token ids"),
+        ({"bad_words_ids": [[]]}, "bad_words_ids=.* must be a list of lists of token ids"),
+        ({"stop_strings": ["a", ""]}, "stop_strings=.* must be a non-empty string or a list"),
         ({"exponential_decay_length_penalty": 3}, "exponential_decay_length_penalty=3"),
-        ({"num_beams": 2, "num_return_sequences": 3}, "is more than num_beams=2 can give"),
-        ({"num_return_sequences": 3}, "greedy search finds one"),
+        (
+            {"num_beams": 2, "num_return_sequences": 3},
+            "is more than num_beams=2; set num_beams to at least 3",
+        ),
+        ({"num_return_sequences": 3}, "greedy search finds only one"),
         (
             {"forced_eos_token_id": [3, 4], "suppress_tokens": [3, 4, 5]},
-            "forced_eos_token_id=\\(3, 4\\) is forced and, in suppress_tokens, forbidden",
+            "forced_eos_token_id=\\(3, 4\\) is also in suppress_tokens; .* both forced and",
         ),
     ],
     ids=str,
@@ -58,7 +64,7 @@ def test_values_without_a_meaning(fields, message):
 def test_names():
     with pytest.raises(TypeError, match="did you mean 'temperature'"):
         GenerationConfig(temprature=0.7)
-    with pytest.raises(TypeError, match="penalty_alpha is not built here; the fields are: max_new"):
+    with pytest.raises(TypeError, match="penalty_alpha is not supported; the fields are: max_new"):
         GenerationConfig(penalty_alpha=0.6)
     with pytest.raises(TypeError, match="did you mean 'num_beams'"):
         GenerationConfig(beam_size=4)

@@ -18,8 +18,16 @@ from minitransformer.generation.stopping import StoppingCriteria
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
-from tests.generation.pairs import FAMILIES, ours, prompts
-from tests.tiny import LANGUAGE_MODELS, build, pad, perturb, words
+from tests.tiny import (
+    GENERATING,
+    LANGUAGE_MODELS,
+    build,
+    language_model,
+    pad,
+    perturb,
+    prompts,
+    words,
+)
 
 IDS = torch.tensor([[9, 20, 31], [40, 9, 7]])
 
@@ -54,21 +62,24 @@ def with_config(model: Any, **fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "how many tokens are to be generated\\? Pass max_new_tokens"),
-        ({"max_length": 3}, "max_length=3 leaves no space for a new token after 3 tokens"),
-        ({"max_new_tokens": 14}, "3 tokens of the prompt and 14 new ones .* the 16 .* at most 13"),
-        ({"max_length": 17}, "ask for at most 13"),
-        ({"max_new_tokens": 4, "max_length": 9}, "say the same in two ways"),
-        ({"max_new_tokens": 4, "min_new_tokens": 5}, "at least 5 new tokens .* at most 4"),
-        ({"max_length": 6, "min_length": 8}, "at least 5 new tokens .* at most 3"),
+        ({}, "number of tokens to generate is not set; pass max_new_tokens"),
+        ({"max_length": 3}, "max_length=3 leaves no room for a new token after a prompt of 3"),
+        ({"max_new_tokens": 14}, "3 prompt tokens and 14 new ones exceed .* 16 .* at most 13"),
+        ({"max_length": 17}, "generate at most 13"),
+        ({"max_new_tokens": 4, "max_length": 9}, "set the same limit"),
+        ({"max_new_tokens": 4, "min_new_tokens": 5}, "at least 5 new tokens, .* at most 4"),
+        ({"max_length": 6, "min_length": 8}, "at least 5 new tokens, .* at most 3"),
         ({"max_new_tokens": 4, "temperature": 0.7}, "temperature=0.7 has no effect without do_s"),
         ({"max_new_tokens": 4, "top_k": 5}, "top_k=5 has no effect without do_sample=True"),
         ({"max_new_tokens": 4, "length_penalty": 2.0}, "no effect without num_beams of at least 2"),
         ({"max_new_tokens": 4, "early_stopping": True}, "no effect without num_beams"),
-        ({"max_new_tokens": 4, "num_return_sequences": 2}, "greedy search finds one; set num_bea"),
+        ({"max_new_tokens": 4, "num_return_sequences": 2}, "greedy search finds only one"),
         ({"max_new_tokens": 4, "stop_strings": "x"}, "pass tokenizer="),
-        ({"max_new_tokens": 4, "eos_token_id": [3, 50]}, "eos_token_id holds 50, outside vocab"),
-        ({"max_new_tokens": 4, "bad_words_ids": [[3, 77]]}, "bad_words_ids holds 77"),
+        (
+            {"max_new_tokens": 4, "eos_token_id": [3, 50]},
+            "eos_token_id contains 50, but vocab_size=50",
+        ),
+        ({"max_new_tokens": 4, "bad_words_ids": [[3, 77]]}, "bad_words_ids contains 77"),
         ({"max_new_tokens": 4, "seed": -1}, "seed=-1 must be an integer"),
         ({"max_new_tokens": 4, "seed": True}, "seed=True must be an integer"),
     ],
@@ -84,8 +95,8 @@ def test_what_is_asked_for_wrongly(model, fields, message):
     [
         ({"max_new_token": 4}, "'max_new_token'; did you mean 'max_new_tokens'"),
         ({"max_tokens": 4}, "did you mean 'max_new_tokens'"),
-        ({"num_beam_groups": 2}, "num_beam_groups is not built here"),
-        ({"config": {"max_new_tokens": 3}}, "config is a dict; a GenerationConfig is needed"),
+        ({"num_beam_groups": 2}, "num_beam_groups is not supported"),
+        ({"config": {"max_new_tokens": 3}}, "config is a dict; it must be a GenerationConfig"),
     ],
     ids=str,
 )
@@ -99,7 +110,7 @@ def test_names_that_are_wrong(model, fields, message):
     [
         (IDS[0], None, "pass input_ids\\[None\\]"),
         (IDS + 48, None, "input_ids holds"),
-        (IDS, torch.tensor([[1, 1, 1], [0, 0, 0]]), "sequence 1 of input_ids is padding alone"),
+        (IDS, torch.tensor([[1, 1, 1], [0, 0, 0]]), "sequence 1 of input_ids is all padding"),
         (IDS, torch.ones(2, 2), "attention_mask has shape"),
         (
             torch.tensor([[1, 5]]),
@@ -156,7 +167,10 @@ def test_a_decoder_needs_a_token_to_begin_with(name):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tokenizer": "t5", "stop_strings": "x"}, "tokenizer is a str; a minitransformer.Token"),
+        (
+            {"tokenizer": "t5", "stop_strings": "x"},
+            "tokenizer is a str; it must be a minitransformer.Token",
+        ),
         ({"tokenizer": 3}, "tokenizer is a int"),
         ({"streamer": print}, "streamer is a builtin_function.* put\\(tokens\\) and end"),
         ({"streamer": SimpleNamespace(put=print)}, "streamer is a SimpleNamespace"),
@@ -171,7 +185,7 @@ def test_helpers_that_are_none(model, fields, message):
 
 def test_nothing_runs_before_all_is_checked(model, monkeypatch):
     monkeypatch.setattr(GPT2LMHeadModel, "next_token_logits", None)
-    with pytest.raises(ValueError, match="more than the 16"):
+    with pytest.raises(ValueError, match="exceed the model's 16"):
         generate(model, IDS, max_new_tokens=14)
 
 
@@ -208,7 +222,7 @@ def test_a_config_takes_the_place_of_the_checkpoint_s(model):
     assert (only.new_tokens == 5).all()
     with pytest.raises(ValueError, match="temperature=0.5 has no effect"):
         generate(said, IDS, config=GenerationConfig(max_new_tokens=4, temperature=0.5))
-    # What came from the checkpoint is not what the caller asks for.
+    # Fields that come from the checkpoint are not the caller's.
     accepted = with_config(said, temperature=0.5)
     generate(accepted, IDS, config=replace(accepted.generation_config, num_beams=1))
 
@@ -224,14 +238,14 @@ def test_defaults_take_the_place_of_the_checkpoint_s_config(model):
     other = GenerationConfig(num_return_sequences=2, num_beams=2)
     assert generate(said, IDS, defaults=task, config=other).new_tokens.shape == (4, 4)
     assert said.generation_config.num_beams == 3
-    with pytest.raises(TypeError, match="defaults is a dict; a GenerationConfig is needed"):
+    with pytest.raises(TypeError, match="defaults is a dict; it must be a GenerationConfig"):
         generate(said, IDS, defaults={"max_new_tokens": 3})
 
 
 def test_a_minimum_of_the_checkpoint_that_is_too_long_gives_a_warning(model):
     long = with_config(model, min_length=12)
     with pytest.warns(
-        UserWarning, match="at least 9 new tokens .* at most 2; 2 are generated"
+        UserWarning, match="at least 9 new tokens, .* at most 2; 2 will be generated"
     ) as seen:
         assert generate(long, IDS, max_new_tokens=2).new_tokens.shape == (2, 2)
     assert seen[0].filename == __file__
@@ -284,7 +298,7 @@ def test_logits_that_are_no_numbers(fields, beams):
     model = tiny()
     with torch.no_grad():
         model.transformer.final_norm.bias[3] = torch.nan
-    with pytest.raises(ValueError, match="no token can follow in sequence 0 .*logits are NaN"):
+    with pytest.raises(ValueError, match="sequence 0 cannot be continued .*logits are NaN"):
         generate(model, IDS, max_new_tokens=2, num_beams=beams, **fields)
 
 
@@ -334,7 +348,8 @@ def test_a_sequence_in_which_everything_is_forbidden(model, sampled, beams):
     }
     fields |= {"do_sample": sampled, "eos_token_id": None}
     with pytest.raises(
-        ValueError, match="follow in sequence 0 after 3 new ones: every one is forbidden"
+        ValueError,
+        match="sequence 0 cannot be continued after 3 new tokens: every token is forbidden",
     ):
         generate(model, IDS, **fields)
     # A sequence that has ended needs no further token.
@@ -347,7 +362,7 @@ def test_the_source_that_nothing_can_follow_is_named(model, sampled):
     """Only sequence 1 has a beginning that no token may follow."""
     fields: dict[str, Any] = {"num_beams": 2, "do_sample": sampled, "eos_token_id": None}
     fields |= {"bad_words_ids": [[7, token] for token in range(50)], "max_new_tokens": 3}
-    with pytest.raises(ValueError, match="no token can follow in sequence 1 after 0 new ones"):
+    with pytest.raises(ValueError, match="sequence 1 cannot be continued after 0 new tokens"):
         generate(model, IDS, **fields)
 
 
@@ -399,13 +414,13 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERATING)
 def test_a_rare_look_at_the_end_changes_nothing(family, way, monkeypatch):
     batch = prompts(family, [3, 7, 5])
     fields: dict[str, Any] = {"max_new_tokens": 20, "pad_token_id": 1, **WAYS[way]}
-    expected = generate(ours(family), **batch, **fields)
+    expected = generate(language_model(family), **batch, **fields)
     monkeypatch.setattr(DecodingSession, "eos_check_interval", 16)
-    result = generate(ours(family), **batch, **fields)
+    result = generate(language_model(family), **batch, **fields)
     assert torch.equal(result.sequences, expected.sequences)
     assert torch.equal(result.num_new_tokens, expected.num_new_tokens)
 
@@ -417,8 +432,8 @@ def test_the_sequence_that_nothing_can_follow_is_named_later(do_sample, interval
     # After the first tokens, 97 or 98, only the other one is left, then none.
     fields: dict[str, Any] = {"max_new_tokens": 20, "no_repeat_ngram_size": 1, "seed": 0}
     fields |= {"bad_words_ids": [[token] for token in range(97)], "do_sample": do_sample}
-    with pytest.raises(ValueError, match="no token can follow in sequence 0 after 2 new"):
-        generate(ours("GPT2"), **prompts("GPT2", [5, 5]), eos_token_id=None, **fields)
+    with pytest.raises(ValueError, match="sequence 0 cannot be continued after 2 new"):
+        generate(language_model("GPT2"), **prompts("GPT2", [5, 5]), eos_token_id=None, **fields)
 
 
 FIELDS: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ import torch
 from minitransformer.generation import generate, sampling
 from minitransformer.generation.sampling import Candidates, candidates, draw
 from minitransformer.generation_config import GenerationConfig
-from tests.generation.pairs import ours, pair, prompts
+from tests.tiny import language_model, language_models, prompts
 
 logits_process = pytest.importorskip(
     "transformers.generation.logits_process", reason="the comparison needs transformers"
@@ -46,15 +46,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("first_look", [1024, 4])
+@pytest.mark.parametrize("partial_sort_size", [1024, 2])
 @pytest.mark.parametrize("keep", [1, 3])
 @pytest.mark.parametrize("fields", CASES, ids=str)
-def test_the_candidates_are_theirs_logit_for_logit(fields, keep, first_look, monkeypatch):
-    monkeypatch.setattr(sampling, "_FIRST_LOOK", first_look)
+def test_the_candidates_are_theirs_logit_for_logit(fields, keep, partial_sort_size, monkeypatch):
+    monkeypatch.setattr(sampling, "_PARTIAL_SORT_SIZE", partial_sort_size)
     scores = 3 * torch.randn(6, 60, generator=torch.Generator().manual_seed(1))
     scores[2, 10:50] = -torch.inf
     config = GenerationConfig(do_sample=True, **{"top_k": 0, **fields})
-    left = candidates(scores.clone(), config, keep=keep)
+    left = candidates(scores.clone(), config, min_tokens_to_keep=keep)
     expected = theirs(scores, keep, **fields)
     ids = torch.arange(60).expand(6, 60) if left.ids is None else left.ids
     whole = torch.full_like(scores, -torch.inf).scatter(1, ids, left.scores)
@@ -141,7 +141,7 @@ def test_the_smallest_random_number_draws_what_has_probability(monkeypatch):
     ids=str,
 )
 def test_a_model_draws_with_the_probabilities_of_transformers(fields):
-    our_model, their_model = pair("GPT2")
+    our_model, their_model = language_models("GPT2")
     ids = torch.tensor([[9, 20, 9, 31]])
     number = 4000
     result = generate(
@@ -162,18 +162,20 @@ def test_a_seed_decides():
     fields = {"max_new_tokens": 12, "do_sample": True, "pad_token_id": 1}
     batch = prompts("GPT2", [4, 2])
     results = [
-        generate(ours("GPT2"), **batch, **fields, seed=seed).sequences.tolist()
+        generate(language_model("GPT2"), **batch, **fields, seed=seed).sequences.tolist()
         for seed in (3, 3, 4)
     ]
     assert results[0] == results[1] != results[2]
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    generate(ours("GPT2"), **batch, **fields, seed=3)
+    generate(language_model("GPT2"), **batch, **fields, seed=3)
     assert torch.equal(torch.get_rng_state(), state)  # PyTorch's own generator is left alone
-    unseeded = [generate(ours("GPT2"), **batch, **fields).sequences.tolist() for _ in range(2)]
+    unseeded = [
+        generate(language_model("GPT2"), **batch, **fields).sequences.tolist() for _ in range(2)
+    ]
     assert unseeded[0] != unseeded[1]
     torch.manual_seed(0)
-    assert generate(ours("GPT2"), **batch, **fields).sequences.tolist() == unseeded[0]
+    assert generate(language_model("GPT2"), **batch, **fields).sequences.tolist() == unseeded[0]
 
 
 @pytest.mark.parametrize("family", ["GPT2", "T5"])
@@ -181,8 +183,8 @@ def test_drawn_sequences_are_the_same_without_a_cache(family):
     batch = prompts(family, [5, 3])
     fields = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 3, "seed": 7}
     fields |= {"pad_token_id": 1, "top_k": 20, "eos_token_id": list(range(2, 12))}
-    quick = generate(ours(family), **batch, **fields)
-    slow = generate(ours(family), **batch, **fields, use_cache=False)
+    quick = generate(language_model(family), **batch, **fields)
+    slow = generate(language_model(family), **batch, **fields, use_cache=False)
     assert torch.equal(quick.sequences, slow.sequences)
     assert len({tuple(ids) for ids in quick.new_tokens.tolist()}) > 4
 
@@ -192,14 +194,16 @@ def test_beams_that_are_drawn():
     fields = {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2, "do_sample": True}
     fields |= {"pad_token_id": 1, "eos_token_id": 98}
     first, again, other, slow = (
-        generate(ours("GPT2"), **batch, **fields, seed=seed, use_cache=use_cache)
+        generate(language_model("GPT2"), **batch, **fields, seed=seed, use_cache=use_cache)
         for seed, use_cache in ((0, True), (0, True), (1, True), (0, False))
     )
     assert first.sequences.tolist() == again.sequences.tolist() == slow.sequences.tolist()
     assert first.sequences.tolist() != other.sequences.tolist()
     assert (first.sequences_scores.view(2, 2).diff() <= 0).all()
     with torch.no_grad():
-        logits = ours("GPT2")(first.sequences[:2]).logits.log_softmax(2)  # of the longer prompt
+        logits = language_model("GPT2")(first.sequences[:2]).logits.log_softmax(
+            2
+        )  # of the longer prompt
     scores = logits[:, 4:-1].gather(2, first.new_tokens[:2, :, None]).squeeze(2)
     assert (first.new_tokens[:2] != 98).all()
     torch.testing.assert_close(scores.mean(1), first.sequences_scores[:2], rtol=1e-5, atol=1e-5)
@@ -209,11 +213,11 @@ def test_the_better_of_two_beams_that_are_drawn():
     """One new token: two are drawn without being put back, and the likelier one is returned."""
     ids = torch.tensor([[9, 20, 9, 31]])
     result = generate(
-        ours("GPT2"), ids.expand(3000, -1), max_new_tokens=1, num_beams=2, do_sample=True, seed=0,
-        top_k=7, pad_token_id=1,
+        language_model("GPT2"), ids.expand(3000, -1), max_new_tokens=1, num_beams=2, do_sample=True,
+        seed=0, top_k=7, pad_token_id=1,
     )  # fmt: skip
     with torch.no_grad():
-        scores = ours("GPT2").next_token_logits(ids)[0].double()
+        scores = language_model("GPT2").next_token_logits(ids)[0].double()
     best, ids = scores.topk(7)
     p = best.softmax(0)
     expected = torch.zeros(99, dtype=torch.float64)

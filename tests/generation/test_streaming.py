@@ -138,11 +138,11 @@ def test_an_encoder_decoder_streams_what_it_generates():
 def test_a_stream_is_checked_before_it_is_read():
     tokenizer = TOKENIZERS["bytes"]
     model = language_model(tokenizer)
-    with pytest.raises(ValueError, match="how many tokens"):
+    with pytest.raises(ValueError, match="the number of tokens to generate is not set"):
         stream(model, tokenizer, "ciao")
-    with pytest.raises(ValueError, match="it gives one text"):
+    with pytest.raises(ValueError, match="it yields one text"):
         stream(model, tokenizer, "ciao", max_new_tokens=2, num_beams=2)
-    with pytest.raises(ValueError, match="stream takes one text; the ids have shape"):
+    with pytest.raises(ValueError, match="text_or_ids has shape \\(2, 3\\), but stream takes one"):
         stream(model, tokenizer, torch.ones(2, 3, dtype=torch.int64), max_new_tokens=2)
 
 
@@ -160,14 +160,18 @@ def test_a_stream_takes_padding_tokens_as_any_other(name):
 @pytest.mark.parametrize("source", [["a", "b"], None, {}, [[70], [71, 72]]], ids=str)
 def test_a_source_that_is_no_text_and_no_ids(source):
     tokenizer = TOKENIZERS["bytes"]
-    with pytest.raises(TypeError, match=f"text_or_ids is a {type(source).__name__} that holds no"):
+    with pytest.raises(
+        TypeError, match=f"text_or_ids is a {type(source).__name__} that is not a sequence"
+    ):
         stream(language_model(tokenizer), tokenizer, source, max_new_tokens=2)
 
 
 def test_a_tokenizer_that_is_none():
     model: Any = language_model(TOKENIZERS["bytes"])
     for tokenizer in (None, "gpt2", model):
-        with pytest.raises(TypeError, match=f"tokenizer is a {type(tokenizer).__name__}; a minit"):
+        with pytest.raises(
+            TypeError, match=f"tokenizer is a {type(tokenizer).__name__}; it must be a minit"
+        ):
             stream(model, tokenizer, "ciao", max_new_tokens=2)
 
 
@@ -264,13 +268,15 @@ def test_a_text_is_found_across_the_borders_of_tokens():
     tokenizer = TOKENIZERS["bytes"]
     ids = tokenizer("così, è così.")["input_ids"]
     found = StopStrings(["è c", "sì."], tokenizer, 257)
-    ends = [end for end in range(1, len(ids) + 1) if found.end(ids[:end])]
+    ends = [end for end in range(1, len(ids) + 1) if found.match_at_end(ids[:end])]
     assert [tokenizer.decode(ids[:end]) for end in ends] == ["così, è c", "così, è così."]
     # A token without a text completes nothing: what stands before it did.
     found = StopStrings(["è c"], tokenizer, 300)
-    assert found.end([*ids[:6], 299, *ids[6:11]]) and not found.end([*ids[:11], 299])
+    assert found.match_at_end([*ids[:6], 299, *ids[6:11]]) and not found.match_at_end(
+        [*ids[:11], 299]
+    )
     half = StopStrings(["\u00ec,"], tokenizer, 257)
-    assert [end for end in range(1, len(ids) + 1) if half.end(ids[:end])] == [6]
+    assert [end for end in range(1, len(ids) + 1) if half.match_at_end(ids[:end])] == [6]
 
 
 @pytest.mark.parametrize("text", ["日本語を話します", "🙂🙃🙂🙃🙂"])
@@ -279,7 +285,7 @@ def test_a_text_of_long_characters_is_looked_for_among_enough_tokens(text):
     tokenizer = TOKENIZERS["bytes"]
     found = StopStrings([text], tokenizer, 257)
     ids = tokenizer(f"これは{text}")["input_ids"]
-    assert found.end(ids) and not found.end(ids[:-1])
+    assert found.match_at_end(ids) and not found.match_at_end(ids[:-1])
     criteria = StoppingCriteria((), found, torch.device("cpu"))
     other = tokenizer(f"これは{text[1:]}{text[0]}")["input_ids"]
     assert criteria.ended(torch.tensor([ids, other])).tolist() == [True, False]
@@ -289,13 +295,21 @@ def test_only_what_the_last_token_completes_counts():
     tokenizer = TOKENIZERS["wordpiece"]
     found = StopStrings(["dos"], tokenizer, 13)
     do, s, n = (WORDS.index(word) for word in ("do", "##s", "n"))
-    assert found.end([do, s]) and found.end([n, do, s]) and found.end([13, 13, do, s])
-    assert not found.end([do, s, n]) and not found.end([do]) and not found.end([s])
-    assert StopStrings(["n"], tokenizer, 13).end([do, s, n])
-    assert StopStrings([" n"], tokenizer, 13).end([do, n])
+    assert (
+        found.match_at_end([do, s])
+        and found.match_at_end([n, do, s])
+        and found.match_at_end([13, 13, do, s])
+    )
+    assert (
+        not found.match_at_end([do, s, n])
+        and not found.match_at_end([do])
+        and not found.match_at_end([s])
+    )
+    assert StopStrings(["n"], tokenizer, 13).match_at_end([do, s, n])
+    assert StopStrings([" n"], tokenizer, 13).match_at_end([do, n])
     # Padding is what comes after the model's ids, also where the tokenizer has more.
-    assert StopStrings(["do è"], tokenizer, 13).end([do, 12])
-    assert not StopStrings(["do è"], tokenizer, 12).end([do, 12])
+    assert StopStrings(["do è"], tokenizer, 13).match_at_end([do, 12])
+    assert not StopStrings(["do è"], tokenizer, 12).match_at_end([do, 12])
 
 
 def theirs_with(tokenizer: Tokenizer) -> Any:
@@ -318,7 +332,7 @@ def test_texts_are_found_where_transformers_finds_them():
         found = StopStrings([string], tokenizer, 257)
         for end in range(1, len(ids) + 1):
             there = bool(expected(torch.tensor([ids[:end]]), None))
-            assert found.end(ids[:end]) == there, (string, tokenizer.decode(ids[:end]))
+            assert found.match_at_end(ids[:end]) == there, (string, tokenizer.decode(ids[:end]))
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -375,6 +389,8 @@ def test_sequences_that_texts_end_need_something_to_be_filled_up_with():
     model = language_model(tokenizer)
     ids = torch.tensor([[70, 71], [72, 73]])
     fields: dict[str, Any] = {"stop_strings": ["x"], "max_new_tokens": 2, "tokenizer": tokenizer}
-    with pytest.raises(ValueError, match="pad_token_id=None: sequences that stop_strings end"):
+    with pytest.raises(
+        ValueError, match="pad_token_id=None, but sequences that a stop string ends"
+    ):
         generate(model, ids, eos_token_id=None, **fields)
     assert generate(model, ids[:1], eos_token_id=None, **fields).new_tokens.shape == (1, 2)

@@ -10,7 +10,7 @@ from minitransformer.files import CheckpointError
 from minitransformer.generation_config import (
     FIELDS,
     IN_MODEL_CONFIG,
-    NOT_BUILT,
+    UNSUPPORTED,
     WITHOUT_EFFECT,
     GenerationConfig,
     read_generation_config,
@@ -175,11 +175,11 @@ def test_what_a_checkpoint_may_contradict(tmp_path):
     ("content", "message"),
     [
         ({"num_beam": 4}, "unknown field 'num_beam': did you mean 'num_beams'"),
-        ({"num_beam_groups": 2}, "num_beam_groups=2 would change what is generated"),
+        ({"num_beam_groups": 2}, "num_beam_groups=2 would change the generated text"),
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha=0.6"),
         ({"temperature": -1}, "generation_config.json: temperature=-1 must be a positive"),
-        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token's id"),
-        ({"num_return_sequences": 2}, "greedy search finds one"),
+        ({"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token id"),
+        ({"num_return_sequences": 2}, "greedy search finds only one"),
     ],
     ids=str,
 )
@@ -195,7 +195,7 @@ def test_a_broken_file(tmp_path):
 
 
 def test_what_has_no_effect_is_passed_over(tmp_path):
-    neutral = {name: values[0] for name, values in NOT_BUILT.items() if values}
+    neutral = {name: values[0] for name, values in UNSUPPORTED.items() if values}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config = read(tmp_path, {**dict.fromkeys(WITHOUT_EFFECT, True), **neutral})
@@ -205,13 +205,13 @@ def test_what_has_no_effect_is_passed_over(tmp_path):
 
 
 def test_every_field_of_transformers_is_known():
-    """A field that a new version brings must be built, refused or passed over by decision."""
+    """A field that a new version adds must be supported, rejected or ignored by decision."""
     pytest.importorskip("transformers", reason="the comparison needs transformers")
     from transformers import GenerationConfig as Theirs
 
-    known = {*FIELDS, *NOT_BUILT, *WITHOUT_EFFECT}
+    known = {*FIELDS, *UNSUPPORTED, *WITHOUT_EFFECT}
     assert set(vars(Theirs())) <= known
-    assert not (set(FIELDS) & NOT_BUILT.keys() or set(FIELDS) & WITHOUT_EFFECT)
+    assert not (set(FIELDS) & UNSUPPORTED.keys() or set(FIELDS) & WITHOUT_EFFECT)
     assert known < IN_MODEL_CONFIG
 
 

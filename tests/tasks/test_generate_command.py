@@ -120,16 +120,16 @@ def test_the_direction_and_the_prefix_of_a_translation(t5, capsys):
     [
         (
             ["ciao"],
-            "error: how many tokens are to be generated? Pass --max-new-tokens ..., or --max-",
+            "error: the number of tokens to generate is not set; pass --max-new-tokens ..., or --",
         ),
         (
             ["ciao", "--max-new-tokens=2", "--top-p=0.5"],
-            "error: --top-p 0.5 has no effect without --sample; add that, or leave it out",
+            "error: --top-p 0.5 has no effect without --sample; add it, or leave --top-p out",
         ),
         (
             ["ciao", "--max-new-tokens=2", "--sample", "--temperature=0"],
-            "error: --temperature 0.0 must be a positive, finite number; for the likeliest token "
-            "each time: --no-sample",
+            "error: --temperature 0.0 must be a positive, finite number; to always take the "
+            "likeliest token, use --no-sample",
         ),
         (
             ["ciao", "--max-new-tokens=2", "--length-penalty=2"],

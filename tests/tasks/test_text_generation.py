@@ -170,7 +170,7 @@ def test_pieces_as_they_come(generate):
         assert "".join(pieces) == whole[0]["generated_text"]
         assert len(pieces) > 3
     for error, message, fields in (
-        (ValueError, "how many tokens are to be generated", {}),
+        (ValueError, "number of tokens to generate is not set", {}),
         (ValueError, "num_beams=1", {"max_new_tokens": 2, "num_beams": 2}),
         (ValueError, r"texts\[0\] has 11 tokens, and 50 new", {"max_new_tokens": 50}),
         (TypeError, "'max_new_token'; did you mean 'max_new_tokens'", {"max_new_token": 2}),
@@ -219,14 +219,14 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
     assert generate.model.generation_config == plain.model.generation_config
     config["task_specific_params"]["text-generation"] = {"num_beam_groups": 2}
     path = save_decoder(tmp_path, "GPT2LMHeadModel", config=config)
-    with pytest.raises(CheckpointError, match="num_beam_groups=2 would change what is generated"):
+    with pytest.raises(CheckpointError, match="num_beam_groups=2 would change the generated text"):
         pipeline("text-generation", path)
 
 
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({}, ValueError, "how many tokens are to be generated[?] Pass max_new_tokens"),
+        ({}, ValueError, "number of tokens to generate is not set; pass max_new_tokens"),
         (
             {"max_new_tokens": 40},
             ValueError,
@@ -294,7 +294,7 @@ def test_a_model_in_training_mode_is_refused_and_nothing_of_it_changes(generate)
             call("ciao", max_new_tokens=2)
     assert all(module.training for module in generate.model.modules())
     generate.model.eval()
-    with pytest.raises(ValueError, match="how many tokens"):
+    with pytest.raises(ValueError, match="number of tokens to generate is not set"):
         generate("ciao")
     assert generate.model.generation_config is before
 

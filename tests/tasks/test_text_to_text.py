@@ -181,7 +181,7 @@ def test_a_summary_has_the_parameters_of_the_config(summaries):
         plain(TEXTS, max_length=11, min_length=5, no_repeat_ngram_size=2)
     )
     # Another task has nothing of this.
-    with pytest.raises(ValueError, match="how many tokens are to be generated"):
+    with pytest.raises(ValueError, match="number of tokens to generate is not set"):
         pipeline("text2text-generation", summaries)(TEXTS)
 
 
@@ -251,7 +251,7 @@ def test_a_prefix_does_not_stand_twice(summaries):
     ("parameters", "message"),
     [
         ({"num_beam": 4}, "config.json: unknown field 'num_beam': did you mean 'num_beams'"),
-        ({"num_beam_groups": 2}, "num_beam_groups=2 would change what is generated"),
+        ({"num_beam_groups": 2}, "num_beam_groups=2 would change the generated text"),
         ({"num_beams": 0}, "config.json: task_specific_params, summarization: num_beams=0"),
         ({"prefix": 7}, "config.json: the prefix of summarization is no text: 7"),
     ],
@@ -302,7 +302,7 @@ def test_a_seed_says_what_is_drawn(generate):
 @pytest.mark.parametrize(
     ("texts", "fields", "error", "message"),
     [
-        ("ciao", {}, ValueError, "how many tokens are to be generated[?] Pass max_new_tokens"),
+        ("ciao", {}, ValueError, "number of tokens to generate is not set; pass max_new_tokens"),
         ("ciao", {"max_tokens": 3}, TypeError, "'max_tokens'; did you mean 'max_new_tokens'"),
         ("ciao", {"max_new_tokens": 0}, ValueError, "max_new_tokens=0"),
         (["ciao", " "], {"max_new_tokens": 3}, ValueError, r"texts\[1\] is empty"),
@@ -316,7 +316,7 @@ def test_what_is_wrong_is_named(generate, texts, fields, error, message):
 
 def test_more_than_the_decoder_has_positions_for(tmp_path):
     generate = pipeline("summarization", save_decoder(tmp_path, "BartForConditionalGeneration"))
-    with pytest.raises(ValueError, match="60 new ones are more than the 60 that the model has"):
+    with pytest.raises(ValueError, match="60 new ones exceed the model's 60 positions"):
         generate("ciao", max_new_tokens=60)
 
 
