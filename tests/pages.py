@@ -114,8 +114,11 @@ def run_command(words: list[str], tiny: Mapping[str, str]) -> None:
         case ["minitransformer", *arguments]:
             assert minitransformer.cli.main(arguments) == 0, line
         case ["python", "-m", "pytest", *arguments]:
-            for path in (word for word in arguments if "/" in word):
-                assert (ROOT / path).exists(), f"nothing to test: {line}"
+            paths = [word for word in arguments if "/" in word]
+            assert all((ROOT / path).exists() for path in paths), f"nothing to test: {line}"
+            options = [word for word in arguments if word.startswith("--")]
+            conftest = (ROOT / "tests" / "conftest.py").read_text(encoding="utf-8")
+            assert all(f'"{option}"' in conftest for option in options), f"no option: {line}"
         case ["python", "-m", module, *arguments] if module in tiny:
             job = importlib.import_module(module)
             assert job.main([*arguments, *tiny[module].split()]) == 0, line

@@ -138,6 +138,7 @@ def test_a_page_that_shows_something_else_is_found():
         ("sh", "python -m train.nonsense --text a", "do not know how to run"),
         ("sh", "python -m tests.nonsense", "no such module"),
         ("sh", "python -m pytest tests/nonsense", "nothing to test"),
+        ("sh", "python -m pytest --nonsense", "no option"),
         ("sh", "minitransformer parity \\\n  nonsense/nowhere/none", "minitransformer parity"),
         ("ruby", "make demo", "a block of 'ruby' is not run"),
         ("pycon", ">>> 1 + 1\n3", "1 \\+ 1\n2"),
@@ -205,13 +206,15 @@ def classes() -> dict[str, set[str]]:
 
 def missing(name: str) -> bool:
     """Whether a name in backticks is one of this project's that does not exist."""
-    if re.fullmatch(r"[\w.-]*/[\w./-]*|[a-z_]+\.py", name):
+    if re.fullmatch(r"[\w.-]*/[\w./-]*|\w+\.py", name):
         return missing_path(name)
     root, _, rest = name.partition(".")
     if root in ("minitransformer", "train", "benchmarks", "tests", "torch") and rest:
         return missing_object(name)
     if re.fullmatch(r"[A-Z]\w*\.[a-z]\w*", name) and root in classes():
         return rest not in classes()[root]
+    if name.startswith("test_"):
+        return not any(f"def {name}(" in text for text in sources().values())
     if re.fullmatch(r"[A-Z][a-z0-9]+[A-Z]\w*", name):
         return name not in words() and not hasattr(torch.nn, name)
     return bool(re.fullmatch(r"[a-z]+_[a-z_]+", name)) and name not in words()
@@ -260,6 +263,7 @@ def test_what_a_document_names_exists(document):
         "EncoderLayer.nonsense",
         "BertForNonsense",
         "no_such_nonsense",
+        "test_nonsense",
     ],
 )
 def test_a_name_of_nothing_is_found(name):
