@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo translation-demo test bench lint clean
+.PHONY: demo translation-demo test test-newer bench lint clean
 
 # Each script of benchmarks/ that compares with transformers and needs nothing but itself.
 BENCHMARKS = attention_cost training inference generation
@@ -14,8 +14,20 @@ demo: .venv/viz
 translation-demo: .venv/viz .venv/translation
 	.venv/bin/python -m train.demos.translation --output runs/translation
 
+# One process a core, each with one thread.
+PYTEST = python -m pytest -n auto --dist worksteal
+
 test: .venv/test
-	.venv/bin/python -m pytest
+	.venv/bin/$(PYTEST)
+
+# The same tests with newer versions than those of constraints.txt, in an environment of their own.
+test-newer:
+	$(PYTHON) -m venv .venv-newer
+	.venv-newer/bin/python -m pip --disable-pip-version-check install --quiet \
+		"torch==2.14.*" setuptools wheel
+	.venv-newer/bin/python -m pip --disable-pip-version-check install --quiet \
+		"transformers==5.24.*" --no-build-isolation --editable ".[test]"
+	.venv-newer/bin/$(PYTEST)
 
 # In .venv/test are transformers, to compare with, and matplotlib, to draw.
 bench: .venv/test
@@ -29,7 +41,7 @@ lint: .venv/dev
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-newer runs build *.egg-info
 
 # torch first, by its pin, so that nothing that needs it can choose another version.
 .venv/torch: constraints.txt

@@ -1,5 +1,6 @@
 """Packaging: what `pip install` needs to know."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -7,16 +8,41 @@ from setuptools import find_packages, setup
 VIZ = ["matplotlib>=3.8"]
 SENTENCEPIECE = ["sentencepiece>=0.2.3"]
 TRANSLATION = ["sacrebleu>=2.4", *SENTENCEPIECE]
-TEST = ["pytest>=8", "hypothesis>=6.100", "transformers>=5.0", *VIZ, *TRANSLATION]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "transformers>=5.0",
+    *VIZ,
+    *TRANSLATION,
+]
+
+# The package's __version__ is read, not imported: PyTorch may not be installed yet.
+SOURCE = Path(__file__).parent / "minitransformer" / "__init__.py"
+[VERSION] = re.findall(r'^__version__ = "(.+?)"', SOURCE.read_text(encoding="utf-8"), re.MULTILINE)
 
 setup(
     name="minitransformer",
-    version="0.5.0",
+    version=VERSION,
     description="Transformers from scratch in plain PyTorch, with proven parity to Hugging Face",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Linguistic",
+        "Typing :: Typed",
+    ],
+    keywords="transformer attention pytorch bert roberta gpt2 bart t5 marian education",
     packages=find_packages(include=["minitransformer", "minitransformer.*"]),
+    package_data={"minitransformer": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.10",
