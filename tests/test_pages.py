@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import minitransformer
 from tests.pages import FENCE, ROOT, check_page, commands, run_command, run_page
 from tests.tiny import MARIAN, save_checkpoint, save_tiny_bert
 from train.demos.italian import write_corpus
@@ -101,7 +102,7 @@ def torch_as_it_was():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+@pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_and_block_of_a_page_runs(page, tmp_path, monkeypatch, torch_as_it_was):
     pytest.importorskip("transformers", reason="parity needs transformers")
@@ -168,6 +169,13 @@ def test_the_readme_is_short():
     start = lines.index("```python") + 1
     example = lines[start : lines.index("```", start)]
     assert len([line for line in example if line]) == 6
+
+
+def test_a_citation_names_what_is_installed():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    fields = dict(re.findall(r"^([a-z-]+): (.+)$", citation, re.MULTILINE))
+    assert (fields["title"], fields["version"]) == ("minitransformer", minitransformer.__version__)
+    assert {"cff-version", "message", "type", "license"} < fields.keys()
 
 
 def test_the_reading_order_leaves_no_layer_out():
