@@ -13,7 +13,8 @@ import torch
 import minitransformer
 from minitransformer.parity import Report, compare, random_batch
 from minitransformer.tasks.pipeline import TASKS
-from tests.models import pairs, test_parity
+from tests.models.test_parity import CLASSES
+from tests.tiny import FAMILIES, family_of, pair
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- parity: begin -->\n", "<!-- parity: end -->\n"
@@ -43,7 +44,6 @@ KINDS = {
 def measure(name: str, dtype: torch.dtype, variant: str) -> Report:
     """The report on one class, made small, with every parameter perturbed."""
     torch.manual_seed(0)  # transformers draws the weights
-    pair = pairs.pair if name in pairs.CLASSES else test_parity.pair
     with tempfile.TemporaryDirectory() as directory:
         ours, theirs = pair(name, Path(directory), variant, dtype)
     return compare(ours, theirs, random_batch(ours, length=11))
@@ -51,17 +51,7 @@ def measure(name: str, dtype: torch.dtype, variant: str) -> Report:
 
 def classes_by_family() -> dict[str, list[str]]:
     """Every class that the parity tests know, by the family that the reader knows."""
-    families: dict[str, list[str]] = {}
-    for family in test_parity.FAMILIES:
-        families[family] = [name for name in test_parity.CLASSES if name.startswith(family)]
-    for family in pairs.FAMILIES:
-        version = " 1.1" if family.endswith(" 1.1") else ""
-        families[family] = [
-            name
-            for name in pairs.CLASSES
-            if name.startswith(family.split()[0]) and name.endswith(" 1.1") == bool(version)
-        ]
-    return families
+    return {family: [n for n in CLASSES if family_of(n) == family] for family in FAMILIES}
 
 
 def pipelines_of(names: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("transformers", reason="parity needs transformers")
 
 from minitransformer.parity import compare, random_batch
-from tests.models import pairs, test_parity
+from tests.tiny import pair
 
 ENCODER, DECODER = "RobertaForMaskedLM", "T5ForConditionalGeneration"
 
@@ -21,7 +21,7 @@ def optimized_pair(path, error: float = 0.0) -> tuple[Any, Any]:
         path: for the checkpoint.
         error: added to the logits of ours where neither hidden states nor maps are collected.
     """
-    ours, theirs = test_parity.pair(ENCODER, path, "optimized")
+    ours, theirs = pair(ENCODER, path, "optimized")
     forward = ours.forward
 
     def wrong(*inputs: Any, **named: Any) -> Any:
@@ -35,7 +35,7 @@ def optimized_pair(path, error: float = 0.0) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_plain_model_is_compared_module_by_module(attention, tmp_path):
-    ours, theirs = test_parity.pair(ENCODER, tmp_path, attention)
+    ours, theirs = pair(ENCODER, tmp_path, attention)
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.equal, report.table()
     names = [row.name for row in report.rows]
@@ -56,7 +56,7 @@ def test_a_plain_model_is_compared_module_by_module(attention, tmp_path):
 
 
 def test_the_first_module_that_differs_is_named(tmp_path):
-    ours, theirs = test_parity.pair(ENCODER, tmp_path)
+    ours, theirs = pair(ENCODER, tmp_path)
     with torch.no_grad():
         ours.backbone.layers[1].feed_forward.down_proj.bias[3] += 1e-2
     report = compare(ours, theirs, random_batch(ours, length=11))
@@ -64,7 +64,7 @@ def test_the_first_module_that_differs_is_named(tmp_path):
 
 
 def test_a_token_embedding_that_runs_twice_is_compared_twice(tmp_path):
-    ours, theirs = pairs.pair(DECODER, tmp_path)
+    ours, theirs = pair(DECODER, tmp_path)
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.equal, report.table()
     names = [row.name for row in report.rows]
@@ -94,7 +94,6 @@ def test_what_only_the_fast_forward_does_wrong_is_seen(tmp_path):
 
 @pytest.mark.parametrize("name", [ENCODER, DECODER])
 def test_no_hook_is_left_behind(name, tmp_path):
-    pair = pairs.pair if name == DECODER else test_parity.pair
     ours, theirs = pair(name, tmp_path)
     compare(ours, theirs, random_batch(ours, length=7))
     assert not any(module._forward_hooks for module in ours.modules())

@@ -8,10 +8,11 @@ hidden states. A class is called by its name; " 1.1" after the name of a T5 is v
 import copy
 import functools
 import hashlib
+import inspect
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 import minitransformer
 from minitransformer import BertConfig, RobertaConfig, RobertaForMaskedLM, Tokenizer, optimize
 from minitransformer.hf.config import family_of_model
+from minitransformer.layers.attention import sdpa_attention
 from minitransformer.models.base import Model
 from minitransformer.models.config import Config
 from minitransformer.parity import Batch
@@ -97,6 +99,7 @@ T5_SIZES = {
     "relative_attention_num_buckets": 6,
     "relative_attention_max_distance": 9,
     "hidden_dropout_prob": 0.0,
+    "decoder_start_token_id": 0,
     "initializer_factor": 0.3,  # T5 scales nothing down: larger weights drown bugs in rounding
 }
 T5_1_1 = {
@@ -106,8 +109,8 @@ T5_1_1 = {
 }
 # The fields of each family's config.
 FAMILIES: dict[str, dict[str, Any]] = {
-    "Bert": SIZES,
-    "Roberta": SIZES,
+    "Bert": SIZES | {"type_vocab_size": 3},
+    "Roberta": SIZES | {"type_vocab_size": 1, "layer_norm_eps": 1e-5},
     "DistilBert": SIZES | {"qa_dropout": 0.0, "seq_classif_dropout": 0.0},
     "GPT2": GPT2_SIZES,
     "Bart": BART_SIZES,
@@ -298,7 +301,9 @@ def their_model(name: str, **changes: Any) -> Any:
     fields = {**FAMILIES[family_of(name)]}
     if name.endswith("Classification"):
         fields["id2label"] = THREE_CLASSES
-    fields.pop("scale_decoder_outputs", None)  # which it finds out by itself
+    if name == "GPT2ForSequenceClassification":
+        fields["pad_token_id"] = 1  # theirs needs one for several sequences
+    fields.pop("scale_decoder_outputs", None)  # which theirs finds out by itself
     theirs = {names.get(field, field): value for field, value in {**fields, **changes}.items()}
     family = family_of(name).removesuffix(" 1.1")
     config = getattr(transformers, f"{family}Config")(
@@ -331,6 +336,23 @@ def pair(
     return as_variant(ours.to(dtype), variant), theirs.to(dtype)
 
 
+def attend_otherwise(attentions: Iterable[Any], change: Callable[..., dict[str, Any]]) -> None:
+    """Put a bug into attentions: they get other arguments than those that they were given.
+
+    Args:
+        attentions: the layers.
+        change: takes the arguments of `sdpa_attention` by name and gives those that are other.
+    """
+    signature = inspect.signature(sdpa_attention)
+
+    def attend(*inputs: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
+        given = signature.bind(*inputs, **named).arguments
+        return sdpa_attention(**given | change(**given))
+
+    for attention in attentions:
+        attention.attend = attend
+
+
 # The language model of each family that generates.
 GENERATING = {"GPT2": "GPT2LMHeadModel", "Bart": BART, "Marian": MARIAN, "T5": T5}
 
@@ -339,16 +361,17 @@ GENERATING = {"GPT2": "GPT2LMHeadModel", "Bart": BART, "Marian": MARIAN, "T5": T
 def language_models(family: str) -> tuple[Any, Any]:
     """Ours and theirs of one of `GENERATING`, with room for 40 tokens; not to be changed."""
     changes: dict[str, Any] = {"vocab_size": 99}
-    if family != "T5":
+    if family == "T5":
+        changes["num_decoder_layers"] = 2  # transformers' cache has as many as the encoder
+    else:
         changes["max_position_embeddings"] = 40
+    if family == "Bart":
+        changes["forced_eos_token_id"] = None
     if family == "Marian":
         changes |= {"pad_token_id": 98, "decoder_start_token_id": 98}
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as directory:
-        ours, theirs = pair(GENERATING[family], Path(directory), "sdpa", **changes)
-    for model in (ours, theirs):
-        model.generation_config.forced_eos_token_id = None
-    return ours, theirs
+        return pair(GENERATING[family], Path(directory), "sdpa", **changes)
 
 
 def language_model(family: str) -> Any:

@@ -211,7 +211,7 @@ def test_another_module_in_its_place_is_captured_anew(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     first = generated(model, batch, max_new_tokens=16)
     for number, layer in enumerate(model.backbone.layers, 2):
-        layer.feed_forward.dropout = torch.nn.Tanh().eval()
+        layer.feed_forward.dropout = torch.nn.LayerNorm(17).eval()
         second = generated(model, batch, max_new_tokens=16)
         assert second == watched(model, batch, max_new_tokens=16)
         assert captures.captured == number

@@ -17,6 +17,7 @@ from minitransformer.fast import layer_twins as module
 from minitransformer.fast import linear as linear_module
 from minitransformer.fast import prepacked_linear as prepacked_module
 from minitransformer.fast.layer_twins import FastLinear, has_usual_attention
+from minitransformer.fast.optimize import REPLACEMENTS, optimize
 from minitransformer.fast.unpadding import UnpaddedBatch, UnpaddedMask, Unpadding
 from minitransformer.layers.attention import (
     CrossAttention,
@@ -28,10 +29,14 @@ from minitransformer.layers.attention import (
 from minitransformer.layers.feed_forward import ACTIVATIONS, FeedForward, GatedFeedForward
 from minitransformer.layers.kv_cache import KeyValues
 from tests.fast.test_unpadding import masks
-from tests.fast.twins import TWINS, twin_of
 
 NETWORKS = [FeedForward, GatedFeedForward]
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+def twin_of(module):
+    """An optimized copy."""
+    return optimize(copy.deepcopy(module))
 
 
 @pytest.fixture(params=["onednn", "default"], autouse=True)
@@ -61,7 +66,7 @@ def assert_same(plain, twin, call, leaves, exact=False):
 
 def test_every_twin_is_a_subclass_without_anything_of_its_own():
     """It can be put in place and taken back, and keeps names, states and copies as they are."""
-    for plain, twin in TWINS.items():
+    for plain, twin in REPLACEMENTS.items():
         assert issubclass(twin, plain) and "__init__" not in vars(twin)
         assert pickle.loads(pickle.dumps(twin)) is twin
     for layer in (
@@ -127,7 +132,7 @@ def pieces(monkeypatch):
     seen = []
     monkeypatch.setattr(blocks_module, "_MOST_BYTES", 3 * 8 * 4)
     for kind in NETWORKS:
-        twin = TWINS[kind]
+        twin = REPLACEMENTS[kind]
 
         def counted(self, hidden, own=twin._block):
             seen.append(hidden[..., 0].numel())

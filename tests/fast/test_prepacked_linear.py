@@ -30,7 +30,7 @@ from minitransformer.fast.prepacked_linear import (
 from minitransformer.generation import generate
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
-from tests.generation.pairs import FAMILIES, ours
+from tests.tiny import GENERATING, language_model
 
 MANY = module._WORTH_A_COPY
 
@@ -188,10 +188,10 @@ def test_a_session_is_the_one_inside_with_copies(products):
     assert layer in module._COPIES  # for the next session
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERATING)
 def test_a_session_that_is_abandoned_leaves_ordinary_calls_alone(family, products):
     """Neither its copies nor what becomes of the weights afterwards shows in them."""
-    plain, ids = copy.deepcopy(ours(family)), torch.randint(3, 90, (1, 5))
+    plain, ids = copy.deepcopy(language_model(family)), torch.randint(3, 90, (1, 5))
     model = optimize(copy.deepcopy(plain))
     first = getattr(model.config, "decoder_start_token_id", None)
     config = GenerationConfig(max_new_tokens=MANY, decoder_start_token_id=first)
@@ -216,7 +216,7 @@ def test_a_session_that_is_abandoned_leaves_ordinary_calls_alone(family, product
 
 
 def test_a_thread_that_calls_a_model_while_a_session_steps(products):
-    model, ids = optimize(copy.deepcopy(ours("GPT2"))), torch.randint(3, 90, (1, 5))
+    model, ids = optimize(copy.deepcopy(language_model("GPT2"))), torch.randint(3, 90, (1, 5))
     session = model.decoding_session(ids, config=GenerationConfig(max_new_tokens=MANY))
     counts = []
 
@@ -459,10 +459,10 @@ def test_copies_go_with_their_module_and_are_no_part_of_it(products):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=pytest.mark.slow) if f != "T5" else f for f in FAMILIES]
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f != "T5" else f for f in GENERATING]
 )
 def test_a_model_generates_the_same_with_and_without(family, products, monkeypatch):
-    plain, ids = ours(family), torch.randint(3, 90, (2, 5))
+    plain, ids = language_model(family), torch.randint(3, 90, (2, 5))
     model = optimize(copy.deepcopy(plain))
     fields = {"max_new_tokens": MANY, "min_new_tokens": MANY, "num_beams": 2}
     expected = generate(plain, ids, **fields)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minitransformer.generation import generate
-from tests.generation.pairs import FAMILIES, ours, pad_token, pair, prompts, their_generate
+from tests.tiny import GENERATING, language_model, language_models, prompts
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
 
@@ -48,10 +48,35 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
+def their_generate(model: Any, batch: dict[str, torch.Tensor], **fields: Any) -> Any:
+    """What transformers generates, with padding where it pads with something else.
+
+    Its beams fill up with the end token where the padding token is number 0.
+    """
+    result = model.generate(
+        **batch,
+        **fields,
+        return_dict_in_generate=True,
+        output_scores=fields.get("num_beams", 1) > 1,
+    )
+    ends = fields.get("eos_token_id", model.generation_config.eos_token_id)
+    ends = [ends] if isinstance(ends, int) else ends or []
+    pad = fields.get("pad_token_id", model.generation_config.pad_token_id)
+    start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    for sequence in result.sequences:
+        for position in range(start, len(sequence)):
+            if int(sequence[position]) in ends:
+                sequence[position + 1 :] = pad
+                break
+    return result
+
+
 def check(family: str, batch: dict[str, torch.Tensor], **fields: Any) -> None:
     """Ours = theirs, and ours = ours without a cache and with padding on the other side."""
-    our_model, their_model = pair(family)
-    fields = {"max_new_tokens": 12, "pad_token_id": pad_token(family), **fields}
+    our_model, their_model = language_models(family)
+    padding = our_model.config.pad_token_id
+    padding = 1 if padding is None else padding  # GPT-2 has none
+    fields = {"max_new_tokens": 12, "pad_token_id": padding, **fields}
     if "max_length" in fields:
         del fields["max_new_tokens"]
     expected = their_generate(their_model, batch, **fields)
@@ -103,7 +128,7 @@ def test_what_looks_at_the_source(family, beams):
 
 
 def test_sequences_of_a_batch_are_generated_as_if_alone():
-    model = ours("GPT2")
+    model = language_model("GPT2")
     batch = prompts("GPT2", [6, 1, 4])
     fields = {"pad_token_id": 1, "max_new_tokens": 10, "eos_token_id": list(range(2, 20))}
     for beams in (1, 3):
@@ -120,7 +145,7 @@ def test_sequences_of_a_batch_are_generated_as_if_alone():
 
 def test_padding_forbids_nothing():
     """In transformers it does: there the n-gram of two padding tokens counts."""
-    model = ours("GPT2")
+    model = language_model("GPT2")
     ids = torch.tensor([[9, 20]])
     padded = {
         "input_ids": torch.tensor([[1, 1, 1, 9, 20], [4, 5, 6, 7, 8]]),
@@ -137,7 +162,7 @@ def test_padding_forbids_nothing():
 
 
 def test_columns_that_are_padding_everywhere_change_nothing():
-    model = ours("GPT2")
+    model = language_model("GPT2")
     batch = prompts("GPT2", [5, 3])
     wide = {name: torch.nn.functional.pad(value, (2, 0)) for name, value in batch.items()}
     for fields in ({"max_new_tokens": 6}, {"max_new_tokens": 6, "num_beams": 3}):
@@ -152,7 +177,7 @@ def test_columns_that_are_padding_everywhere_change_nothing():
 def test_fewer_hypotheses_than_were_asked_for():
     """One token, and it is forced: there is one hypothesis. transformers repeats it here."""
     result = generate(
-        ours("GPT2"),
+        language_model("GPT2"),
         torch.tensor([[5, 6]]),
         max_new_tokens=1,
         num_beams=3,
@@ -195,7 +220,7 @@ def random_fields(chance: random.Random, encoder_decoder: bool) -> dict[str, Any
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", GENERATING)
 def test_whatever_is_asked_for(family):
     for trial in range(40):
         chance = random.Random(trial)
