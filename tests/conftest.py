@@ -20,7 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=not session.config.option.without_onednn):
+    if not session.config.option.without_onednn:
+        return (yield)
+    with torch.backends.mkldnn.flags(enabled=False):
         return (yield)
 
 
