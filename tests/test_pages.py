@@ -61,7 +61,9 @@ def lines(*content: str, times: int = 8) -> Callable[[Path], None]:
 
 save_roberta = functools.partial(save_checkpoint, name="RobertaForMaskedLM", max_length=512)
 save_gpt2 = functools.partial(save_checkpoint, name="GPT2LMHeadModel", max_length=80)
-save_marian = functools.partial(save_checkpoint, name=MARIAN, generation={"max_length": 20})
+save_marian = functools.partial(
+    save_checkpoint, name=MARIAN, codes=(), generation={"max_length": 20}
+)
 ROBERTA = {"FacebookAI/roberta-base": save_roberta}
 MINILM = {
     "sentence-transformers/all-MiniLM-L6-v2": functools.partial(save_tiny_bert, lines=TEXT * 3)

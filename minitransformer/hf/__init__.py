@@ -1,1 +1,1 @@
-"""Hugging Face checkpoints in and out: the one package that knows Hugging Face's names."""
+"""Reading and writing Hugging Face checkpoints: only this package knows Hugging Face's names."""

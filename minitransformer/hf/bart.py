@@ -12,7 +12,7 @@ from minitransformer.models.bart import (
 
 WEIGHT_MAP: WeightMap = {
     "shared.weight": "token_embedding.weight",
-    "encoder.version": None,  # of fairseq, in the first checkpoints
+    "encoder.version": None,  # written by fairseq, in the first checkpoints
     "decoder.version": None,
     "encoder.embed_positions.weight": "encoder.position_embedding.table.weight",
     "encoder.layernorm_embedding.weight": "encoder.embedding_norm.weight",
@@ -72,7 +72,7 @@ WEIGHT_MAP: WeightMap = {
     "decoder.layers.{}.final_layer_norm.bias": "decoder.layers.{}.feed_forward_norm.bias",
 }
 
-# Encoder and decoder share one token embedding, which old versions stored three times.
+# Encoder and decoder share one token embedding, which old versions of transformers stored thrice.
 ALIASES: Mapping[str, str] = {
     "encoder.embed_tokens.weight": "token_embedding.weight",
     "decoder.embed_tokens.weight": "token_embedding.weight",
@@ -103,7 +103,7 @@ CONFIG_NAMES = {
     "initializer_range": "init_std",
 }
 
-# Layerdrop, which leaves out whole layers at random while training, is not built.
+# LayerDrop, which skips whole layers at random in training, is not supported.
 ONLY_VALUES = {
     "is_encoder_decoder": True,
     "normalize_before": False,
@@ -117,8 +117,8 @@ WITHOUT_EFFECT = frozenset(
         "add_bias_logits",
         "classif_dropout",
         "extra_pos_embeddings",  # always 2
-        "num_hidden_layers",  # says again what encoder_layers says
-        "replacing_rate",  # this and the next three: how a checkpoint was distilled
+        "num_hidden_layers",  # the same as encoder_layers
+        "replacing_rate",  # this and the next three describe how a checkpoint was distilled
         "save_step",
         "student_decoder_layers",
         "student_encoder_layers",

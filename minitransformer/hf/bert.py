@@ -16,7 +16,7 @@ WEIGHT_MAP: WeightMap = {
     "embeddings.token_type_embeddings.weight": "embeddings.token_type_embedding.weight",
     "embeddings.LayerNorm.weight": "embeddings.norm.weight",
     "embeddings.LayerNorm.bias": "embeddings.norm.bias",
-    "embeddings.position_ids": None,  # the numbers 0, 1, 2, ..., which old versions stored
+    "embeddings.position_ids": None,  # 0, 1, 2, ..., stored by old versions of transformers
     "encoder.layer.{}.attention.self.query.weight": "layers.{}.attention.query.weight",
     "encoder.layer.{}.attention.self.query.bias": "layers.{}.attention.query.bias",
     "encoder.layer.{}.attention.self.key.weight": "layers.{}.attention.key.weight",

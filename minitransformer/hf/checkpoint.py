@@ -1,8 +1,9 @@
-"""Checkpoints in and out: config.json and safetensors to a model and back, no tensor left over.
+"""Loading and saving checkpoints: config.json and safetensors to a model and back.
 
-A checkpoint is a directory with config.json, model.safetensors (or shards and their index) and, if
-it is a language model's, generation_config.json. Names, shapes and dtypes come from the files'
-headers; no tensor is read, and no memory taken, before they and the config agree.
+A checkpoint is a directory with config.json, model.safetensors (or shards and their index) and, for
+a language model, generation_config.json. Names, shapes and dtypes are first read from the headers
+of the safetensors files; no tensor is read and no memory allocated before they match the config.
+Every tensor must have a target, or a reason to be left out.
 """
 
 import shlex
@@ -57,7 +58,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PATTERNS = (CONFIG, GENERATION, "*.safetensors", "*.safetensors.index.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_FLOATING = ("F64", "F32", "F16", "BF16")  # safetensors' words for what a weight may be
+_FLOATING = ("F64", "F32", "F16", "BF16")  # safetensors' names of the accepted dtypes
 
 SomeModel = TypeVar("SomeModel", bound=Model)
 
@@ -72,10 +73,10 @@ def from_pretrained(
     """Load a checkpoint as the class that its config.json names in `architectures`.
 
     Args:
-        path: a directory with config.json and safetensors, or a name on the hub; without network
-            the hub's cache on this machine is used.
+        path: a directory with config.json and safetensors, or a name on the hub; without a network
+            connection, the hub's cache on this machine is used.
         attention: the implementation, "sdpa" (PyTorch's) or "eager" (the formula).
-        dtype: of the model, whatever the file's is.
+        dtype: of the model, whatever the dtype in the file.
         device: to load onto.
 
     Returns:
@@ -83,8 +84,8 @@ def from_pretrained(
 
     Raises:
         CheckpointError: there is no checkpoint, or it is unsafe, damaged, or of a class that is
-            not built here. Nothing of the size that a file claims is allocated before its header
-            and config agree.
+            not supported. A file cannot cause a large allocation: memory is allocated only after
+            its header was found to match the config.
     """
     directory = resolve_checkpoint(path, _PATTERNS)
     content = _read_config(directory)
@@ -93,24 +94,24 @@ def from_pretrained(
     name = _architecture(content)
     if name is None:
         raise CheckpointError(
-            f"{directory / CONFIG} names no architecture; say which class it is: "
+            f"{directory / CONFIG} names no architecture; load it by its class: "
             + " or ".join(f"{model}.from_pretrained(...)" for model in models)
         )
     if name not in models:
         raise CheckpointError(
             f"{directory / CONFIG}: {unexpected_name('architecture', name, models)}; to load it as "
-            "one of these: that class's from_pretrained"
+            "one of these classes, call that class's from_pretrained"
         )
     return _load(models[name], directory, content, family, attention, dtype, device)
 
 
 def model_class_for(path: str | Path, task: type[SomeModel]) -> type[SomeModel]:
-    """The class that does a task in the family of a checkpoint, whatever class its config names.
+    """The class for a task in a checkpoint's family, whatever class its config.json names.
 
     Args:
         path: a directory, or a name on the hub.
-        task: the class that all of this task derive from, such as `BertForQuestionAnswering` (of
-            RoBERTa and DistilBERT too), `SequenceClassifier` or `Seq2SeqLM`.
+        task: the base class of the models for the task, such as `BertForQuestionAnswering` (from
+            which RoBERTa's and DistilBERT's are derived), `SequenceClassifier` or `Seq2SeqLM`.
 
     Raises:
         CheckpointError: there is no checkpoint, or its family has no such class.
@@ -137,7 +138,8 @@ def load_model(
     """Load a checkpoint as `model_class`; see :meth:`Model.from_pretrained`.
 
     Raises:
-        TypeError: checkpoints know neither the class nor one that it derives from.
+        TypeError: neither the class nor one of its base classes is that of a checkpoint.
+        CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.
     """
     known_class = reference_class(model_class)
     directory = resolve_checkpoint(path, _PATTERNS)
@@ -145,20 +147,20 @@ def load_model(
     family = family_of(content, directory / CONFIG)
     if known_class not in family.models:
         raise CheckpointError(
-            f"{directory / CONFIG}: model_type is {family.model_type!r}, but a "
+            f"{directory / CONFIG}: model_type={family.model_type!r}, but a "
             f"{known_class.__name__} needs {family_of_model(known_class).model_type!r}"
         )
     return _load(model_class, directory, content, family, attention, dtype, device, changes)
 
 
 def save_pretrained(model: Model, path: str | Path) -> None:
-    """Write the model so that Hugging Face loads it without a warning; see `Model`.
+    """Write the model so that Hugging Face loads it without a warning.
 
-    Tied weights are written once, under the name that Hugging Face writes.
+    See :meth:`Model.save_pretrained`. Tied weights are written once, under Hugging Face's name.
 
     Raises:
         NotADirectoryError: `path` is a file.
-        TypeError: Hugging Face has no class for this one, or that class has not all its tensors.
+        TypeError: Hugging Face has no such class, or its class lacks some of the model's tensors.
     """
     try:
         from safetensors.torch import save_file
@@ -172,8 +174,8 @@ def save_pretrained(model: Model, path: str | Path) -> None:
         stored = names[name]
         tensors[stored] = (values.T if is_transposed(stored, family) else values).contiguous()
     with atomic_directory(path, last=CONFIG) as directory:
-        of_tasks = model.task_specific_params if isinstance(model, LanguageModel) else {}
-        write_json(directory / CONFIG, {**config_to_hf(model), **of_tasks})
+        task_fields = model.task_specific_params if isinstance(model, LanguageModel) else {}
+        write_json(directory / CONFIG, {**config_to_hf(model), **task_fields})
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
         if isinstance(model, LanguageModel):
             write_generation_config(model.generation_config, directory)
@@ -192,10 +194,12 @@ def _load(
     device: str | torch.device,
     changes: Mapping[str, Any] | None = None,
 ) -> SomeModel:
-    """Compare the header with the config, and only then take memory and read."""
+    """Compare the headers with the config, and only then allocate memory and read the tensors."""
     known_name = reference_class(model_class).__name__
     if dtype == torch.float16 and model_class.overflows_in_float16:
-        raise ValueError(f"a {known_name} overflows in float16; load it with dtype=torch.bfloat16")
+        raise ValueError(
+            f"dtype=torch.float16: a {known_name} overflows in it; use dtype=torch.bfloat16"
+        )
     stored = list_tensors(directory, known_name)
     content = family.adjust(content, stored)
     config = config_from_hf(content, family, directory / CONFIG, changes or {})
@@ -203,7 +207,7 @@ def _load(
     with torch.device("meta"):  # shapes without memory
         model = model_class(config, attention=attention)
     if _has_no_pooler(stored, model, content):
-        model.pooler = None  # type: ignore[assignment]
+        model.register_module("pooler", None)
     same_classes = stored_num_labels(content, family, directory / CONFIG) == getattr(
         config, "num_labels", None
     )
@@ -216,11 +220,11 @@ def _load(
     named = _architecture(content)
     if named is None and isinstance(model, SequenceClassifier | BertForTokenClassification):
         warnings.warn(
-            f"{directory / CONFIG} names no architecture: whatever classifier is stored is taken "
-            f"for that of a {known_name}",
+            f"{directory / CONFIG} names no architecture: the stored classifier is assumed to be "
+            f"that of a {known_name}",
             stacklevel=4,
         )
-    _report(found, known_name, directory, must_be_whole=named == known_name and keep_head)
+    _report(found, known_name, directory, must_be_complete=named == known_name and keep_head)
 
     if isinstance(model, LanguageModel):
         generation_config = read_generation_config(directory, content)
@@ -243,14 +247,14 @@ def _load(
 def _check_layers(
     stored: "dict[str, StoredTensor]", family: Family, config: Config, directory: Path
 ) -> None:
-    """A config that asks for more layers than there are would take memory for nothing."""
+    """Check the numbers of layers before a model of the config's size is built."""
     for stack, field in family.stacks.items():
         layers = number_of_layers(stored, family, config, stack)
-        wanted = getattr(config, field)
-        if layers != wanted:
+        expected = getattr(config, field)
+        if layers != expected:
             raise CheckpointError(
-                f"{directory}: the config asks for {field}={wanted}, "
-                f"but the tensors are those of {layers} layers"
+                f"{directory}: the config has {field}={expected}, "
+                f"but the checkpoint has the tensors of {layers} layers"
             )
 
 
@@ -259,7 +263,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _architecture(content: dict[str, Any]) -> str | None:
-    """The class that config.json names, if it names one."""
+    """The class that config.json names, or None."""
     architectures = content.get("architectures")
     return str(architectures[0]) if isinstance(architectures, list) and architectures else None
 
@@ -267,7 +271,7 @@ def _architecture(content: dict[str, Any]) -> str | None:
 def _has_no_pooler(
     stored: "dict[str, StoredTensor]", model: Model, content: dict[str, Any]
 ) -> bool:
-    """Whether a backbone was saved without the pooler that it has by default."""
+    """Whether a backbone was saved without its pooler, which is optional."""
     if isinstance(model, TaskModel) or getattr(model, "pooler", None) is None:
         return False
     named = _architecture(content) == reference_class(model).__name__
@@ -277,10 +281,10 @@ def _has_no_pooler(
 def _has_the_head_of(
     model: Model, same_classes: bool, content: dict[str, Any], family: Family
 ) -> bool:
-    """Whether the head that is stored does what the model's does.
+    """Whether the stored head is for the same task as the model's.
 
-    The heads of classifiers, of sequences, tokens or choices, go by the same names, and their shape
-    is that of the classes, so the names of tensors alone do not tell.
+    The heads for classifying sequences, tokens or choices have the same names, and their shapes
+    depend only on the number of classes, so their tensors alone cannot tell.
     """
     if not isinstance(model, SequenceClassifier | BertForTokenClassification):
         return True
@@ -301,28 +305,34 @@ def _check_shapes(
     directory: Path,
     family: Family,
 ) -> None:
-    wanted = model.state_dict()
+    expected = model.state_dict()
     for name, target in found.targets.items():
-        shape = tuple(wanted[target].shape)
+        shape = tuple(expected[target].shape)
         if is_transposed(name, family):
             shape = shape[::-1]
         if stored[name].shape != shape:
             raise CheckpointError(
-                f"{directory}: {name} has shape {stored[name].shape}, the config asks for {shape}"
+                f"{directory}: {name} has shape {stored[name].shape}, but the config needs {shape}"
             )
         if stored[name].dtype not in _FLOATING:
             raise CheckpointError(
-                f"{directory}: {name} has dtype {stored[name].dtype}; one of {_FLOATING} is needed"
+                f"{directory}: {name} has dtype {stored[name].dtype}; it must be one of {_FLOATING}"
             )
 
 
-def _report(found: Translation, known_name: str, directory: Path, *, must_be_whole: bool) -> None:
-    """Warn of what is new or left out; a model that its checkpoint names must be whole."""
-    if found.new and must_be_whole:
-        raise CheckpointError(f"{directory}: nothing is stored of {', '.join(found.new)}")
+def _report(
+    found: Translation, known_name: str, directory: Path, *, must_be_complete: bool
+) -> None:
+    """Warn of newly initialized parts and unused tensors.
+
+    Raises:
+        CheckpointError: a part is missing, though config.json names this very class.
+    """
+    if found.new and must_be_complete:
+        raise CheckpointError(f"{directory}: there are no weights for {', '.join(found.new)}")
     if found.new:
         warnings.warn(
-            f"{directory} has no fitting {', '.join(found.new)}: drawn anew, to be trained",
+            f"{directory} has no matching {', '.join(found.new)}: newly initialized, to be trained",
             stacklevel=5,
         )
     if found.unused:
@@ -338,7 +348,7 @@ def _copy(
     directory: Path,
     family: Family,
 ) -> None:
-    """Read every tensor to its target; one that comes under two names must be the same twice."""
+    """Copy every stored tensor to its target; copies of a tied tensor must be equal."""
     filled: set[str] = set()
     for tensor, values in read_tensors([stored[name] for name in found.targets]):
         target = found.targets[tensor.name]
@@ -353,29 +363,29 @@ def _copy(
         filled.add(target)
 
 
-# --- The tensors of a checkpoint
+# --- Reading tensors
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor lies and what it is, before it is read."""
+    """Name, file, shape and dtype of a tensor that has not been read yet."""
 
     name: str
     path: Path
     shape: tuple[int, ...]
-    dtype: str  # safetensors' word, such as "F32"
+    dtype: str  # safetensors' name, such as "F32"
 
 
 def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
-    """Every tensor of the checkpoint by its name.
+    """All tensors of a checkpoint by their stored names.
 
     Args:
         directory: of the checkpoint.
-        architecture: the class to be loaded, for the advice about a pickle.
+        architecture: the class to be loaded, for the advice on converting a pickle.
 
     Raises:
-        CheckpointError: there are no weights, or only pickled ones; a shard leads out of the
-            directory; a header is wrong; index and shards disagree.
+        CheckpointError: there are no weights, or only pickled ones; a shard is outside the
+            directory; a header is invalid; the index and the shards disagree.
     """
     if (directory / WEIGHTS).exists():
         return {t.name: t for t in _read_header(checkpoint_file(directory, WEIGHTS))}
@@ -387,7 +397,7 @@ def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
         f".save_pretrained({str(directory)!r})"
     )
     raise CheckpointError(
-        f"{directory} holds no {WEIGHTS} and no {INDEX}{', only ' * bool(pickles)}"
+        f"{directory} has no {WEIGHTS} and no {INDEX}{', only ' * bool(pickles)}"
         f"{', '.join(pickles)}. Pickled weights are refused, because reading them can run code; if "
         f"you trust them, convert them: python -c {shlex.quote(program)}"
     )
@@ -397,20 +407,20 @@ def _list_shards(directory: Path) -> dict[str, StoredTensor]:
     index = checkpoint_file(directory, INDEX)
     shard_of = read_json(index).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
-        raise CheckpointError(f"{index}: weight_map must map the names of tensors to files")
+        raise CheckpointError(f"{index}: weight_map must map tensor names to file names")
     for shard in sorted(set(shard_of.values())):
         if not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names {shard!r}, which is no .safetensors file")
+            raise CheckpointError(f"{index} names {shard!r}, which is not a .safetensors file")
     paths = {shard: checkpoint_file(directory, shard) for shard in sorted(set(shard_of.values()))}
     tensors = {}
     for shard, path in paths.items():
         for tensor in _read_header(path):
             if shard_of.get(tensor.name) != shard:
-                raise CheckpointError(f"{path} holds {tensor.name!r}, which {index} puts elsewhere")
+                raise CheckpointError(f"{path} has {tensor.name!r}, which {index} puts elsewhere")
             tensors[tensor.name] = tensor
     absent = sorted(set(shard_of) - set(tensors))
     if absent:
-        raise CheckpointError(f"{index} promises tensors that no shard holds: {absent[:5]}")
+        raise CheckpointError(f"{index} lists tensors that no shard has: {absent[:5]}")
     return tensors
 
 
@@ -429,11 +439,11 @@ def _read_header(path: Path) -> list[StoredTensor]:
                 for name, stored in slices.items()
             ]
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def read_tensors(tensors: list[StoredTensor]) -> Iterator[tuple[StoredTensor, Tensor]]:
-    """Read tensors one by one, opening each file once."""
+    """Yield each tensor with its values, opening every file once."""
     safe_open, _ = _safetensors()
     for path in sorted({tensor.path for tensor in tensors}):
         with safe_open(path, framework="pt") as file:

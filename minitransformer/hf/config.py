@@ -1,4 +1,4 @@
-"""config.json to config and back, and which family and class a checkpoint or a model is of."""
+"""config.json to config and back, and the family and class of a checkpoint or a model."""
 
 import re
 import warnings
@@ -26,7 +26,7 @@ FAMILIES = {
 }
 _FAMILY_OF_CLASS = {model: family for family in FAMILIES.values() for model in family.models}
 
-# Fields that would change the function, with the one value that is built here.
+# Fields that would change the result, with the only value that is supported.
 ONLY_VALUES: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -37,12 +37,12 @@ ONLY_VALUES: dict[str, Any] = {
     "pruned_heads": {},
 }
 
-# Where config.json says which classes there are.
+# The fields of config.json that define the classes.
 LABELS = {"id2label", "label2id", "num_labels", "_num_labels"}
-_MOST_LABELS = 1_000_000
+_MAX_LABELS = 1_000_000
 _NUMBER = "0|[1-9][0-9]{0,5}"
 
-# Fields that change nothing that these models compute.
+# Fields that do not change the result of these models.
 WITHOUT_EFFECT = {
     "_name_or_path",
     "architectures",
@@ -68,10 +68,10 @@ WITHOUT_EFFECT = {
     "pooler_num_fc_layers",
     "pooler_size_per_head",
     "pooler_type",
-    "prefix",  # what tasks put before a text
+    "prefix",  # used by minitransformer/tasks
     "return_dict",
     "sep_token_id",
-    "sinusoidal_pos_embds",  # how the table was first filled
+    "sinusoidal_pos_embds",  # how the table was initialized
     "tokenizer_class",
     "torch_dtype",
     "torchscript",
@@ -86,7 +86,7 @@ def family_of(content: dict[str, Any], path: Path) -> Family:
     """The family that config.json names.
 
     Raises:
-        CheckpointError: it names none, or one that is not built here.
+        CheckpointError: it names none, or one that is not supported.
     """
     model_type = content.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -95,10 +95,10 @@ def family_of(content: dict[str, Any], path: Path) -> Family:
 
 
 def reference_class(model: Model | type[Model]) -> type[Model]:
-    """The class that stands for a model in checkpoints: the first of its MRO in a family's table.
+    """The class under which a model is stored: the first of its MRO in a family's table.
 
-    A plain model's is its own class. For a subclass made for speed, one that `fully_shard` makes,
-    or a user's own, it is the plain class that they derive from.
+    For a plain model this is its own class. For an optimized one, one changed by `fully_shard`, or
+    an instance of a user's subclass, it is the plain class from which its class is derived.
 
     Raises:
         TypeError: no class of the MRO is in a table.
@@ -109,17 +109,17 @@ def reference_class(model: Model | type[Model]) -> type[Model]:
             return base
     known = ", ".join(known.__name__ for known in _FAMILY_OF_CLASS)
     raise TypeError(
-        f"{model_class.__name__} has no form in Hugging Face's layout; these and their subclasses "
-        f"have one: {known}"
+        f"{model_class.__name__} cannot be stored in Hugging Face's format; these classes and "
+        f"their subclasses can: {known}"
     )
 
 
 def class_name(model: object) -> str:
-    """The name of a model's class; of an optimized model, that of the plain class."""
-    try:
-        return reference_class(type(model)).__name__  # type: ignore[arg-type]
-    except TypeError:  # it is no model of this package
-        return type(model).__name__
+    """The name of a model's class; for an optimized model, that of the plain class."""
+    for base in type(model).__mro__:
+        if base in _FAMILY_OF_CLASS:
+            return base.__name__
+    return type(model).__name__
 
 
 def family_of_model(model: Model | type[Model]) -> Family:
@@ -134,21 +134,21 @@ def family_of_model(model: Model | type[Model]) -> Family:
 def config_from_hf(
     content: dict[str, Any], family: Family, path: Path, changes: Mapping[str, Any]
 ) -> Config:
-    """The config that the content of a config.json stands for.
+    """Make a config from the content of a config.json.
 
     Args:
         content, family, path: of the file.
-        changes: fields that are to have other values, whatever the file says of them.
+        changes: fields and values that override the file's.
 
     Raises:
-        CheckpointError: a field has a value that is not built here, or is misspelled.
-        TypeError, ValueError: a change names no field, or has a value without a meaning.
+        CheckpointError: a field is misspelled, or its value is invalid or not supported.
+        TypeError, ValueError: a change is not a field, or its value is invalid.
     """
     ours = {theirs: name for name, theirs in family.config_names.items()}
     known = {field.name for field in fields(family.config_class)}
     only_values = {**ONLY_VALUES, **family.only_values}
-    labels = _labels(content, path) if "id2label" in known else {}  # Marian's mean nothing
-    values = {**family.absent_fields, **labels}
+    labels = _labels(content, path) if "id2label" in known else {}  # unused by Marian
+    values = {**family.hf_defaults, **labels}
     for name, value in content.items():
         if name in LABELS:
             continue
@@ -173,14 +173,14 @@ def config_from_hf(
 
 
 def stored_num_labels(content: dict[str, Any], family: Family, path: Path) -> int:
-    """How many classes a stored head has; where nothing is said of it, as many as by default."""
+    """How many classes a stored head has; the default number if config.json does not say."""
     default: Any = family.config_class
     names = _labels(content, path).get("id2label")
     return getattr(default(), "num_labels", 0) if names is None else len(names)
 
 
 def config_to_hf(model: Model) -> dict[str, Any]:
-    """The content of the config.json that Hugging Face reads as this model."""
+    """The content of config.json from which Hugging Face makes the same config."""
     family = family_of_model(model)
     values = asdict(model.config)
     if "id2label" in values:
@@ -195,7 +195,10 @@ def config_to_hf(model: Model) -> dict[str, Any]:
 
 
 def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The classes, which JSON can only number by strings; old checkpoints only count them."""
+    """`id2label` with integer keys, which JSON stores as strings; {} if no field defines them.
+
+    Old checkpoints store only the number of classes.
+    """
     names = content.get("id2label")
     inverse = content.get("label2id")
     if names is None and isinstance(inverse, dict):
@@ -204,9 +207,9 @@ def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
         count = content.get("num_labels", content.get("_num_labels"))
         if count is None:
             return {}
-        if type(count) is not int or not 0 < count <= _MOST_LABELS:
-            raise CheckpointError(f"{path}: num_labels={count!r} must be from 1 to {_MOST_LABELS}")
+        if type(count) is not int or not 0 < count <= _MAX_LABELS:
+            raise CheckpointError(f"{path}: num_labels={count!r} must be from 1 to {_MAX_LABELS}")
         return {"id2label": {number: f"LABEL_{number}" for number in range(count)}}
     if not isinstance(names, dict) or not all(re.fullmatch(_NUMBER, key) for key in names):
-        raise CheckpointError(f"{path}: id2label={names!r:.200} must give numbers their names")
+        raise CheckpointError(f"{path}: id2label={names!r:.200} must map class numbers to names")
     return {"id2label": dict(sorted((int(key), name) for key, name in names.items()))}

@@ -16,7 +16,7 @@ WEIGHT_MAP: WeightMap = {
     "embeddings.position_embeddings.weight": "embeddings.position_embedding.table.weight",
     "embeddings.LayerNorm.weight": "embeddings.norm.weight",
     "embeddings.LayerNorm.bias": "embeddings.norm.bias",
-    "embeddings.position_ids": None,  # the numbers 0, 1, 2, ..., which old versions stored
+    "embeddings.position_ids": None,  # 0, 1, 2, ..., stored by old versions of transformers
     "transformer.layer.{}.attention.q_lin.weight": "layers.{}.attention.query.weight",
     "transformer.layer.{}.attention.q_lin.bias": "layers.{}.attention.query.bias",
     "transformer.layer.{}.attention.k_lin.weight": "layers.{}.attention.key.weight",

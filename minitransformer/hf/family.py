@@ -1,4 +1,4 @@
-"""What a family of models tells the loader and the saver: its names there, and here."""
+"""What loading and saving need to know of a family of models: its names here and there."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import Any
 from minitransformer.models.base import Model
 from minitransformer.models.config import Config
 
-# Hugging Face's name of a tensor to ours; `{}` stands for the number of a layer on both sides, and
-# None marks what is dropped on purpose.
+# Hugging Face's name of a tensor to ours. `{}` stands for the layer number on both sides, and None
+# marks a tensor that is dropped on purpose.
 WeightMap = Mapping[str, str | None]
 
 
@@ -16,35 +16,36 @@ WeightMap = Mapping[str, str | None]
 class Family:
     """One family's names.
 
-    In the tables of tensors, `{}` stands for the number of a layer.
+    In the tables of tensors, `{}` stands for the layer number.
 
     Attributes:
-        model_type: the word in config.json.
+        model_type: the value of this field in config.json.
         config_class: the config of every model of the family.
-        backbone_name: what Hugging Face writes before the backbone's names, in a model with a head;
-            "" where it writes nothing. Here it is "backbone" in every family.
-        weights: the backbone's tensors, Hugging Face's name to ours, both as a backbone alone has
-            them. One to one, so that it is read both ways.
-        gated_weights: the same for a config whose `is_gated` is True, in a family that has two
-            kinds of feed-forward networks.
-        aliases: second names of tensors in `weights`, which some checkpoints store again, or
+        backbone_name: Hugging Face's prefix of the backbone's tensors in a model with a head; "" if
+            there is none. Our prefix is "backbone" in every family.
+        weights: the backbone's tensors, Hugging Face's name to ours, both without a prefix. The
+            table is one to one, so that it can be read both ways.
+        gated_weights: the same for a config whose `is_gated` is True, in a family with two kinds of
+            feed-forward network.
+        aliases: second names of tensors in `weights`, which some checkpoints store in addition or
             instead. Never written.
         models: the classes that can be loaded, each with the table of its head's tensors.
-        tied: second names of tensors beside the backbone, such as a decoder that is the token
-            embedding, to our name in a model with a head. Never written.
-        stacks: where our names of numbered layers begin, to the field that says how many there are.
-        transposed: the names in `weights` whose matrices are stored as (in, out).
-        optional: our names of tensors that are zero where they are not stored.
-        config_names: what config.json calls a field, where that is not our name: ours to theirs.
-        absent_fields: what a field means that config.json leaves out, where Hugging Face's default
-            is not ours.
-        only_values: fields that would change the function, with the one value that is built, where
-            that is not the value of most families.
-        without_effect: fields that change nothing here, beside those that change nothing anywhere.
-        adjust: gives the content of config.json as it is meant, where that depends on the names of
-            the stored tensors.
-        positions_count_padding: whether Hugging Face numbers padding too, so that padding on the
-            left changes the positions of a text, and with them the function.
+        tied: Hugging Face's names of tensors outside the backbone that are tied to another tensor,
+            such as an LM head tied to the token embedding, to our name of that tensor in a model
+            with a head. Never written.
+        stacks: our prefix of each stack of layers, to the config field with the number of layers.
+        transposed: Hugging Face's names in `weights` whose matrices are stored as (in, out).
+        optional: our names of tensors that are zero if they are not stored.
+        config_names: our name of a config field to Hugging Face's, where they differ.
+        hf_defaults: the values of fields missing in config.json, where Hugging Face's default
+            differs from ours.
+        only_values: fields that would change the result, with the only value that is supported,
+            where it differs from that of most families.
+        without_effect: fields that do not change the result, in addition to those of every family.
+        adjust: returns the content of config.json with ambiguous fields resolved, given the content
+            and the names of the stored tensors.
+        positions_count_padding: whether Hugging Face counts padding in positions, so that padding
+            on the left changes the positions of real tokens, and with them the result.
     """
 
     model_type: str
@@ -59,7 +60,7 @@ class Family:
     transposed: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
     config_names: Mapping[str, str] = field(default_factory=dict)
-    absent_fields: Mapping[str, Any] = field(default_factory=dict)
+    hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     only_values: Mapping[str, Any] = field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
     adjust: Callable[[dict[str, Any], Collection[str]], dict[str, Any]] = lambda content, _: content

@@ -1,7 +1,7 @@
 """GPT-2's names in Hugging Face checkpoints.
 
-Its linear maps are stored as (in, out), transposed against `nn.Linear`: they were written as
-convolutions of width one.
+Its weight matrices are stored as (in, out), the transpose of `nn.Linear`'s, because the original
+code wrote linear layers as convolutions of width one.
 """
 
 from minitransformer.hf.family import Family, WeightMap
@@ -21,8 +21,8 @@ WEIGHT_MAP: WeightMap = {
     "h.{}.attn.c_attn.bias": "layers.{}.attention.query_key_value.bias",
     "h.{}.attn.c_proj.weight": "layers.{}.attention.output.weight",
     "h.{}.attn.c_proj.bias": "layers.{}.attention.output.bias",
-    "h.{}.attn.bias": None,  # the triangle of ones, which old versions stored
-    "h.{}.attn.masked_bias": None,  # -10000, the score of what it hid
+    "h.{}.attn.bias": None,  # the causal mask, stored by old versions of transformers
+    "h.{}.attn.masked_bias": None,  # -10000, the score of masked positions
     "h.{}.crossattention.bias": None,
     "h.{}.ln_2.weight": "layers.{}.feed_forward_norm.weight",
     "h.{}.ln_2.bias": "layers.{}.feed_forward_norm.bias",
@@ -69,7 +69,7 @@ GPT2 = Family(
         {
             "n_ctx",
             "predict_special_tokens",
-            "reorder_and_upcast_attn",  # of half precision in training
+            "reorder_and_upcast_attn",  # concerns training in half precision
             "summary_activation",
             "summary_first_dropout",
             "summary_proj_to_labels",

@@ -1,4 +1,4 @@
-"""Marian's names in Hugging Face checkpoints: BART's, but for positions and their norm."""
+"""Marian's names in Hugging Face checkpoints: BART's, except for positions and embedding norms."""
 
 from collections.abc import Collection
 from typing import Any
@@ -8,7 +8,7 @@ from minitransformer.hf.bart import CONFIG_NAMES, GENERATION, ONLY_VALUES, STACK
 from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.marian import MarianConfig, MarianModel, MarianMTModel
 
-# The embeddings are not normed, and the positions are sinusoids, which are computed.
+# The embeddings have no layer norm, and the sinusoidal positions are computed.
 WEIGHT_MAP: WeightMap = {
     **{
         theirs: ours
@@ -20,8 +20,8 @@ WEIGHT_MAP: WeightMap = {
 }
 
 
-def one_vocabulary(content: dict[str, Any], _names: Collection[str]) -> dict[str, Any]:
-    """Leave out the size of the decoder's vocabulary where it is that of the encoder's."""
+def drop_shared_vocab_size(content: dict[str, Any], _names: Collection[str]) -> dict[str, Any]:
+    """Drop `decoder_vocab_size` if it equals `vocab_size`; other sizes are not supported."""
     same = content.get("decoder_vocab_size") in (None, content.get("vocab_size"))
     return {n: v for n, v in content.items() if not (same and n == "decoder_vocab_size")}
 
@@ -45,5 +45,5 @@ MARIAN = Family(
         "decoder_vocab_size": None,
     },
     without_effect=WITHOUT_EFFECT | {"classifier_dropout", "problem_type"},
-    adjust=one_vocabulary,
+    adjust=drop_shared_vocab_size,
 )

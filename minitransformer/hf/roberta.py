@@ -1,4 +1,4 @@
-"""RoBERTa's names in Hugging Face checkpoints: BERT's, and the heads'."""
+"""RoBERTa's names in Hugging Face checkpoints: BERT's, except for the heads."""
 
 from minitransformer.hf.bert import CLASSIFIER, QUESTION_ANSWERING, WEIGHT_MAP
 from minitransformer.hf.family import Family, WeightMap
@@ -42,7 +42,7 @@ ROBERTA = Family(
         "lm_head.decoder.weight": "backbone.embeddings.token_embedding.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
-    # RobertaConfig() of transformers has BERT's sizes, not those of any RoBERTa checkpoint.
-    absent_fields={"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12},
+    # The defaults of transformers' RobertaConfig are BERT's, not those of a RoBERTa checkpoint.
+    hf_defaults={"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12},
     positions_count_padding=False,
 )

@@ -1,7 +1,7 @@
 """T5's names in Hugging Face checkpoints.
 
-A layer's parts are numbered there: `layer.0` is self-attention, the last one is the feed-forward
-network, and between them a decoder has `layer.1`, cross-attention.
+Hugging Face numbers the parts of a layer: `layer.0` is self-attention, the last one is the
+feed-forward network, and in a decoder `layer.1` between them is cross-attention.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from minitransformer.hf.bart import ALIASES, STACKS
 from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.t5 import T5Config, T5ForConditionalGeneration, T5Model
 
-# What both versions have.
+# The tensors of both versions.
 SHARED: WeightMap = {
     "shared.weight": "token_embedding.weight",
     "encoder.block.{}.layer.0.SelfAttention.q.weight": "encoder.layers.{}.attention.query.weight",
@@ -45,20 +45,20 @@ SHARED: WeightMap = {
         "decoder.layers.{}.feed_forward.down_proj.weight"
     ),
     "decoder.block.{}.layer.2.layer_norm.weight": "decoder.layers.{}.feed_forward_norm.weight",
-    # The first layer keeps the table that all layers of its stack use.
+    # Stored in the first layer; all layers of the stack share this table.
     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
         "encoder.position_bias.table.weight"
     ),
     "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (
         "decoder.position_bias.table.weight"
     ),
-    # Of the first checkpoints; cross-attention has no positions.
+    # In the first checkpoints only, and never used: cross-attention has no position bias.
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": None,
     "encoder.final_layer_norm.weight": "encoder.final_norm.weight",
     "decoder.final_layer_norm.weight": "decoder.final_norm.weight",
 }
 
-# Version 1.0: up, activation, down.
+# Version 1.0: up projection, activation, down projection.
 WEIGHT_MAP: WeightMap = {
     **SHARED,
     "encoder.block.{}.layer.1.DenseReluDense.wi.weight": (
@@ -69,7 +69,7 @@ WEIGHT_MAP: WeightMap = {
     ),
 }
 
-# Version 1.1: the activation of one matrix's output gates that of the other.
+# Version 1.1: gated, activation(gate_proj(x)) * up_proj(x).
 GATED_WEIGHT_MAP: WeightMap = {
     **SHARED,
     "encoder.block.{}.layer.1.DenseReluDense.wi_0.weight": (
@@ -87,12 +87,12 @@ GATED_WEIGHT_MAP: WeightMap = {
 }
 
 
-def as_meant(content: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Say whether the head is tied and scaled, which one field used to say, and then another.
+def resolve_head_fields(content: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Set `tie_word_embeddings`, `scale_decoder_outputs` and `num_decoder_layers` explicitly.
 
-    `tie_word_embeddings=False` was what made a checkpoint one of version 1.1. Transformers 5 writes
-    True always and says the rest by `scale_decoder_outputs`; a head that is stored beside the token
-    embedding is one of its own.
+    Before transformers 5, `tie_word_embeddings=False` marked version 1.1, whose LM head is untied
+    and whose decoder outputs are not scaled. Transformers 5 always writes True, and marks version
+    1.1 by `scale_decoder_outputs=False`; the head is then untied if its weight is stored.
     """
     tied = content.get("tie_word_embeddings", True)
     scaled = content.get("scale_decoder_outputs", tied)
@@ -131,12 +131,12 @@ T5 = Family(
         {
             "bos_token_id",
             "classifier_dropout",
-            "dense_act_fn",  # these two say again what feed_forward_proj says
+            "dense_act_fn",  # this and is_gated_act repeat feed_forward_proj
             "is_gated_act",
-            "n_positions",  # what it was trained on; there is no table that could end
+            "n_positions",  # the length in training; relative positions set no limit
             "problem_type",
         }
     ),
-    adjust=as_meant,
+    adjust=resolve_head_fields,
     positions_count_padding=False,
 )

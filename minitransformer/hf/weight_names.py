@@ -1,4 +1,4 @@
-"""Hugging Face's names of tensors to ours, and back, by the tables of the families."""
+"""Translation between Hugging Face's names of tensors and ours, by the tables of the families."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -10,24 +10,24 @@ from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.config import Config
 
-# What our names of the backbone's tensors begin with, in a model with a head.
+# Our prefix of the backbone's tensors in a model with a head.
 BACKBONE = "backbone."
-# The number of a layer within a name, without leading zeros; no model has a million layers.
+# A layer number within a name, without leading zeros; no model has a million layers.
 _LAYER = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
-# TensorFlow's names of a norm's weight and bias, which the first BERT checkpoints still carry.
+# TensorFlow's names of a layer norm's weight and bias, used by the first BERT checkpoints.
 _OLD_ENDING = re.compile(r"LayerNorm\.(gamma|beta)$")
 _NEW_ENDING = {"gamma": "LayerNorm.weight", "beta": "LayerNorm.bias"}
 
 
 @dataclass
 class Translation:
-    """What a checkpoint's names stand for in a model.
+    """How the tensors of a checkpoint correspond to those of a model.
 
     Attributes:
-        targets: stored name to our name; the second name of a tied tensor has the first's.
-        unused: stored names of heads that this model does not have.
-        new: parts of the model, such as "lm_head", of which nothing is stored.
-        zeros: our names of tensors that are zero unless they are stored.
+        targets: stored name to our name; several stored names of a tied tensor have one target.
+        unused: stored names that belong to heads which this model does not have.
+        new: parts of the model, such as "lm_head", that the checkpoint does not have.
+        zeros: our names of optional tensors that are not stored, to be filled with zeros.
     """
 
     targets: dict[str, str] = field(default_factory=dict)
@@ -39,18 +39,18 @@ class Translation:
 def number_of_layers(names: Iterable[str], family: Family, config: Config, stack: str) -> int:
     """How many layers of a stack a checkpoint stores.
 
-    Only layers that are there count, so the number is never more than that of the tensors.
+    Layers are counted, not numbers compared: a name with a huge layer number counts as one layer.
 
     Args:
         names: of the stored tensors.
-        family, config: theirs.
-        stack: where our names of the stack's layers begin, one of `family.stacks`.
+        family, config: of the checkpoint.
+        stack: our prefix of the stack's layers, one of `family.stacks`.
     """
     weights = family.weight_map(config)
     found = set()
     for name in names:
         try:
-            ours, number = _look_up(_inner(name, family), weights)
+            ours, number = _look_up(_without_prefix(name, family), weights)
         except LookupError:
             continue
         if ours is not None and ours.startswith(stack):
@@ -61,28 +61,29 @@ def number_of_layers(names: Iterable[str], family: Family, config: Config, stack
 def translate(
     names: Iterable[str], family: Family, model: Model, *, keep_head: bool = True
 ) -> Translation:
-    """Find the target in `model` of every stored tensor.
+    """Find the tensor of `model` that each stored tensor belongs to.
 
     Args:
         names: of the stored tensors.
-        family: their family.
-        model: to be filled.
-        keep_head: False where the head that is stored is another than the model's, though its
-            tensors may have the same names.
+        family: of the checkpoint.
+        model: to be loaded.
+        keep_head: False if the stored head is not the model's, even though its tensors may have the
+            same names.
 
     Raises:
-        CheckpointError: a name is unknown, or a tensor that only training gives is nowhere stored.
+        CheckpointError: a stored name is unknown, or some tensors of a part of the model are
+            missing.
     """
     known_class = reference_class(model)
-    wanted = set(model.state_dict())
-    optional = wanted & family.optional
+    expected = set(model.state_dict())
+    optional = expected & family.optional
     heads = set(family.models[known_class].values())
     pooler = f"{_our_prefix(model)}pooler."
     result = Translation()
     unexpected = []
     for name in names:
         try:
-            target = _target(name, family, model, wanted)
+            target = _target(name, family, model, expected)
         except LookupError:
             unexpected.append(name)
             continue
@@ -92,7 +93,7 @@ def translate(
             continue
         elif target in heads and not keep_head:
             result.unused.append(name)
-        elif target in wanted:
+        elif target in expected:
             result.targets[name] = target
         elif target.startswith(pooler):
             result.unused.append(name)
@@ -100,15 +101,15 @@ def translate(
             unexpected.append(name)
 
     if not model.has_lm_head:
-        _leave_out_decoder(result, family)
-    missing = wanted - set(result.targets.values())
+        _leave_out_lm_head(result, family)
+    missing = expected - set(result.targets.values())
     result.zeros = sorted(missing & optional)
     missing -= optional
     for part in [*_parts(heads), pooler[:-1]]:
-        whole = {name for name in wanted if name.startswith(f"{part}.")}
-        if whole and whole <= missing:  # all of a head is absent, not some of it
+        tensors = {name for name in expected if name.startswith(f"{part}.")}
+        if tensors and tensors <= missing:  # the whole part is missing, not some of its tensors
             result.new.append(part)
-            missing -= whole
+            missing -= tensors
     if unexpected or missing:
         raise CheckpointError(
             f"the tensors are not those of a {known_class.__name__}: "
@@ -118,41 +119,45 @@ def translate(
 
 
 def stored_names(family: Family, model: Model) -> dict[str, str]:
-    """Our name to Hugging Face's, for every tensor that `model` has.
+    """Our name to Hugging Face's, for every tensor of `model`.
 
     Raises:
-        TypeError: the model has tensors of its own, which Hugging Face's class would not read.
+        TypeError: the model has tensors that Hugging Face's class does not have.
     """
     known_class = reference_class(model)
-    ours_before, theirs_before = _our_prefix(model), ""
-    if ours_before and family.backbone_name:
-        theirs_before = f"{family.backbone_name}."
+    our_prefix, their_prefix = _our_prefix(model), ""
+    if our_prefix and family.backbone_name:
+        their_prefix = f"{family.backbone_name}."
     head = family.models[known_class]
     names = {ours: theirs for theirs, ours in head.items() if ours is not None}
     for theirs, ours in family.weight_map(model.config).items():
         if ours is not None:
             for layer in range(_layers_of(ours, family, model.config)):
-                names[ours_before + ours.format(layer)] = theirs_before + theirs.format(layer)
-    wanted = list(model.state_dict())
-    own = [name for name in wanted if name not in names]
-    if own:
+                names[our_prefix + ours.format(layer)] = their_prefix + theirs.format(layer)
+    tensors = list(model.state_dict())
+    unknown = [name for name in tensors if name not in names]
+    if unknown:
         raise TypeError(
-            f"{type(model).__name__} has tensors that a {known_class.__name__} of Hugging Face "
-            f"does not have: {own[:5]}"
+            f"{type(model).__name__} has tensors that Hugging Face's {known_class.__name__} does "
+            f"not have: {unknown[:5]}"
         )
-    return {name: names[name] for name in wanted}
+    return {name: names[name] for name in tensors}
 
 
 def is_transposed(stored_name: str, family: Family) -> bool:
     """Whether a matrix is stored as (in, out)."""
-    return _LAYER.sub("{}", _inner(stored_name, family), count=1) in family.transposed
+    return _LAYER.sub("{}", _without_prefix(stored_name, family), count=1) in family.transposed
 
 
-def _target(name: str, family: Family, model: Model, wanted: Collection[str]) -> str | None:
-    """Our name of a stored tensor; None drops it; LookupError says that the name is unknown."""
+def _target(name: str, family: Family, model: Model, expected: Collection[str]) -> str | None:
+    """Our name of a stored tensor, or None to drop it.
+
+    Raises:
+        LookupError: the name is unknown.
+    """
     modern = _modern(name)
     head = family.models[reference_class(model)]
-    if modern in head and (head[modern] in wanted or modern not in family.tied):
+    if modern in head and (head[modern] in expected or modern not in family.tied):
         return head[modern]
     if modern in family.tied:
         tied = family.tied[modern]
@@ -161,28 +166,32 @@ def _target(name: str, family: Family, model: Model, wanted: Collection[str]) ->
         return tied if tied in head.values() else None
     if _is_head(name, family):
         return None
-    inner = _inner(name, family)
-    if inner in family.aliases:
-        return _our_prefix(model) + family.aliases[inner]
-    target, number = _look_up(inner, family.weight_map(model.config))
+    bare = _without_prefix(name, family)
+    if bare in family.aliases:
+        return _our_prefix(model) + family.aliases[bare]
+    target, number = _look_up(bare, family.weight_map(model.config))
     return target and _our_prefix(model) + target.format(number)
 
 
-def _inner(name: str, family: Family) -> str:
-    """A stored name as the backbone alone would have it."""
+def _without_prefix(name: str, family: Family) -> str:
+    """A stored name of a backbone's tensor, without Hugging Face's prefix."""
     return _modern(name).removeprefix(f"{family.backbone_name}.")
 
 
-def _look_up(inner: str, weights: WeightMap) -> tuple[str | None, str]:
-    """Our name, with `{}` for the number of a layer, and the number, "" where there is none."""
-    if inner in weights:
-        return weights[inner], ""
-    number = _LAYER.search(inner)
-    return weights[_LAYER.sub("{}", inner, count=1)], number[0] if number else ""
+def _look_up(name: str, weights: WeightMap) -> tuple[str | None, str]:
+    """Our name, with `{}` for the layer number, and the number, or "" if there is none.
+
+    Raises:
+        LookupError: the name is unknown.
+    """
+    if name in weights:
+        return weights[name], ""
+    number = _LAYER.search(name)
+    return weights[_LAYER.sub("{}", name, count=1)], number[0] if number else ""
 
 
 def _layers_of(ours: str, family: Family, config: Config) -> int:
-    """How many tensors of a model one of our names stands for."""
+    """How many layers have a tensor of this name; 1 for a tensor outside the layers."""
     if "{}" not in ours:
         return 1
     stack = next(stack for stack in family.stacks if ours.startswith(stack))
@@ -190,20 +199,17 @@ def _layers_of(ours: str, family: Family, config: Config) -> int:
 
 
 def _is_head(name: str, family: Family) -> bool:
-    """Whether a stored tensor is one of a head of this family.
+    """Whether a stored tensor belongs to a head of this family.
 
-    Heads that are not built here begin like those that are: `cls.seq_relationship`, `classifier`.
+    Unsupported heads begin with the same names as supported ones, such as `cls.seq_relationship`.
     """
     heads = [*family.models.values(), family.tied]
     parts = {theirs.split(".")[0] for head in heads for theirs in head}
     return name in parts or name.startswith(tuple(f"{part}." for part in parts))
 
 
-def _leave_out_decoder(result: Translation, family: Family) -> None:
-    """A model without an LM head has no use for a decoder, tied or not.
-
-    Unless it is the only copy of the token embedding that was stored.
-    """
+def _leave_out_lm_head(result: Translation, family: Family) -> None:
+    """Drop a stored LM head's matrix, unless it is the only copy of the token embedding."""
     targets = list(result.targets.values())
     for name in [name for name in result.targets if _modern(name) in family.tied]:
         if targets.count(result.targets[name]) > 1:
@@ -212,14 +218,15 @@ def _leave_out_decoder(result: Translation, family: Family) -> None:
 
 
 def _modern(name: str) -> str:
+    """The name with TensorFlow's endings replaced."""
     return _OLD_ENDING.sub(lambda match: _NEW_ENDING[match[1]], name)
 
 
 def _our_prefix(model: Model) -> str:
-    """What our names of the backbone's tensors begin with in this model."""
+    """Our prefix of the backbone's tensors in this model."""
     return BACKBONE if isinstance(model, TaskModel) else ""
 
 
 def _parts(names: Iterable[str | None]) -> list[str]:
-    """The modules, such as "lm_head", that names of tensors begin with."""
+    """The modules, such as "lm_head", that tensors of these names belong to."""
     return sorted({name.split(".")[0] for name in names if name is not None})

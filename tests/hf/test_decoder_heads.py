@@ -55,7 +55,9 @@ def test_a_classifier_from_a_bart_language_model(tmp_path, monkeypatch):
     model = save("BartForConditionalGeneration", tmp_path)
     poison(monkeypatch)
     classifier, said = loaded(
-        BartForSequenceClassification, tmp_path, "no fitting classification_head: drawn anew"
+        BartForSequenceClassification,
+        tmp_path,
+        "no matching classification_head: newly initialized",
     )
     assert "no use for final_logits_bias" in said
     assert equal(classifier.model, model.model)
@@ -77,7 +79,7 @@ def test_a_classifier_from_a_gpt2_language_model(tmp_path, monkeypatch):
     edit_tensors(tmp_path, lambda t: {**t, "lm_head.weight": t["transformer.wte.weight"].clone()})
     poison(monkeypatch)
     classifier, said = loaded(
-        GPT2ForSequenceClassification, tmp_path, "no fitting score: drawn anew"
+        GPT2ForSequenceClassification, tmp_path, "no matching score: newly initialized"
     )
     assert "no use for lm_head.weight" in said
     assert equal(classifier.transformer, model.transformer)
@@ -90,7 +92,7 @@ def test_other_classes_need_a_new_head(tmp_path):
     classifier, _ = loaded(
         GPT2ForSequenceClassification,
         tmp_path,
-        "no fitting score: drawn anew",
+        "no matching score: newly initialized",
         id2label={0: "bad", 1: "good"},
     )
     assert classifier.score.weight.shape == (2, 12)
@@ -121,7 +123,7 @@ def test_a_file_that_says_nothing_of_classes_means_as_many_as_by_default(name, t
 def test_a_classifier_without_its_head_is_damage(tmp_path):
     save("GPT2ForSequenceClassification", tmp_path)
     edit_tensors(tmp_path, renamed(lambda n: None if n == "score.weight" else n))
-    with pytest.raises(CheckpointError, match="nothing is stored of score"):
+    with pytest.raises(CheckpointError, match="no weights for score"):
         from_pretrained(tmp_path)
 
 
@@ -139,7 +141,7 @@ def test_the_backbones_of_t5(tmp_path, monkeypatch):
     assert model.lm_head is None
     poison(monkeypatch)
     edit_config(tmp_path / "plain", tie_word_embeddings=False)
-    model, _ = loaded(T5ForConditionalGeneration, tmp_path / "plain", "no fitting lm_head: drawn")
+    model, _ = loaded(T5ForConditionalGeneration, tmp_path / "plain", "no matching lm_head: drawn")
     assert model.lm_head.weight.isfinite().all()
 
 

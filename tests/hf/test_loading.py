@@ -137,7 +137,7 @@ def test_old_names_and_buffers(saved):
     assert equal(from_pretrained(saved), whole)
 
 
-def test_absent_fields_mean_what_they_mean_in_hugging_face(saved):
+def test_missing_fields_have_hugging_face_s_defaults(saved):
     edit_config(saved, layer_norm_eps=...)
     assert from_pretrained(saved).config.layer_norm_eps == 1e-12
 
@@ -153,7 +153,7 @@ def test_a_new_head_is_named_and_initialized(saved, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "to_empty", to_poison)
     edit_tensors(saved, lambda t: {n: v for n, v in t.items() if not n.startswith("lm_head")})
     edit_config(saved, architectures=["RobertaModel"])
-    with pytest.warns(UserWarning, match="no fitting lm_head: drawn anew"):
+    with pytest.warns(UserWarning, match="no matching lm_head: newly initialized"):
         model = RobertaForMaskedLM.from_pretrained(saved)
     assert all(p.isfinite().all() for p in model.parameters())
     assert torch.equal(model.lm_head.bias, torch.zeros(99))
@@ -173,7 +173,7 @@ def test_a_backbone_from_a_model_with_a_head(saved):
 
 def test_a_head_that_is_missing_where_it_is_promised(saved):
     edit_tensors(saved, lambda t: {n: v for n, v in t.items() if not n.startswith("lm_head")})
-    with pytest.raises(CheckpointError, match="nothing is stored of lm_head"):
+    with pytest.raises(CheckpointError, match="no weights for lm_head"):
         from_pretrained(saved)
 
 
@@ -242,7 +242,7 @@ def shard_at(place):
     return change
 
 
-def index_promises_more(directory):
+def index_lists_more(directory):
     write_index(directory, {**shard(directory), "roberta.more": "model-00001-of-00002.safetensors"})
 
 
@@ -265,7 +265,7 @@ def config(**changes):
 DAMAGE = {
     "no config": (lambda d: (d / "config.json").unlink(), "config.json is missing"),
     "config not JSON": (config_is("{"), "config.json is not valid JSON"),
-    "config a list": (config_is("[]"), "config.json holds a JSON list"),
+    "config a list": (config_is("[]"), "config.json contains a JSON list"),
     "config in Latin-1": (lambda d: (d / "config.json").write_bytes(b'{"\xe8": 1}'), "config.json"),
     "no model type": (config(model_type=...), "unknown model_type 'None'"),
     "other model type": (config(model_type="roberto"), "'roberto'; did you mean 'roberta'"),
@@ -293,7 +293,7 @@ DAMAGE = {
     "unknown activation": (config(hidden_act="os.system"), "hidden_act='os.system'"),
     "huge vocabulary": (
         config(vocab_size=10**9),
-        r"has shape \(99,\), the config asks for \(1000000000,\)",
+        r"has shape \(99,\), but the config needs \(1000000000,\)",
     ),
     "many layers": (config(num_hidden_layers=10**6), "num_hidden_layers=1000000, .* 3 layers"),
     "a layer far away": (
@@ -323,10 +323,10 @@ DAMAGE = {
     "wider": (config(hidden_size=64), "has shape"),
     "more positions": (config(max_position_embeddings=30), "position_embeddings.weight has shape"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors"),
-    "cut off": (truncate, "model.safetensors is not a whole safetensors file"),
-    "header too long": (header_too_long, "model.safetensors is not a whole safetensors file"),
-    "header not JSON": (header_not_json, "model.safetensors is not a whole safetensors file"),
-    "empty": (empty_weights, "model.safetensors is not a whole safetensors file"),
+    "cut off": (truncate, "model.safetensors is not a complete safetensors file"),
+    "header too long": (header_too_long, "model.safetensors is not a complete safetensors file"),
+    "header not JSON": (header_not_json, "model.safetensors is not a complete safetensors file"),
+    "empty": (empty_weights, "model.safetensors is not a complete safetensors file"),
     "missing tensor": (
         remove("roberta.encoder.layer.1.output.dense.bias"),
         "missing .*layers.1.feed_forward.down_proj.bias",
@@ -353,9 +353,9 @@ DAMAGE = {
     "shard above": (shard_at("../secret.safetensors"), "not a plain file name"),
     "shard absolute": (shard_at("{parent}/secret.safetensors"), "not a plain file name"),
     "shard Windows": (shard_at("..\\secret.safetensors"), "not a plain file name"),
-    "shard a pickle": (shard_at("pytorch_model.bin"), "which is no .safetensors file"),
+    "shard a pickle": (shard_at("pytorch_model.bin"), "which is not a .safetensors file"),
     "shard absent": (shard_at("model-3.safetensors"), "model-3.safetensors is missing"),
-    "index promises more": (index_promises_more, "no shard holds: .*roberta.more"),
+    "index lists more": (index_lists_more, "no shard has: .*roberta.more"),
     "index contradicts": (index_contradicts_shard, "puts elsewhere"),
     "index without a map": (index_without_map, "weight_map must map"),
 }

@@ -29,7 +29,7 @@ def needs(path: Path):
 
 def test_it_is_the_same_function():
     transformers_or_skip()
-    assert check_checkpoint(MODEL, say=lambda _line: None)
+    assert check_checkpoint(MODEL, write_line=lambda _line: None)
 
 
 def compare_hidden_states(sentences: list[str], *, max_length: int, batch_size: int) -> list[int]:
@@ -97,7 +97,7 @@ def test_it_can_be_fine_tuned():
     texts, classes = zip(*(row.rsplit("\t", 1) for row in rows), strict=True)
     labels = torch.tensor([int(label) for label in classes])
     assert set(labels.tolist()) == {0, 1}
-    with pytest.warns(UserWarning, match=r"has no fitting classifier: drawn anew"):
+    with pytest.warns(UserWarning, match=r"has no matching classifier: newly initialized"):
         model = BertForSequenceClassification.from_pretrained(
             MODEL, id2label={0: "negative", 1: "positive"}, hidden_dropout_prob=0.0
         )

@@ -5,8 +5,7 @@ import pytest
 from minitransformer import BartForSequenceClassification, pipeline
 from minitransformer.tasks.text_classification import TextClassification
 from minitransformer.tasks.zero_shot import ZeroShotClassification
-from tests.tasks.tiny_checkpoints import TEXTS, same, their_pipeline
-from tests.tasks.tiny_decoders import save_decoder
+from tests.tiny import TEXTS, same, save_checkpoint, their_pipeline
 
 CLASSIFIERS = ["GPT2ForSequenceClassification", "BartForSequenceClassification"]
 # The classes of facebook/bart-large-mnli, and another order.
@@ -19,13 +18,13 @@ LONG = "la ragazza legge un libro e " * 20
 @pytest.fixture(scope="module", params=CLASSIFIERS)
 def path(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
-    return save_decoder(directory, request.param, id2label={0: "no", 1: "maybe", 2: "yes"})
+    return save_checkpoint(directory, request.param, id2label={0: "no", 1: "maybe", 2: "yes"})
 
 
 @pytest.fixture(scope="module", params=[NLI, SWAPPED], ids=["mnli", "swapped"])
 def inference(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("inference")
-    return save_decoder(directory, "BartForSequenceClassification", id2label=request.param)
+    return save_checkpoint(directory, "BartForSequenceClassification", id2label=request.param)
 
 
 def test_the_classes_are_those_of_transformers(path):
@@ -94,7 +93,7 @@ def test_the_text_is_truncated_and_not_the_hypothesis(inference):
 
 def test_a_tokenizer_without_padding(tmp_path):
     """GPT-2's has none; rows of unequal length are computed together all the same."""
-    path = save_decoder(tmp_path, "GPT2ForSequenceClassification")
+    path = save_checkpoint(tmp_path, "GPT2ForSequenceClassification")
     ours = pipeline("text-classification", path)
     assert "pad_token" not in ours.tokenizer.special_tokens
     every = ours(TEXTS)
@@ -121,11 +120,11 @@ def test_a_tokenizer_without_padding(tmp_path):
 )
 def test_a_model_without_classes(task, name, message, tmp_path):
     with pytest.raises(ValueError, match=f"{task} needs a model such as .*{message}"):
-        pipeline(task, save_decoder(tmp_path, name))
+        pipeline(task, save_checkpoint(tmp_path, name))
 
 
 @pytest.mark.filterwarnings("ignore:.*has no use for final_logits_bias")
 def test_loading_it_as_one_says_what_is_untrained(tmp_path):
-    path = save_decoder(tmp_path, "BartForConditionalGeneration")
-    with pytest.warns(UserWarning, match="no fitting classification_head: drawn anew"):
+    path = save_checkpoint(tmp_path, "BartForConditionalGeneration")
+    with pytest.warns(UserWarning, match="no matching classification_head: newly initialized"):
         BartForSequenceClassification.from_pretrained(path)

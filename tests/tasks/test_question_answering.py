@@ -28,8 +28,7 @@ from minitransformer.tasks.question_answering import (
     join_windows,
     may_be_answer,
 )
-from tests.tiny import perturb
-from tests.train.pretrained import save_tiny_bert
+from tests.tiny import perturb, save_tiny_bert
 
 WORDS = "the river runs past a mill and two old houses before it meets the sea at Pisa"
 LONG = " ".join([WORDS, "nobody swims here", WORDS, "the mill is closed"] * 3)
@@ -39,7 +38,7 @@ LONG = " ".join([WORDS, "nobody swims here", WORDS, "the mill is closed"] * 3)
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("answers")
     save_tiny_bert(path, [LONG, "where does the river end ? who swims ?"] * 2, max_length=40)
-    with pytest.warns(UserWarning, match="qa_outputs: drawn anew"):
+    with pytest.warns(UserWarning, match="qa_outputs: newly initialized"):
         model = BertForQuestionAnswering.from_pretrained(path)
     perturb(model).save_pretrained(path)
     return path

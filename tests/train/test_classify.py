@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from minitransformer import BertForSequenceClassification, from_pretrained, pipeline
-from tests.train.pretrained import save_tiny_bert, watch_figures
+from tests.tiny import save_tiny_bert, watch_figures
 from train import classify
 from train.metrics import read_metrics
 
 GOOD = ["lovely", "great", "warm", "witty"]
 BAD = ["dull", "cold", "stale", "empty"]
 SMALL = ["--max-length", "24", "--batch-size", "8", "--learning-rate", "1e-2", "--dropout", "0"]
-pytestmark = pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+pytestmark = pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 
 
 def lines(count: int, seed: int) -> list[str]:
@@ -67,7 +67,7 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_classes(
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_accuracy" in r]
     assert evaluated[-1]["eval_accuracy"] == pytest.approx(report["dev"]["accuracy"])
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert figures[0].axes[0].get_ylabel() == "loss (nats a text)"
+    assert figures[0].axes[0].get_ylabel() == "loss (nats per text)"
 
 
 def test_what_is_cut_off_is_counted(files, tmp_path, capsys):
@@ -75,16 +75,16 @@ def test_what_is_cut_off_is_counted(files, tmp_path, capsys):
     train = (files / "train.tsv").read_text().splitlines()
     long = sum(len(line.split("\t")[0].split()) > 8 for line in train)
     assert 20 < long < 140
-    assert f"train: 160 texts ({long} cut to 10 tokens)" in capsys.readouterr().out
+    assert f"train: 160 texts ({long} truncated to 10 tokens)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("fine film\tgood\nno label here\n", "train.tsv, row 2: there is no tab"),
+        ("fine film\tgood\nno label here\n", "train.tsv, line 2: there is no tab"),
         ("fine film\tgood\nanother\tgood\n", "every text has the label 'good'"),
-        ("", "train.tsv holds no text"),
-        ("fine film\tgood\nbad film\tawful\n", "dev.tsv, row 1: the label"),
+        ("", "train.tsv contains no text"),
+        ("fine film\tgood\nbad film\tawful\n", "dev.tsv, line 1: the label"),
     ],
 )
 def test_a_malformed_file_is_one_line_and_nothing_is_written(

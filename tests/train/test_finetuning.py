@@ -11,7 +11,7 @@ import torch
 
 import minitransformer
 from minitransformer import Tokenizer, from_pretrained
-from tests.train.pretrained import save_tiny_bert
+from tests.tiny import save_tiny_bert
 from train import classify
 from train.batching import BatchOrder
 from train.checkpoints import list_checkpoints, read_state
@@ -19,7 +19,7 @@ from train.finetuning import write_results
 
 LINES = [f"{word} tale of two towns\t{label}" for label, word in enumerate(["warm", "dull"])] * 8
 SMALL = ["--max-length", "16", "--batch-size", "4", "--max-steps", "3"]
-pytestmark = pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+pytestmark = pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +84,17 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(files, tmp_path,
 def test_an_output_that_holds_something_else_is_left_alone(files, tmp_path, capsys):
     before = (files / "Bert" / "config.json").read_bytes()
     assert run(files, "Bert", files / "Bert") == 1
-    assert "already holds a model" in capsys.readouterr().err
+    assert "already contains a model" in capsys.readouterr().err
     assert (files / "Bert" / "config.json").read_bytes() == before
 
     assert run(files, "Bert", tmp_path / "out") == 0
     shutil.rmtree(tmp_path / "out" / "checkpoints")
     assert run(files, "Bert", tmp_path / "out") == 1
-    assert "already holds a model, and no checkpoint" in capsys.readouterr().err
+    assert "already contains a model, but no checkpoint" in capsys.readouterr().err
 
     (tmp_path / "file").write_text("mine")
     assert run(files, "Bert", tmp_path / "file") == 1
-    assert "file is a file; --output is the directory of a run" in capsys.readouterr().err
+    assert "file is a file; --output must be a directory" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -151,12 +151,23 @@ def test_a_job_that_is_told_to_stop_stops_within_an_evaluation(files, tmp_path, 
 
 def test_batches_of_unequal_length_come_in_no_order():
     order = BatchOrder(np.arange(1, 41), batch_size=2, seed=0)
-    first = [int(order.examples(0, index).min()) for index in range(order.num_batches)]
+    first = [int(order.example_indices(0, index).min()) for index in range(order.num_batches)]
     assert sorted(first) != first
-    assert sorted(np.concatenate([order.examples(0, i) for i in range(20)]).tolist()) == [
+    assert sorted(np.concatenate([order.example_indices(0, i) for i in range(20)]).tolist()) == [
         *range(40)
     ]
-    assert [int(order.examples(1, index).min()) for index in range(order.num_batches)] != first
+    second = [int(order.example_indices(1, index).min()) for index in range(order.num_batches)]
+    assert second != first
+
+
+def test_sequences_of_equal_length_meet_other_partners_in_every_epoch():
+    order = BatchOrder(np.full(40, 7), batch_size=4, seed=0)
+    first, second = (
+        {frozenset(order.example_indices(epoch, i).tolist()) for i in range(order.num_batches)}
+        for epoch in (0, 1)
+    )
+    assert len(first) == len(second) == 10
+    assert first.isdisjoint(second)
 
 
 def test_results_are_written_all_or_none(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ import torch
 
 from minitransformer import BertForQuestionAnswering, Tokenizer, cli, from_pretrained
 from minitransformer.tasks.question_answering import Prediction, Span
-from tests.train import tiny_job
-from tests.train.pretrained import save_tiny_bert, watch_figures
+from tests import tiny
+from tests.tiny import save_tiny_bert, watch_figures
 from tests.train.test_loop import ROOT
 from train import download, qa
 from train.config import TrainingConfig
@@ -75,7 +75,7 @@ def arguments(files: Path, output: Path, *more: str, version: str = "") -> list[
     ]
 
 
-@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+@pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys, monkeypatch):
     figures = watch_figures(monkeypatch)
     assert qa.main(arguments(files, tmp_path, "--epochs", "10")) == 0
@@ -94,7 +94,7 @@ def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys,
     assert 100 * np.mean(right) == pytest.approx(total["exact"])
 
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert figures[0].axes[0].get_ylabel() == "loss (nats a window)"
+    assert figures[0].axes[0].get_ylabel() == "loss (nats per window)"
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_f1" in r]
     assert evaluated[-1]["eval_exact"] > 90
     assert evaluated[-1]["eval_loss"] < evaluated[0]["eval_loss"]
@@ -103,7 +103,7 @@ def test_the_job_learns_to_answer_and_leaves_everything(files, tmp_path, capsys,
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+@pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 def test_questions_without_an_answer_are_scored_with_a_tuned_threshold(files, tmp_path, capsys):
     assert qa.main(arguments(files, tmp_path, "--epochs", "8", version="2")) == 0
     out = capsys.readouterr().out
@@ -151,7 +151,7 @@ def test_the_report_scores_with_the_threshold_that_it_names(files, tmp_path, cap
     assert "75.00%" in out
 
 
-@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+@pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 def test_the_command_to_try_it_can_be_typed_as_it_is_printed(files, tmp_path, capsys, monkeypatch):
     """With -5.3e-05 for a threshold too, which is no number to argparse but an option."""
     monkeypatch.setattr(qa.Scorer, "report", lambda *_: -5.3e-05)
@@ -186,7 +186,7 @@ def test_a_run_that_is_interrupted_ends_with_the_same_weights(files, tmp_path):
         env=environment,
     )
     assert resumed.returncode == 0
-    weights = [tiny_job.digest(from_pretrained(tmp_path / name)) for name in ("whole", "cut")]
+    weights = [tiny.digest(from_pretrained(tmp_path / name)) for name in ("whole", "cut")]
     assert weights[0] == weights[1]
     reports = [(tmp_path / name / "report.json").read_text() for name in ("whole", "cut")]
     assert reports[0] == reports[1]
@@ -196,7 +196,7 @@ def test_a_run_that_is_interrupted_ends_with_the_same_weights(files, tmp_path):
     ("change", "message"),
     [
         (["--train", "nowhere.json"], "nowhere.json cannot be read"),
-        (["--max-length", "65"], "--max-length 65: the model takes 64 tokens"),
+        (["--max-length", "65"], "--max-length 65: the model takes at most 64 tokens"),
         (["--stride", "40"], "stride=40 must be"),
         (["--seed", "-1"], "seed=-1"),
         (["--dropout", "1.5"], "hidden_dropout_prob=1.5"),
@@ -245,7 +245,7 @@ def test_batches_hold_the_labelled_windows_of_the_features(files):
     seen = 0
     for index in range(batches.num_batches):
         batch = batches.batch(0, index)
-        windows = batches.windows[batches.order.examples(0, index)]
+        windows = batches.windows[batches.order.example_indices(0, index)]
         for row, window in enumerate(windows):
             length = int(batch["attention_mask"][row].sum())
             assert length == features.lengths[window]
@@ -265,7 +265,7 @@ def test_batches_hold_the_labelled_windows_of_the_features(files):
     assert torch.equal(again.batch(1, 3)["input_ids"], batches.batch(1, 3)["input_ids"])
 
 
-@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+@pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 def test_predictions_do_not_depend_on_the_batches(files):
     tokenizer = Tokenizer.from_pretrained(files / "bert")
     examples = read_squad(files / "dev2.json").examples
@@ -315,7 +315,7 @@ def test_predictions_do_not_depend_on_the_batches(files):
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+@pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 def test_questions_with_unlocated_answers_have_no_part_in_loss_and_accuracy(files):
     tokenizer = Tokenizer.from_pretrained(files / "bert")
     examples = list(read_squad(files / "dev.json").examples)
@@ -345,7 +345,7 @@ def test_a_sample_is_the_same_every_time_and_not_the_beginning():
     assert qa._sample(numbers, None, seed=3) == qa._sample(numbers, 100, seed=3) == numbers
 
 
-@pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+@pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 def test_only_a_sample_of_the_dev_questions_is_scored(files, tmp_path):
     options = ["--max-steps", "1", "--dev-questions", "7"]
     assert qa.main(arguments(files, tmp_path, *options)) == 0

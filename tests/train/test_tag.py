@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minitransformer import BertForTokenClassification, from_pretrained, pipeline
-from tests.train.pretrained import save_tiny_bert, watch_figures
+from tests.tiny import save_tiny_bert, watch_figures
 from train import tag
 from train.conll import read_conll
 from train.entities import find_entities
@@ -16,7 +16,7 @@ from train.metrics import read_metrics
 PEOPLE = ["Anna Bianchi", "Bruno", "Carla De Luca", "Dario"]
 PLACES = ["Rome", "San Marino", "Bari", "Reggio Emilia"]
 SMALL = ["--max-length", "32", "--batch-size", "8", "--learning-rate", "1e-2", "--dropout", "0"]
-pytestmark = pytest.mark.filterwarnings("ignore:.*drawn anew", "ignore:.*has no use for")
+pytestmark = pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
 
 
 def tagged(count: int, seed: int) -> str:
@@ -71,7 +71,7 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_f1" in r]
     assert evaluated[-1]["eval_f1"] == pytest.approx(report["f1"])
     assert evaluated[-1]["eval_loss"] == pytest.approx(report["loss"])
-    assert figures[0].axes[0].get_ylabel() == "loss (nats a word)"
+    assert figures[0].axes[0].get_ylabel() == "loss (nats per word)"
 
     model = from_pretrained(tmp_path)
     assert isinstance(model, BertForTokenClassification)
@@ -106,10 +106,10 @@ def test_what_is_cut_off_is_counted_and_is_no_entity(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Anna\tB-person\nwent\n", "train.conll, row 2: 'went' is a single column"),
-        ("Anna\tperson\n", "train.conll, row 1: the tag 'person'"),
-        ("\n\n", "train.conll holds no word"),
-        ("Anna\tB-person\n\nBari\tO\n", "dev.conll, row 1: the tag 'B-place'"),
+        ("Anna\tB-person\nwent\n", "train.conll, line 2: 'went' has only one column"),
+        ("Anna\tperson\n", "train.conll, line 1: the tag 'person'"),
+        ("\n\n", "train.conll contains no word"),
+        ("Anna\tB-person\n\nBari\tO\n", "dev.conll, line 1: the tag 'B-place'"),
     ],
 )
 def test_a_malformed_file_is_one_line_and_nothing_is_written(
