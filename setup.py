@@ -17,9 +17,9 @@ TEST = [
     *TRANSLATION,
 ]
 
-# The package's __version__ is read, not imported: PyTorch may not be installed yet.
-SOURCE = Path(__file__).parent / "minitransformer" / "__init__.py"
-[VERSION] = re.findall(r'^__version__ = "(.+?)"', SOURCE.read_text(encoding="utf-8"), re.MULTILINE)
+# Read, not imported: the package imports PyTorch, which may not be installed yet.
+SOURCE = Path(__file__).parent / "minitransformer" / "version.py"
+[VERSION] = re.findall(r'__version__ = "(.+)"', SOURCE.read_text(encoding="utf-8"))
 
 setup(
     name="minitransformer",

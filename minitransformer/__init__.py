@@ -1,4 +1,4 @@
-"""Transformers from scratch in plain PyTorch, equal to Hugging Face number by number."""
+"""Transformers from scratch in plain PyTorch, with the same numbers as Hugging Face's."""
 
 from minitransformer.fast import optimize, report, restore
 from minitransformer.files import CheckpointError
@@ -58,8 +58,7 @@ from minitransformer.models.roberta import (
 from minitransformer.models.t5 import T5Config, T5ForConditionalGeneration, T5Model
 from minitransformer.tasks.pipeline import pipeline
 from minitransformer.tokenization import Tokenizer
-
-__version__ = "0.5.0"
+from minitransformer.version import __version__
 
 __all__ = [
     "BartConfig",
@@ -109,6 +108,7 @@ __all__ = [
     "T5Model",
     "TokenClassifierOutput",
     "Tokenizer",
+    "__version__",
     "from_pretrained",
     "generate",
     "optimize",

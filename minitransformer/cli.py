@@ -1,4 +1,4 @@
-"""The command `minitransformer <verb>`: a thin layer over the functions that do the work."""
+"""The command `minitransformer VERB`, a thin layer over the functions that do the work."""
 
 import argparse
 import json
@@ -9,55 +9,62 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.arguments import Parser, device, positive
+from minitransformer.version import __version__
 
-# The options of `generate` that are fields of GenerationConfig.
-_GENERATION = {
-    "max_new_tokens": "most tokens to generate; needed where the checkpoint does not say",
-    "max_length": "the same with the prompt counted in; of an encoder-decoder, the start token",
-    "num_beams": "beams of the search; 1 is greedy",
-    "num_return_sequences": "answers to each text",
-    "top_k": "sample among so many tokens",
-    "no_repeat_ngram_size": "no sequence of so many tokens comes twice",
+# The options of `generate` with an integer, a number or a text. The first two kinds are fields of
+# GenerationConfig.
+_INTEGER_OPTIONS = {
+    "max_new_tokens": "the most tokens to generate; required if the checkpoint sets no limit",
+    "max_length": "the same limit, but including the prompt (encoder-decoders: the start token)",
+    "num_beams": "number of beams; 1 is greedy search",
+    "num_return_sequences": "number of results for each text",
+    "top_k": "sample from this many of the likeliest tokens",
+    "no_repeat_ngram_size": "no sequence of this many tokens is generated twice",
 }
-_GENERATION_NUMBERS = {
+_FLOAT_OPTIONS = {
     "temperature": "divides the logits before sampling",
-    "top_p": "sample among the likeliest tokens that have this probability together",
-    "repetition_penalty": "above 1 lowers the scores of tokens that are there already",
-    "length_penalty": "of beams; above 0 favours length",
+    "top_p": "sample from the likeliest tokens, up to this total probability",
+    "repetition_penalty": "above 1: lowers the scores of tokens that have already occurred",
+    "length_penalty": "for beam search; above 0 favours longer texts",
 }
-_OF_TEXTS = {
-    "prefix": "put before every text in place of the checkpoint's",
-    "src_lang": "of a translation, the source language, in the checkpoint's words",
-    "tgt_lang": "of a translation, the target language",
+_TEXT_OPTIONS = {
+    "prefix": "put before every text instead of the checkpoint's prefix",
+    "src_lang": "source language of a translation, as the checkpoint names it",
+    "tgt_lang": "target language of a translation",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0 well, 1 not, 2 called wrongly."""
+    """Run a verb and return the exit status: 0 for success, 1 for an error.
+
+    Raises:
+        SystemExit: with status 2 if the arguments are wrong, with 0 after `--help` or `--version`.
+    """
     parser = Parser(prog="minitransformer", description="Transformers from scratch.")
+    parser.add_argument("--version", action="version", version=f"minitransformer {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    fill_mask = verbs.add_parser("fill-mask", help="rank the tokens for each mask of a text")
+    fill_mask = verbs.add_parser("fill-mask", help="rank the tokens for each mask in a text")
     _add_path(fill_mask)
     fill_mask.add_argument(
-        "texts", nargs="+", metavar="text", help="with at least one mask, <mask> or [MASK]"
+        "texts", nargs="+", metavar="text", help="contains at least one mask, <mask> or [MASK]"
     )
-    fill_mask.add_argument("--top-k", type=positive, default=5, help="answers for each mask")
+    fill_mask.add_argument("--top-k", type=positive, default=5, help="predictions per mask")
     _add_device(fill_mask)
     _add_plain(fill_mask)
     fill_mask.add_argument("--json", action="store_true", help="print JSON")
 
-    answer = verbs.add_parser("answer", help="mark the answers to questions in a text")
+    answer = verbs.add_parser("answer", help="find the answers to questions in a text")
     _add_path(answer)
-    answer.add_argument("--question", action="append", required=True, help="may be given again")
+    answer.add_argument("--question", action="append", required=True, help="may be repeated")
     source = answer.add_mutually_exclusive_group(required=True)
-    source.add_argument("--context", help="the text to look in, of any length")
-    source.add_argument("--context-file", type=Path, help="a UTF-8 file with the text")
-    answer.add_argument("--top-k", type=positive, default=1, help="answers for each question")
+    source.add_argument("--context", help="the text to search, of any length")
+    source.add_argument("--context-file", type=Path, help="a UTF-8 file that contains the text")
+    answer.add_argument("--top-k", type=positive, default=1, help="answers per question")
     answer.add_argument(
         "--threshold",
         type=float,
-        help="of 'no answer', as tuned by train.qa; if not given there always is an answer",
+        help="threshold for 'no answer', as tuned by train.qa; by default always answer",
     )
     _add_device(answer)
     _add_plain(answer)
@@ -67,26 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     attention = verbs.add_parser("attention", help="draw the attention maps of a text")
     _add_path(attention)
-    attention.add_argument("text", help="no longer than the model can take")
+    attention.add_argument("text", help="no longer than the model allows")
     attention.add_argument("--pair", help="a second text")
     attention.add_argument(
         "--kind",
         choices=("encoder", "decoder", "cross"),
-        help="of an encoder-decoder the attention to draw, cross by default",
+        help="for an encoder-decoder: which attention to draw; cross by default",
     )
     attention.add_argument(
-        "--target", help="of an encoder-decoder the target text; if not given it is generated"
+        "--target", help="for an encoder-decoder: the target text; generated by default"
     )
-    attention.add_argument("--layer", type=int, help="draw this layer large, counted from 0")
+    attention.add_argument("--layer", type=int, help="draw only this layer, large; counted from 0")
     attention.add_argument("--out", type=Path, required=True, help="a .png, .pdf or .svg file")
     _add_device(attention)
 
-    parity = verbs.add_parser(
-        "parity", help="compare a checkpoint's model here and in transformers"
-    )
+    parity = verbs.add_parser("parity", help="compare a checkpoint here and in transformers")
     _add_path(parity)
     parity.add_argument(
-        "--length", type=positive, default=32, help="tokens of each sequence of the batch"
+        "--length", type=positive, default=32, help="tokens per sequence of the batch"
     )
     _add_device(parity)
 
@@ -106,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_path(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("path", help="directory of a checkpoint, or a name on the hub")
+    verb.add_argument("path", help="a checkpoint: a directory, or a name on the hub")
 
 
 def _add_device(verb: argparse.ArgumentParser) -> None:
@@ -115,7 +120,7 @@ def _add_device(verb: argparse.ArgumentParser) -> None:
 
 def _add_plain(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--plain", action="store_true", help="run the model as it is loaded, not optimized"
+        "--plain", action="store_true", help="run the plain model, without optimize()"
     )
 
 
@@ -146,7 +151,7 @@ def _answer(arguments: argparse.Namespace) -> int:
         try:
             context = arguments.context_file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{arguments.context_file} is not UTF-8 ({error})") from error
+            raise ValueError(f"{arguments.context_file} is not UTF-8: {error}") from error
     results = _pipeline("question-answering", arguments)(
         arguments.question,
         context,
@@ -167,15 +172,15 @@ def _answer(arguments: argparse.Namespace) -> int:
 
 def _add_generate(generate: argparse.ArgumentParser) -> None:
     _add_path(generate)
-    generate.add_argument("texts", nargs="+", metavar="text", help="prompts, or sources")
+    generate.add_argument("texts", nargs="+", metavar="text", help="prompts or source texts")
     generate.add_argument(
         "--task",
         help="text-generation, text2text-generation, summarization, translation, "
-        "translation_en_to_de; if not given that of the checkpoint's family",
+        "translation_en_to_de; by default the task of the checkpoint's family",
     )
-    for names, kind in ((_GENERATION, int), (_GENERATION_NUMBERS, float), (_OF_TEXTS, str)):
+    for names, kind in ((_INTEGER_OPTIONS, int), (_FLOAT_OPTIONS, float), (_TEXT_OPTIONS, str)):
         for name, explanation in names.items():
-            # An option that is not given overrides nothing of the checkpoint.
+            # An option that is not given overrides nothing in the checkpoint.
             generate.add_argument(
                 _option(name),
                 type=kind,
@@ -187,14 +192,14 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
         dest="do_sample",
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
-        help="sample the tokens, or take the likeliest; if not given as the checkpoint says",
+        help="sample the tokens, or take the likeliest; by default as the checkpoint says",
     )
     generate.add_argument(
         "--stop",
         dest="stop_strings",
         action="append",
         default=argparse.SUPPRESS,
-        help="a text that ends what is generated; may be given again",
+        help="generation stops at this text; may be repeated",
     )
     generate.add_argument("--seed", type=int, help="makes sampling reproducible")
     _add_device(generate)
@@ -207,7 +212,7 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
 def _generate(arguments: argparse.Namespace) -> int:
     from minitransformer.tasks.pipeline import generation_task
 
-    names = [*_GENERATION, *_GENERATION_NUMBERS, *_OF_TEXTS, "do_sample", "stop_strings"]
+    names = [*_INTEGER_OPTIONS, *_FLOAT_OPTIONS, *_TEXT_OPTIONS, "do_sample", "stop_strings"]
     fields = {name: value for name, value in vars(arguments).items() if name in names}
     name = arguments.task or generation_task(arguments.path)
     task = _pipeline(name, arguments)
@@ -218,7 +223,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     try:
         return _print_generated(task, arguments, fields)
     except ValueError as error:
-        raise ValueError(_by_options(str(error))) from error
+        raise ValueError(_with_option_names(str(error))) from error
 
 
 def _print_generated(task: Any, arguments: argparse.Namespace, fields: dict[str, Any]) -> int:
@@ -228,9 +233,9 @@ def _print_generated(task: Any, arguments: argparse.Namespace, fields: dict[str,
     if arguments.json:
         _print_json(results)
         return 0
-    # A blank line between two answers, which may be of several lines.
-    every = [answer for some in results for answer in ([some] if isinstance(some, dict) else some)]
-    print("\n\n".join(" ".join(answer.values()) for answer in every))
+    # Separated by blank lines, because a result may have several lines.
+    flat = [result for item in results for result in ([item] if isinstance(item, dict) else item)]
+    print("\n\n".join(" ".join(result.values()) for result in flat))
     return 0
 
 
@@ -240,14 +245,15 @@ def _option(field: str) -> str:
     return others.get(field, f"--{field.replace('_', '-')}")
 
 
-def _by_options(message: str) -> str:
-    """An error message with options in place of fields.
+def _with_option_names(message: str) -> str:
+    """An error message with the names of options in place of those of fields.
 
     Example:
-        >>> _by_options("top_p=0.5 has no effect without do_sample=True; add that")
+        >>> _with_option_names("top_p=0.5 has no effect without do_sample=True; add that")
         '--top-p 0.5 has no effect without --sample; add that'
     """
-    fields = [*_GENERATION, *_GENERATION_NUMBERS, *_OF_TEXTS, "do_sample", "stop_strings", "seed"]
+    fields = [*_INTEGER_OPTIONS, *_FLOAT_OPTIONS, *_TEXT_OPTIONS]
+    fields += ["do_sample", "stop_strings", "seed"]
     for field in fields:
         option, alone = _option(field), rf"(?<![\w./'\"-]){field}"
         message = re.sub(rf"{alone}=None", f"no {option}", message)
@@ -262,11 +268,11 @@ def _by_options(message: str) -> str:
 def _stream(task: Any, texts: list[str], seed: int | None, fields: dict[str, Any]) -> int:
     if len(texts) > 1:
         raise ValueError(f"--stream prints one text, not {len(texts)}")
-    pieces = task.stream(texts[0], seed=seed, **fields)
+    chunks = task.stream(texts[0], seed=seed, **fields)
     if task.name == "text-generation":
         print(texts[0], end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
+    for chunk in chunks:
+        print(chunk, end="", flush=True)
     print()
     return 0
 
@@ -289,16 +295,12 @@ def _attention(arguments: argparse.Namespace) -> int:
 
 
 def _print_json(results: list[Any]) -> None:
-    """What one input gives, or the list of what several give."""
+    """Print the result of a single input, or the list of the results of several."""
     print(json.dumps(results[0] if len(results) == 1 else results, ensure_ascii=False, indent=2))
 
 
 def _parity(arguments: argparse.Namespace) -> int:
     from minitransformer.parity import check_checkpoint
 
-    same = check_checkpoint(arguments.path, length=arguments.length, device=arguments.device)
-    return 0 if same else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    equal = check_checkpoint(arguments.path, length=arguments.length, device=arguments.device)
+    return 0 if equal else 1
