@@ -1,12 +1,14 @@
 """The attention maps of a text, and pictures of them.
 
-:func:`attention_maps` computes them, :func:`draw_grid` shows every head of every layer at once,
-:func:`draw_layer` one layer large; :func:`attention_picture` does it all for a checkpoint.
+:func:`attention_maps` computes the maps. :func:`draw_grid` draws every head of every layer,
+:func:`draw_layer` draws one layer large, and :func:`attention_picture` does everything for a
+checkpoint.
 
 An encoder-decoder has three kinds of attention ("Attention Is All You Need", section 3.2.3): the
-self-attention of the encoder and of the decoder, and the cross-attention from decoder to source.
+self-attention of the encoder, that of the decoder, and the cross-attention of the decoder to the
+source.
 
-L layers, H heads, T query tokens, S key tokens. Layers and heads are counted from 0, as in
+Letters: L layers, H heads, T query tokens, S key tokens. Layers and heads are counted from 0, as in
 `output.attentions`.
 """
 
@@ -48,7 +50,7 @@ from minitransformer.tokenization import BatchEncoding, Tokenizer
 __all__ = [
     "KINDS",
     "AttentionMaps",
-    "Names",
+    "TokenLabels",
     "attention_maps",
     "attention_picture",
     "draw_grid",
@@ -57,21 +59,21 @@ __all__ = [
 
 KINDS = ("encoder", "decoder", "cross")
 _TITLES = {
-    "encoder": "Attention of the encoder",
-    "decoder": "Attention of the decoder",
+    "encoder": "Encoder self-attention",
+    "decoder": "Decoder self-attention",
     "cross": "Cross-attention",
 }
-_VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\r": "↵", "\t": "⇥"})
+_VISIBLE_SPACES = str.maketrans({" ": "·", "\n": "↵", "\r": "↵", "\t": "⇥"})
 
 
 @dataclass(frozen=True)
-class Names:
-    """The names of the tokens along one side of a map.
+class TokenLabels:
+    """The labels of the tokens along one axis of a map.
 
     Attributes:
-        tokens: names to read: the text's own characters, `·` for a space that the token begins
-            with, and `…` where it begins or ends inside a character.
-        sequence_ids: for each 0 (first text), 1 (second text) or None (special token).
+        tokens: the characters of each token as they stand in the text, with `·` for a space at its
+            beginning, and `…` where it begins or ends within a character.
+        sequence_ids: for each token 0 (first text), 1 (second text) or None (special token).
     """
 
     tokens: tuple[str, ...]
@@ -79,7 +81,7 @@ class Names:
 
     @property
     def second_text(self) -> int | None:
-        """The position of the second text's first token; None where there is one text."""
+        """The position of the first token of the second text; None if there is only one text."""
         return self.sequence_ids.index(1) if 1 in self.sequence_ids else None
 
 
@@ -88,36 +90,37 @@ class AttentionMaps:
     """The attention of every head of a model over one text, or over a pair of texts.
 
     Attributes:
-        tokens: T names of the query tokens; see :class:`Names`. In the cross-attention of a
-            language model, those that are predicted: the decoder reads the token before each.
+        tokens: the labels of the T query tokens; see :class:`TokenLabels`. In the cross-attention
+            of a language model these are the predicted tokens: at each of them the decoder reads
+            the token before it.
         maps: (L, H, T, S) float32 on the CPU: `maps[l, h, i, j]` is the weight with which query
-            token i attends to key token j. Those of one query sum to 1.
-        sequence_ids: T times 0 (first text), 1 (second text) or None (special token).
-        source: the S key tokens where they are not the query tokens: those of the source.
-        title: what the maps are of.
-        query_label: what a query token is.
+            token i attends to key token j. The weights of a query sum to 1.
+        sequence_ids: for each query token 0 (first text), 1 (second text) or None (special token).
+        source: the labels of the S key tokens; None if they are the query tokens.
+        title: of the picture.
+        query_label: what the query tokens are.
     """
 
     tokens: tuple[str, ...]
     maps: Tensor
     sequence_ids: tuple[int | None, ...]
-    source: Names | None = None
+    source: TokenLabels | None = None
     title: str = "Attention"
     query_label: str = "the token that attends"
 
     @property
-    def queries(self) -> Names:
-        """The T query tokens."""
-        return Names(self.tokens, self.sequence_ids)
+    def queries(self) -> TokenLabels:
+        """The labels of the T query tokens."""
+        return TokenLabels(self.tokens, self.sequence_ids)
 
     @property
-    def keys(self) -> Names:
-        """The S key tokens."""
+    def keys(self) -> TokenLabels:
+        """The labels of the S key tokens."""
         return self.queries if self.source is None else self.source
 
     @property
     def second_text(self) -> int | None:
-        """The position of the second text's first token; None where there is one text."""
+        """The position of the first token of the second text; None if there is only one text."""
         return self.queries.second_text
 
 
@@ -131,24 +134,24 @@ def attention_maps(
     kind: str | None = None,
     target: str | None = None,
 ) -> AttentionMaps:
-    """Run `model` on `text`, or on the pair of texts, and keep every head's map.
+    """Run `model` on a text, or on a pair of texts, and collect the map of every head.
 
-    The maps are those that the model gives with `output_attentions=True`.
+    The maps are those that the model returns with `output_attentions=True`.
 
     Args:
         model: any model, in evaluation mode.
-        tokenizer: its tokenizer.
-        text, pair: what it reads; of an encoder-decoder the source.
-        kind: of an encoder-decoder "encoder", "decoder" or "cross", which is the default. Other
-            models have one kind.
-        target: the target text of an encoder-decoder; if not given, the model generates it, as its
+        tokenizer: the model's tokenizer.
+        text, pair: the text, and a second one if there is a pair; the source of an encoder-decoder.
+        kind: "encoder", "decoder" or "cross" (the default) for an encoder-decoder. Other models
+            have only one kind.
+        target: the target text of an encoder-decoder; by default the model generates it, as its
             generation config says.
 
     Raises:
-        TypeError: a text is no str.
+        TypeError: a text is not a str.
         ValueError: the model is in training mode, a text has no token, the texts are too long for
             the model (nothing is truncated), the tokenizer has more tokens than the model has
-            embeddings, the model has no attention of that kind, or there is no target and the model
+            embeddings, the model has no attention of this kind, or there is no target and the model
             cannot generate one.
     """
     check_evaluation_mode(model)
@@ -157,12 +160,12 @@ def attention_maps(
     batch = tokenizer([text], None if pair is None else [pair], return_tensors="pt")
     check_vocabularies(model, tokenizer)
     _check_fit(model, batch, texts)
-    names = Names(_readable(tokenizer, batch, texts), tuple(batch.sequence_ids()))
+    labels = TokenLabels(_readable(tokenizer, batch, texts), tuple(batch.sequence_ids()))
     batch = batch.to(next(model.parameters()).device)
     if isinstance(_backbone(model), EncoderDecoder):
-        return _encoder_decoder_maps(model, tokenizer, batch, names, kind, target)
+        return _encoder_decoder_maps(model, tokenizer, batch, labels, kind, target)
     output = model(**batch, output_attentions=True)
-    return AttentionMaps(names.tokens, _stack(output.attentions), names.sequence_ids)
+    return AttentionMaps(labels.tokens, _stack(output.attentions), labels.sequence_ids)
 
 
 def attention_picture(
@@ -176,24 +179,24 @@ def attention_picture(
     layer: int | None = None,
     device: str | torch.device = "cpu",
 ) -> None:
-    """Draw what a checkpoint attends to in a text, or in a pair of texts.
+    """Draw the attention maps of a checkpoint for a text, or for a pair of texts.
 
     Args:
-        path: a directory, or a name on the hub.
+        path: the checkpoint: a directory, or a name on the hub.
         text, pair, kind, target: as in :func:`attention_maps`.
-        picture: a .png, .pdf or .svg file to write, in a directory that exists.
-        layer: draw this layer alone, large; None draws the grid of all.
-        device: where the model runs.
+        picture: the .png, .pdf or .svg file to write, in a directory that exists.
+        layer: draw only this layer, large; None draws the grid of all layers.
+        device: the device that the model runs on.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the picture cannot be written there, the layer does not exist, or as in
-            :func:`attention_maps`.
+        ValueError: `picture` cannot be written, the layer does not exist, or an argument is one
+            that :func:`attention_maps` refuses.
     """
-    # What can be checked without the model is checked before it is loaded.
+    # Checks that do not need the model come before it is loaded.
     check_picture(picture)
-    _check_name(kind)
-    new_figure(1, 1)
+    _check_kind_name(kind)
+    new_figure(1, 1)  # raises if matplotlib is missing
     model = from_pretrained(path, device=device)
     kind = _check_kind(model, kind, target)
     if layer is not None:
@@ -213,47 +216,53 @@ def _backbone(model: Model) -> Model:
     return model.backbone if isinstance(model, TaskModel) else model
 
 
-def _check_name(kind: str | None) -> None:
+def _check_kind_name(kind: str | None) -> None:
     if kind not in (None, *KINDS):
         raise ValueError(unexpected_name("kind", str(kind), KINDS))
 
 
 def _check_kind(model: Model, kind: str | None, target: str | None) -> str:
-    """The kind of attention that is meant, checked together with `target`."""
-    _check_name(kind)
+    """The kind of attention, with the default filled in; checks it and `target`."""
+    _check_kind_name(kind)
     backbone, name = _backbone(model), class_name(model)
     if not isinstance(backbone, EncoderDecoder):
         only = "decoder" if isinstance(backbone, GPT2Model) else "encoder"
         if kind not in (None, only):
-            raise ValueError(f"kind={kind!r}: a {name} has attention of the kind {only!r} alone")
+            raise ValueError(f"kind={kind!r}: a {name} has only attention of the kind {only!r}")
         if target is not None:
-            raise ValueError(f"a target is what an encoder-decoder generates, a {name} is none")
+            raise ValueError(
+                f"target: only an encoder-decoder has a target, and {name} is not one; leave it out"
+            )
         return only
     kind = kind or "cross"
     if target is not None and kind == "encoder":
         raise ValueError(
-            "the encoder does not see the target: leave it out, or choose another kind"
+            "target: the encoder does not see the target; leave it out, or choose another kind"
         )
     if target is not None and not isinstance(model, Seq2SeqLM | EncoderDecoder):
-        raise ValueError(f"a {name} has no target: its decoder reads the text once more")
+        raise ValueError(
+            f"target: the decoder of a {name} reads the source again; leave the target out"
+        )
     return kind
 
 
 def _check_fit(
     model: Model, batch: BatchEncoding, texts: Sequence[str], what: str = "text"
 ) -> None:
-    """Check that each text has a token, and that all fit into the model."""
+    """Check that each text has a token, and that together they are short enough for the model."""
     limit = model.config.max_sequence_length
     sequence_ids = batch.sequence_ids()
     for index, text in enumerate(texts):
         if index not in sequence_ids:
             number = f" {index}" * (what == "text")
-            raise ValueError(f"{what}{number}, {text!r}, has no token; give it a word at least")
+            raise ValueError(
+                f"{what}{number} is {text!r}, which has no token; give it at least one word"
+            )
     if limit is not None and len(sequence_ids) > limit:
         which = f"the {what} has" if len(texts) == 1 else "the two texts have"
         raise ValueError(
-            f"{which} {len(sequence_ids)} tokens, special ones included, but only {limit} fit into "
-            "this model; shorten what is to be drawn"
+            f"{which} {len(sequence_ids)} tokens, including special tokens, but this model takes "
+            f"at most {limit}; shorten the {what}"
         )
 
 
@@ -275,27 +284,27 @@ def _encoder_decoder_maps(
     model: Model,
     tokenizer: Tokenizer,
     batch: BatchEncoding,
-    names: Names,
+    labels: TokenLabels,
     kind: str,
     target: str | None,
 ) -> AttentionMaps:
-    """The maps of that kind; `batch` is the source, one sequence, `names` those of its tokens."""
+    """The maps of one kind; `batch` is the source, a single sequence, and `labels` its tokens."""
     backbone: Any = _backbone(model)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     title = _TITLES[kind]
     encoded = backbone.encode(ids, mask, output_attentions=kind == "encoder")
     if kind == "encoder":
         maps = _stack(encoded.attentions)
-        return AttentionMaps(names.tokens, maps, names.sequence_ids, title=title)
+        return AttentionMaps(labels.tokens, maps, labels.sequence_ids, title=title)
 
     if isinstance(model, Seq2SeqLM | EncoderDecoder):
         target_ids, predicted = _target(model, tokenizer, ids, mask, target)
     else:
-        target_ids, predicted = ids, names  # a classifier's decoder reads the source once more
+        target_ids, predicted = ids, labels  # a classifier's decoder reads the source again
     start = start_token(model.config)
     read_ids = torch.cat([target_ids.new_full((1, 1), start), target_ids[:, :-1]], dim=1)
-    first = _names_of_ids(tokenizer, [start])
-    read = Names(
+    first = _labels_of_ids(tokenizer, [start])
+    read = TokenLabels(
         first.tokens + predicted.tokens[:-1], first.sequence_ids + predicted.sequence_ids[:-1]
     )
     decoded = backbone.decode(read_ids, encoded, output_attentions=True)
@@ -304,41 +313,42 @@ def _encoder_decoder_maps(
             read.tokens, _stack(decoded.attentions), read.sequence_ids, title=title
         )
     maps = _stack(decoded.cross_attentions)
-    if predicted is names:
-        return AttentionMaps(read.tokens, maps, read.sequence_ids, names, title)
-    label = "the token that is predicted"
-    return AttentionMaps(predicted.tokens, maps, predicted.sequence_ids, names, title, label)
+    if predicted is labels:
+        return AttentionMaps(read.tokens, maps, read.sequence_ids, labels, title)
+    query_label = "the token that is predicted"
+    return AttentionMaps(predicted.tokens, maps, predicted.sequence_ids, labels, title, query_label)
 
 
 def _target(
     model: Model, tokenizer: Tokenizer, ids: Tensor, mask: Tensor, target: str | None
-) -> tuple[Tensor, Names]:
-    """The ids of the target, (1, T), and their names; without a target, of what is generated."""
+) -> tuple[Tensor, TokenLabels]:
+    """The ids of the target, (1, T), which is generated if it is not given, and their labels."""
     if target is not None:
         batch = tokenizer(text_target=[target], return_tensors="pt")
         _check_fit(model, batch, (target,), "target")
-        names = Names(_readable(tokenizer, batch, (target,)), tuple(batch.sequence_ids()))
-        return batch["input_ids"].to(ids.device), names
+        tokens = _readable(tokenizer, batch, (target,))
+        labels = TokenLabels(tokens, tuple(batch.sequence_ids()))
+        return batch["input_ids"].to(ids.device), labels
     if not isinstance(model, Seq2SeqLM):
-        raise ValueError(f"a {class_name(model)} has no head to generate with; give a target")
+        raise ValueError(f"a {class_name(model)} has no LM head to generate with; give a target")
     config = model.generation_config
     if config.max_new_tokens is None and config.max_length is None:
         raise ValueError(
             "the checkpoint's generation config does not say how long a generated text may be; "
-            "give a target, or set its max_new_tokens"
+            "give a target, or set max_new_tokens in the config"
         )
     output = generate(model, ids, mask, seed=0, tokenizer=tokenizer, num_return_sequences=1)
-    return output.new_tokens, _names_of_ids(tokenizer, output.new_tokens[0].tolist())
+    return output.new_tokens, _labels_of_ids(tokenizer, output.new_tokens[0].tolist())
 
 
-# ---- the names of the tokens ----
+# ---- the labels of the tokens ----
 
 
 def _readable(tokenizer: Tokenizer, batch: BatchEncoding, texts: Sequence[str]) -> tuple[str, ...]:
-    """A name for each of the T tokens of the batch's one sequence.
+    """A label for each of the T tokens of the batch's only sequence.
 
-    Byte-level tokens are spelled in letters that stand for bytes ("cittÃł" is "città"), so their
-    characters are taken from the text. The tokens of the other algorithms can be read as they are.
+    Byte-level tokens are spelled with letters that represent bytes ("cittÃł" is "città"), so their
+    characters are taken from the text. The tokens of other algorithms are readable as they are.
     """
     tokens, sequence_ids, spans = batch.tokens(), batch.sequence_ids(), batch.offsets()
     by_bytes = type(tokenizer.backend.decoder).__name__ == "ByteLevel"
@@ -351,13 +361,13 @@ def _readable(tokenizer: Tokenizer, batch: BatchEncoding, texts: Sequence[str]) 
             names.append(spaces + _characters(texts[text], position, sequence_ids, spans))
         else:
             names.append(token.replace("▁", "·"))
-    return tuple(name.translate(_VISIBLE) for name in names)
+    return tuple(name.translate(_VISIBLE_SPACES) for name in names)
 
 
 def _characters(
     text: str, position: int, sequence_ids: list[int | None], spans: list[tuple[int, int]]
 ) -> str:
-    """The characters of a byte-level token; `…` on the side where it has only part of one."""
+    """The characters of a byte-level token, with `…` for a character that it has only part of."""
     start, end = spans[position]
     before, after = (
         spans[other]
@@ -372,8 +382,8 @@ def _characters(
     )
 
 
-def _names_of_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> Names:
-    """Names of tokens that come from no text, but from a model; `…` for parts of characters."""
+def _labels_of_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> TokenLabels:
+    """Labels of tokens that a model generated, with `…` for parts of characters."""
     by_bytes = type(tokenizer.backend.decoder).__name__ == "ByteLevel"
     names = []
     for token_id in ids:
@@ -384,6 +394,6 @@ def _names_of_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> Names:
             name = re.sub("\N{REPLACEMENT CHARACTER}+", "…", tokenizer.backend.decode([token_id]))
         else:
             name = name.replace("▁", "·")
-        names.append(name.translate(_VISIBLE))
+        names.append(name.translate(_VISIBLE_SPACES))
     special = tokenizer.special_ids
-    return Names(tuple(names), tuple(None if token in special else 0 for token in ids))
+    return TokenLabels(tuple(names), tuple(None if token in special else 0 for token in ids))

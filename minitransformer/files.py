@@ -1,9 +1,8 @@
-"""Files in and out: what is read stays inside its directory, what is written is whole or absent.
+"""Reading and writing files: nothing outside a checkpoint is read, and a save is atomic.
 
-Reading (:func:`checkpoint_file`, :func:`read_json`) refuses every path that leads out of the
-checkpoint, by name or by link. Writing (:func:`atomic_directory`) goes to a temporary directory
-first, is flushed to the disk, and is renamed into place last, so that a killed process leaves
-either the old files or the new ones.
+:func:`checkpoint_file` refuses every path that leads out of the checkpoint, by its name or by a
+link. :func:`atomic_directory` collects new files in a temporary directory, flushes them to the disk
+and renames them into place, so that a killed process leaves either the old files or the new ones.
 """
 
 import json
@@ -15,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-TEMPORARY_PREFIX = ".minitransformer-tmp-"  # so that what is cleaned up was ours
-_LARGEST_JSON = 512 * 2**20  # bytes; the largest real tokenizer.json files have about 30 MB
+TEMPORARY_PREFIX = ".minitransformer-tmp-"  # only directories with this prefix are cleaned up
+_LARGEST_JSON = 512 * 2**20  # bytes; the largest real tokenizer.json files are about 30 MB
 
 
 class CheckpointError(ValueError):
@@ -24,16 +23,16 @@ class CheckpointError(ValueError):
 
 
 def checkpoint_file(directory: str | Path, name: str) -> Path:
-    """The path of the file `name` of a checkpoint `directory`, after a check that it lies in there.
+    """The path of the file `name` in a checkpoint `directory`, which it must not lie outside of.
 
     Links are followed, because the hub's cache stores `snapshots/<revision>/<name>` as a link to
-    `blobs/<hash>`; that one way out of the directory is allowed, every other one is refused.
+    `blobs/<hash>`. Only such a link may lead out of the directory; every other one is refused.
 
     Raises:
         CheckpointError: `name` is not a plain file name, the file is missing, or a link leads
             out of the directory.
     """
-    # PureWindowsPath takes both kinds of slashes and drive letters for what they are.
+    # PureWindowsPath recognizes both kinds of slashes, and drive letters.
     if not name or PureWindowsPath(name).name != name or name in (".", ".."):
         raise CheckpointError(f"{name!r} is not a plain file name inside {directory}; refused")
     root = Path(directory).resolve()
@@ -51,62 +50,62 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in `path`.
 
     Raises:
-        CheckpointError: the file is too large, is not UTF-8 JSON, or holds no object.
+        CheckpointError: the file is too large, is not UTF-8 JSON, or is not an object.
     """
     path = Path(path)
     if path.stat().st_size > _LARGEST_JSON:
-        raise CheckpointError(f"{path} has over {_LARGEST_JSON} bytes: not a file of a checkpoint")
+        raise CheckpointError(f"{path} is larger than {_LARGEST_JSON:,} bytes, so it is not read")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # wrong UTF-8, wrong JSON, absurd numbers
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, not an object")
+        raise CheckpointError(f"{path} contains a JSON {type(content).__name__}, not an object")
     return content
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Write `content` as indented JSON, keys in their order, with a final line break."""
+    """Write `content` as indented JSON, keys in their order, with a line break at the end."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     Path(path).write_text(text, encoding="utf-8")
 
 
 def not_utf8(path: str | Path) -> ValueError:
-    """What to raise for a text file that is not UTF-8: it names the first row that is not."""
+    """The error for a text file that is not UTF-8; its message names the first line that is not."""
     with open(path, "rb") as file:
-        for row, line in enumerate(file, start=1):
+        for line_number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 return ValueError(
-                    f"{path}, row {row} is not UTF-8; convert it: iconv -f ENCODING -t UTF-8 "
-                    f"({error})"
+                    f"{path}, line {line_number} is not UTF-8 ({error}); convert the file: "
+                    "iconv -f ENCODING -t UTF-8"
                 )
-    return ValueError(f"{path} is not UTF-8")  # it was, a moment later
+    return ValueError(f"{path} is not UTF-8")  # but now it is: the file was changed
 
 
 @contextmanager
 def atomic_directory(target: str | Path, *, last: str | None = None) -> Iterator[Path]:
-    """Give a temporary directory to write into, and publish its files as `target` at the end.
+    """Yield a temporary directory, and move the files written to it to `target` at the end.
 
-    A new `target` appears by one rename, whole. In a `target` that exists, each written file
-    replaces its namesake by one rename and the other files stay. After an exception `target` is
-    as it was. Everything is flushed to the disk before it gets its name.
+    A new `target` is created whole, by one rename. In a `target` that exists, each file is replaced
+    by one rename, and files that were not written stay. After an exception `target` is unchanged.
+    Everything is flushed to the disk before it is renamed.
 
     Args:
         target: the directory.
-        last: the written file without which the others mean nothing. Where it changes, the old
-            one is taken away before the others are replaced and the new one comes last, so that a
-            process killed in between leaves a directory that is refused, never a mixture.
+        last: the file without which the others are useless. If its content changes, the old one is
+            deleted before the others are replaced, and the new one is moved last. So a process that
+            is killed in between leaves a directory that cannot be loaded, never a mixture.
 
     Raises:
         NotADirectoryError: `target` is a file.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"{target} is a file; a directory is needed to save into")
+        raise NotADirectoryError(f"{target} is a file; choose a directory to save to")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Inside a target that exists, which may be a file system of its own.
+    # Inside a target that exists, because that may be a mount point: renames need one file system.
     parent = target if target.exists() else target.parent
     temporary = parent / f"{TEMPORARY_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
     temporary.mkdir()

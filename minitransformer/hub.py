@@ -1,7 +1,7 @@
-"""Where a checkpoint lies: a path on this machine, or a name on the Hugging Face hub.
+"""Find a checkpoint by its path on this machine or by its name on the Hugging Face hub.
 
-`huggingface_hub` does the download and keeps the cache. Without a network, or with
-`HF_HUB_OFFLINE=1`, only the cache is looked at.
+`huggingface_hub` downloads files and caches them. Without a network, or with `HF_HUB_OFFLINE=1`,
+only its cache is used.
 """
 
 import re
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from minitransformer.files import CheckpointError
 
-# "gpt2" or "openai-community/gpt2": one or two parts, none of which begins like a path does.
+# "gpt2" or "openai-community/gpt2": one or two parts, neither of which begins as a path would.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def resolve_checkpoint(
     path_or_name: str | Path, patterns: Sequence[str], revision: str | None = None
 ) -> Path:
-    """The local path of a checkpoint: `path_or_name` if it exists, else in the hub's cache.
+    """The local path of a checkpoint: `path_or_name` if it exists, else the one in the hub's cache.
 
     Only top-level files of the repository that match one of `patterns`, for instance
     `["config.json", "*.safetensors"]`, are downloaded; files in the cache are not fetched again.
-    `revision` is a branch, tag or commit of the repository; it means nothing for a local path.
+    `revision` is a branch, tag or commit of the repository; it is ignored for a local path.
 
     Raises:
         CheckpointError: there is neither such a path nor a cached or downloadable repository.
@@ -31,15 +31,15 @@ def resolve_checkpoint(
     if name and path.exists():  # an empty name would be the current directory
         return path
     if isinstance(path_or_name, Path) or not _HUB_NAME.fullmatch(name):
-        raise CheckpointError(f"{name!r} is not an existing path, nor of the form of a hub name")
+        raise CheckpointError(f"{name!r} is neither an existing path nor a valid hub name")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ImportError(
-            f"{name!r} is not an existing path; for a hub name, pip install huggingface_hub"
+            f"{name!r} is not an existing path; to use the hub: pip install huggingface_hub"
         ) from error
     try:
-        # "*" of a pattern crosses slashes; the second pattern keeps copies in subfolders away.
+        # "*" in a pattern also matches slashes; the second argument excludes files in subfolders.
         found = snapshot_download(
             name, revision=revision, allow_patterns=list(patterns), ignore_patterns="*/*"
         )

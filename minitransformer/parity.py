@@ -1,11 +1,11 @@
-"""Are two models the same function? Compare them module by module and name the first that differs.
+"""Compare two models module by module, and name the first module that differs.
 
-The pairs of modules come from the weight tables of :mod:`minitransformer.hf`: whatever has weights
-is compared by its output, in the order in which it runs. Then come hidden states, attention maps,
-logits, loss, and the gradient of every parameter. An optimized model need not run its modules one
-by one, so of it only the latter are compared.
+The pairs of modules come from the weight tables of :mod:`minitransformer.hf`: every module with
+weights is compared by its output, in the order of execution. Hidden states, attention maps, logits,
+loss and the gradient of every parameter follow. For an optimized model, which may not run every
+module, only the latter are compared.
 
-B batch, T tokens, S source tokens of an encoder-decoder.
+Letters: B batch, T tokens, S source tokens of an encoder-decoder.
 """
 
 import math
@@ -40,16 +40,17 @@ from minitransformer.models.bert import BertForQuestionAnswering, BertForTokenCl
 from minitransformer.models.gpt2 import GPT2ForSequenceClassification
 from minitransformer.models.losses import IGNORED_LABEL
 
-# dtype to the difference that rounding explains, as a share of 1 + |theirs|.
+# The largest relative difference, |ours - theirs| / (1 + |theirs|), that rounding explains.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 Batch = dict[str, Tensor]
 
-# Of the one token embedding of an encoder-decoder, which runs twice.
+# Suffixes for the token embedding of an encoder-decoder, which runs twice.
 _SOURCE, _TARGET = " (source)", " (target)"
-# What in an encoder-decoder has a vector for each source token; all else has one for each target's.
-_OF_THE_SOURCE = re.compile(r"encoder|\.cross_attention\.(key|value)$|\(source\)$")
-# The fields of what models return, in the order in which they are computed.
+# The outputs of an encoder-decoder with a vector per source token; the others have one per target
+# token.
+_SOURCE_OUTPUTS = re.compile(r"encoder|\.cross_attention\.(key|value)$|\(source\)$")
+# The fields of the models' outputs, in the order in which they are computed.
 _RESULTS = (
     "encoder_hidden_states",
     "encoder_attentions",
@@ -67,18 +68,18 @@ _RESULTS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """One pair of tensors: "OK", "DIFF" (numbers), "SHAPE", or "MISSING" on one side."""
+    """A pair of tensors; status "OK", "DIFF" (values), "SHAPE", or "MISSING" (on one side)."""
 
     name: str
     status: str
-    difference: float = 0.0  # the largest absolute one
-    relative: float = 0.0  # the largest |ours - theirs| / (1 + |theirs|): what is tolerated
+    difference: float = 0.0  # the largest |ours - theirs|
+    relative: float = 0.0  # the largest |ours - theirs| / (1 + |theirs|), which decides
     shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Report:
-    """The comparisons in the order in which the model computes."""
+    """The comparisons, in the order in which the model computes the tensors."""
 
     rows: tuple[Comparison, ...]
 
@@ -89,11 +90,11 @@ class Report:
 
     @property
     def first_difference(self) -> Comparison | None:
-        """The first pair that is not."""
+        """The first pair that is not; None if all are."""
         return next((row for row in self.rows if row.status != "OK"), None)
 
     def table(self) -> str:
-        """One line a pair, and a last one that says which differs first."""
+        """One line per pair, and a last one that names the first difference."""
         width = max(len(row.name) for row in self.rows)
         lines = [
             f"{row.status:8}{row.name:{width}}  {row.difference:9.2e}  {row.shape or ''}"
@@ -108,29 +109,30 @@ class _PaddingMasks:
     """Where the real tokens of a batch are."""
 
     source: Tensor  # (B, S) bool
-    target: Tensor  # (B, T) bool; the same where there is one stack of layers
+    target: Tensor  # (B, T) bool; equal to `source` for a model with a single stack of layers
 
     def of(self, name: str) -> tuple[Tensor, Tensor]:
-        """The masks of the queries and, in an attention map, of the keys of an output."""
-        queries = self.source if _OF_THE_SOURCE.search(name) else self.target
+        """The masks of the queries and of the keys (for attention maps) of the output `name`."""
+        queries = self.source if _SOURCE_OUTPUTS.search(name) else self.target
         return queries, self.source if name.startswith("cross_attentions") else queries
 
 
 def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
-    """Run both models on one batch, backward too if it is labelled, and compare what they did.
+    """Run both models on a batch, backward too if it has labels, and compare the results.
 
-    Only real tokens count: what a model computes at padding means nothing.
+    Only real tokens are compared; the values at padding are arbitrary.
 
-    A call that collects hidden states, or that meets hooks, takes the plain forward of an optimized
-    model too. So of such a model logits, loss and gradients come from a call without either, and
-    hidden states and attention maps from a second one.
+    An optimized model takes the plain forward in a call that collects hidden states or runs hooks.
+    So its logits, loss and gradients come from a call that does neither, and its hidden states and
+    attention maps from another one.
 
     Args:
         ours: a model of this library, plain or optimized, in evaluation mode.
-        theirs: its namesake of transformers, of the same dtype, with eager attention.
-        batch: `input_ids`, `attention_mask`, and maybe `token_type_ids`, (B, T) each, and labels;
-            of an encoder-decoder with an LM head, `decoder_input_ids` and `decoder_attention_mask`
-            too, unless it is to make them of the labels, which then are -100 at padding only.
+        theirs: the same model in transformers, with the same dtype and eager attention.
+        batch: `input_ids`, `attention_mask`, perhaps `token_type_ids`, (B, T) each, and perhaps
+            labels. An encoder-decoder with an LM head also needs `decoder_input_ids` and
+            `decoder_attention_mask`, unless it is to derive them from the labels, which are then
+            -100 at padding only.
     """
     collect = {"output_hidden_states": True, "output_attentions": True}
     modules = {} if is_optimized(ours) else _module_pairs(ours)
@@ -140,9 +142,9 @@ def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
     if is_optimized(ours):
         our_result = ours(**batch)
     their_batch = _their_inputs(ours, batch)
-    with as_exact_as_its_dtype(theirs), _outputs_of(theirs, modules.values()) as their_calls:
+    with t5_norms_in_float64(theirs), _outputs_of(theirs, modules.values()) as their_calls:
         their_result = theirs(**their_batch, **collect)
-    our_outputs, their_outputs = _name_both_embeddings(our_calls, modules), dict(their_calls)
+    our_outputs, their_outputs = _name_embedding_calls(our_calls, modules), dict(their_calls)
     order = [*our_outputs, *(name for name in modules if name not in our_outputs)]
     pairs = [(name, our_outputs.get(name), their_outputs.get(modules[name])) for name in order]
     pairs += _result_pairs(our_result, collected, their_result)
@@ -161,21 +163,22 @@ def check_checkpoint(
     *,
     length: int = 32,
     device: str | torch.device = "cpu",
-    say: Callable[[str], None] = print,
+    write_line: Callable[[str], None] = print,
 ) -> bool:
-    """Load a checkpoint here and in transformers, and say whether they are the same function.
+    """Load a checkpoint here and in transformers, and check that both compute the same numbers.
 
-    A difference in float32 is looked at again in float64: rounding shrinks with it, a bug stays.
+    If they differ in float32, they are compared again in float64, where rounding errors are far
+    smaller, while a bug stays as it is.
 
     Args:
-        path: a directory, or a name on the hub.
-        length: of the random batch, in tokens (less where fewer fit): one sequence is full, one
-            padded on the left, one on the right.
-        device: to run both on.
-        say: gets the lines of the report.
+        path: the checkpoint: a directory, or a name on the hub.
+        length: the number of tokens of the random batch, or as many as the model allows. One of its
+            sequences is full, one is padded on the left, one on the right.
+        device: the device that both run on.
+        write_line: called with every line of the report.
 
     Returns:
-        Whether they are the same, up to rounding.
+        Whether the models are equal, up to rounding.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -194,29 +197,29 @@ def check_checkpoint(
     batch = {name: tensor.to(device) for name, tensor in random_batch(ours, length).items()}
     for dtype in (torch.float32, torch.float64):
         report = compare(ours.to(device, dtype), theirs.to(device, dtype), batch)
-        say(f"{reference_class(ours).__name__}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
-        say(report.table())
+        write_line(f"{reference_class(ours).__name__}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
+        write_line(report.table())
         if report.equal:
-            noise = " (the differences in float32 are rounding)" * (dtype == torch.float64)
-            say(f"the same function{noise}")
+            rounding = " (the differences in float32 are rounding)" * (dtype == torch.float64)
+            write_line(f"the same function{rounding}")
             return True
-    say("not the same function: the difference is still there in float64")
+    write_line("not the same function: they still differ in float64")
     return False
 
 
 def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:
     """Three sequences of random ids, one padded on the left and one on the right, with labels.
 
-    Every third real token is labelled where tokens have labels. What the decoder of an
-    encoder-decoder reads is shorter than the source, and padded on the other side.
+    If tokens have labels, every third real token is labelled. The decoder inputs of an
+    encoder-decoder are shorter than the source, and padded on the other side.
 
-    One sequence without padding is all that Hugging Face's GPT-2 can classify if it has no padding
-    token, so there the batch is no more than that.
+    Without a padding token, Hugging Face's GPT-2 can classify only one sequence at a time, so then
+    the batch is one sequence without padding.
 
     Args:
-        model: the batch is for it, and its config says what fits.
-        length: in tokens, or as many as the model can take.
-        seed: of the ids and labels.
+        model: the model that the batch is for.
+        length: the number of tokens, or as many as the model allows.
+        seed: for the ids and labels.
     """
     generator = torch.Generator().manual_seed(seed)
     config: Any = model.config
@@ -250,7 +253,7 @@ def _random_ids(model: Model, length: int, generator: torch.Generator) -> tuple[
     real = torch.ones(3, length, dtype=torch.bool)
     real[1, : length // 3] = False
     real[2, length - length // 4 :] = False
-    if end is not None:  # the token that BART classifies a text by: the last real one
+    if end is not None:  # BART classifies by its last one, which is the last real token here
         last = (real * torch.arange(length)).argmax(dim=1, keepdim=True)  # (3, 1)
         ids.scatter_(1, last, end)
     ids[~real] = config.pad_token_id or 0
@@ -274,19 +277,18 @@ def _random_labels(
     if isinstance(model, BertForTokenClassification):
         labels = labels % num_labels
     labelled = torch.arange(length) % 3 == 0
-    if _is_causal(model) and length > 1:  # the first token has none before it to predict it
+    if _is_causal(model) and length > 1:  # no token predicts the first one
         labelled = labelled.roll(1)
     labels[~real | ~labelled] = IGNORED_LABEL
     return {"labels": labels}
 
 
 def _is_causal(model: Model) -> bool:
-    """Whether it is a language model without an encoder, whose labels are its own inputs."""
+    """Whether it is a language model without an encoder, whose labels are its inputs."""
     return isinstance(model, LanguageModel) and not isinstance(model, Seq2SeqLM)
 
 
 def _padding_masks(ours: Model, batch: Batch) -> _PaddingMasks:
-    """Where the real tokens are."""
     source = batch["attention_mask"].bool()
     if "decoder_attention_mask" in batch:
         return _PaddingMasks(source, batch["decoder_attention_mask"].bool())
@@ -294,46 +296,46 @@ def _padding_masks(ours: Model, batch: Batch) -> _PaddingMasks:
         return _PaddingMasks(source, torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool))
     if isinstance(ours, Seq2SeqLM):
         return _PaddingMasks(source, batch["labels"] != IGNORED_LABEL)
-    return _PaddingMasks(source, source)  # the decoder of a classifier reads the source once more
+    return _PaddingMasks(source, source)  # the decoder of a classifier reads the source again
 
 
 def _their_inputs(ours: Model, batch: Batch) -> Batch:
-    """What the other side must be given to mean the same.
+    """The batch for the model of transformers, padded on the right where it requires that.
 
-    Most of Hugging Face's models count padding in their position_ids, so padding on the left moves
-    the text; whatever takes the first token takes position 0; and what is made of labels begins at
-    position 0. Such a model gets every sequence padded on the right, source and target each by
-    itself.
+    Most of Hugging Face's models count padding in their position_ids, so padding on the left shifts
+    the positions of the text; poolers and classifiers take the token at position 0, even if it is
+    padding; and decoder inputs that are derived from labels begin at position 0. For such a model
+    the padding of every sequence is moved to the right, separately for source and target.
     """
     masks = _padding_masks(ours, batch)
     classifies = isinstance(ours, SequenceClassifier)
     counts_padding = family_of_model(ours).positions_count_padding
-    moves = counts_padding or classifies or getattr(ours, "pooler", None)
+    needs_right_padding = counts_padding or classifies or getattr(ours, "pooler", None)
     source, target = ["input_ids", "attention_mask", "token_type_ids"], []
     target += ["decoder_input_ids", "decoder_attention_mask"]
     if not classifies:
         (target if isinstance(ours, Seq2SeqLM) else source).append("labels")
     moved = dict(batch)
-    if moves:
+    if needs_right_padding:
         moved |= _padded_right(batch, source, masks.source)
         for name in {"start_positions", "end_positions"} & batch.keys():
             moved[name] = batch[name] - masks.source.int().argmax(dim=1)
-    if moves or "decoder_input_ids" not in batch:
+    if needs_right_padding or "decoder_input_ids" not in batch:
         moved |= _padded_right(batch, target, masks.target)
     return moved
 
 
 def _padded_right(batch: Batch, names: Iterable[str], real: Tensor) -> Batch:
-    """The named values, (B, T) each, with padding after the real tokens."""
+    """The tensors with these names, (B, T) each, with the padding moved to the right."""
     order = real.byte().argsort(dim=1, descending=True, stable=True)  # (B, T)
     return {name: batch[name].gather(1, order) for name in names if name in batch}
 
 
 def _their_loss(ours: Model, their_result: Any, their_batch: Batch) -> Tensor:
-    """Their loss, or what it would be by our rule, or in the dtype of the model.
+    """Their loss, computed from their logits where their own is defined differently from ours.
 
-    Of question answering the one without padding among the choices; of a causal model in float64
-    that of the logits in float64, which theirs rounds to float32.
+    For question answering ours excludes padding from the softmax. For a causal model in float64,
+    theirs rounds the logits to float32.
     """
     if _is_causal(ours) and their_result.logits.dtype == torch.float64:
         logits, labels = their_result.logits[:, :-1], their_batch["labels"][:, 1:]
@@ -352,13 +354,13 @@ def _their_loss(ours: Model, their_result: Any, their_batch: Batch) -> Tensor:
 
 
 @contextmanager
-def as_exact_as_its_dtype(theirs: nn.Module) -> Iterator[None]:
-    """Let the norms of Hugging Face's T5 compute in float64 where the rest of the model does.
+def t5_norms_in_float64(theirs: nn.Module) -> Iterator[None]:
+    """Make the norms of a T5 of Hugging Face's compute in float64 if their weights are float64.
 
-    They square and sum in float32 whatever the dtype. At the end they are what they were.
+    By themselves they compute the mean square in float32. They are restored at the end.
     """
 
-    def exact(norm: Any, hidden: Tensor) -> Tensor:
+    def forward(norm: Any, hidden: Tensor) -> Tensor:
         return rms_norm(hidden, norm.weight, norm.variance_epsilon)
 
     norms: list[Any] = [
@@ -367,33 +369,33 @@ def as_exact_as_its_dtype(theirs: nn.Module) -> Iterator[None]:
         if type(module).__name__ == "T5LayerNorm" and module.weight.dtype == torch.float64
     ]
     for norm in norms:
-        norm.forward = types.MethodType(exact, norm)
+        norm.forward = types.MethodType(forward, norm)
     try:
         yield
     finally:
         for norm in norms:
-            del norm.forward  # the class has its own
+            del norm.forward  # leaves the method of the class
 
 
 def _module_pairs(ours: Model) -> dict[str, str]:
-    """The modules that are compared, our name to theirs."""
+    """The modules that are compared: our names to theirs."""
     family = family_of_model(ours)
     pairs = {
         our_name.rpartition(".")[0]: their_name.rpartition(".")[0]
         for our_name, their_name in stored_names(family, ours).items()
     }
-    # Heads give the logits, compared anyway: one that keeps a bias of its own is no leaf, T5's may
-    # be a matrix that is only read, and GPT-2's classifier runs there on every token, here on the
-    # last.
+    # Heads are left out, since the logits are compared anyway: a head with its own bias has child
+    # modules, T5's may be a tied matrix, and GPT-2's classifier is applied to every token there but
+    # only to the last one here.
     heads = {name for name in pairs if any(ours.get_submodule(name).children())}
     for name in heads | (pairs.keys() & {"lm_head", "score"}):
         del pairs[name]
     for name, module in ours.named_modules():
-        if isinstance(module, SinusoidalPositions):  # without weights, so in no table of names
+        if isinstance(module, SinusoidalPositions):  # has no weights, so it is in no table
             theirs = name.replace(".position_embedding", ".embed_positions")
             pairs[name] = theirs.replace("backbone.", f"{family.backbone_name}.")
         if isinstance(module, EncoderDecoder):
-            # One table here, which runs twice; two copies of it there.
+            # One embedding here, which runs twice; two copies of it there.
             embedding = f"{name}.token_embedding".removeprefix(".")
             before = pairs.pop(embedding).removesuffix("shared")
             pairs[embedding + _SOURCE] = f"{before}encoder.embed_tokens"
@@ -403,12 +405,12 @@ def _module_pairs(ours: Model) -> dict[str, str]:
 
 @contextmanager
 def _outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[list[tuple[str, Tensor]]]:
-    """Collect the outputs of the named modules with their names, in the order in which they run."""
+    """Collect the outputs of these modules, with their names, in the order of execution."""
     outputs: list[tuple[str, Tensor]] = []
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: Any, _arguments: Any, output: Tensor) -> None:
-            # Hugging Face's BART scales within the token embedding; all others, and we, after it.
+            # Hugging Face's BART scales inside the token embedding; all others, and ours, after it.
             outputs.append((name, output.detach() / getattr(module, "embed_scale", 1.0)))
 
         return hook
@@ -421,10 +423,10 @@ def _outputs_of(model: nn.Module, names: Iterable[str]) -> Iterator[list[tuple[s
             hook.remove()
 
 
-def _name_both_embeddings(
+def _name_embedding_calls(
     calls: list[tuple[str, Tensor]], modules: dict[str, str]
 ) -> dict[str, Tensor]:
-    """Our outputs by name; the token embedding of an encoder-decoder runs on the source first."""
+    """Our outputs by name; an encoder-decoder embeds the source first, then the target."""
     outputs: dict[str, Tensor] = {}
     for name, output in calls:
         if name not in modules:
@@ -436,18 +438,18 @@ def _name_both_embeddings(
 def _result_pairs(
     ours: Any, collected: Any, theirs: Any
 ) -> list[tuple[str, Tensor | None, Tensor | None]]:
-    """The fields of two outputs, tuples taken apart; what ours lacks is what was `collected`."""
+    """The fields of two outputs, item by item; fields that ours lacks come from `collected`."""
     pairs: list[tuple[str, Tensor | None, Tensor | None]] = []
     for name in _RESULTS:
         our_tensors, their_tensors = getattr(ours, name, None), getattr(theirs, name, None)
         if our_tensors is None:
             our_tensors = getattr(collected, name, None)
         if isinstance(our_tensors, tuple):
-            others = [*(their_tensors or ()), *(None for _ in our_tensors)]
-            pairs += [(f"{name}[{i}]", tensor, others[i]) for i, tensor in enumerate(our_tensors)]
+            padded = [*(their_tensors or ()), *(None for _ in our_tensors)]
+            pairs += [(f"{name}[{i}]", tensor, padded[i]) for i, tensor in enumerate(our_tensors)]
         elif our_tensors is not None:
             pairs.append((name, our_tensors, their_tensors))
-    for name in ("start_logits", "end_logits"):  # (B, T), to be told from a vector a sequence
+    for name in ("start_logits", "end_logits"):  # (B, T, 1), unlike a pooled (B, E)
         if hasattr(ours, name):
             pairs.append((name, getattr(ours, name)[..., None], getattr(theirs, name)[..., None]))
     return pairs
@@ -456,7 +458,7 @@ def _result_pairs(
 def _compare_gradients(
     ours: Model, theirs: nn.Module, our_loss: Tensor, their_loss: Tensor
 ) -> list[Comparison]:
-    """The gradient of every parameter of the loss, by our names."""
+    """Compare the gradient of the loss for every parameter."""
     family = family_of_model(ours)
     names = stored_names(family, ours)
     our_parameters = dict(ours.named_parameters())
@@ -481,11 +483,11 @@ def _compare_tensors(
     theirs: Tensor | None,
     masks: tuple[_PaddingMasks, _PaddingMasks] | None = None,
 ) -> Comparison:
-    """Compare a pair; `masks` says which tokens are real on either side."""
+    """Compare a pair; `masks` are the padding masks of our batch and of theirs."""
     if ours is None or theirs is None:
         return Comparison(name, "OK" if ours is theirs else "MISSING")
     ours, theirs, shape = ours.detach(), theirs.detach(), tuple(ours.shape)
-    if masks is not None and not name.endswith("position_bias.table"):  # (T, T, H), of no sequence
+    if masks is not None and not name.endswith("position_bias.table"):  # (T, T, H)
         if ours.dim() == 3 and theirs.dim() == 2:
             theirs = theirs[None]  # positions may come as (T, E)
         ours = _at_real_tokens(ours, *masks[0].of(name))
@@ -493,17 +495,17 @@ def _compare_tensors(
     if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return Comparison(name, "SHAPE", shape=shape)
     if ours.dtype not in TOLERANCE:
-        raise ValueError(f"{name} is {ours.dtype}; only float32 and float64 can be compared")
+        raise ValueError(f"{name} is {ours.dtype}; only float32 and float64 are compared")
     if not ours.numel():
         return Comparison(name, "OK", shape=shape)
-    apart = (ours - theirs).abs()
-    relative = float((apart / (1 + theirs.abs())).max())
-    status = "OK" if relative <= TOLERANCE[ours.dtype] else "DIFF"  # NaN too is a DIFF
-    return Comparison(name, status, float(apart.max()), relative, shape)
+    difference = (ours - theirs).abs()
+    relative = float((difference / (1 + theirs.abs())).max())
+    status = "OK" if relative <= TOLERANCE[ours.dtype] else "DIFF"  # NaN is a DIFF
+    return Comparison(name, status, float(difference.max()), relative, shape)
 
 
 def _at_real_tokens(tensor: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """Leave out padding: its vectors and, in an attention map, its queries and keys.
+    """Drop the vectors at padding and, from an attention map, the queries and keys at padding.
 
     Args:
         tensor: (B, T, E), (1, T, E), (B, H, T, S) or (B, E).
@@ -513,6 +515,6 @@ def _at_real_tokens(tensor: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     if tensor.dim() == 4:  # (B, H, T, S)
         pairs = queries[:, :, None] & keys[:, None, :]  # (B, T, S)
         return tensor.permute(0, 2, 3, 1)[pairs]
-    if tensor.dim() < 3:  # one vector a sequence, such as the pooled output
+    if tensor.dim() < 3:  # one vector per sequence, such as the pooled output
         return tensor
     return tensor.expand(len(queries), *tensor.shape[1:])[queries]  # positions may be (1, T, E)

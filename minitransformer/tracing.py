@@ -1,20 +1,20 @@
-"""Whether the numbers in a tensor can be looked at now, or only operations on them are recorded."""
+"""Whether the values of a tensor can be read, or operations on it are only being recorded."""
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-# Private in PyTorch, as are the two imports above: nothing public says it.
+# Private, as are the two imports above: PyTorch has no public function that tells this.
 _transforms_are_active = torch._C._are_functorch_transforms_active
 
 
 def values_are_readable(*tensors: Tensor) -> bool:
-    """Whether `bool(tensor.any())` and the like may be asked of all tensors.
+    """Whether the values of all tensors can be read, as `bool(tensor.any())` does.
 
-    Not while torch.compile, torch.export or torch.jit.trace records, under vmap and the other
-    transforms of torch.func, of fake tensors and those on the meta device, and not while a CUDA
-    graph is captured.
+    They cannot while torch.compile, torch.export or torch.jit.trace is recording, under vmap and
+    the other transforms of torch.func, for fake tensors and tensors on the meta device, and while a
+    CUDA graph is being captured.
     """
     return not (
         torch.compiler.is_compiling()

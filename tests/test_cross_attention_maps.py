@@ -11,15 +11,14 @@ from minitransformer import (
 )
 from minitransformer.attention_maps import (
     AttentionMaps,
-    Names,
+    TokenLabels,
     attention_maps,
     attention_picture,
     draw_grid,
     draw_layer,
 )
 from minitransformer.cli import main
-from tests.tasks.tiny_decoders import save_decoder
-from tests.tiny import roberta_config
+from tests.tiny import roberta_config, save_checkpoint
 
 TEXT, TARGET = "la ragazza legge un libro", "ciao ñ"
 
@@ -33,7 +32,7 @@ def paths(tmp_path_factory):
         if name not in made:
             has_lm_head = "LMHead" in name or "Generation" in name or "MT" in name
             generation = {"max_new_tokens": 5} if has_lm_head else None
-            made[name] = save_decoder(tmp_path_factory.mktemp("model"), name, generation=generation)
+            made[name] = save_checkpoint(tmp_path_factory.mktemp("model"), name, generation=generation)
         return made[name]
 
     return path
@@ -177,21 +176,21 @@ def test_generated_tokens_are_named_too(name, words, load, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "named", "message"),
     [
-        ("GPT2LMHeadModel", {"kind": "cross"}, "GPT2LMHeadModel has .* kind 'decoder' alone"),
-        ("GPT2LMHeadModel", {"target": "a"}, "a target is what an encoder-decoder generates"),
+        ("GPT2LMHeadModel", {"kind": "cross"}, "only attention of the kind 'decoder'"),
+        ("GPT2LMHeadModel", {"target": "a"}, "only an encoder-decoder has a target, and GPT2LMHead"),
         (
             "BartForConditionalGeneration",
             {"kind": "encoder", "target": "a"},
             "the encoder does not see the target",
         ),
-        ("BartForConditionalGeneration", {"target": ""}, "target, '', has no token"),
-        ("BartForConditionalGeneration", {"target": "è" * 40}, "the target has 82 tokens.* 60 fit"),
+        ("BartForConditionalGeneration", {"target": ""}, "target is '', which has no token"),
+        ("BartForConditionalGeneration", {"target": "è" * 40}, "target has 82 tokens.* most 60"),
         ("BartForConditionalGeneration", {"kind": "crosss"}, "did you mean 'cross'"),
-        ("BartModel", {}, "a BartModel has no head to generate with; give a target"),
+        ("BartModel", {}, "a BartModel has no LM head to generate with; give a target"),
         (
             "BartForSequenceClassification",
             {"target": "a"},
-            "BartForSequenceClassification has no target",
+            "BartForSequenceClassification reads the source again; leave",
         ),
     ],
 )
@@ -204,7 +203,7 @@ def test_what_makes_no_sense_is_refused(name, named, message, load):
 def test_an_encoder_has_one_kind(load):
     _, tokenizer = load("BartForConditionalGeneration")
     model = RobertaModel(roberta_config(vocab_size=tokenizer.vocab_size)).eval()
-    with pytest.raises(ValueError, match="RobertaModel has attention of the kind 'encoder' alone"):
+    with pytest.raises(ValueError, match="RobertaModel has only attention of the kind 'encoder'"):
         attention_maps(model, tokenizer, "ciao", kind="decoder")
     assert attention_maps(model, tokenizer, "ciao", kind="encoder").title == "Attention"
 
@@ -249,7 +248,7 @@ def some_maps(written, read, second=None, heads=2):
     """Random maps of `written` tokens over `read` others."""
     torch.manual_seed(0)
     owners = tuple(int(second is not None and place >= second) for place in range(read))
-    source = Names(tuple(f"s{place}" for place in range(read)), owners)
+    source = TokenLabels(tuple(f"s{place}" for place in range(read)), owners)
     maps = torch.randn(2, heads, written, read).softmax(dim=-1)
     names = tuple(f"t{place}" for place in range(written))
     return AttentionMaps(names, maps, (0,) * written, source, "Cross-attention", "the query")
@@ -291,8 +290,8 @@ def test_a_grid_of_maps_that_are_no_squares(figures, tmp_path):
         for panel in panels:
             assert tuple(panel) == pytest.approx((width, height), abs=0.01)
     title = "Cross-attention in 2 layers of 2 heads"
-    assert f"{title} (tokens named: one in 2 from)" in texts_of(tall)
-    assert f"{title} (tokens named: one in 2 from, one in 3 to)" in texts_of(wide)
+    assert f"{title} (labelled tokens: one in 2 from)" in texts_of(tall)
+    assert f"{title} (labelled tokens: one in 2 from, one in 3 to)" in texts_of(wide)
     assert title in texts_of(small)
     assert {texts_of(small).count(f"t{place}") for place in range(9)} == {4}
     assert {texts_of(small).count(f"s{place}") for place in range(12)} == {4}
@@ -304,7 +303,7 @@ def test_the_picture_of_a_checkpoint(paths, figures, tmp_path):
     attention_picture(path, TEXT, picture, target=TARGET)
     assert {"Cross-attention in 1 layer of 4 heads", "ciao", "·libro"} <= set(texts_of(figures[0]))
     attention_picture(path, TEXT, picture, kind="encoder", layer=1)
-    assert "Attention of the encoder in layer 1" in texts_of(figures[1])
+    assert "Encoder self-attention in layer 1" in texts_of(figures[1])
     with pytest.raises(ValueError, match="layer=1 does not exist; the layers are 0 to 0"):
         attention_picture(path, TEXT, picture, kind="decoder", layer=1, target=TARGET)
 

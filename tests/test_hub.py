@@ -129,7 +129,7 @@ def test_an_existing_path_is_itself(tmp_path, monkeypatch):
 )
 def test_what_is_no_hub_name_is_refused_without_a_look_at_the_hub(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointError, match="not an existing path"):
+    with pytest.raises(CheckpointError, match="neither an existing path nor a valid hub name"):
         resolve_checkpoint(name, ["config.json"])
 
 
@@ -137,7 +137,7 @@ def test_without_the_hub_client_a_name_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match="pip install huggingface_hub"):
         resolve_checkpoint("acme/nonesuch", ["config.json"])
-    with pytest.raises(CheckpointError, match="not an existing path"):
+    with pytest.raises(CheckpointError, match="neither an existing path nor a valid hub name"):
         resolve_checkpoint(Path("acme/nonesuch"), ["config.json"])
 
 

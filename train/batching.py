@@ -1,10 +1,10 @@
-"""Which examples meet in which batch, and how they are padded.
+"""Which examples form which batch, and how they are padded.
 
-Examples of like length share a batch, which saves nearly all padding. Each batch is a function of
-seed, epoch and number alone: no state is carried from batch to batch, so a run can be resumed at
-any of them.
+Examples of similar length share a batch, which avoids nearly all padding. A batch depends only on
+the seed, the epoch and its index: no state is carried from batch to batch, so a run can be resumed
+at any of them.
 
-B batch, T tokens.
+Letters: B batch, T tokens.
 """
 
 import zlib
@@ -21,16 +21,16 @@ from minitransformer.tokenization import BatchEncoding
 
 
 class BatchOrder:
-    """The numbers of the examples of each batch, a function of seed, epoch and the batch's number.
+    """Assigns examples to batches; a batch depends only on the seed, the epoch and its index.
 
-    Batches are cut from the examples sorted by length. Ties, and the order of the batches, are
-    drawn anew in every epoch.
+    The examples are sorted by length and divided into batches. The order of examples of the same
+    length, and the order of the batches, are random and differ from epoch to epoch.
 
     Args:
-        lengths: (examples,) tokens of each.
-        batch_size: examples a batch.
-        seed: of the draws.
-        shuffle: False keeps the examples in order, in every epoch.
+        lengths: (examples,) the number of tokens of each example.
+        batch_size: examples per batch.
+        seed: for the random orders.
+        shuffle: False keeps the examples in their order in every epoch.
 
     Raises:
         ValueError: there are no examples, or the batch size is not positive.
@@ -40,25 +40,25 @@ class BatchOrder:
         self, lengths: np.ndarray, *, batch_size: int, seed: int = 0, shuffle: bool = True
     ) -> None:
         if not len(lengths):
-            raise ValueError("there is no text to make batches of")
+            raise ValueError("there are no examples to make batches of")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
-        self._epoch = lru_cache(maxsize=1)(self._draw_epoch)
+        self._epoch_batches = lru_cache(maxsize=1)(self._make_epoch)
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return -(-len(self.lengths) // self.batch_size)
 
-    def examples(self, epoch: int, index: int) -> np.ndarray:
-        """(B,) the numbers of the examples of a batch."""
-        return self._epoch(epoch if self.shuffle else 0)[index]
+    def example_indices(self, epoch: int, index: int) -> np.ndarray:
+        """(B,) the indices of the examples of batch `index`."""
+        return self._epoch_batches(epoch if self.shuffle else 0)[index]
 
-    def _draw_epoch(self, epoch: int) -> list[np.ndarray]:
+    def _make_epoch(self, epoch: int) -> list[np.ndarray]:
         order = np.arange(len(self.lengths))
         if self.shuffle:
             random = np.random.default_rng([self.seed, epoch])
@@ -74,14 +74,14 @@ class BatchOrder:
 
 
 class LabelledBatches:
-    """Tokenized texts with labels: one a text, or one a token.
+    """Batches of tokenized texts with a label for each text, or for each token.
 
     Args:
         encoding: the tokenized texts, without padding.
         labels: for each text a class, or a class for each of its tokens.
-        pad_token_id: of the tokenizer.
-        batch_size: texts a batch.
-        seed: of the order.
+        pad_token_id: the tokenizer's.
+        batch_size: texts per batch.
+        seed: for the order of the texts.
 
     Raises:
         ValueError: there are no texts.
@@ -105,41 +105,41 @@ class LabelledBatches:
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return self.order.num_batches
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """The inputs of the model, (B, T) int64 each, and `labels`, (B,) or (B, T) int64."""
-        return self.of_texts(self.order.examples(epoch, index))
+        return self.collate(self.order.example_indices(epoch, index))
 
     def by_length(self) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-        """Every text once, the shortest first: the numbers of the texts, (B,), and their batch."""
+        """Every text once, from short to long: the indices of the texts, (B,), and their batch."""
         order = np.argsort(self.lengths, kind="stable")
         for start in range(0, len(order), self.order.batch_size):
-            numbers = order[start : start + self.order.batch_size]
-            yield numbers, self.of_texts(numbers)
+            indices = order[start : start + self.order.batch_size]
+            yield indices, self.collate(indices)
 
     def checksum(self) -> int:
-        """A number that other texts or labels would hardly have."""
+        """A checksum of the texts and labels."""
         total = 0
         for ids, label in zip(self.encoding["input_ids"], self.labels, strict=True):
             total = zlib.crc32(np.array(ids).tobytes() + np.array(label).tobytes(), total)
         return total
 
-    def of_texts(self, numbers: np.ndarray) -> dict[str, Tensor]:
-        """The batch of the texts with these numbers."""
-        labels = [self.labels[number] for number in numbers]
+    def collate(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """The batch of the texts with these indices; see :meth:`batch`."""
+        labels = [self.labels[index] for index in indices]
         if isinstance(labels[0], Sequence):
             tensor = pad_sequences([np.array(each) for each in labels], IGNORED_LABEL)
         else:
             tensor = torch.tensor(labels)
-        inputs = self.encoding.padded_rows(numbers.tolist(), self.pad_token_id)
+        inputs = self.encoding.padded_batch(indices.tolist(), self.pad_token_id)
         return {**inputs, "labels": tensor}
 
 
-def pad_sequences(sequences: Sequence[np.ndarray], filling: int) -> Tensor:
-    """Integer sequences of unequal length to (B, T) int64, padded on the right."""
-    padded = np.full((len(sequences), max(map(len, sequences))), filling, dtype=np.int64)
-    for number, sequence in enumerate(sequences):
-        padded[number, : len(sequence)] = sequence
+def pad_sequences(sequences: Sequence[np.ndarray], padding_value: int) -> Tensor:
+    """Pad integer sequences on the right and stack them: (B, T) int64."""
+    padded = np.full((len(sequences), max(map(len, sequences))), padding_value, dtype=np.int64)
+    for index, sequence in enumerate(sequences):
+        padded[index, : len(sequence)] = sequence
     return torch.from_numpy(padded)

@@ -1,11 +1,12 @@
-"""Pairs of texts, to learn one from the other: a source, a tab and its target on every line.
+"""Pairs of a source text and a target text, in a file with a pair per line:
 
     la zia di Laura legge un libro.<TAB>Laura's aunt reads a book.
     ciao, come va?<TAB>hello, how is it going?
 
-UTF-8, without a header. White space around the texts is left out, and blank lines are passed over.
+The file is UTF-8, has no header, and has a tab between source and target. White space around texts
+is removed, and blank lines are skipped.
 
-B batch, S source tokens, T target tokens.
+Letters: B batch, S source tokens, T target tokens.
 """
 
 import zlib
@@ -20,51 +21,51 @@ from minitransformer.tokenization import BatchEncoding
 from train.batching import BatchOrder, pad_sequences
 from train.text import numbered_lines
 
-_FORM = "a line is a source, a tab and a target"
+_FORMAT = "a line must be a source, a tab and a target"
 _HEADERS = {("source", "target"), ("src", "tgt"), ("input", "output")}
 
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A text, what is to be generated from it, and the row of the file, counted from 1."""
+    """A text, the text to generate from it, and their line in the file, counted from 1."""
 
     source: str
     target: str
-    row: int
+    line_number: int
 
 
 def read_pairs(path: str | Path) -> list[TextPair]:
     """Read a file of pairs.
 
     Raises:
-        ValueError: the file is missing, is not UTF-8 or holds no pair, or a line has another number
-            of fields than two, an empty field, or is a header. The message names the row.
+        ValueError: the file is missing, is not UTF-8 or contains no pair, or a line does not have
+            two fields, has an empty one, or is a header. The message names the line.
     """
     pairs = [
-        _text_pair(line, row, f"{path}, row {row}")
-        for row, line in numbered_lines(path)
+        _text_pair(line, line_number, f"{path}, line {line_number}")
+        for line_number, line in numbered_lines(path)
         if line.strip(" ")
     ]
     if not pairs:
-        raise ValueError(f"{path} holds no pair of texts; {_FORM}")
+        raise ValueError(f"{path} contains no pair of texts; {_FORMAT}")
     first = pairs[0]
     if (first.source.lower(), first.target.lower()) in _HEADERS:
         raise ValueError(
-            f"{path}, row {first.row}: {first.source!r} and {first.target!r} are a header, not a "
-            "pair; delete the line"
+            f"{path}, line {first.line_number}: {first.source!r} and {first.target!r} are a "
+            "header, not a pair; delete the line"
         )
     return pairs
 
 
 class PairBatches:
-    """Pairs of like length; each batch is a function of seed, epoch and number.
+    """Batches of pairs of similar length; they depend only on the seed, the epoch and the index.
 
     Args:
         sources: the tokenized sources, without padding.
-        targets: the tokenized targets, each with the token that ends it.
-        pad_token_id: of the tokenizer.
-        batch_size: pairs a batch.
-        seed: of the order.
+        targets: the tokenized targets, each with its end token.
+        pad_token_id: the tokenizer's.
+        batch_size: pairs per batch.
+        seed: for the order.
 
     Raises:
         ValueError: there are no pairs.
@@ -89,34 +90,34 @@ class PairBatches:
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return self.order.num_batches
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask`, (B, S), and `labels`, (B, T), -100 at padding."""
-        numbers = self.order.examples(epoch, index)
-        inputs = self.sources.padded_rows(numbers.tolist(), self.pad_token_id)  # (B, S) each
-        labels = pad_sequences([self.targets[number] for number in numbers], IGNORED_LABEL)
+        indices = self.order.example_indices(epoch, index)
+        inputs = self.sources.padded_batch(indices.tolist(), self.pad_token_id)  # (B, S) each
+        labels = pad_sequences([self.targets[index] for index in indices], IGNORED_LABEL)
         return {**inputs, "labels": labels}
 
     def checksum(self) -> int:
-        """A number that other pairs would hardly have."""
+        """A checksum of the pairs."""
         total = 0
         for source, target in zip(self.sources["input_ids"], self.targets, strict=True):
             total = zlib.crc32(np.array(source).tobytes() + target.tobytes(), total)
         return total
 
 
-def _text_pair(line: str, row: int, where: str) -> TextPair:
+def _text_pair(line: str, line_number: int, where: str) -> TextPair:
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) == 1:
-        raise ValueError(f"{where}: there is no tab in {line!r:.60}; {_FORM}")
+        raise ValueError(f"{where}: there is no tab in {line!r:.60}; {_FORMAT}")
     if len(fields) > 2:
         raise ValueError(
-            f"{where}: there are {len(fields)} fields in {line!r:.60}; {_FORM}. For two columns of "
-            "several: cut -f2,3"
+            f"{where}: there are {len(fields)} fields in {line!r:.60}; {_FORMAT}. To keep two "
+            "columns: cut -f2,3"
         )
     for name, field in zip(("source", "target"), fields, strict=True):
         if not field:
-            raise ValueError(f"{where}: the {name} is empty; {_FORM}")
-    return TextPair(fields[0], fields[1], row)
+            raise ValueError(f"{where}: the {name} is empty; {_FORMAT}")
+    return TextPair(fields[0], fields[1], line_number)

@@ -1,4 +1,4 @@
-"""What the tasks share: a model with its tokenizer, and texts run through them in batches.
+"""The base of all tasks: a model with its tokenizer, and running texts through them in batches.
 
 B sequences of a batch, T tokens.
 """
@@ -20,23 +20,23 @@ from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 Result = TypeVar("Result")
 
-_NAMED_AT_MOST = 3  # truncated texts that a warning names
+_MAX_LISTED = 3  # how many truncated texts a warning lists
 
 
 class Task:
-    """Base of the tasks: a callable that gives for each text what a model makes of it.
+    """Base of the tasks: a callable that runs a model on each text.
 
     Args:
         model: of a class that supports the task; it is put into evaluation mode.
-        tokenizer: its tokenizer.
-        batch_size: sequences in a batch, at most.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of sequences in a batch.
 
     Raises:
         ValueError: the model is of another class, or the tokenizer has more tokens than the model
             has embeddings.
     """
 
-    name: ClassVar[str]  # as `pipeline` knows it
+    name: ClassVar[str]  # the name for `pipeline`
     model_class: ClassVar[type[Model]]
     example: ClassVar[str]  # a class that supports the task
 
@@ -66,8 +66,8 @@ class Task:
         Args:
             path: a directory, or a name on the hub.
             device: to run on.
-            optimize: whether the model is put through :func:`minitransformer.optimize`, which
-                computes the same numbers faster; False leaves the plain model.
+            optimize: whether to apply :func:`minitransformer.optimize`, which computes the same
+                numbers faster; False leaves the plain model.
         """
         model = from_pretrained(path, device=device)
         task = cls(model, load_tokenizer(path, model))
@@ -83,42 +83,45 @@ class Task:
         truncation: str = "longest_first",
         sequences_per_text: int = 1,
     ) -> BatchEncoding:
-        """The ids of texts or pairs, truncated to what the model can take; a warning names them.
+        """Encode texts or pairs, truncated to the model's maximum length with a warning.
 
-        To be called by `__call__` itself, so that the warning points at the line of the user.
+        Must be called directly by a public method, so that the warning points to the user's line.
 
         Args:
             texts, text_pairs: one for each sequence.
-            truncation: which text of a pair is truncated, as :class:`Tokenizer` takes it.
-            sequences_per_text: sequences in turn that one of the user's texts has become.
+            truncation: which text of a pair is truncated; see :class:`Tokenizer`.
+            sequences_per_text: how many consecutive sequences belong to one of the user's texts.
+
+        Warns:
+            UserWarning: texts were truncated.
         """
-        whole = self.tokenizer(texts, text_pairs)
+        encoded = self.tokenizer(texts, text_pairs)
         limit = max_tokens(self.model, self.tokenizer)
-        too_long: dict[int, int] = {}  # number of the text: tokens of its longest sequence
-        for index, encoding in enumerate(whole.encodings):
+        too_long: dict[int, int] = {}  # index of a text: number of tokens of its longest sequence
+        for index, encoding in enumerate(encoded.encodings):
             number = index // sequences_per_text
             if len(encoding) > max(limit, too_long.get(number, 0)):
                 too_long[number] = len(encoding)
         if not too_long:
-            return whole
+            return encoded
         warnings.warn(
             _truncation_message(too_long, len(texts) // sequences_per_text, limit), stacklevel=3
         )
         return self.tokenizer(texts, text_pairs, truncation=truncation, max_length=limit)
 
-    @torch.no_grad()  # not inference_mode: its tensors could not be used in training
+    @torch.no_grad()  # tensors of inference_mode could not be used in training
     def _run(
         self, batch: BatchEncoding, compute: Callable[[dict[str, Tensor]], Iterable[Result]]
     ) -> list[Result]:
-        """What `compute` makes of each sequence, in their order.
+        """Apply `compute` to all sequences in batches, and return its results in their order.
 
-        Sequences of similar length are computed together, so that little is padded. The longest
-        come first: if their memory suffices, it suffices to the end.
+        Sequences of similar length share a batch, so that there is little padding. The longest come
+        first: if there is enough memory for them, there is enough for all.
 
         Args:
             batch: the sequences, of any lengths.
-            compute: takes what the model takes, (B, T) each, on its device, padded on the right;
-                gives B results.
+            compute: takes the model's inputs, (B, T) each, on its device and padded on the right;
+                returns B results.
 
         Raises:
             ValueError: the model is in training mode.
@@ -128,17 +131,17 @@ class Task:
         lengths = [len(encoding) for encoding in batch.encodings]
         results: dict[int, Result] = {}
         for indices in batches_by_length(lengths, self.batch_size):
-            inputs = batch.padded_rows(indices, padding_id(self.tokenizer))
+            inputs = batch.padded_batch(indices, padding_id(self.tokenizer))
             moved = {name: tensor.to(device) for name, tensor in inputs.items()}
             results.update(zip(indices, compute(moved), strict=True))
         return [results[index] for index in range(len(lengths))]
 
 
 def load_tokenizer(path: str | Path, model: Model) -> Tokenizer:
-    """The tokenizer of a checkpoint, which returns what the checkpoint's model takes.
+    """Load the tokenizer of a checkpoint, set to return only inputs that the model takes.
 
-    BERT's tokenizer is saved with many a DistilBERT, which has no token types, and with models that
-    have one type for both texts.
+    Many DistilBERT checkpoints contain BERT's tokenizer, though DistilBERT has no token types; so
+    do models with a single token type.
     """
     tokenizer = Tokenizer.from_pretrained(path)
     if getattr(model.config, "type_vocab_size", 0) < 2:
@@ -147,15 +150,16 @@ def load_tokenizer(path: str | Path, model: Model) -> Tokenizer:
 
 
 def check_vocabularies(model: Model, tokenizer: Tokenizer) -> None:
-    """Check that the model has an embedding for every token.
+    """Check that the model has an embedding for every token of the tokenizer.
 
     Raises:
-        ValueError: it has not.
+        ValueError: it does not.
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model only "
-            f"vocab_size={model.config.vocab_size} embeddings: they do not belong together"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has only "
+            f"vocab_size={model.config.vocab_size} embeddings: they do not belong together; load "
+            "both from the same checkpoint"
         )
 
 
@@ -167,22 +171,22 @@ def check_evaluation_mode(model: Model) -> None:
     """
     if any(module.training for module in model.modules()):
         raise ValueError(
-            "the model, or a part of it, is in training mode, in which dropout would change the "
-            "answer; call model.eval() first"
+            "the model, or a part of it, is in training mode, where dropout would change the "
+            "result; call model.eval() first"
         )
 
 
 def max_tokens(model: Model, tokenizer: Tokenizer) -> int:
-    """How many tokens fit into a sequence: what the model takes, or less if the tokenizer says so.
+    """The maximum number of tokens of a sequence: the lower limit of the model and the tokenizer.
 
-    `sys.maxsize` where neither sets a limit, as T5's may.
+    `sys.maxsize` if neither sets a limit, as for T5.
     """
-    fits: int | None = model.config.max_sequence_length
-    return min(fits or sys.maxsize, tokenizer.model_max_length or sys.maxsize)
+    limit: int | None = model.config.max_sequence_length
+    return min(limit or sys.maxsize, tokenizer.model_max_length or sys.maxsize)
 
 
 def padding_id(tokenizer: Tokenizer) -> int:
-    """What stands at padding; it is masked, so any token serves where there is no padding token."""
+    """The id to pad with. It is masked, so any id will do if there is no padding token."""
     roles = tokenizer.special_tokens
     return tokenizer.padding_id if "pad_token" in roles or "eos_token" in roles else 0
 
@@ -190,11 +194,11 @@ def padding_id(tokenizer: Tokenizer) -> int:
 def batches_by_length(
     lengths: Sequence[int], batch_size: int, *, equal: bool = False
 ) -> Iterator[list[int]]:
-    """Batches of sequences of similar length, the longest first, as lists of their indices.
+    """Yield batches of sequences of similar length, longest first, as lists of indices.
 
     Args:
         lengths: of the sequences, in tokens.
-        batch_size: sequences in a batch, at most.
+        batch_size: the maximum number of sequences in a batch.
         equal: whether all sequences of a batch must have the same length.
     """
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
@@ -219,11 +223,11 @@ def check_count(name: str, value: int) -> None:
 
 
 def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = False) -> list[str]:
-    """One text or several as a list, none of them blank unless they `may_be_empty`.
+    """Convert one text or several to a list; blank texts are allowed only if `may_be_empty`.
 
     Raises:
-        TypeError: it is neither, or one of them is no text.
-        ValueError: one is empty, or nothing but white space.
+        TypeError: `texts` is neither, or one of them is not a string.
+        ValueError: a text is empty or only white space.
     """
     if isinstance(texts, str):
         texts = [texts]
@@ -239,26 +243,29 @@ def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = Fals
 
 
 def _wrong_model(task: type[Task], model: Model) -> str:
-    """What is wrong, which tasks the model does, and which class of its family does this one."""
-    from minitransformer.tasks.pipeline import TASKS  # which imports this file
+    """The error message for a model that does not support a task.
+
+    It lists the tasks that the model supports, and the class of its family for this one.
+    """
+    from minitransformer.tasks.pipeline import TASKS  # pipeline imports this module
 
     message = f"{task.name} needs a model such as {task.example}; this is a {class_name(model)}"
     if own := [name for name, other in TASKS.items() if other.supports(type(model))]:
         message += f", which is for {', '.join(own)}"
     try:
         family = family_of_model(model)
-    except TypeError:  # it is no model of this package
+    except TypeError:  # not a model of this package
         return message
     if fitting := [known for known in family.models if task.supports(known)]:
         name = fitting[0].__name__
-        message += f"; {name}.from_pretrained(path) loads it as one, and says what is untrained"
+        message += f"; {name}.from_pretrained(path) loads it and warns of untrained weights"
     return message
 
 
 def _truncation_message(too_long: Mapping[int, int], total: int, limit: int) -> str:
     named = [f"texts[{number}] has {tokens}" for number, tokens in too_long.items()]
-    more = len(named) - _NAMED_AT_MOST
+    more = len(named) - _MAX_LISTED
     return (
         f"{len(named)} of {total} texts had to be truncated to {limit} tokens: "
-        f"{', '.join(named[:_NAMED_AT_MOST])}{f', and {more} more' * (more > 0)}"
+        f"{', '.join(named[:_MAX_LISTED])}{f', and {more} more' * (more > 0)}"
     )

@@ -1,6 +1,6 @@
 """What a tokenizer returns: the ids of a batch, and the characters that each token came from.
 
-Letters: B sequences (of a text, a pair of texts, or one window of a long text), T tokens.
+Letters: B sequences (each a text, a pair of texts, or a window of a long text), T tokens.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ _ENCODING_ATTRIBUTES = {
 class BatchEncoding(dict[str, Any]):
     """What a tokenizer returns: `input_ids`, `attention_mask`, perhaps `token_type_ids`.
 
-    Each value holds B sequences of T tokens: lists, or one (B, T) array or tensor of int64. After a
-    call with one text and without `return_tensors` it is a single flat list, and the methods take
-    0 as its `batch_index`.
+    Each value contains B sequences of T tokens, as lists or as one (B, T) array or tensor of int64.
+    After a call with a single text and without `return_tensors`, each value is a flat list, and its
+    `batch_index` is 0.
 
     Attributes:
-        encodings: the library's `Encoding` of every sequence.
-        overflow_to_sample: for every sequence the index of the text, or pair, that it came from.
+        encodings: the `tokenizers.Encoding` of every sequence.
+        overflow_to_sample: for every sequence, the index of the text or pair that it came from.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class BatchEncoding(dict[str, Any]):
         self._samples = samples
 
     def _stack(self, as_torch: bool) -> None:
-        """Replace each list of B sequences, which must have one length, by a (B, T) array."""
+        """Replace each list of B sequences, which must be equally long, by a (B, T) array."""
         lengths = {len(ids) for ids in self["input_ids"]}
         if not lengths:
             raise ValueError("return_tensors needs at least one text")
@@ -62,7 +62,7 @@ class BatchEncoding(dict[str, Any]):
             )
         import numpy as np
 
-        # Through an array: several times faster than a tensor from nested lists.
+        # By way of an array, which is several times faster than torch.tensor of nested lists.
         self.update({name: np.array(values, dtype=np.int64) for name, values in self.items()})
         if as_torch:
             import torch
@@ -73,21 +73,21 @@ class BatchEncoding(dict[str, Any]):
         """Move the tensors to `device` in place, and return itself.
 
         Raises:
-            ValueError: the values are no tensors.
+            ValueError: the values are not tensors.
         """
         for name, value in self.items():
             if not hasattr(value, "to"):
-                raise ValueError(f"{name} is a {type(value).__name__}; use return_tensors='pt'")
+                raise ValueError(f"{name} is a {type(value).__name__}; pass return_tensors='pt'")
             self[name] = value.to(device)
         return self
 
-    def padded_rows(
+    def padded_batch(
         self, batch_indices: Sequence[int], pad_token_id: int, padding_side: str = "right"
     ) -> "dict[str, torch.Tensor]":
-        """The sequences `batch_indices` as tensors, (len(batch_indices), T) int64 each.
+        """Some of the sequences as tensors, (len(batch_indices), T) int64 each.
 
-        T is the length of the longest of them; the others are padded on one side. So sequences of
-        similar length can form a batch, whatever their order here.
+        They are padded to the length T of the longest of them. This forms batches of sequences of
+        similar length, whatever their order here.
         """
         import torch
 
@@ -105,11 +105,14 @@ class BatchEncoding(dict[str, Any]):
         }
 
     def tokens(self, batch_index: int = 0) -> list[str]:
-        """The T tokens of a sequence; a special token may include the space before it."""
+        """The T tokens of a sequence."""
         return list(self.encodings[batch_index].tokens)
 
     def offsets(self, batch_index: int = 0) -> list[tuple[int, int]]:
-        """T pairs (first, last + 1) of characters in the text; (0, 0) for special tokens."""
+        """For each of the T tokens its characters in the text, (first, last + 1).
+
+        They are (0, 0) for special tokens that are not in the text.
+        """
         return list(self.encodings[batch_index].offsets)
 
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
@@ -124,12 +127,12 @@ class BatchEncoding(dict[str, Any]):
         """The first token that covers a character.
 
         Args:
-            batch_index: the sequence of the batch in which the token is looked for.
-            char_index: the character, counted in its text.
-            sequence_index: the text of the character: 0, or 1 for the second text of a pair.
+            batch_index: the sequence to search.
+            char_index: the index of the character in its text.
+            sequence_index: the text that contains the character: 0, or 1 for the second of a pair.
 
         Raises:
-            ValueError: no token covers it; the message says why, and which characters are covered.
+            ValueError: no token covers it; the message says why not, and what is covered.
         """
         tokens = zip(self.offsets(batch_index), self.sequence_ids(batch_index), strict=True)
         spans = [
@@ -146,12 +149,13 @@ class BatchEncoding(dict[str, Any]):
         """The characters (first, last + 1) of its text that a token covers.
 
         Raises:
-            ValueError: it is a special token, which covers none.
+            ValueError: it is a special token, which covers no characters.
         """
         if self.sequence_ids(batch_index)[token_index] is None:
             token = self.tokens(batch_index)[token_index]
             raise ValueError(
-                f"token {token_index} of sequence {batch_index} is the special token {token!r}"
+                f"token {token_index} of sequence {batch_index} is the special token {token!r}, "
+                "which covers no characters"
             )
         return self.offsets(batch_index)[token_index]
 
@@ -168,13 +172,13 @@ class BatchEncoding(dict[str, Any]):
             return f"{where}: the sequence has {len(texts)} text(s), counted from 0"
         text = texts[sequence_index]
         if not 0 <= char_index < len(text):
-            return f"{where} lies beyond the text, which has {len(text)} characters"
+            return f"{where}: the text has only {len(text)} characters"
         if not spans:
-            return f"{where}: truncation left no token of that text in the sequence"
+            return f"{where}: truncation removed every token of this text"
         first, last = min(start for _, start, _ in spans), max(end for *_, end in spans)
         covered = f"the sequence covers characters {first} to {last - 1}"
         if text[char_index].isspace():
-            return f"{where} is white space that belongs to no token; {covered}"
+            return f"{where} is white space, which belongs to no token; {covered}"
         if first <= char_index < last:
             return f"{where} ({text[char_index]!r}) was removed by the normalizer; {covered}"
-        return f"{where} was cut off by truncation or lies in another window; {covered}"
+        return f"{where} was truncated or is in another window; {covered}"

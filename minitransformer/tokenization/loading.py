@@ -1,19 +1,20 @@
 """Vocabularies from files, and the tokenization pipeline around a vocabulary.
 
-A vocabulary is a list of tokens. The *pipeline* is what the library puts around it: a normalizer, a
+A vocabulary is a list of tokens. The *pipeline* is everything else in a tokenizer: a normalizer, a
 pre-tokenizer that splits the text into words, the special tokens, a post-processor that adds them,
-and a decoder. Three are built here, after the Hugging Face module in brackets:
+and a decoder. Three pipelines are built here, equal to those of the Hugging Face module in
+parentheses:
 
 ========== ============================================= =====================================
 algorithm  pipeline                                      one text, two texts
 ========== ============================================= =====================================
 bpe        RoBERTa, byte-level (`tokenization_roberta`)  `<s> A </s>`, `<s> A </s></s> B </s>`
 wordpiece  BERT (`tokenization_bert`)                    `[CLS] A [SEP]`, `[CLS] A [SEP] B [SEP]`
-unigram    XLM-RoBERTa (`tokenization_xlm_roberta`)      as RoBERTa
+unigram    XLM-RoBERTa (`tokenization_xlm_roberta`)      as for RoBERTa
 ========== ============================================= =====================================
 
-They serve vocabularies from vocab.txt or from vocab.json and merges.txt, and those that were just
-trained; tokenizer.json contains a pipeline of its own. *Backend* means a `tokenizers.Tokenizer`.
+They are used for vocabularies from vocab.txt, from vocab.json with merges.txt, and from training; a
+tokenizer.json file contains its own pipeline. A *backend* is a `tokenizers.Tokenizer`.
 """
 
 import base64
@@ -29,7 +30,7 @@ from minitransformer.files import CheckpointError, checkpoint_file, read_json
 if TYPE_CHECKING:
     import tokenizers
 
-# The special tokens of each family, by role; the roles are fields of tokenizer_config.json.
+# The special tokens of each family. The keys, called roles, are fields of tokenizer_config.json.
 ROBERTA = {
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -48,7 +49,7 @@ BERT = {
 }
 GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-_FAMILIES = (ROBERTA, BERT, GPT2, T5)  # in the order in which a vocabulary is compared with them
+_FAMILIES = (ROBERTA, BERT, GPT2, T5)  # in the order in which a vocabulary is matched
 
 SPECIAL_TOKENS = tuple(ROBERTA)  # the seven roles
 
@@ -58,13 +59,11 @@ BERT_ORDER = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def library() -> ModuleType:
-    """The `tokenizers` library, imported when it is first needed."""
+    """Import the `tokenizers` library when it is first needed."""
     try:
         import tokenizers
     except ImportError as error:
-        raise ImportError(
-            "a tokenizer needs the tokenizers library: pip install tokenizers"
-        ) from error
+        raise ImportError("tokenizers is not installed: pip install tokenizers") from error
     return tokenizers
 
 
@@ -76,8 +75,8 @@ def byte_level(
 ) -> "tokenizers.Tokenizer":
     """A byte-level BPE backend: RoBERTa's if `<s>` and `</s>` are in `vocab`, else GPT-2's.
 
-    The alphabet is the 256 bytes, so no text has an unknown token. GPT-2 adds no special tokens to
-    a text, and its offsets include the space before a word; RoBERTa's do not.
+    The alphabet is the 256 bytes, so every text can be encoded. GPT-2 adds no special tokens to a
+    text, and its offsets include the space before a word; RoBERTa's do not.
     """
     tk = library()
     backend = tk.Tokenizer(tk.models.BPE(vocab=dict(vocab), merges=list(merges)))
@@ -109,9 +108,9 @@ def wordpiece(
     Args:
         vocab: token to id.
         lowercase: whether texts are converted to lower case.
-        strip_accents: whether accents are removed; None: if `lowercase` is true.
-        tokenize_chinese_chars: whether every Chinese character is a word of its own.
-        special_tokens: role to token.
+        strip_accents: whether accents are removed; None means the same as `lowercase`.
+        tokenize_chinese_chars: whether every Chinese character is a separate word.
+        special_tokens: the token of each role.
 
     Raises:
         ValueError: the unk, cls or sep token is not in `vocab`.
@@ -120,7 +119,9 @@ def wordpiece(
     unk, cls, sep = (special_tokens[role] for role in ("unk_token", "cls_token", "sep_token"))
     for token in (unk, cls, sep):
         if token not in vocab:
-            raise ValueError(f"the WordPiece vocabulary lacks {token!r}, which every text needs")
+            raise ValueError(
+                f"the WordPiece vocabulary has no {token!r}, which is required; add it to the file"
+            )
     backend = tk.Tokenizer(tk.models.WordPiece(dict(vocab), unk_token=unk))
     backend.normalizer = tk.normalizers.BertNormalizer(
         clean_text=True,
@@ -142,8 +143,8 @@ def wordpiece(
 def unigram(pieces: Sequence[tuple[str, float]]) -> "tokenizers.Tokenizer":
     """XLM-RoBERTa's Unigram backend; `pieces` are tokens with their log probabilities.
 
-    Runs of white space count as one space. XLM-RoBERTa's normalizer is a table inside its
-    SentencePiece file; this one is NFKC with SentencePiece's rules for control characters.
+    Consecutive white space is treated as one space. XLM-RoBERTa's normalizer is a table in its
+    SentencePiece model; this one is NFKC with SentencePiece's rules for control characters.
     """
     tk = library()
     backend = bare_unigram(tk.models.Unigram(list(pieces), ROBERTA_ORDER.index("<unk>")))
@@ -169,11 +170,11 @@ def bare_unigram(model: Any) -> "tokenizers.Tokenizer":
 
 
 def _add_special(backend: "tokenizers.Tokenizer", tokens: Iterable[str]) -> None:
-    """Mark as special those `tokens` that the vocabulary has; no id is added or changed."""
+    """Mark those `tokens` that are in the vocabulary as special; no id is added or changed."""
     tk = library()
     for token in dict.fromkeys(tokens):
         if backend.token_to_id(token) is not None:
-            # `<mask>` includes the space before it: "va <mask>" has no token for that space.
+            # `<mask>` includes the space before it, so "va <mask>" has no token for the space.
             added = tk.AddedToken(token, lstrip=token == "<mask>", normalized=False, special=True)
             backend.add_special_tokens([added])
 
@@ -185,8 +186,8 @@ def _add_special(backend: "tokenizers.Tokenizer", tokens: Iterable[str]) -> None
 def library_errors(source: str) -> Iterator[None]:
     """Turn every error of the library into a CheckpointError that names `source`.
 
-    A panic of its Rust code is raised as a `PanicException`, which is not an `Exception` and which
-    no module exports, so it is recognized by its name. KeyboardInterrupt, SystemExit and
+    A panic in its Rust code is raised as a `PanicException`, which is not an `Exception` and is not
+    exported by any module, so it is recognized by its name. KeyboardInterrupt, SystemExit and
     ImportError are not caught.
     """
     try:
@@ -200,7 +201,7 @@ def library_errors(source: str) -> Iterator[None]:
 
 
 def optional_json(directory: Path, name: str) -> dict[str, Any]:
-    """The JSON object in the file `name`, empty if there is no such file."""
+    """The JSON object in the file `name`, or an empty one if there is no such file."""
     if not (directory / name).exists():
         return {}
     return read_json(checkpoint_file(directory, name))
@@ -209,7 +210,7 @@ def optional_json(directory: Path, name: str) -> dict[str, Any]:
 def load_backend(directory: Path, name: str, config: dict[str, Any]) -> "tokenizers.Tokenizer":
     """Load the file `name` (tokenizer.json), else vocab.txt, else vocab.json with merges.txt.
 
-    `config` is tokenizer_config.json.
+    `config` is the content of tokenizer_config.json.
 
     Raises:
         CheckpointError: none of these files exists, or one is broken.
@@ -217,7 +218,7 @@ def load_backend(directory: Path, name: str, config: dict[str, Any]) -> "tokeniz
     if (directory / name).exists():
         path = checkpoint_file(directory, name)
         content = read_json(path)
-        # A stored padding to a length of 1e10 would abort the process at the first text.
+        # A stored padding length of 1e10 would abort the process at the first text.
         content["padding"] = content["truncation"] = None
         with library_errors(str(path)):
             _check_charsmap(content.get("normalizer"))
@@ -227,16 +228,16 @@ def load_backend(directory: Path, name: str, config: dict[str, Any]) -> "tokeniz
     if (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
         return _load_byte_level(directory, config)
     raise CheckpointError(
-        f"{directory} has no {name}, no vocab.txt, and no vocab.json with merges.txt. To convert a "
-        "SentencePiece model, use transformers: "
+        f"{directory} has no {name}, no vocab.txt, and no vocab.json with merges.txt. Convert a "
+        "SentencePiece model with transformers: "
         "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
     )
 
 
 def _check_charsmap(normalizer: Any) -> None:
-    """Refuse a table of characters whose header declares more bytes than follow.
+    """Refuse a table of characters whose header declares more bytes than there are.
 
-    The library allocates the memory before it reads: a declared length of 8 GB ends the process.
+    The library allocates memory before it reads the table, so a length of 8 GB ends the process.
     """
     if not isinstance(normalizer, dict):
         return
@@ -245,12 +246,12 @@ def _check_charsmap(normalizer: Any) -> None:
     if charsmap := normalizer.get("precompiled_charsmap"):
         table = base64.b64decode(charsmap)
         if int.from_bytes(table[:4], "little") > len(table) - 4:
-            raise ValueError("the precompiled_charsmap is shorter than the length that it declares")
+            raise ValueError("the precompiled_charsmap is shorter than its header declares")
 
 
 def _load_wordpiece(path: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
-    """Read vocab.txt, a token a line; it is uncased if no token has an upper-case letter."""
-    # Not `splitlines`: some vocabularies have the line separator U+2028 as a token.
+    """Read vocab.txt, one token per line; it is uncased if no token has an upper-case letter."""
+    # Not `splitlines`, because some vocabularies have the line separator U+2028 as a token.
     with library_errors(str(path)):
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     bracketed = [token.startswith("[") and token.endswith("]") for token in tokens]
@@ -267,7 +268,7 @@ def _load_wordpiece(path: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer
 
 
 def _load_byte_level(directory: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
-    """Read vocab.json (token to id) and merges.txt (a pair a line, in the order of merging)."""
+    """Read vocab.json (token to id) and merges.txt (one pair per line, in the order of merging)."""
     vocab = read_json(checkpoint_file(directory, "vocab.json"))
     path = checkpoint_file(directory, "merges.txt")
     with library_errors(str(path)):
@@ -280,9 +281,9 @@ def _load_byte_level(directory: Path, config: dict[str, Any]) -> "tokenizers.Tok
 def special_tokens(
     directory: Path, config: dict[str, Any], backend: "tokenizers.Tokenizer"
 ) -> dict[str, str]:
-    """Role to token, by tokenizer_config.json, else special_tokens_map.json, else inferred.
+    """Role to token, from tokenizer_config.json, else from special_tokens_map.json, else inferred.
 
-    Inferred are the special tokens of the first family whose bos, eos and cls the backend has.
+    The inferred tokens are those of the first family whose bos, eos and cls tokens the backend has.
     """
     present = {
         token.content for token in backend.get_added_tokens_decoder().values() if token.special
@@ -298,7 +299,7 @@ def special_tokens(
 
 
 def named_special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Role to token as the files give it; None if a file says that there is no such token."""
+    """Role to token, as the files say; None if a file says that there is no such token."""
     legacy = optional_json(directory, "special_tokens_map.json")
     return {
         role: _content(source[role])
@@ -309,14 +310,14 @@ def named_special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str
 
 
 def _content(token: Any) -> Any:
-    """The text of a special token, which is stored as that, or as an object with flags."""
+    """The text of a special token, which is stored as a string or as an object with flags."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def uses_token_types(
     directory: Path, config: dict[str, Any], backend: "tokenizers.Tokenizer"
 ) -> bool:
-    """Whether calls return `token_type_ids`, which BERT takes and DistilBERT does not."""
+    """Whether calls return `token_type_ids`, which BERT takes but DistilBERT does not."""
     if isinstance(names := config.get("model_input_names"), list):
         return "token_type_ids" in names
     family = str(config.get("tokenizer_class", "")).lower()
@@ -327,7 +328,7 @@ def uses_token_types(
 def cleans_up(directory: Path, config: dict[str, Any]) -> bool:
     """Whether tokenizer_config.json sets `clean_up_tokenization_spaces`.
 
-    The default is no, as in transformers since 5.0; before, it was yes.
+    The default is False, as in transformers since version 5.0.
 
     Raises:
         CheckpointError: the value is neither true nor false.
@@ -336,6 +337,6 @@ def cleans_up(directory: Path, config: dict[str, Any]) -> bool:
     if value is not None and not isinstance(value, bool):
         raise CheckpointError(
             f"{directory / 'tokenizer_config.json'} has clean_up_tokenization_spaces={value!r}; "
-            "it is true or false"
+            "it must be true or false"
         )
     return bool(value)

@@ -1,14 +1,15 @@
-"""Marian's tokenizer: SentencePiece splits a text into pieces, vocab.json has the ids of pieces.
+"""Marian's tokenizer: SentencePiece splits a text into pieces, and vocab.json contains their ids.
 
 A Marian checkpoint has two SentencePiece models, source.spm for the texts to translate and
 target.spm for their translations, and one vocabulary for both. The ids inside the models are not
-used: a piece that vocab.json lacks is `<unk>`, and a piece that only the other language's model
-knows may still have an id. `</s>` is added at the end of a text, and nothing at its start; a model
-for several target languages takes a language code there, as in `>>fra<< Good morning.`
+used: a piece that is not in vocab.json becomes `<unk>`, and a piece that only the other language's
+model knows may have an id all the same. `</s>` is added at the end of a text, and nothing at its
+beginning; for a model with several target languages the text itself begins with a language code, as
+in `>>fra<< Good morning.`
 
-:class:`SentencePieceBackend` is used by a :class:`Tokenizer` in place of a `tokenizers.Tokenizer`.
-It contains one, which does everything after the split into pieces: ids, truncation, windows,
-padding. The ids are those of transformers' MarianTokenizer.
+A :class:`Tokenizer` uses :class:`SentencePieceBackend` instead of a `tokenizers.Tokenizer`. It
+contains one, which does everything after the split into pieces: ids, truncation, windows, padding.
+The ids are those of transformers' MarianTokenizer.
 """
 
 import re
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
     import sentencepiece
     import tokenizers
 
-_SPACE = "\u2581"  # the character by which a piece represents a space
-_LARGEST_MODEL = 64 * 2**20  # bytes; the models of real checkpoints have about 1 MB
+_SPACE = "\u2581"  # represents a space in a piece
+_LARGEST_MODEL = 64 * 2**20  # bytes; the models of real checkpoints are about 1 MB
 # Fields of tokenizer_config.json that would change ids: a vocabulary for each language, sampling,
 # special tokens without a role, and special tokens that are split like any other text.
 _NOT_SUPPORTED = (
     *("separate_vocabs", "sp_model_kwargs"),
     *("additional_special_tokens", "extra_special_tokens", "split_special_tokens"),
 )
-_KEPT = ("source_lang", "target_lang")  # fields that change no id and are saved again
+_SAVED_AGAIN = ("source_lang", "target_lang")  # fields that do not change ids, and are saved again
 
 
 def library() -> ModuleType:
-    """The `sentencepiece` library, imported when it is first needed."""
+    """Import the `sentencepiece` library when it is first needed."""
     try:
         import sentencepiece
     except ImportError as error:
@@ -48,8 +49,8 @@ def library() -> ModuleType:
         ) from error
     if not hasattr(sentencepiece.SentencePieceProcessor, "encode_as_offset_mapping"):
         raise ImportError(
-            f"sentencepiece {sentencepiece.__version__} does not give the offsets of pieces; a "
-            "newer version does: pip install 'sentencepiece>=0.2.3'"
+            f"sentencepiece {sentencepiece.__version__} does not return the offsets of pieces; "
+            "install a newer version: pip install 'sentencepiece>=0.2.3'"
         )
     return sentencepiece
 
@@ -57,9 +58,9 @@ def library() -> ModuleType:
 class PieceEncoding:
     """The library's `Encoding` of a sequence of T tokens, with offsets and word ids of the text.
 
-    The library is given pieces, so its own offsets count the characters of a piece, and its word
-    ids are numbers of pieces. Here `offsets` and `word_ids` refer to the text. They are computed on
-    access, since that takes longer than the split; every other attribute is the `Encoding`'s.
+    The library receives pieces, so its own offsets refer to characters of a piece, and its word ids
+    are indices of pieces. Here `offsets` and `word_ids` refer to the text. They are computed on
+    access, because that takes longer than encoding; every other attribute is the `Encoding`'s.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class PieceEncoding:
         self._texts = texts
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_encoding":  # looked up while unpickling
+        if name.startswith("__") or name == "_encoding":  # not set yet while unpickling
             raise AttributeError(name)
         return getattr(self._encoding, name)
 
@@ -108,8 +109,8 @@ class _Piece:
     """A piece and its position in the text.
 
     Attributes:
-        span: (first, last + 1) of its characters, without the space before a word unless the piece
-            is nothing else.
+        span: its characters, (first, last + 1), without the space before a word, unless the piece
+            is only a space.
         word: the index of its word; a word begins after each space and each special token.
     """
 
@@ -124,8 +125,8 @@ class SentencePieceBackend:
         vocabulary: a `tokenizers.Tokenizer` whose model looks up whole pieces, and whose
             post-processor adds the special tokens.
         source: the SentencePiece model that splits texts.
-        target: the one that splits target texts, and that decodes.
-        config: fields of tokenizer_config.json to save unchanged.
+        target: the SentencePiece model that splits target texts, and that decodes.
+        config: the fields of tokenizer_config.json that are saved unchanged.
     """
 
     def __init__(
@@ -141,12 +142,12 @@ class SentencePieceBackend:
         self._config = dict(config)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "vocabulary":  # looked up while unpickling
+        if name.startswith("__") or name == "vocabulary":  # not set yet while unpickling
             raise AttributeError(name)
         return getattr(self.vocabulary, name)
 
     def for_targets(self) -> "SentencePieceBackend":
-        """The same vocabulary, with texts split by the target's model."""
+        """The same vocabulary, but the target's model splits the texts."""
         return SentencePieceBackend(self.vocabulary, self._target, self._target, self._config)
 
     def encode_batch(
@@ -156,8 +157,8 @@ class SentencePieceBackend:
         samples = [(sample,) if isinstance(sample, str) else sample for sample in inputs]
         special = self._special_pattern()
         pieces = [tuple(self._pieces(text, special) for text in sample) for sample in samples]
-        # Special tokens were found before the split, so the library shall not look for them inside
-        # pieces. Set at every call, because copying the vocabulary resets it.
+        # Special tokens were found before the split, so the library must not look for them inside
+        # pieces. This is set in every call, because copying the vocabulary resets it.
         self.vocabulary.encode_special_tokens = True
         encodings = self.vocabulary.encode_batch(
             [sample if len(sample) == 2 else sample[0] for sample in pieces],
@@ -170,7 +171,7 @@ class SentencePieceBackend:
         ]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids, by the target's model; a special token is followed by a space."""
+        """Decode ids with the target's model; a special token is followed by a space."""
         special = self._special_tokens()
         text, run = "", list[str]()
         for token in (str(self.vocabulary.id_to_token(token_id)) for token_id in ids):
@@ -183,7 +184,7 @@ class SentencePieceBackend:
         return text.replace(_SPACE, " ").strip()
 
     def save_files(self, directory: Path) -> dict[str, Any]:
-        """Write vocab.json and the two models; return fields for tokenizer_config.json."""
+        """Write vocab.json and the two models; return the fields for tokenizer_config.json."""
         vocab = self.vocabulary.get_vocab(with_added_tokens=True)
         write_json(directory / "vocab.json", dict(sorted(vocab.items(), key=lambda item: item[1])))
         for name, model in (("source.spm", self._source), ("target.spm", self._target)):
@@ -223,16 +224,16 @@ class SentencePieceBackend:
 
 
 def _parts(text: str, special: re.Pattern[str]) -> Iterator[tuple[int, str, str]]:
-    """Split `text` at special tokens: the start of each part, its unsplit piece, and the rest.
+    """Split `text` at special tokens: yield the start of each part, its first piece, and the rest.
 
-    A special token is one piece, and so is a language code `>>...<<` at the start of a part,
-    whether or not the vocabulary has it; SentencePiece splits the rest.
+    The first piece is a special token, or a language code `>>...<<` at the start of the part, which
+    need not be in the vocabulary, or empty. SentencePiece splits the rest.
     """
     start = 0
     for index, part in enumerate(special.split(text)):
         end = part.find("<<") if part.startswith(">>") else -1
         code = part[: end + 2] if end != -1 else ""
-        # The parts at odd indices are special tokens.
+        # The parts with odd indices are special tokens.
         yield (start, part, "") if index % 2 else (start, code, part[len(code) :])
         start += len(part)
 
@@ -243,7 +244,7 @@ def _parts(text: str, special: re.Pattern[str]) -> Iterator[tuple[int, str, str]
 def is_marian(directory: Path, config: Mapping[str, Any]) -> bool:
     """Whether `directory` contains a Marian tokenizer; `config` is its tokenizer_config.json.
 
-    If there is a tokenizer.json too, as after a conversion, `tokenizer_class` decides.
+    If it also contains a tokenizer.json, as after a conversion, `tokenizer_class` decides.
     """
     if (directory / "tokenizer.json").exists():
         return config.get("tokenizer_class") == "MarianTokenizer"
@@ -268,7 +269,7 @@ def load_marian(directory: Path, config: Mapping[str, Any]) -> SentencePieceBack
     vocabulary = _vocabulary(
         checkpoint_file(directory, "vocab.json"), roles, _added_tokens(directory, config)
     )
-    kept = {field: config[field] for field in _KEPT if field in config}
+    kept = {field: config[field] for field in _SAVED_AGAIN if field in config}
     return SentencePieceBackend(vocabulary, source, target, kept)
 
 
@@ -276,7 +277,7 @@ def _model(path: Path) -> "sentencepiece.SentencePieceProcessor":
     size = path.stat().st_size
     if not 0 < size <= _LARGEST_MODEL:
         raise CheckpointError(
-            f"{path} has {size:,} bytes; a SentencePiece model has 1 to {_LARGEST_MODEL:,}"
+            f"{path} has {size:,} bytes; a SentencePiece model must have 1 to {_LARGEST_MODEL:,}"
         )
     processor = library().SentencePieceProcessor
     try:
@@ -286,7 +287,7 @@ def _model(path: Path) -> "sentencepiece.SentencePieceProcessor":
 
 
 def _added_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, int]:
-    """Tokens, with their ids, that transformers saved outside vocab.json."""
+    """Tokens that transformers saved outside of vocab.json, with their ids."""
     path = directory / "tokenizer_config.json"
     added = loading.optional_json(directory, "added_tokens.json")
     with loading.library_errors(str(path)):
@@ -300,22 +301,22 @@ def _added_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, int]:
 def _vocabulary(
     path: Path, roles: Mapping[str, str], added: Mapping[str, int]
 ) -> "tokenizers.Tokenizer":
-    """vocab.json (piece to id) as a backend that looks up whole pieces and appends `</s>`.
+    """A backend that looks up whole pieces in vocab.json (piece to id) and appends `</s>`.
 
-    A special token without an id in any file gets the next free one, in the order of the roles, as
-    in transformers; but `<unk>` must have one.
+    A special token that has no id in any file gets the next free one, in the order of the roles, as
+    in transformers; only `<unk>` must have one.
     """
     tk = loading.library()
     vocab, special = read_json(path), list(dict.fromkeys(roles.values()))
     unk, eos = roles["unk_token"], roles["eos_token"]
     with loading.library_errors(str(path)):
         if unk not in vocab:
-            raise ValueError(f"the vocabulary lacks {unk!r}, which replaces unknown pieces")
+            raise ValueError(f"the vocabulary has no {unk!r}, which is required for unknown pieces")
         for token, token_id in added.items():
             if token not in special:
-                raise ValueError(f"{token!r} was added to the vocabulary, which is not supported")
+                raise ValueError(f"{token!r} is an added token; these are not supported")
             if vocab.setdefault(token, token_id) != token_id:
-                raise ValueError(f"{token!r} has the ids {vocab[token]} and {token_id}")
+                raise ValueError(f"{token!r} has two ids, {vocab[token]} and {token_id}")
         for role in loading.SPECIAL_TOKENS:
             if role in roles:
                 vocab.setdefault(roles[role], len(vocab))

@@ -2,10 +2,10 @@
 
 :class:`Tokenizer` loads or trains a vocabulary and encodes texts as a :class:`BatchEncoding`, which
 maps every token to the characters that it came from. The ids are those of Hugging Face's fast
-tokenizers (`transformers.tokenization_utils_tokenizers`). Mistakes are treated differently: a wrong
-argument, a missing token or a broken file is one error that says what to do.
+tokenizers (`transformers.tokenization_utils_tokenizers`). Mistakes are handled differently: for a
+wrong argument, a missing token or a broken file, an error says what to do.
 
-Letters: B sequences (of a text, a pair of texts, or one window of a long text), T tokens.
+Letters: B sequences (each a text, a pair of texts, or a window of a long text), T tokens.
 """
 
 import threading
@@ -32,19 +32,19 @@ _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", "added_tokens.json"),
 )
-_LARGEST_ID = 10_000_000  # the largest vocabularies have a quarter of a million tokens
-_NO_LIMIT = 10**20  # Hugging Face writes 1e30 for "no maximal length"
+_LARGEST_ID = 10_000_000  # the largest vocabularies have about a quarter of a million tokens
+_NO_LIMIT = 10**20  # Hugging Face writes 1e30 for "no limit"
 _PADDINGS = ("longest", "max_length")
 _TRUNCATIONS = ("longest_first", "only_first", "only_second")
 
-# What `clean_up_tokenization` replaces, in this order, each over the whole text.
+# The replacements of `clean_up_tokenization`, in this order, each in the whole text.
 _CLEAN_UP = (
     *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")),
     *((" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
 )
 
-# Truncation is a setting of the backend, which a call changes; the lock keeps concurrent calls from
-# using each other's. It is global, because a tokenizer that held a lock could not be pickled.
+# Truncation is a setting of the backend that each call changes; the lock keeps concurrent calls
+# from using each other's setting. It is global, because a tokenizer with a lock cannot be pickled.
 _BACKEND_LOCK = threading.Lock()
 
 
@@ -53,7 +53,7 @@ class MissingTokenError(ValueError, AttributeError):
 
 
 def _token(role: str) -> Any:
-    """A property: the special token with this role, which can be assigned."""
+    """A property that gets and sets the special token with this role."""
 
     def assign(tokenizer: "Tokenizer", token: str) -> None:
         tokenizer._set_special_tokens(tokenizer.special_tokens | {role: token})
@@ -70,18 +70,19 @@ class Tokenizer:
     """A vocabulary and its tokenization rules; made by :meth:`train` or :meth:`from_pretrained`.
 
     The special tokens are attributes: `mask_token`, `mask_token_id`, and so on for bos, eos, unk,
-    sep, pad and cls. One that the vocabulary lacks raises :class:`MissingTokenError` (a
-    ValueError); `"mask_token" in tokenizer.special_tokens` tells without an error.
+    sep, pad and cls. If the vocabulary has no such token, the attribute raises
+    :class:`MissingTokenError` (a ValueError); `"mask_token" in tokenizer.special_tokens` tells
+    whether it has one.
 
     Args:
         backend: a `tokenizers.Tokenizer`, or Marian's :class:`SentencePieceBackend`. Its padding
-            and truncation are switched off: they are arguments of each call.
+            and truncation are switched off, because they are arguments of each call.
         special_tokens: role to token, such as `{"pad_token": "<pad>"}`.
-        model_max_length: the number of tokens that the model can take; None if it is not known.
-        padding_side: "right" or "left", the default of calls.
+        model_max_length: the largest number of tokens that the model takes; None if not known.
+        padding_side: "right" or "left"; the default for calls.
         token_types: whether calls return `token_type_ids`.
         clean_up_tokenization_spaces: whether decoding removes the spaces before punctuation and
-            English contractions. It has no effect with BPE, which decodes to the original text.
+            English contractions. It has no effect for BPE, which decodes to the original text.
         source: the name of this tokenizer in error messages.
 
     Raises:
@@ -119,13 +120,13 @@ class Tokenizer:
         self.source = source
         if not ids or max(ids) > _LARGEST_ID or len(set(ids)) != len(ids):
             raise ValueError(
-                f"{len(ids)} tokens have {len(set(ids))} different ids up to "
-                f"{max(ids, default=None)}; every token needs its own, below {_LARGEST_ID:,}"
+                f"{len(ids)} tokens have {len(set(ids))} different ids, of which the largest is "
+                f"{max(ids, default=None)}; every token needs its own id, up to {_LARGEST_ID:,}"
             )
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
-        self.vocab_size: int = max(ids) + 1  # size of the embedding; ids may have gaps
+        self.vocab_size: int = max(ids) + 1  # rows of the embedding; ids may have gaps
         self.model_max_length = model_max_length
         self.padding_side = _checked("padding_side", padding_side, ("right", "left"))
         self.token_types = token_types
@@ -148,16 +149,16 @@ class Tokenizer:
 
         Args:
             files: one path or several, of UTF-8 text.
-            vocab_size: the number of tokens; small files may give fewer.
+            vocab_size: the number of tokens; small files may yield fewer.
             algorithm: "bpe" (byte-level, as in RoBERTa), "wordpiece" (as in BERT) or "unigram" (as
                 in XLM-RoBERTa).
-            min_frequency: for "bpe" and "wordpiece", how often a pair must occur to be merged.
-            lowercase: for "wordpiece" alone, whether texts are converted to lower case.
+            min_frequency: for "bpe" and "wordpiece": how often a pair must occur to be merged.
+            lowercase: only for "wordpiece": whether texts are converted to lower case.
             show_progress: whether the library prints progress bars.
 
         Raises:
-            ValueError: an unknown algorithm, `lowercase` with another algorithm than "wordpiece", a
-                `vocab_size` that is too small, or a file that is missing, empty or not UTF-8.
+            ValueError: an unknown algorithm, `lowercase` without "wordpiece", a `vocab_size` that
+                is too small, or a file that is missing, empty or not UTF-8.
         """
         backend = training.train(
             files, vocab_size, algorithm, min_frequency, lowercase, show_progress
@@ -179,14 +180,14 @@ class Tokenizer:
         A directory contains tokenizer.json, or source.spm, target.spm and vocab.json (Marian), or
         vocab.txt (WordPiece), or vocab.json and merges.txt (byte-level BPE); the first of these
         that exists is loaded. tokenizer_config.json may name the special tokens; those that no
-        file names are inferred from the vocabulary. Padding and truncation stored in
-        tokenizer.json are not used: they are arguments of each call.
+        file names are inferred from the vocabulary. Padding and truncation settings in
+        tokenizer.json are ignored, because they are arguments of each call.
 
         Args:
             path_or_name: the directory, the file, or the name.
             revision: the branch, tag or commit of the repository on the hub.
-            model_max_length: in tokens, instead of tokenizer_config.json's.
-            padding_side: "right" or "left", instead of tokenizer_config.json's.
+            model_max_length: in tokens; replaces the value in tokenizer_config.json.
+            padding_side: "right" or "left"; replaces the value in tokenizer_config.json.
 
         Raises:
             CheckpointError: no tokenizer is found, or a file is broken, unsafe or contradicts
@@ -219,9 +220,10 @@ class Tokenizer:
     def save_pretrained(self, path: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into the directory `path`, atomically.
 
-        `transformers.AutoTokenizer` (5.x) loads them and gives equal ids. `tokenizer_class` is the
-        generic one: the class of a model family would rebuild the backend by its own defaults. A
-        Marian tokenizer is written as its own class and three files, without tokenizer.json.
+        `transformers.AutoTokenizer` (5.x) loads them and gives the same ids. `tokenizer_class` is
+        the generic one, because the class of a model family would rebuild the backend with its own
+        defaults. A Marian tokenizer is saved as a MarianTokenizer, in its three files instead of
+        tokenizer.json.
         """
         roles = {role: self.special_tokens.get(role) for role in SPECIAL_TOKENS}
         config = {
@@ -242,7 +244,7 @@ class Tokenizer:
             write_json(directory / "tokenizer_config.json", config)
 
     def __len__(self) -> int:
-        """The number of tokens; below `vocab_size` where the ids have gaps."""
+        """The number of tokens; less than `vocab_size` if the ids have gaps."""
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
     def __repr__(self) -> str:
@@ -250,26 +252,25 @@ class Tokenizer:
         return f"Tokenizer({kind}, vocab_size={self.vocab_size}, {dict(self.special_tokens)})"
 
     def token_to_id(self, token: str) -> int:
-        """The id of `token`. Raises ValueError if the vocabulary lacks it."""
+        """The id of `token`. Raises ValueError if it is not in the vocabulary."""
         token_id = self.backend.token_to_id(token)
         if token_id is None:
             raise ValueError(f"{token!r} is not a token of this vocabulary")
         return int(token_id)
 
     def id_to_token(self, token_id: int) -> str:
-        """The token with this id. Raises ValueError if there is none."""
+        """The token with this id. Raises ValueError if no token has it."""
         known = isinstance(token_id, int) and 0 <= token_id < self.vocab_size
         token = self.backend.id_to_token(token_id) if known else None
         if token is None:
-            hint = "; replace ignored labels by pad_token_id" if token_id == -100 else ""
-            raise ValueError(
-                f"id {token_id!r} is outside the vocabulary, 0 to {self.vocab_size - 1}{hint}"
-            )
+            why = ", whose ids have gaps" if known else f"; ids are 0 to {self.vocab_size - 1}"
+            hint = "; replace ignored labels with pad_token_id" if token_id == -100 else ""
+            raise ValueError(f"id {token_id!r} is not in the vocabulary{why}{hint}")
         return str(token)
 
     @property
     def padding_id(self) -> int:
-        """The id that padding has in `input_ids`: pad_token's, or eos_token's if there is none.
+        """The id of padding in `input_ids`: that of pad_token, or of eos_token if there is none.
 
         Raises:
             MissingTokenError: the vocabulary has neither.
@@ -298,26 +299,26 @@ class Tokenizer:
         Args:
             texts: one text or several.
             text_pairs: as many second texts.
-            text_target: instead of `texts`, the targets of an encoder-decoder model. The ids are
-                those that `texts` would give, except with Marian, which has a SentencePiece model
-                for each side.
-            padding: True or "longest" (to the longest sequence), "max_length", or False. The ids at
-                padding are `padding_id`, which may be an id that occurs in texts as well:
-                `attention_mask` says what is padding.
+            text_target: instead of `texts`, the targets of an encoder-decoder model. They get the
+                same ids as in `texts`, except with Marian, which has a SentencePiece model for
+                each side.
+            padding: True or "longest" (to the longest sequence), "max_length", or False. The id at
+                padding is `padding_id`, which may also occur in texts; `attention_mask` says what
+                is padding.
             truncation: True or "longest_first" (cuts the longer text of a pair), "only_first",
                 "only_second", or False.
-            max_length: in tokens, special tokens included; default `model_max_length`.
-            stride: the number of tokens that a window shares with the one before; with pairs it
-                needs "only_first" or "only_second".
-            return_overflowing_tokens: whether every window of a text that is too long becomes a
-                sequence; `overflow_to_sample` says which text a sequence came from.
-            padding_side: "right" or "left"; default the tokenizer's `padding_side`.
-            add_special_tokens: whether the special tokens of the model are added to the texts.
+            max_length: in tokens, including special tokens; by default `model_max_length`.
+            stride: the number of tokens that a window shares with the one before; pairs need
+                truncation="only_first" or "only_second".
+            return_overflowing_tokens: whether a text that is too long becomes several sequences,
+                one per window; `overflow_to_sample` says which text a sequence came from.
+            padding_side: "right" or "left"; by default the tokenizer's `padding_side`.
+            add_special_tokens: whether the model's special tokens are added to the texts.
             return_tensors: "pt" or "np" for (B, T) of int64, B = 1 for one text; None for lists.
 
         Raises:
-            TypeError: an unknown argument, or texts that are not str.
-            ValueError: arguments that contradict each other or the texts; see the message.
+            TypeError: an unknown argument, or a text that is not a str.
+            ValueError: arguments that contradict each other or the texts.
         """
         if unknown:
             choices = list(Tokenizer.__call__.__kwdefaults__ or ())
@@ -327,8 +328,8 @@ class Tokenizer:
             samples = _as_samples("texts", texts, text_pairs)
         elif texts is not None or text_pairs is not None:
             raise ValueError(
-                "text_target cannot be combined with texts: call once for texts and once for "
-                "text_target; labels are the second call's input_ids, with -100 where its "
+                "text_target cannot be combined with texts: call once with texts and once with "
+                "text_target; the labels are the input_ids of the second call, with -100 where its "
                 "attention_mask is 0"
             )
         else:
@@ -366,24 +367,24 @@ class Tokenizer:
         return batch
 
     def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
-        """The text of a 1-D list, array or tensor of ids, as transformers' `decode`.
+        """Decode a 1-D list, array or tensor of ids, as transformers' `decode` does.
 
         Spaces before punctuation are kept, so that byte-level BPE restores the original text,
         unless `clean_up_tokenization_spaces` is set, for instance by tokenizer_config.json.
 
         The ids may end anywhere, as they do while a text is being generated. With byte-level BPE
-        the last token may end within a character, which is then decoded as one or more U+FFFD at
-        the end of the text until the ids that follow complete it. The text before these is final:
-        the text of a prefix of the ids is a prefix of the text of all ids. Only where spaces are
-        cleaned up may the last few characters still change.
+        the last token may end within a character; the text then ends in one or more U+FFFD until
+        further ids complete the character. The text before these is final: the text of a prefix of
+        the ids is a prefix of the whole text. Only if spaces are cleaned up, the last few
+        characters may still change.
 
         Raises:
-            ValueError: an id is outside the vocabulary, or `ids` has more than one dimension.
+            ValueError: an id is not in the vocabulary, or `ids` has more than one dimension.
         """
         ids = ids.tolist() if hasattr(ids, "tolist") else ids
         ids = [ids] if isinstance(ids, int) else list(ids)
         if ids and isinstance(ids[0], (list, tuple)):
-            raise ValueError("decode takes the ids of one sequence; batch_decode takes several")
+            raise ValueError("decode takes the ids of one sequence; use batch_decode for several")
         for token_id in ids:
             self.id_to_token(token_id)
         with loading.library_errors(self.source):
@@ -391,7 +392,7 @@ class Tokenizer:
         return clean_up_tokenization(text) if self.clean_up_tokenization_spaces else text
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
-        """The texts of several sequences of ids; see :meth:`decode`."""
+        """Decode several sequences of ids; see :meth:`decode`."""
         return [self.decode(ids, skip_special_tokens) for ids in sequences]
 
     def _special_token(self, role: str) -> str:
@@ -423,7 +424,7 @@ class Tokenizer:
         return ["input_ids", *["token_type_ids"] * self.token_types, "attention_mask"]
 
     def _limit(self, max_length: int | None, truncation: str | bool, padding: str | bool) -> int:
-        """The length in tokens to truncate or pad to; 0 if neither needs one."""
+        """The length in tokens to truncate or pad to; 0 if neither is requested."""
         if not truncation and padding != "max_length":
             if max_length is not None:
                 raise ValueError(
@@ -433,9 +434,12 @@ class Tokenizer:
             return 0
         limit = max_length if max_length is not None else self.model_max_length
         if limit is None:
-            raise ValueError("no length is known to truncate or pad to: pass max_length")
+            raise ValueError(
+                "truncation and padding='max_length' need a length, and the tokenizer has no "
+                "model_max_length: pass max_length"
+            )
         if not isinstance(limit, int) or limit < 1:
-            raise ValueError(f"max_length={limit!r}; a positive number of tokens is needed")
+            raise ValueError(f"max_length={limit!r} must be a positive integer")
         return limit
 
     def _check_limit(
@@ -446,20 +450,20 @@ class Tokenizer:
         stride: int,
         add_special_tokens: bool,
     ) -> None:
-        """Refuse a limit or stride to which the library reacts by a Rust panic or a vague error.
+        """Refuse a limit or stride for which the library panics or raises a vague error.
 
-        Every window must hold more tokens than the `stride` that it shares with the one before.
-        For "only_first" and "only_second" it holds what the other text leaves of the limit, so the
-        other text is encoded here as well.
+        A window must have room for more tokens than the `stride` that it shares with the one
+        before. With "only_first" and "only_second" the other text takes up part of it, so that
+        text is encoded here too.
         """
         pairs = bool(samples) and len(samples[0]) == 2
         special = self.backend.num_special_tokens_to_add(pairs) if add_special_tokens else 0
         available = limit - special
         if not 0 <= stride < available:
             raise ValueError(
-                f"max_length={limit} leaves room for {max(available, 0)} tokens beside {special} "
-                f"special ones; at least 1 is needed, and stride={stride} must be 0 or more and "
-                "less than that"
+                f"max_length={limit} leaves room for {max(available, 0)} tokens besides {special} "
+                f"special tokens; at least 1 is needed, and stride={stride} must be at least 0 and "
+                "less than that number"
             )
         if truncation == "only_second" and not pairs:
             raise ValueError("truncation='only_second' needs text_pairs")
@@ -468,18 +472,18 @@ class Tokenizer:
         if not pairs or truncation == "longest_first":
             return
         cut = int(truncation == "only_second")  # the index of the text that is truncated
-        whole = self._encode(
+        others = self._encode(
             self.backend, [(pair[1 - cut],) for pair in samples], False, 0, 0, False
         )
-        for index, (pair, encoding) in enumerate(zip(samples, whole, strict=True)):
+        for index, (pair, encoding) in enumerate(zip(samples, others, strict=True)):
             left = available - len(encoding)
             if left > stride:
                 continue
             if len(self._encode(self.backend, [(pair[cut],)], False, 0, 0, False)[0]) > left:
                 raise ValueError(
                     f"text {1 - cut} of pair {index} has {len(encoding)} tokens, which leaves "
-                    f"{left} of max_length={limit} to text {cut}; more than stride={stride} are "
-                    "needed"
+                    f"{left} of max_length={limit} for text {cut}; it needs more than "
+                    f"stride={stride}"
                 )
 
     def _encode(
@@ -510,7 +514,7 @@ class Tokenizer:
 
 
 def clean_up_tokenization(text: str) -> str:
-    """`text` without the spaces before punctuation and English contractions."""
+    """Remove the spaces before punctuation and English contractions."""
     for spaced, joined in _CLEAN_UP:
         text = text.replace(spaced, joined)
     return text
@@ -523,7 +527,7 @@ def _checked(argument: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if isinstance(value, str):
         names = [choice for choice in choices if isinstance(choice, str)]
         raise ValueError(unexpected_name(argument, value, names))
-    raise ValueError(f"{argument}={value!r}; the choices are: {choices}")
+    raise ValueError(f"{argument}={value!r} must be one of {choices}")
 
 
 def _as_samples(
@@ -531,7 +535,7 @@ def _as_samples(
     texts: str | Sequence[str] | None,
     text_pairs: str | Sequence[str] | None = None,
 ) -> list[tuple[str, ...]]:
-    """Tuples of one text, or of two with `text_pairs`, after a check that each is a text."""
+    """Tuples of one text, or of two with `text_pairs`; checks that each is a str."""
     first = _as_texts(argument, texts)
     if text_pairs is None:
         return [(text,) for text in first]
@@ -539,7 +543,7 @@ def _as_samples(
     if len(first) != len(second) or isinstance(texts, str) != isinstance(text_pairs, str):
         raise ValueError(
             f"{len(first)} texts ({type(texts).__name__}) and {len(second)} text_pairs "
-            f"({type(text_pairs).__name__}): both must be one str, or lists of the same length"
+            f"({type(text_pairs).__name__}): pass two str, or two lists of the same length"
         )
     return list(zip(first, second, strict=True))
 

@@ -1,7 +1,7 @@
-"""Training a vocabulary on text files, so that the same files always give the same vocabulary.
+"""Train a vocabulary on text files, so that the same files always give the same vocabulary.
 
-A `tokenizers.Tokenizer` without special tokens is trained; its vocabulary then gets the pipeline
-that a vocabulary from files gets (see :mod:`minitransformer.tokenization.loading`).
+A bare `tokenizers.Tokenizer` is trained; its vocabulary then gets the same pipeline as a vocabulary
+that is loaded from files (see :mod:`minitransformer.tokenization.loading`).
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 ALGORITHMS = ("bpe", "wordpiece", "unigram")
-_UNIGRAM_STEP = 1e-4  # between the scores of the characters that the trainer appends
+_UNIGRAM_STEP = 1e-4  # between the scores of characters that the trainer adds
 
 
 def train(
@@ -38,8 +38,9 @@ def train(
 ) -> "tokenizers.Tokenizer":
     """Train a vocabulary on the lines of UTF-8 `files`; see `Tokenizer.train`.
 
-    The same files give the same vocabulary, in every process. The library is deterministic for BPE
-    alone; :func:`_train_wordpiece` and :func:`_train_unigram` say how the other two are made so.
+    The same files give the same vocabulary in every process. The library itself is deterministic
+    only for BPE; :func:`_train_wordpiece` and :func:`_train_unigram` describe what is done for the
+    other algorithms.
 
     Raises:
         ValueError: an unknown algorithm, a `vocab_size` that is too small for the special tokens
@@ -48,13 +49,13 @@ def train(
     if algorithm not in ALGORITHMS:
         raise ValueError(unexpected_name("algorithm", str(algorithm), ALGORITHMS))
     if lowercase and algorithm != "wordpiece":
-        raise ValueError(f"lowercase=True is for algorithm='wordpiece'; {algorithm!r} keeps case")
+        raise ValueError(f"lowercase=True needs algorithm='wordpiece', not {algorithm!r}")
     paths = _checked_files(files)
     options = {"vocab_size": vocab_size, "show_progress": show_progress}
     smallest = len(BERT_ORDER) + (256 if algorithm == "bpe" else 1)
     if vocab_size < smallest:
         raise ValueError(
-            f"vocab_size={vocab_size} is too small for {algorithm}: {smallest} or more"
+            f"vocab_size={vocab_size} is too small for {algorithm}; it needs at least {smallest}"
         )
     if algorithm == "bpe":
         backend = _train_byte_level(paths, min_frequency=min_frequency, **options)
@@ -62,37 +63,37 @@ def train(
         backend = _train_wordpiece(paths, lowercase, min_frequency=min_frequency, **options)
     else:
         backend = _train_unigram(paths, **options)
-    # The WordPiece trainer keeps every character, whatever `vocab_size` is.
+    # The WordPiece trainer keeps every character, even if `vocab_size` is smaller.
     if (size := backend.get_vocab_size()) > vocab_size:
         raise ValueError(
             f"vocab_size={vocab_size} is too small: the special tokens and the characters of these "
-            f"files alone are {size} tokens"
+            f"files alone need {size} tokens"
         )
     return backend
 
 
 def _checked_files(files: str | Path | Sequence[str | Path]) -> list[str]:
-    """The paths, after a check that each is UTF-8 text: the library's errors name no file."""
+    """The paths, after checking that each is UTF-8 text; the library's errors name no file."""
     paths = [files] if isinstance(files, (str, Path)) else list(files)
     if not paths:
         raise ValueError("files is empty: name at least one text file to train on")
     for path in map(Path, paths):
         if not path.is_file():
-            raise ValueError(f"{path} is not a file; a tokenizer is trained on text files")
+            raise ValueError(f"{path} is not a file; give text files to train on")
         try:
             with path.open(encoding="utf-8") as stream:
                 has_text = any(line.strip() for line in stream)
-                while stream.read(2**20):  # `any` stops early; the rest must be UTF-8 as well
+                while stream.read(2**20):  # `any` stops early, but the rest must be UTF-8 too
                     pass
         except UnicodeDecodeError as error:
             raise not_utf8(path) from error
         if not has_text:
-            raise ValueError(f"{path} is empty; every file must contain some text")
+            raise ValueError(f"{path} contains no text; leave it out")
     return [str(path) for path in paths]
 
 
 def _train_byte_level(paths: list[str], **options: Any) -> "tokenizers.Tokenizer":
-    """Train on top of the full alphabet of 256 bytes, so that no text has an unknown token."""
+    """Train with all 256 bytes as the initial alphabet, so that every text can be encoded."""
     tk = library()
     backend = tk.Tokenizer(tk.models.BPE())
     backend.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -106,19 +107,19 @@ def _train_byte_level(paths: list[str], **options: Any) -> "tokenizers.Tokenizer
 
 
 def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "tokenizers.Tokenizer":
-    """Train in two passes over the files; the first, without merges, finds the alphabet.
+    """Train in two passes over the files, of which the first only finds the alphabet.
 
-    The trainer gives the tokens `##c` their ids in the order of a randomly seeded hash table, and
-    breaks ties between merges by those ids. Passed as special tokens, in sorted order, they get the
+    The trainer assigns ids to the tokens `##c` in the order of a randomly seeded hash table, and
+    breaks ties between merges by these ids. Passed as special tokens, in sorted order, they get the
     same ids in every process.
     """
     tk = library()
 
-    def vocabulary(first: list[str], **changed: Any) -> dict[str, int]:
+    def vocabulary(initial_tokens: list[str], **changed: Any) -> dict[str, int]:
         backend = tk.Tokenizer(tk.models.WordPiece(unk_token="[UNK]"))
         backend.normalizer = tk.normalizers.BertNormalizer(lowercase=lowercase)
         backend.pre_tokenizer = tk.pre_tokenizers.BertPreTokenizer()
-        trainer = tk.trainers.WordPieceTrainer(special_tokens=first, **(options | changed))
+        trainer = tk.trainers.WordPieceTrainer(special_tokens=initial_tokens, **(options | changed))
         backend.train(paths, trainer)
         return dict(_model(backend)["vocab"])
 
@@ -130,10 +131,10 @@ def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "toke
 def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokenizers.Tokenizer":
     """Train, then remove what depends on the trainer's randomly seeded hash tables.
 
-    That is (1) the last digits of the scores, which are sums in the order of a table, and (2) the
-    order in which characters that were not selected as tokens, but are needed, get the scores m,
-    m + step, m + 2 step, ... from the smallest score m up. So scores are rounded to far fewer
-    digits, and those characters get their scores in alphabetical order.
+    Two things do: (1) the last digits of the scores, which are summed in the order of a table, and
+    (2) the order of the characters that were not selected as tokens, but are needed. The trainer
+    gives them the scores m, m + step, m + 2 step, ..., where m is the smallest score. So scores are
+    rounded to fewer digits, and these characters get their scores in alphabetical order.
     """
     tk = library()
     backend = bare_unigram(tk.models.Unigram())
@@ -147,20 +148,19 @@ def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokeni
         backend.train(paths, trainer)
     except Exception as error:
         raise ValueError(
-            f"the Unigram trainer failed ({error}); if this is about the vocabulary, "
-            f"vocab_size={vocab_size} is too small for the characters of these files: make it "
-            "larger"
+            f"the Unigram trainer failed ({error}); if the error is about the vocabulary, make "
+            f"vocab_size={vocab_size} larger: it must include all characters of the files"
         ) from error
     scores = {
         token: score for token, score in _model(backend)["vocab"] if token not in ROBERTA_ORDER
     }
     smallest = min(scores.values())
 
-    def on_a_step(token: str) -> bool:
+    def was_added(token: str) -> bool:
         steps = (scores[token] - smallest) / _UNIGRAM_STEP
         return len(token) == 1 and abs(steps - round(steps)) < 1e-5
 
-    for rank, token in enumerate(sorted(filter(on_a_step, scores))):
+    for rank, token in enumerate(sorted(filter(was_added, scores))):
         scores[token] = smallest + rank * _UNIGRAM_STEP
     rounded = [(token, round(score, 6)) for token, score in scores.items()]
     rounded.sort(key=lambda piece: (-piece[1], piece[0]))
@@ -168,5 +168,5 @@ def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokeni
 
 
 def _model(backend: "tokenizers.Tokenizer") -> dict[str, Any]:
-    """The vocabulary and merges of a backend, which are accessible in its JSON only."""
+    """The vocabulary and merges of a backend, which are accessible only in its JSON."""
     return dict(json.loads(backend.to_str())["model"])

@@ -155,7 +155,7 @@ def test_padding_needs_one_of_two_tokens(bart):
 def test_sequences_that_are_batched_later_are_padded_on_either_side(bart, side):
     texts = ["Il gatto", "sogna", "Il gatto dorme sul tavolo"]
     together = bart(texts, padding=True, padding_side=side, return_tensors="pt")
-    later = bart(texts).padded_rows([0, 1, 2], bart.padding_id, side)
+    later = bart(texts).padded_batch([0, 1, 2], bart.padding_id, side)
     assert later.keys() == together.keys()
     for name, value in together.items():
         assert torch.equal(later[name], value)
@@ -208,7 +208,9 @@ def test_the_config_decides_whether_spaces_are_cleaned_up(bart_files, tmp_path):
     clean.save_pretrained(tmp_path / "again")
     assert Tokenizer.from_pretrained(tmp_path / "again").clean_up_tokenization_spaces
     assert not load_with(None).clean_up_tokenization_spaces
-    with pytest.raises(CheckpointError, match=r"clean_up_tokenization_spaces='false'; it is true"):
+    with pytest.raises(
+        CheckpointError, match=r"clean_up_tokenization_spaces='false'; it must be true"
+    ):
         load_with("false")
 
 

@@ -338,7 +338,7 @@ def test_offsets_with_padding_windows_and_pairs(ours):
     char = first.index("table")
     token = plain.char_to_token(0, char)
     assert plain.token_to_chars(0, token)[0] == char
-    with pytest.raises(ValueError, match="white space that belongs to no token"):
+    with pytest.raises(ValueError, match="white space, which belongs to no token"):
         plain.char_to_token(0, char - 1)
     pair = ours(first, second)
     middle = len(plain["input_ids"][0]) - 1
@@ -415,8 +415,8 @@ def test_the_config_decides_between_two_tokenizers_in_one_directory(ours, writab
         ("source.spm", b"no model at all", "source.spm is not a SentencePiece model"),
         ("target.spm", b"\x80\x04\x95.", "target.spm is not a SentencePiece model"),
         ("vocab.json", b"{", "vocab.json is not valid JSON"),
-        ("vocab.json", b"[1, 2]", "vocab.json holds a JSON list"),
-        ("vocab.json", b'{"</s>": 0}', "vocab.json cannot be used: .*lacks '<unk>'"),
+        ("vocab.json", b"[1, 2]", "vocab.json contains a JSON list"),
+        ("vocab.json", b'{"</s>": 0}', "vocab.json cannot be used: .*has no '<unk>'"),
         ("vocab.json", b'{"<unk>": -1}', "vocab.json cannot be used"),
         ("vocab.json", b'{"<unk>": "a"}', "vocab.json cannot be used"),
         ("vocab.json", b'{"<unk>": 99999999999}', "vocab.json cannot be used"),
@@ -431,9 +431,9 @@ def test_the_config_decides_between_two_tokenizers_in_one_directory(ours, writab
         ("tokenizer_config.json", b'{"extra_special_tokens": ["<s>"]}', "has extra_special_tokens"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"999": 3}}', "config.json cannot be"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": []}', "config.json cannot be used"),
-        ("added_tokens.json", b'{"<new>": 500}', "'<new>' was added"),
-        ("added_tokens.json", b'{"</s>": 5}', "'</s>' has the ids 0 and 5"),
-        ("special_tokens_map.json", b'{"unk_token": "<none>"}', "lacks '<none>'"),
+        ("added_tokens.json", b'{"<new>": 500}', "'<new>' is an added token"),
+        ("added_tokens.json", b'{"</s>": 5}', "'</s>' has two ids, 0 and 5"),
+        ("special_tokens_map.json", b'{"unk_token": "<none>"}', "has no '<none>'"),
     ],
 )
 def test_a_broken_file_is_one_error_that_names_it(name, content, match, writable):
@@ -477,13 +477,13 @@ def test_damaged_models_are_refused_or_work(writable, models):
 
 
 def test_an_id_outside_the_vocabulary(ours):
-    with pytest.raises(ValueError, match=rf"outside the vocabulary, 0 to {len(ours) - 1}"):
+    with pytest.raises(ValueError, match=rf"not in the vocabulary; ids are 0 to {len(ours) - 1}"):
         ours.decode(np.array([0, len(ours)]))
 
 
 def test_without_sentencepiece_the_error_says_what_to_install(checkpoint, monkeypatch):
     monkeypatch.delattr(sentencepiece.SentencePieceProcessor, "encode_as_offset_mapping")
-    with pytest.raises(ImportError, match=r"does not give the offsets .* 'sentencepiece>=0.2.3'"):
+    with pytest.raises(ImportError, match=r"does not return the offsets .* 'sentencepiece>=0.2.3'"):
         Tokenizer.from_pretrained(checkpoint)
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(ImportError, match=r"source.spm .* pip install 'sentencepiece>=0.2.3'"):

@@ -115,7 +115,7 @@ def test_mask_includes_the_space_before_it_and_is_one_token(tokenizer):
 def test_lowercase_is_for_wordpiece(corpus):
     lower = Tokenizer.train(corpus, 300, "wordpiece", lowercase=True, show_progress=False)
     assert lower("CARO")["input_ids"] == lower("caro")["input_ids"]
-    with pytest.raises(ValueError, match="lowercase=True is for algorithm='wordpiece'"):
+    with pytest.raises(ValueError, match="lowercase=True needs algorithm='wordpiece'"):
         Tokenizer.train(corpus, 300, "bpe", lowercase=True)
 
 
@@ -129,12 +129,12 @@ def test_training_mistakes_are_one_clear_error(corpus, tmp_path):
     latin.write_bytes(b"caro\n" * 300_000 + "perché".encode("latin-1"))
     fails(r"unknown algorithm 'wordpeice'; did you mean 'wordpiece'", corpus, 400, "wordpeice")
     fails(r"nowhere.txt is not a file", [corpus, tmp_path / "nowhere.txt"], 400)
-    fails(r"empty.txt is empty", [corpus, empty], 400)
-    fails(r"latin.txt, row 300001 is not UTF-8", [corpus, latin], 400)
+    fails(r"empty.txt contains no text", [corpus, empty], 400)
+    fails(r"latin.txt, line 300001 is not UTF-8", [corpus, latin], 400)
     fails(r"files is empty", [], 400)
-    fails(r"vocab_size=260 is too small for bpe: 261", corpus, 260)
+    fails(r"vocab_size=260 is too small for bpe; it needs at least 261", corpus, 260)
     fails(r"vocab_size=20 is too small", corpus, 20, "wordpiece")
-    fails(r"vocab_size=20 .*make it larger", corpus, 20, "unigram")
+    fails(r"make vocab_size=20 larger", corpus, 20, "unigram")
 
 
 # ---- against transformers, on real vocabularies and real text ----
@@ -420,7 +420,7 @@ def test_a_broken_tokenizer_json_is_a_checkpoint_error_that_names_it(name, tmp_p
 
 def test_a_charsmap_that_declares_more_bytes_than_it_has_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(broken("charsmap length")))
-    with pytest.raises(CheckpointError, match="shorter than the length that it declares"):
+    with pytest.raises(CheckpointError, match="shorter than its header declares"):
         Tokenizer.from_pretrained(tmp_path)
 
 
@@ -476,7 +476,7 @@ def test_missing_files_and_links_out_of_the_directory_are_refused(bpe, tmp_path)
     with pytest.raises(CheckpointError, match=r"leads out of its directory"):
         Tokenizer.from_pretrained(tmp_path / "here")
     (tmp_path / "vocab.txt").write_text("caro\nmio\n")
-    with pytest.raises(CheckpointError, match=r"vocab.txt .*lacks '\[UNK\]'"):
+    with pytest.raises(CheckpointError, match=r"vocab.txt .*has no '\[UNK\]'"):
         Tokenizer.from_pretrained(tmp_path)
 
 
@@ -524,7 +524,7 @@ def test_mistakes_in_a_call(bpe):
     fails(TypeError, r"'max_len'; did you mean 'max_length'", "caro", max_len=3)
     fails(ValueError, r"padding 'longst'; did you mean 'longest'", "caro", padding="longst")
     fails(ValueError, r"truncation 'only_frist'", "caro", truncation="only_frist")
-    fails(ValueError, r"padding=0; the choices", "caro", padding=0)
+    fails(ValueError, r"padding=0 must be one of", "caro", padding=0)
     fails(ValueError, r"padding_side 'rigth'; did you mean 'right'", "caro", padding_side="rigth")
     fails(ValueError, r"return_tensors 'tf'", "caro", return_tensors="tf")
     fails(
@@ -547,11 +547,11 @@ def test_mistakes_in_a_call(bpe):
     fails(ValueError, r"text_target cannot be combined", None, "caro", text_target="mio")
     fails(ValueError, r"2 texts \(list\) and 1 text_pairs \(list\)", two, ["mio"])
     fails(ValueError, r"1 texts \(list\) and 1 text_pairs \(str\)", ["caro"], "mio")
-    fails(ValueError, r"no length is known", "caro", truncation=True)
-    fails(ValueError, r"no length is known", "caro", padding="max_length")
+    fails(ValueError, r"no model_max_length: pass max_length", "caro", truncation=True)
+    fails(ValueError, r"no model_max_length: pass max_length", "caro", padding="max_length")
     fails(ValueError, r"max_length=5 has no effect", "caro", max_length=5)
-    fails(ValueError, r"max_length=0; a positive", "caro", max_length=0, truncation=True)
-    fails(ValueError, r"room for 0 tokens beside 2 special", "caro", max_length=2, truncation=True)
+    fails(ValueError, r"max_length=0 must be a positive", "caro", max_length=0, truncation=True)
+    fails(ValueError, r"room for 0 tokens besides 2 special", "caro", max_length=2, truncation=True)
     fails(ValueError, r"room for 0 .* 4 special", "caro", "mio", max_length=3, truncation=True)
     fails(ValueError, r"stride needs", "caro", max_length=5, truncation=True, stride=1)
     fails(ValueError, r"needs text_pairs", "caro", max_length=5, truncation="only_second")
@@ -634,12 +634,32 @@ def test_ids_and_tokens(tokenizer):
     assert tokenizer.id_to_token(tokenizer.token_to_id("ca")) == "ca"
     assert tokenizer.special_ids == frozenset(range(5))
     for wrong in (-1, 400, -100, 1.0, "caro"):
-        with pytest.raises(ValueError, match=r"outside the vocabulary, 0 to 399"):
+        with pytest.raises(ValueError, match=r"not in the vocabulary; ids are 0 to 399"):
             tokenizer.id_to_token(wrong)
     with pytest.raises(ValueError, match="ignored labels"):
         tokenizer.decode([5, -100])
     with pytest.raises(ValueError, match="'nonesuch' is not a token"):
         tokenizer.token_to_id("nonesuch")
+
+
+def test_a_vocabulary_with_a_gap_in_its_ids(tmp_path):
+    """As many embeddings as the largest id needs; the ids in the gap are no tokens."""
+    tk = pytest.importorskip("tokenizers")
+    backend = tk.Tokenizer(tk.models.WordLevel({"<unk>": 0, "a": 2, "b": 5}, unk_token="<unk>"))
+    backend.pre_tokenizer = tk.pre_tokenizers.Whitespace()
+    Tokenizer(backend, {"unk_token": "<unk>"}).save_pretrained(tmp_path)
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    assert (len(tokenizer), tokenizer.vocab_size) == (3, 6)
+    assert tokenizer("b a c")["input_ids"] == [5, 2, 0]
+    assert tokenizer.decode([5, 2]) == "b a"
+    for gap in (1, 3, 4):
+        message = f"^id {gap} is not in the vocabulary, whose ids have gaps$"
+        with pytest.raises(ValueError, match=message):
+            tokenizer.id_to_token(gap)
+        with pytest.raises(ValueError, match=message):
+            tokenizer.decode([5, gap])
+    with pytest.raises(ValueError, match="^id 6 is not in the vocabulary; ids are 0 to 5$"):
+        tokenizer.id_to_token(6)
 
 
 def test_decode_takes_lists_arrays_and_tensors(bpe):
@@ -654,7 +674,7 @@ def test_decode_takes_lists_arrays_and_tensors(bpe):
         assert bpe.batch_decode(sequences, skip_special_tokens=True) == ["caro mio", "a"]
         with pytest.raises(ValueError, match="batch_decode"):
             bpe.decode(sequences)
-    with pytest.raises(ValueError, match="outside the vocabulary"):
+    with pytest.raises(ValueError, match="not in the vocabulary"):
         bpe.decode(torch.tensor([0.5]))
 
 
@@ -670,11 +690,11 @@ def test_char_to_token_never_returns_none(trained):
     spans = zip(batch.offsets(), batch.sequence_ids(), strict=True)
     last = max(end for (_, end), sequence_id in spans if sequence_id == 0)
     for char, sequence_index, why in (
-        (4, 0, r"white space that belongs to no token; the sequence covers characters 0 to"),
+        (4, 0, r"white space, which belongs to no token; the sequence covers characters 0 to"),
         (9, 0, r"removed by the normalizer"),
         (len(text), 0, r"beyond the text, which has 27 characters"),
         (-1, 0, r"beyond the text"),
-        (len(text) - 1, 0, rf"cut off by truncation .* covers characters 0 to {last - 1}"),
+        (len(text) - 1, 0, rf"was truncated or .* covers characters 0 to {last - 1}"),
         (0, 2, r"the sequence has 2 text\(s\)"),
     ):
         with pytest.raises(ValueError, match=why):
