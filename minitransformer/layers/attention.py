@@ -100,9 +100,7 @@ def sdpa_attention(
     Weights that are asked for are computed beside it, by the formula.
     """
     attn_mask = mask
-    if (
-        bias is not None
-    ):  # PyTorch takes one of the two: a bool mask, or what is added to the scores
+    if bias is not None:  # PyTorch takes either a bool mask or numbers to add to the scores
         attn_mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout, scale=scale)
     weights = attention_weights(query, key, mask, bias, scale) if output_attentions else None
@@ -282,7 +280,8 @@ class CrossAttention(MultiHeadAttention):
         """
         query = self.split_heads(self.query(hidden))  # (R, H, T, D)
         key, value = self.keys_and_values(context, cache)  # (B, H, S, D) twice
-        per_source = len(query) // len(key)  # K
+        # Not len(), which would fix the batch size in an exported or compiled program.
+        per_source = query.shape[0] // key.shape[0]  # K
         if per_source > 1:
             key = key.repeat_interleave(per_source, dim=0)  # (R, H, S, D)
             value = value.repeat_interleave(per_source, dim=0)  # (R, H, S, D)
@@ -292,9 +291,7 @@ class CrossAttention(MultiHeadAttention):
     def keys_and_values(self, context: Tensor, cache: KeyValues | None) -> tuple[Tensor, Tensor]:
         """Of the encoder's tokens, (B, H, S, D) twice: from the cache, if they are there."""
         if cache is not None and cache.length:
-            if (
-                cache.source is not context
-            ):  # the very tensor: to compare its numbers takes too long
+            if cache.source is not context:  # identity: comparing the values would take too long
                 raise ValueError("the cache belongs to another source; begin with a new one")
             return cache.keys, cache.values
         key = self.split_heads(self.key(context))  # (B, H, S, D)

@@ -45,7 +45,7 @@ class KeyValues:
         """Check that new keys, (B, H, T, D), belong with those that are here."""
         if key.requires_grad:
             raise ValueError("a cache is for generation: call the model within torch.no_grad()")
-        check_batch(len(self.keys), len(key))
+        check_batch(self.keys.shape[0], key.shape[0])
         here, new = self.keys.shape[1::2], key.shape[1::2]  # (H, D)
         if here != new:
             raise ValueError(
@@ -106,7 +106,7 @@ class KVCache:
             )
         start = self.length
         if self.attention_mask is not None:
-            check_batch(len(self.attention_mask), len(attention_mask))
+            check_batch(self.attention_mask.shape[0], attention_mask.shape[0])
             attention_mask = torch.cat([self.attention_mask, attention_mask], dim=1)  # (B, S)
         self.attention_mask, self.length = attention_mask, attention_mask.shape[1]
         return attention_mask, torch.arange(start, self.length, device=attention_mask.device)

@@ -203,7 +203,7 @@ class SequenceClassifier(TaskModel):
     def checked_labels(self, labels: Tensor, input_ids: Tensor) -> Tensor:
         """The checked labels: (B,) int64, or (B, C) float."""
         check_shape("input_ids", input_ids)
-        shape = len(input_ids), self.config.num_labels
+        shape = input_ids.shape[0], self.config.num_labels
         if self.problem_type == "single_label_classification":
             check_class_labels(labels, *shape)
             return labels
@@ -244,7 +244,8 @@ def first_token(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         return hidden[:, 0]
     real = attention_mask != 0
     first = real.int().argmax(dim=1)  # (B,)
-    found = torch.take_along_dim(hidden, first[:, None, None], dim=1).squeeze(1)  # (B, E)
+    index = first[:, None, None].expand(-1, 1, hidden.shape[2])  # (B, 1, E)
+    found = hidden.gather(1, index).squeeze(1)  # (B, E)
     return found.masked_fill(~real.any(dim=1, keepdim=True), 0.0)
 
 
@@ -428,10 +429,11 @@ class EncoderDecoder(Model):
             raise ValueError("the decoder has nothing to read: pass decoder_input_ids")
         check_shape("input_ids", input_ids)
         check_shape("decoder_input_ids", decoder_input_ids)
-        if len(decoder_input_ids) != len(input_ids):
+        sources, targets = input_ids.shape[0], decoder_input_ids.shape[0]
+        if targets != sources:
             raise ValueError(
-                f"input_ids has {len(input_ids)} sequences, but decoder_input_ids, or the labels "
-                f"that they are made of, {len(decoder_input_ids)}; one for each source is needed"
+                f"input_ids has {sources} sequences, but decoder_input_ids (made of the labels, "
+                f"where it is not given) has {targets}; one for each source is needed"
             )
         encoded = self.encode(
             input_ids,
@@ -498,7 +500,7 @@ class EncoderDecoder(Model):
             output_hidden_states, output_attentions: as in `forward`.
         """
         self.check_ids("decoder_input_ids", decoder_input_ids, cache)
-        sequences, sources = len(decoder_input_ids), len(encoded.last_hidden_state)
+        sequences, sources = decoder_input_ids.shape[0], encoded.last_hidden_state.shape[0]
         if sequences % sources:
             raise ValueError(
                 f"decoder_input_ids has {sequences} sequences, which is no multiple of the "

@@ -499,7 +499,8 @@ class BertForQuestionAnswering(TaskModel):
 
     def num_supervised_tokens(self, inputs: dict[str, Any]) -> Tensor:
         """Every sequence has a start and an end."""
-        return torch.full((), len(inputs["start_positions"]), device=inputs["input_ids"].device)
+        batch_size = inputs["start_positions"].shape[0]
+        return torch.full((), batch_size, device=inputs["input_ids"].device)
 
 
 class BertForSequenceClassification(SequenceClassifier):

@@ -7,15 +7,15 @@ V vocabulary, C classes.
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.export import register_dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """What every model returns if it is asked for it."""
 
-    hidden_states: tuple[Tensor, ...] | None = (
-        None  # what enters each layer, and what leaves the stack: (B, T, E) each
-    )
+    # What enters each layer, and what leaves the stack: (B, T, E) each.
+    hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None  # each layer's (B, H, T, S)
 
 
@@ -112,3 +112,19 @@ class Seq2SeqSequenceClassifierOutput(Seq2SeqOutput):
 
     logits: Tensor  # (B, C)
     loss: Tensor | None = None  # (), the mean over the labels, where there are any
+
+
+# torch.export, vmap and the like have to know how to take an output apart and put it together.
+for output_class in (
+    EncoderOutput,
+    MaskedLMOutput,
+    QuestionAnsweringOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+    DecoderOutput,
+    CausalLMOutput,
+    Seq2SeqModelOutput,
+    Seq2SeqLMOutput,
+    Seq2SeqSequenceClassifierOutput,
+):
+    register_dataclass(output_class)

@@ -387,7 +387,8 @@ class T5ForConditionalGeneration(Seq2SeqLM):
     @property
     def lm_head_weight(self) -> Tensor:
         """(V, E), what hidden states are multiplied by to score the vocabulary."""
-        return super().lm_head_weight if self.lm_head is None else self.lm_head.weight
+        head = self.backbone.token_embedding if self.lm_head is None else self.lm_head
+        return head.weight
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score each token of the vocabulary as the next one: (..., E) to (..., V)."""
