@@ -13,6 +13,8 @@ TEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "transformers>=5.0",
+    "onnxscript>=0.5",
+    "onnxruntime>=1.20",
     *VIZ,
     *TRANSLATION,
 ]
