@@ -325,6 +325,12 @@ class PairDraft(Draft):
         is_negated = self.text[start:].split()[0] == "non"
         self.say(be(tense, subject.person, is_negated))
 
+    def comma(self, is_written: bool) -> None:
+        """English has it in any case."""
+        super().comma(is_written)
+        if not is_written:
+            self.say(",")
+
     def question(self, name: str) -> None:
         self.is_question = True
         super().question(name)

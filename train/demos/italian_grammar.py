@@ -309,8 +309,8 @@ class Draft:
             self.write(self.random.choice(verb.phrases))
             return
         noun = self.random.choice([n for n in _nouns(verb.objects) if n is not subject.noun])
-        names = [name for name in NAMES if not subject.overlaps(name)]
         if "person" in noun.tags and self.maybe(0.35):
+            names = [name for name in NAMES if not subject.overlaps(name)]
             self.write(*verb.preposition.split(), self.random.choice(names))
         else:
             self.object(noun, preposition=verb.preposition, negated=negated)
@@ -358,12 +358,19 @@ class Draft:
         self.write(".")
 
     def conditional_period(self) -> None:
-        """se Laura avesse scelto un altro giorno, (lei, or another) avrebbe visto il mare."""
+        """se Laura avesse scelto un altro giorno, (lei, or another) avrebbe visto il mare.
+
+        Some are left unfinished: the protasis stands alone, without a mark at its end.
+        """
         subject = self.person()
         verb = self.compound_verb(subject)
+        protasis, apodosis = "congiuntivo trapassato", "condizionale passato"
+        if self.maybe(0.15):
+            self.write("se")
+            self.clause(subject, verb, protasis)
+            return
         other = self.person(subject) if self.maybe(0.35) else subject
         beside = self.random.choice(_verbs_beside(verb))
-        protasis, apodosis = "congiuntivo trapassato", "condizionale passato"
         if self.maybe(0.75):
             self.write("se")
             self.clause(subject, verb, protasis)
@@ -432,16 +439,22 @@ class Draft:
         self.write(contracted, where.singular, ".")
 
     def dialogue(self) -> None:
-        """ciao, Laura, come va? tutto bene, grazie. a domani, Marco."""
+        """ciao, Laura, come va? tutto bene, grazie. a domani, Marco.
+
+        Some are written as in a quick message, with no comma before the question: ciao come va?
+        """
         name, friend = self.random.sample(NAMES, 2)
         if self.maybe(0.1) and name in lexicon.FEMALE_NAMES:
             greeting = self.random.choice(("buongiorno", "buonasera"))
             self.write(greeting, ",", "signora", name, ",", "come sta?")
             self.write(self.random.choice(lexicon.FORMAL_REPLIES), "arrivederci", ",", friend, ".")
             return
-        self.write(self.random.choice(("ciao", self.random.choice(lexicon.GREETINGS))), ",")
+        has_commas = self.maybe(0.6)
+        self.write(self.random.choice(("ciao", self.random.choice(lexicon.GREETINGS))))
+        self.comma(has_commas)
         if self.maybe(0.5):
-            self.write(name, ",")
+            self.write(name)
+            self.comma(has_commas)
         if self.maybe(0.7):
             question = self.random.choice(list(lexicon.EXCHANGES))
             answers = lexicon.EXCHANGES[question]
@@ -453,6 +466,11 @@ class Draft:
             self.write(self.random.choice(answers))
         if self.maybe(0.7):
             self.write(self.random.choice(lexicon.FAREWELLS), ",", friend, ".")
+
+    def comma(self, is_written: bool) -> None:
+        """A comma after a greeting or a name, which quick messages leave out."""
+        if is_written:
+            self.write(",")
 
     def question(self, name: str) -> None:
         """hai visto il mare? There is no tu to be seen, so nothing in the verb is asked about."""

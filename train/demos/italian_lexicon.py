@@ -472,6 +472,7 @@ EXCHANGES = {
     "come va?": ("tutto bene, grazie.", "va tutto bene.", "non c'è male, grazie.", "così così."),
     "come stai?": ("bene, grazie, e tu?", "molto bene, grazie.", "sto bene, e tu?"),
     "tutto bene?": ("sì, grazie.", "sì, tutto bene.", "sì, grazie, e tu?"),
+    "va tutto bene?": ("sì, grazie.", "sì, va tutto bene.", "così così."),
     "dove vai?": ("vado a casa.", "vado in centro.", "vado a scuola.", "vado al parco."),
 }
 ANSWERS = ("sì, certo.", "sì, ieri.", "no, non ancora.", "no, mi dispiace.", "sì, poco fa.")

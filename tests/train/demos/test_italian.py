@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import train.demos.italian as italian
+from train.demos.agreement import LINES
 from train.demos.italian import (
     HELD_OUT_SUBJECTS,
     Sentence,
@@ -40,9 +41,12 @@ GOLDEN = [
     "so che c'erano altri vicini nello stadio.",
     "è vero che io ero timida.",
     "altrimenti io e Roberto parleremmo di Francesca.",
-    "quei maestri sarebbero andati allo stadio se avessero perso quell'ombrello.",
+    "ciao, Luca, hai preparato i pesci? sì, ieri.",
+    "se l'attore avesse guardato la stella, tu avresti scritto le favole.",
+    "ciao, Laura, tutto bene? sì, grazie. a domani, Stefano.",
+    "se Irene fosse venuta alla mostra",
 ]
-GOLDEN_SHA256 = "fa08dbb458f76b625967da8ab1df7a9b3bbdf88110b2b1916446a7be02c6b320"
+GOLDEN_SHA256 = "24fcaf4f9dc7276b207198696c3faecd3c986a307d9acb20f3f54d3a660da025"
 WOMEN = "Laura Anna Giulia Chiara Sara Irene Francesca Marta Lucia Sofia"
 MEN = "Marco Luca Paolo Giovanni Andrea Matteo Davide Stefano Pietro Roberto"
 INVARIABLE = {"film", "caffè", "città", "zoo"}
@@ -50,12 +54,12 @@ INVARIABLE = {"film", "caffè", "città", "zoo"}
 
 @pytest.fixture(scope="module")
 def training() -> list[Sentence]:
-    return list(sentences(30_000, seed=1, held_out=False))
+    return list(sentences(12_000, seed=1, held_out=False))
 
 
 @pytest.fixture(scope="module")
 def held_out() -> list[Sentence]:
-    return list(sentences(5_000, seed=2, held_out=True))
+    return list(sentences(3_000, seed=2, held_out=True))
 
 
 # ---- words ---------------------------------------------------------------------------------------
@@ -239,7 +243,8 @@ WRONG = {
     r"(?<!di )\bLaura e (Marco|Luca|Paolo) (sono|saranno) \w+e\b": "Laura e Marco sono andate.",
     r"(?<!di )\b(Laura|Anna) (è|sarebbe|fosse) \w+[^l]to\b": "Laura è andato a casa.",
     r"(?<!di )\b(Marco|Luca) (è|sarebbe|fosse) \w+ta\b": "Marco è andata a casa.",
-    r"  | [.,?]|[.,?]\w|^ | $|[^.?]$": "Laura va a casa .",
+    r"  | [.,?]|[.,?]\w|^ | $": "Laura va a casa .",
+    r"^(?!se [^,]*$).*[^.?]$": "Laura va a casa",  # only a protasis may stand without a mark
 }
 
 
@@ -259,7 +264,7 @@ def test_text_is_plain(training: list[Sentence]) -> None:
 
 
 def test_golden_sentences() -> None:
-    texts = [s.text for s in sentences(6, seed=0, held_out=False)]
+    texts = [s.text for s in sentences(len(GOLDEN), seed=0, held_out=False)]
     assert texts == GOLDEN
 
 
@@ -267,6 +272,31 @@ def test_same_seed_same_text_on_every_machine() -> None:
     text = "".join(f"{s.text}\n" for s in sentences(1000, seed=0, held_out=False))
     assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN_SHA256
     assert text != "".join(f"{s.text}\n" for s in sentences(1000, seed=1, held_out=False))
+
+
+def test_greetings_with_and_without_commas(training: list[Sentence]) -> None:
+    """What the demo's model needs in order to answer "ciao <mask> va?" with a word."""
+    for question in ("come va?", "come stai?", "va tutto bene?"):
+        for greeting in (f"ciao {question}", f"ciao, {question}"):
+            assert sum(s.text.startswith(greeting) for s in training) > 15, greeting
+    named = re.compile(r"ciao(,?) [A-Z]\w+(,?) (come|dove|va|tutto) ")
+    commas = Counter(m.groups()[:2] for s in training if (m := named.match(s.text)))
+    assert commas.keys() == {(",", ","), ("", "")}
+    assert min(commas.values()) > 100
+
+
+def test_a_protasis_may_stand_alone(training: list[Sentence], held_out: list[Sentence]) -> None:
+    """What the demo's model needs in order to answer "se Laura <mask> scelto un altro giorno"."""
+    protasis = re.compile(r"se [^,.?]* (avess|foss|ave|fo)(i|e|imo|ste|ero) [^,.?]*")
+    alone = [s for s in training if protasis.fullmatch(s.text)]
+    assert len(alone) > 0.03 * len(training)
+    assert sum("avesse" in s.text for s in alone) > 100
+    assert not any(is_held_out(pair) for s in alone for pair in s.pairs)
+    asked = [s for s in held_out if protasis.fullmatch(s.text)]
+    assert len(asked) > 50
+    assert {a.kind for s in asked for a in s.agreements} >= {"auxiliary (conditional period)"}
+    begun = [s for s in training if s.text.startswith("se ") and "," in s.text]
+    assert len(begun) > 2 * len(alone)  # most have an apodosis
 
 
 # ---- agreements ----------------------------------------------------------------------------------
@@ -283,7 +313,7 @@ def test_form_is_a_whole_word_among_its_forms(held_out: list[Sentence]) -> None:
             assert len(set(agreement.forms)) == len(agreement.forms) >= 2
             assert agreement.start > 0
             assert sentence.text[agreement.start - 1] == " "
-            assert sentence.text[agreement.end] in " .,?"
+            assert sentence.text[agreement.end : agreement.end + 1] in ("", *" .,?")
             assert not any("'" in form for form in agreement.forms)
 
 
@@ -329,7 +359,7 @@ def test_controller_alone_decides_the_form(
         ("voi", "aveste"),
         ("tu e Marco", "aveste"),
         ("loro", "avessero"),
-        ("Laura e Marco", "avessero"),
+        ("Laura e Stefano", "avessero"),
         ("amici", "avessero"),
     ],
 )
@@ -358,7 +388,7 @@ def test_gender_of_the_subject(training: list[Sentence], held_out: list[Sentence
                 ending = vowels[len(people) > 1]
                 assert form_of(sentence, agreement).endswith(ending), sentence.text
                 checked[ending] += 1
-    assert min(checked[vowel] for vowel in "oaie") > 100
+    assert min(checked[vowel] for vowel in "oaie") > 60
 
 
 def test_hidden_gender_is_never_asked(training: list[Sentence]) -> None:
@@ -446,15 +476,18 @@ def test_held_out_subjects_have_no_conditional_period(
     assert sum(bool(past_conditional.search(s.text)) for s in held_out) > 30
     assert not [s.text for s in training if past_conditional.search(s.text)]
     words = word_counts(s.text for s in training)
-    assert all(words[name] > 50 for name in HELD_OUT_SUBJECTS)  # learnable elsewhere
+    assert all(words[name] > 25 for name in HELD_OUT_SUBJECTS)  # learnable elsewhere
 
 
 @pytest.mark.slow
 def test_every_form_asked_about_occurs_in_training(held_out: list[Sentence]) -> None:
     """In as many sentences as the demo trains on."""
-    words = word_counts(s.text for s in sentences(60_000, seed=0, held_out=False))
-    forms = {form for s in held_out for a in s.agreements for form in a.forms}
-    assert not [form for form in forms if not words[form]]
+    missing = {form for s in held_out for a in s.agreements for form in a.forms}
+    for sentence in sentences(LINES, seed=0, held_out=False):
+        missing.difference_update(word_counts([sentence.text]))
+        if not missing:
+            break
+    assert not missing
 
 
 # ---- the measure ---------------------------------------------------------------------------------
@@ -498,13 +531,13 @@ def test_language_is_small_in_words_and_large_in_sentences(training: list[Senten
 
 def test_corpus_is_distinct_lines_and_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first.txt", "second.txt"):
-        write_corpus(tmp_path / name, 3_000, seed=5)
+        write_corpus(tmp_path / name, 800, seed=4)
     first = (tmp_path / "first.txt").read_bytes()
     assert first == (tmp_path / "second.txt").read_bytes()
     lines = first.decode("utf-8").split("\n")
     assert lines.pop() == ""
-    texts = dict.fromkeys(s.text for s in sentences(6_000, seed=5, held_out=False))
-    assert lines == list(texts)[:3_000]
+    drawn = [s.text for s in sentences(810, seed=4, held_out=False)]
+    assert lines == list(dict.fromkeys(drawn))[:800] != drawn[:800]
     assert b"\r" not in first
 
 
