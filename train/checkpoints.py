@@ -1,8 +1,9 @@
-"""Training checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Training checkpoints: everything that a run needs to continue as if it had never stopped.
 
-A checkpoint is a directory `step-00000100` that appears whole, by one rename: the model as
-`from_pretrained` reads it, `optimizer.safetensors` with the optimizer's and the random generators'
-states, and `state.json` with the progress of the run and how it computes. No pickle.
+A checkpoint is a directory such as `step-00000100`, which is created by one rename, so it is always
+complete. It contains the model, as `from_pretrained` reads it, `optimizer.safetensors` with the
+states of the optimizer and of the random number generators, and `state.json` with the progress of
+the run and its settings. Nothing is pickled.
 """
 
 import re
@@ -28,7 +29,7 @@ from train.config import TrainingConfig
 _NAME = re.compile(r"step-(\d{8,})")
 _RANDOM = "random state of "
 _ADAM_STATES = ("step", "exp_avg", "exp_avg_sq")
-_ADVICE = "delete this checkpoint to go on from the one before"
+_ADVICE = "delete this checkpoint to resume from the one before"
 
 
 def save_checkpoint(
@@ -39,7 +40,7 @@ def save_checkpoint(
     *,
     step: int,
 ) -> None:
-    """Write the checkpoint of `step`, unless it is there, and delete those that are too old."""
+    """Write the checkpoint of `step`, unless it exists, and delete old checkpoints."""
     from safetensors.torch import save_file
 
     path = config.checkpoints / f"step-{step:08d}"
@@ -53,28 +54,28 @@ def save_checkpoint(
         )
         write_json(directory / "state.json", state)
     for old in list_checkpoints(config.checkpoints)[: -config.keep_checkpoints]:
-        # Renamed first: a directory that is deleted halfway must not look like a checkpoint.
-        doomed = old.with_name(TEMPORARY_PREFIX + old.name)
-        old.rename(doomed)
-        shutil.rmtree(doomed)
+        # Renamed first, since a half-deleted directory must not look like a checkpoint.
+        renamed = old.with_name(TEMPORARY_PREFIX + old.name)
+        old.rename(renamed)
+        shutil.rmtree(renamed)
 
 
 def list_checkpoints(parent: Path) -> list[Path]:
-    """The whole checkpoints in `parent`, the oldest first."""
+    """The checkpoints in `parent`, from old to new."""
     if not parent.is_dir():
         return []
     return sorted(path for path in parent.iterdir() if _NAME.fullmatch(path.name))
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: `progress`, the `run` that it belongs to, and `library`.
+    """Read state.json: `progress`, the settings of the `run`, and `library`.
 
-    `run["implementation"]` is "plain" or "optimized"; `library` is what multiplies in the latter on
-    a CPU, see :mod:`minitransformer.fast.linear`, else None.
+    `run["implementation"]` is "plain" or "optimized". `library` is the one that multiplies matrices
+    if the model is optimized and on a CPU (see :mod:`minitransformer.fast.linear`), else None.
 
     Raises:
         CheckpointError: the file is damaged.
-        ValueError: the run is one of version 0.4 or older.
+        ValueError: the checkpoint was written by version 0.4 or older.
     """
     state = read_json(path / "state.json")
     if not all(isinstance(state.get(name), dict) for name in ("progress", "run")):
@@ -82,23 +83,23 @@ def read_state(path: Path) -> dict[str, Any]:
     if "implementation" not in state["run"]:
         raise ValueError(
             f"{path} was written by version 0.4 of minitransformer or an older one, whose models "
-            "rounded otherwise: the run cannot be resumed exactly. Choose another --output, and "
+            "round differently, so the run cannot be resumed exactly; choose another --output, and "
             "load the weights there"
         )
     return state
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What two records of the settings of a run say differently, for people."""
+    """The settings of a run that differ between two records, as text."""
     return [
-        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        f"{name} was {before.get(name)!r}, now it is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
 
 
 def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:
-    """Put model, optimizer and random generators back as they were.
+    """Restore the model, the optimizer and the random number generators.
 
     Raises:
         CheckpointError: a file of the checkpoint is damaged.
@@ -135,13 +136,13 @@ def _optimizer_tensors(model: Model, optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def _parameter_names(model: Model, optimizer: torch.optim.Optimizer) -> list[str]:
-    """The names of the parameters in the order in which the optimizer numbers them."""
+    """The names of the parameters, in the order in which the optimizer numbers them."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """Dropout draws from PyTorch's generators; data and masks depend on no state at all."""
+    """The states of PyTorch's generators, which dropout uses; data and masks need no state."""
     states = {f"{_RANDOM}cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(device)

@@ -1,13 +1,13 @@
 """Fine-tune an encoder to classify texts: `python -m train.classify --model PATH --train FILE ...`.
 
-FILE has a text, a tab and the name of its class on every line:
+Each line of FILE contains a text, a tab and the name of its class:
 
     one long string of cliches<TAB>0
     a stirring , funny and finally transporting film<TAB>1
 
-UTF-8, without a header. What follows the last tab of a line is the label, any name without a tab:
-`0`, `positive`, `very good`. White space around text and label is left out, and blank lines are
-passed over. SST-2 (Socher et al. 2013) is often handed on in this form.
+The file is UTF-8 and has no header. The label is what follows the last tab of a line; it can be any
+name without a tab, such as `0`, `positive` or `very good`. White space around text and label is
+removed, and blank lines are skipped. SST-2 (Socher et al. 2013) is often distributed in this form.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from train.finetuning import (
 from train.loop import Record, last_checkpoint
 from train.text import numbered_lines
 
-_FORM = "a line is a text, a tab and a label"
+_FORMAT = "a line must be a text, a tab and a label"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The job, top to bottom."""
+    """Run the job, step by step."""
     config = training_config(arguments)
-    last_checkpoint(config)  # before anything is done: an output with another run stays as it is
+    last_checkpoint(config)  # raises at once if --output contains another run
     examples, dev_examples = (read_labelled_text(path) for path in (arguments.train, arguments.dev))
     classes = class_names(examples)
-    labels = class_numbers(examples, classes, arguments.train)
-    dev_labels = class_numbers(dev_examples, classes, arguments.dev)
+    labels = class_ids(examples, classes, arguments.train)
+    dev_labels = class_ids(dev_examples, classes, arguments.dev)
     model, tokenizer = load_pretrained(
         SequenceClassifier,
         arguments,
@@ -76,14 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal
 
-    figures = evaluate(model, dev_batches, config)
-    assert figures is not None
+    metrics = evaluate(model, dev_batches, config)
+    assert metrics is not None
     frequent = Counter(labels).most_common(1)[0][0]
-    always = dev_labels.count(frequent) / len(dev_labels)
+    baseline = dev_labels.count(frequent) / len(dev_labels)
     print(f"\n{len(dev_labels):,} texts of {arguments.dev}   accuracy\n")
-    print(f"{'this model':42}{figures['accuracy']:>8.1%}")
-    print(f"{f'always {classes[frequent]!r}':42}{always:>8.1%}")
-    report = {"steps": progress.step, "dev": figures, "most_frequent_class": always}
+    print(f"{'this model':42}{metrics['accuracy']:>8.1%}")
+    print(f"{f'always {classes[frequent]!r}':42}{baseline:>8.1%}")
+    report = {"steps": progress.step, "dev": metrics, "most_frequent_class": baseline}
     write_results(config.output, {"report.json": report})
     print(f"\nthe model, its tokenizer, loss.png, report.json: {config.output}")
     print(f"try it: pipeline('text-classification', '{config.output}')('...')")
@@ -96,10 +96,7 @@ def evaluate(
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Record | None:
-    """The mean loss (nats a text) and the share of texts whose likeliest class is right.
-
-    Returns None if `should_stop` said so.
-    """
+    """The mean loss (nats per text) and the accuracy; None if `should_stop` returned True."""
     total, right, count = 0.0, 0, 0
     for _, logits, labels in labelled_logits(model, batches, config, should_stop):
         loss, _ = cross_entropy_sum(logits, labels)
@@ -113,85 +110,85 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """A text, the name of its class, and the row of the file, counted from 1."""
+    """A text, the name of its class, and its line in the file, counted from 1."""
 
     text: str
     label: str
-    row: int
+    line_number: int
 
 
 def read_labelled_text(path: str | Path) -> list[LabelledText]:
     """Read a file of labelled texts.
 
     Raises:
-        ValueError: the file is missing, is not UTF-8 or holds no text, or a line has no tab, an
-            empty text or an empty label, or is a header. The message names the row.
+        ValueError: the file is missing, is not UTF-8 or contains no text, or a line has no tab, an
+            empty text or an empty label, or is a header. The message names the line.
     """
     examples = [
-        _labelled_text(line, row, f"{path}, row {row}")
-        for row, line in numbered_lines(path)
+        _labelled_text(line, line_number, f"{path}, line {line_number}")
+        for line_number, line in numbered_lines(path)
         if line.strip(" ")
     ]
     if not examples:
-        raise ValueError(f"{path} holds no text; {_FORM}")
+        raise ValueError(f"{path} contains no text; {_FORMAT}")
     first = examples[0]
     if first.label.lower() == "label":
         raise ValueError(
-            f"{path}, row {first.row}: {first.text!r} with the label {first.label!r} is a header, "
-            "not a text; delete the line"
+            f"{path}, line {first.line_number}: {first.text!r} with the label {first.label!r} is a "
+            "header, not a text; delete the line"
         )
     return examples
 
 
 def class_names(examples: Sequence[LabelledText]) -> list[str]:
-    """The classes of the training texts: by number if all are integers, else by alphabet.
+    """The classes of the training texts, sorted as integers if all are integers, else as text.
 
     Raises:
-        ValueError: there is only one; nothing can be learned from it.
+        ValueError: there is only one class.
     """
     names = {example.label for example in examples}
     if len(names) < 2:
         raise ValueError(
-            f"every text has the label {examples[0].label!r}; training needs two classes or more"
+            f"every text has the label {examples[0].label!r}; training needs at least two classes"
         )
     if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
 
 
-def class_numbers(
+def class_ids(
     examples: Sequence[LabelledText], classes: Sequence[str], path: str | Path
 ) -> list[int]:
-    """The number of each text's class.
+    """The id of each text's class: its index in `classes`.
 
     Args:
         examples: read from `path`.
-        classes: the names of the classes in their order, as :func:`class_names` gives them.
+        classes: as :func:`class_names` returns them.
         path: for the error message.
 
     Raises:
-        ValueError: a text is of another class. The message names its row.
+        ValueError: a text has another class. The message names its line.
     """
-    numbers = {name: number for number, name in enumerate(classes)}
+    ids = {name: index for index, name in enumerate(classes)}
     for example in examples:
-        if example.label not in numbers:
+        if example.label not in ids:
             raise ValueError(
-                f"{path}, row {example.row}: the label {example.label!r} is not among those of "
-                f"the training file: {', '.join(classes)}"
+                f"{path}, line {example.line_number}: the label {example.label!r} is not one of "
+                f"those in the training file: {', '.join(classes)}"
             )
-    return [numbers[example.label] for example in examples]
+    return [ids[example.label] for example in examples]
 
 
-def _labelled_text(line: str, row: int, where: str) -> LabelledText:
+def _labelled_text(line: str, line_number: int, where: str) -> LabelledText:
     text, tab, label = line.rpartition("\t")
     if not tab:
-        raise ValueError(f"{where}: there is no tab in {line!r:.60}; {_FORM}")
+        raise ValueError(f"{where}: there is no tab in {line!r:.60}; {_FORMAT}")
     text, label = text.strip(), label.strip()
     if not text:
-        raise ValueError(f"{where}: the text before the tab is empty; {_FORM}")
+        raise ValueError(f"{where}: the text before the tab is empty; {_FORMAT}")
     if not label:
-        raise ValueError(f"{where}: the label after the tab is empty; {_FORM}")
-    return LabelledText(text, label, row)
+        raise ValueError(f"{where}: the label after the tab is empty; {_FORMAT}")
+    return LabelledText(text, label, line_number)
 
 
 def _batches(
@@ -204,7 +201,8 @@ def _batches(
     texts = [example.text for example in examples]
     encoding = tokenizer(texts, truncation=True, max_length=arguments.max_length)
     truncated = sum(bool(text.overflowing) for text in encoding.encodings)
-    print(f"{name}: {len(texts):,} texts ({truncated:,} cut to {arguments.max_length} tokens)")
+    limit = arguments.max_length
+    print(f"{name}: {len(texts):,} texts ({truncated:,} truncated to {limit} tokens)")
     return LabelledBatches(
         encoding,
         labels,
@@ -215,12 +213,12 @@ def _batches(
 
 
 def parser() -> Parser:
-    """The arguments of the job."""
+    """The parser of the job's arguments."""
     parser = Parser(
         prog="python -m train.classify", description="Fine-tune an encoder to classify texts."
     )
     parser.add_argument("--train", type=Path, required=True, help="lines of text, tab, class")
-    parser.add_argument("--dev", type=Path, required=True, help="the same, to score on")
+    parser.add_argument("--dev", type=Path, required=True, help="the same, to evaluate on")
     add_finetuning_arguments(parser, batch_size=32, max_length=128)
     return parser
 

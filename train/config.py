@@ -1,4 +1,4 @@
-"""How to train: what all jobs have in common."""
+"""The training settings that all jobs have in common."""
 
 import math
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to train; what is not said here is said by model and data."""
+    """How to train; all other settings belong to the model or the data."""
 
     output: Path
     epochs: int = 1
-    max_steps: int | None = None  # ends the run early, or lets it go through the data again
-    accumulate: int = 1  # batches whose gradients make one step
+    max_steps: int | None = None  # replaces `epochs`
+    accumulate: int = 1  # batches per step, whose gradients are accumulated
     learning_rate: float = 5e-4
-    warmup: float = 0.06  # share of the steps
+    warmup: float = 0.06  # fraction of the steps
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    evaluate_every: int = 500  # steps
-    save_every: int = 500  # steps
+    evaluate_every: int = 500  # in steps
+    save_every: int = 500  # in steps
     keep_checkpoints: int = 2
-    patience: int | None = None  # evaluations without a better loss before the run is ended
+    patience: int | None = None  # evaluations without a better loss before the run ends
     device: str = "cpu"
     bf16: bool = False
     compile: bool = False
@@ -28,12 +28,12 @@ class TrainingConfig:
 
     @property
     def checkpoints(self) -> Path:
-        """The directory of the checkpoints."""
+        """The directory that contains the checkpoints."""
         return self.output / "checkpoints"
 
     @property
     def best(self) -> Path:
-        """The weights of the best evaluation, where `patience` asks for them."""
+        """The directory of the weights with the best loss, which are saved with `patience`."""
         return self.checkpoints / "best"
 
     def __post_init__(self) -> None:
@@ -46,6 +46,6 @@ class TrainingConfig:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive and finite")
         if not 0 <= self.warmup <= 1:
-            raise ValueError(f"warmup={self.warmup} is a share of the steps, from 0 to 1")
+            raise ValueError(f"warmup={self.warmup} must be a fraction of the steps, from 0 to 1")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative")

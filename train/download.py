@@ -1,4 +1,4 @@
-"""Files from the web, kept only if their sha256 is the known one."""
+"""Download files, and keep them only if they have the expected sha256."""
 
 import hashlib
 import http.client
@@ -23,20 +23,20 @@ _BYTES_AT_ONCE = 2**16
 
 
 class DownloadError(OSError):
-    """A file could not be fetched; the message says from where and why."""
+    """A file could not be downloaded; the message says from where and why."""
 
 
 def squad_file(name: str, directory: str | Path, *, show_progress: bool = True) -> Path:
-    """The path in `directory` of an official SQuAD file, which is fetched where it is absent.
+    """The path of an official SQuAD file in `directory`, downloaded if it is not there.
 
     Args:
         name: train-v1.1.json, dev-v1.1.json, train-v2.0.json or dev-v2.0.json.
-        directory: where it is, or is to be; made where it is absent.
-        show_progress: draw a bar.
+        directory: where the file is stored; created if it does not exist.
+        show_progress: show a progress bar.
 
     Raises:
-        ValueError: another name, or as :func:`download`.
-        DownloadError: as :func:`download`.
+        ValueError: the name is unknown, or as in :func:`download`.
+        DownloadError: as in :func:`download`.
     """
     if name not in SQUAD_FILES:
         raise ValueError(unexpected_name("SQuAD file", name, SQUAD_FILES))
@@ -46,42 +46,42 @@ def squad_file(name: str, directory: str | Path, *, show_progress: bool = True) 
 
 
 def download(url: str, path: str | Path, sha256: str, *, show_progress: bool = True) -> None:
-    """Fetch `url` into the file `path`, which appears whole and proved, or not at all.
+    """Download `url` to the file `path`, which is created only if its checksum is right.
 
-    A `path` that has the sum already is left as it is, and nothing is fetched.
+    If `path` exists and has this checksum, nothing is downloaded.
 
     Args:
         url: http or https.
-        path: of the file; its directory is made where it is absent.
+        path: of the file; its directory is created if it does not exist.
         sha256: of its content, 64 hexadecimal digits.
-        show_progress: draw a bar.
+        show_progress: show a progress bar.
 
     Raises:
-        ValueError: another kind of URL, what came has another sum, or so has a file that is
-            already at `path`, which is kept.
-        DownloadError: there is no connection, the server refused, or the content broke off.
+        ValueError: the URL is of another kind, or the content has another checksum, as may a file
+            that is already at `path`; that one is kept.
+        DownloadError: there is no connection, the server refused, or the content is incomplete.
     """
     path = Path(path)
     if not url.lower().startswith(("http://", "https://")):
-        raise ValueError(f"{url} cannot be fetched: only http:// and https:// can")
+        raise ValueError(f"{url} cannot be downloaded; give an http:// or https:// URL")
     if path.exists():
-        _check_sum(path, sha256, f"{path}, which is already there,", "delete it or move it away")
+        _check_checksum(path, sha256, f"the existing file {path}", "delete or move it")
         return
     with atomic_directory(path.parent) as directory:
         file = directory / path.name
         try:
             _fetch(url, file, show_progress)
-        except (OSError, http.client.HTTPException) as error:  # all of urllib's are OSErrors
+        except (OSError, http.client.HTTPException) as error:  # urllib's own errors are OSErrors
             reason = error.reason if type(error) is URLError else error
             raise DownloadError(
-                f"{url} cannot be fetched: {reason}; try again, or put the file at {path} by hand"
+                f"{url} cannot be downloaded: {reason}; try again, or save it as {path} yourself"
             ) from error
-        _check_sum(file, sha256, url, "it changed there or on its way, and was not kept")
+        _check_checksum(file, sha256, url, "it was changed, or damaged on the way, and is not kept")
 
 
 def _fetch(url: str, file: Path, show_progress: bool) -> None:
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(file, "wb") as output:
-        size = response.length  # None where the server does not tell it
+        size = response.length  # None if the server does not send it
         with tqdm(
             total=size, desc=file.name, unit="B", unit_scale=True, disable=not show_progress
         ) as bar:
@@ -89,12 +89,12 @@ def _fetch(url: str, file: Path, show_progress: bool) -> None:
                 output.write(block)
                 bar.update(len(block))
     received = file.stat().st_size
-    if size is not None and received != size:  # urllib takes a lost connection for the end
-        raise DownloadError(f"it broke off after {received:,} of {size:,} bytes")
+    if size is not None and received != size:  # urllib treats a lost connection as the end
+        raise DownloadError(f"the connection was lost after {received:,} of {size:,} bytes")
 
 
-def _check_sum(file: Path, sha256: str, name: str, advice: str) -> None:
+def _check_checksum(file: Path, sha256: str, name: str, advice: str) -> None:
     with open(file, "rb") as content:
         found = hashlib.file_digest(content, "sha256").hexdigest()
     if found != sha256.lower():
-        raise ValueError(f"{name} has the sha256 {found}, not {sha256}: {advice}")
+        raise ValueError(f"{name} has the sha256 {found}, not {sha256}; {advice}")

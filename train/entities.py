@@ -1,8 +1,8 @@
-"""Entities of tagged sentences, and how many of them a tagger finds, as seqeval counts them.
+"""Entities in tagged sentences, and precision, recall and F1 as seqeval computes them.
 
-An entity is right where type, first and last word all agree with the gold. Read leniently, as
-seqeval does unless it is told otherwise and conlleval (Tjong Kim Sang and De Meulder 2003) before
-it: an I- tag that nothing of its type comes before begins an entity, as B- would.
+An entity is correct if its type, its first word and its last word are. Tags are read leniently, as
+in seqeval's default mode and in conlleval (Tjong Kim Sang and De Meulder 2003): an I- tag that does
+not continue an entity of its type begins a new one, as B- would.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Words [start, end) of a sentence, and what they name."""
+    """Words [start, end) of a sentence, and the type of what they name."""
 
     type: str
     start: int
@@ -19,7 +19,7 @@ class Entity:
 
 
 def begins_entity(tag: str, tag_before: str) -> bool:
-    """Whether an entity begins at a word, given its tag and that of the word before it."""
+    """Whether an entity begins at a word, given the tags of this word and of the one before."""
     prefix, _, entity_type = tag.partition("-")
     if prefix == "O":
         return False
@@ -27,9 +27,9 @@ def begins_entity(tag: str, tag_before: str) -> bool:
 
 
 def find_entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of a sentence, in their order.
+    """The entities of a sentence, in order.
 
-    An entity goes from where it begins to before the next `O`, or to where another begins.
+    An entity ends before the next `O`, or where another one begins.
 
     Args:
         tags: `O`, `B-type` or `I-type` for each word.
@@ -46,12 +46,12 @@ def find_entities(tags: Sequence[str]) -> list[Entity]:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How many entities there are, were predicted, and were predicted rightly.
+    """The numbers of gold entities, of predicted ones, and of correct predictions.
 
     Attributes:
-        gold: how many there are: the support.
-        predicted: how many were predicted.
-        correct: how many of the predicted ones are right.
+        gold: the number of entities there are (the support).
+        predicted: the number that were predicted.
+        correct: the number of predicted entities that are correct.
     """
 
     gold: int
@@ -60,34 +60,34 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """The share of the predicted that are right; 0 where nothing was predicted."""
+        """The fraction of the predicted entities that are correct; 0 if there are none."""
         return self.correct / self.predicted if self.predicted else 0.0
 
     @property
     def recall(self) -> float:
-        """The share of the gold that were found; 0 where there is none."""
+        """The fraction of the gold entities that were found; 0 if there are none."""
         return self.correct / self.gold if self.gold else 0.0
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of precision and recall; 0 where both are."""
+        """The harmonic mean of precision and recall; 0 if both are 0."""
         return 2 * self.correct / (self.gold + self.predicted) if self.correct else 0.0
 
 
 @dataclass(frozen=True)
 class EntityScores:
-    """The scores of a file: of each type, in alphabetical order, and of all entities together.
+    """The scores for all entities together, and for each type, in alphabetical order.
 
     Attributes:
-        micro: of all entities, whatever their type; seqeval's default average.
-        by_type: of every type that is gold or was predicted.
+        micro: for entities of all types; seqeval's default average.
+        by_type: for every type that is gold or was predicted.
     """
 
     micro: Score
     by_type: dict[str, Score]
 
     def table(self) -> str:
-        """Precision, recall and F1 in percent, and the number of gold entities."""
+        """A table of precision, recall and F1 in percent, and the number of gold entities."""
         rows = [*self.by_type.items(), ("all", self.micro)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{'':{width}}  precision  recall     F1  entities"]
@@ -102,26 +102,28 @@ class EntityScores:
 def score_entities(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> EntityScores:
-    """Score the predicted tags of some sentences against their gold tags.
+    """Compare the predicted tags of sentences with their gold tags.
 
     Args:
-        gold: for each sentence a tag for each word.
-        predicted: as many of both.
+        gold: for each sentence, a tag for each word.
+        predicted: for the same sentences and words.
 
     Raises:
-        ValueError: the numbers of sentences, or of the words of one, differ.
+        ValueError: the numbers of sentences, or of tags in a sentence, differ.
     """
     if len(gold) != len(predicted):
-        raise ValueError(f"{len(gold)} gold sentences, but {len(predicted)} predicted ones")
+        raise ValueError(
+            f"there are {len(gold)} gold sentences, but {len(predicted)} predicted ones"
+        )
     true: set[tuple[int, Entity]] = set()
     found: set[tuple[int, Entity]] = set()
-    for number, (right, guess) in enumerate(zip(gold, predicted, strict=True)):
-        if len(right) != len(guess):
+    for number, (true_tags, tags) in enumerate(zip(gold, predicted, strict=True)):
+        if len(true_tags) != len(tags):
             raise ValueError(
-                f"sentence {number} has {len(right)} gold tags, but {len(guess)} predicted ones"
+                f"sentence {number} has {len(true_tags)} gold tags, but {len(tags)} predicted"
             )
-        true |= {(number, entity) for entity in find_entities(right)}
-        found |= {(number, entity) for entity in find_entities(guess)}
+        true |= {(number, entity) for entity in find_entities(true_tags)}
+        found |= {(number, entity) for entity in find_entities(tags)}
     types = sorted({entity.type for _, entity in true | found})
     return EntityScores(
         micro=_score(true, found), by_type={name: _score(true, found, name) for name in types}

@@ -1,4 +1,4 @@
-"""What the jobs that fine-tune a pretrained encoder have in common."""
+"""The code shared by the jobs that fine-tune a pretrained encoder."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -23,27 +23,29 @@ from train.config import TrainingConfig
 from train.loop import Data, Progress, Record, optimize_unless_plain, train
 from train.metrics import draw_curve, try_to_draw
 
-# The fields of the families that say how much is dropped outside the attention maps.
+# The config fields of all families for dropout outside of the attention weights.
 _DROPOUTS = ("hidden_dropout_prob", "classifier_dropout", "qa_dropout", "seq_classif_dropout")
 
 Task = TypeVar("Task", bound=TaskModel)
 
 
 def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int) -> None:
-    """Add what every such job is told; the defaults are the job's own."""
-    parser.add_argument("--model", required=True, help="checkpoint: a directory, or a hub name")
-    parser.add_argument("--batch-size", type=positive, default=batch_size, help="examples")
+    """Add the arguments of every such job."""
+    parser.add_argument("--model", required=True, help="a directory, or a name on the hub")
     parser.add_argument(
-        "--max-length", type=positive, default=max_length, help="tokens of an example"
+        "--batch-size", type=positive, default=batch_size, help="examples per batch"
     )
-    parser.add_argument("--dropout", type=float, default=0.1, help="outside the attention maps")
+    parser.add_argument(
+        "--max-length", type=positive, default=max_length, help="tokens per example"
+    )
+    parser.add_argument("--dropout", type=float, default=0.1, help="outside of attention weights")
     parser.add_argument(
         "--attention-dropout",
         type=float,
         default=0.0,
-        help="of attention weights; above 0 attention takes about twice as long on the CPU",
+        help="of attention weights; above 0, attention is half as fast on a CPU",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the new head, order, dropout")
+    parser.add_argument("--seed", type=int, default=0, help="for the head, order, dropout")
     add_training_arguments(
         parser, epochs=3, learning_rate=1e-4, warmup=0.1, evaluate_every=100, save_every=200
     )
@@ -52,18 +54,18 @@ def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int
 def load_pretrained(
     task: type[Task], arguments: argparse.Namespace, **changes: Any
 ) -> tuple[Task, Tokenizer]:
-    """The checkpoint of `--model` with a head for a task, optimized, and its tokenizer.
+    """Load the checkpoint `--model` with a head for a task, optimize it, and load its tokenizer.
 
-    It is left plain where the arguments say `--plain`, or go on with a plain run.
+    The model stays plain with `--plain`, and if a plain run is resumed.
 
     Args:
-        task: what all classes of the task derive from, such as `BertForQuestionAnswering`.
+        task: the base class of the task's models, such as `BertForQuestionAnswering`.
         arguments: of the job.
-        changes: further fields of the config.
+        changes: further fields of the config to replace.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
-        ValueError: an argument has no meaning, the model does not take so many tokens, or the
+        ValueError: an argument is invalid, `--max-length` is more than the model takes, or the
             tokenizer has more tokens than the model.
     """
     if arguments.seed < 0:
@@ -76,14 +78,15 @@ def load_pretrained(
     model = model_class.from_pretrained(arguments.model, attention=arguments.attention, **changes)
     if arguments.max_length > model.config.max_sequence_length:
         raise ValueError(
-            f"--max-length {arguments.max_length}: the model takes "
-            f"{model.config.max_sequence_length} tokens at most"
+            f"--max-length {arguments.max_length}: the model takes at most "
+            f"{model.config.max_sequence_length} tokens; choose that or less"
         )
     tokenizer = load_tokenizer(arguments.model, model)
     check_vocabularies(model, tokenizer)
     tokenizer.model_max_length = model.config.max_sequence_length
     optimize_unless_plain(model, training_config(arguments), plain=arguments.plain)
-    torch.manual_seed(arguments.seed)  # dropout draws the same, whatever was drawn for the head
+    # Again, so that dropout does not depend on how the head was initialized.
+    torch.manual_seed(arguments.seed)
     return model, tokenizer
 
 
@@ -98,18 +101,18 @@ def finetune(
     fingerprint: Record,
     unit: str,
 ) -> Progress:
-    """Train, and leave what `pipeline` needs, the model and its tokenizer, and the curve.
+    """Train, then save the model, its tokenizer and a picture of the loss curve.
 
     Args:
-        model, tokenizer: of :func:`load_pretrained`.
-        batches: to train on.
+        model, tokenizer: from :func:`load_pretrained`.
+        batches: the training data.
         config, arguments: of the job.
-        evaluate: as :func:`train.loop.train` takes it.
-        fingerprint: what else, of the job's own, must be the same when the run is resumed.
-        unit: what the loss is the mean of, as the curve says it.
+        evaluate: as in :func:`train.loop.train`.
+        fingerprint: further settings that must be the same when the run is resumed.
+        unit: what the loss is averaged over, for the label of the curve.
 
     Returns:
-        The progress; if its `stop_signal` is not None, nothing but a checkpoint was left.
+        The progress; if its `stop_signal` is not None, only a checkpoint was saved.
     """
     progress = train(
         model,
@@ -124,7 +127,7 @@ def finetune(
         },
     )
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with the same command and --resume")
+        print(f"stopped after step {progress.step}; continue with the same command and --resume")
         return progress
     tokenizer.save_pretrained(config.output)
     model.cpu().save_pretrained(config.output)
@@ -140,15 +143,15 @@ def labelled_logits(
     config: TrainingConfig,
     should_stop: Callable[[], bool],
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Run every text through a classifier, the shortest first; ends early if `should_stop` says so.
+    """Run a classifier on every text, from short to long, until `should_stop` returns True.
 
     Yields:
-        For each batch the numbers of its texts, (B,), the logits in float32 on the CPU, and the
+        For each batch the indices of its texts, (B,), the logits in float32 on the CPU, and the
         labels.
     """
     model.eval()
     device = next(model.parameters()).device
-    for numbers, batch in tqdm(
+    for indices, batch in tqdm(
         batches.by_length(), total=batches.num_batches, desc="evaluating", leave=False, unit="batch"
     ):
         if should_stop():
@@ -159,11 +162,11 @@ def labelled_logits(
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
         ):
             output: Any = model(**{n: t.to(device) for n, t in batch.items()})
-        yield numbers, output.logits.float().cpu(), labels
+        yield indices, output.logits.float().cpu(), labels
 
 
 def write_results(output: Path, files: dict[str, Any]) -> None:
-    """Write JSON files into the directory of a run; where report.json is, the others are whole."""
+    """Write JSON files to the directory of a run, atomically, and report.json last."""
     with atomic_directory(output, last="report.json") as directory:
         for name, content in files.items():
             write_json(directory / name, content)

@@ -1,11 +1,10 @@
 """Train a GPT-2 on plain text: `python -m train.lm --text FILE... --output DIR`.
 
-The steps, each one call in :func:`run`: a text, and what of it is held out; a model and its
-tokenizer, new or pretrained; sequences of tokens; the training loop. Beside the loss stand those of
-two baselines that only count, and at each evaluation a sample is generated. The defaults suit a
-megabyte of text, two cores and some minutes.
+:func:`run` reads a text and holds out a part of it, makes or loads a model and its tokenizer,
+tokenizes the text, and trains. Two baselines, which only count tokens, are evaluated too, and each
+evaluation generates a sample. The defaults are for a megabyte of text, two cores and a few minutes.
 
-B batch, T tokens, N tokens of a text, V vocabulary.
+Letters: B batch, T tokens, N tokens of a text, V vocabulary.
 """
 
 import argparse
@@ -33,14 +32,14 @@ from train.lm_text import TextBatches, hold_out_tail, read_documents, tokenize, 
 from train.loop import Progress, Record, last_checkpoint, optimize_unless_plain, train
 from train.metrics import draw_curve, try_to_draw
 
-# What a new model is made by, and its help; a pretrained one has its own.
+# The sizes of a new model: default and help text. A pretrained model has its own.
 _SIZES = {
     "vocab_size": (2000, "of a new tokenizer"),
     "hidden_size": (256, "of a new model"),
     "num_hidden_layers": (4, "of a new model"),
     "num_attention_heads": (4, "of a new model"),
 }
-_LONGEST_SAMPLE = 100  # tokens, by default
+_LONGEST_SAMPLE = 100  # tokens; the default
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The job, top to bottom."""
+    """Run the job, step by step."""
     config = training_config(arguments)
     settings = model_settings(arguments)
-    # Before anything is written: an output that holds another run must stay as it is.
+    # Comes first, because it raises if --output contains another run.
     is_new = last_checkpoint(config) is None
     documents, held_out_documents = _documents(arguments)
     model, tokenizer = model_and_tokenizer(arguments, documents, is_new)
@@ -62,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     ids, held_out_ids = tokenize(documents, tokenizer), tokenize(held_out_documents, tokenizer)
     _check_length(ids, arguments.max_length)
-    cut = {name: getattr(arguments, name) for name in ("max_length", "batch_size", "seed")}
-    batches = TextBatches(ids, **cut)
-    held_out = TextBatches(held_out_ids, **cut, shuffle=False)
+    batching = {name: getattr(arguments, name) for name in ("max_length", "batch_size", "seed")}
+    batches = TextBatches(ids, **batching)
+    held_out = TextBatches(held_out_ids, **batching, shuffle=False)
     characters = sum(map(len, held_out_documents))
     if is_new:
         tokenizer.save_pretrained(config.output)
@@ -73,16 +72,16 @@ def run(arguments: argparse.Namespace) -> int:
         f"{len(ids):,} tokens to train on; {len(held_out_ids):,} held out, {characters:,} "
         f"characters; a vocabulary of {tokenizer.vocab_size:,}; {num_parameters:,} parameters"
     )
-    counted = {"unigram baseline": unigram_loss, "bigram baseline": bigram_loss}
+    losses = {"unigram baseline": unigram_loss, "bigram baseline": bigram_loss}
     baselines = {
-        name: figures(loss(ids, held_out_ids, tokenizer.vocab_size), held_out, characters)
-        for name, loss in counted.items()
+        name: metrics_of(loss(ids, held_out_ids, tokenizer.vocab_size), held_out, characters)
+        for name, loss in losses.items()
     }
     _print_results(baselines)
 
     def measure(should_stop: Callable[[], bool] = lambda: False) -> Record | None:
         loss = evaluate(model, held_out, config, should_stop)
-        return None if loss is None else figures(loss, held_out, characters)
+        return None if loss is None else metrics_of(loss, held_out, characters)
 
     def measure_and_sample(should_stop: Callable[[], bool]) -> Record | None:
         measured = measure(should_stop)
@@ -96,19 +95,21 @@ def run(arguments: argparse.Namespace) -> int:
         callbacks=[_print_evaluation],
         fingerprint={
             **settings,
-            **cut,
+            **batching,
             "model": model.config.__dict__,
             "text": batches.checksum(),
             "held_out": held_out.checksum(),
         },
     )
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with the same command and --resume")
+        print(f"stopped after step {progress.step}; continue with the same command and --resume")
         return 128 + progress.stop_signal
 
     model.cpu().save_pretrained(config.output)
-    levels = {name: measured["loss"] for name, measured in baselines.items()}
-    try_to_draw(draw_curve, config.output / "metrics.jsonl", config.output / "loss.png", levels)
+    baseline_losses = {name: metrics["loss"] for name, metrics in baselines.items()}
+    try_to_draw(
+        draw_curve, config.output / "metrics.jsonl", config.output / "loss.png", baseline_losses
+    )
     model.to(config.device)
     final = {"this model": measure(), **baselines}
     report = {"steps": progress.step, "parameters": num_parameters, "held_out": final}
@@ -128,10 +129,10 @@ def evaluate(
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Nats a token, over all tokens but the first, each predicted from those before it.
+    """The mean loss in nats per token; None if `should_stop` returned True.
 
-    They are those of its own sequence, few at its beginning, so in the middle of a text a model is
-    somewhat better than this says. None if `should_stop` said so.
+    Each token but the first is predicted from the tokens before it in its sequence. At the
+    beginning of a sequence these are few, so in a longer context the model is somewhat better.
     """
     model.eval()
     total, count = 0.0, 0
@@ -150,17 +151,17 @@ def evaluate(
     return total / count
 
 
-def figures(loss: float, batches: TextBatches, characters: int) -> Record:
-    """What a loss on a text comes to.
+def metrics_of(loss: float, batches: TextBatches, characters: int) -> Record:
+    """The metrics that follow from a loss on a text.
 
     Args:
-        loss: nats a token.
+        loss: in nats per token.
         batches: of the text.
-        characters: of the text.
+        characters: the number of characters of the text.
 
     Returns:
-        `loss`; `perplexity`; `bits_per_character`, which models with different tokenizers can be
-        compared by; and `tokens`, how many were predicted.
+        `loss`; `perplexity`; `bits_per_character`, by which models with different tokenizers can be
+        compared; and `tokens`, the number of predicted tokens.
     """
     tokens = len(batches.ids) - 1
     return {
@@ -175,10 +176,10 @@ def figures(loss: float, batches: TextBatches, characters: int) -> Record:
 
 
 def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What must be the same when a run is resumed, beside the model's config.
+    """The settings of the model that must be the same when a run is resumed.
 
     Raises:
-        ValueError: an option has no meaning, or none beside another one.
+        ValueError: an option is invalid, or has no effect together with another one.
     """
     if arguments.seed < 0:
         raise ValueError(f"seed={arguments.seed} must not be negative")
@@ -194,17 +195,17 @@ def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def model_and_tokenizer(
     arguments: argparse.Namespace, documents: Sequence[str], is_new: bool
 ) -> tuple[GPT2LMHeadModel, Tokenizer]:
-    """What is to be trained, and the tokenizer that belongs to it.
+    """Make or load the model to train and its tokenizer.
 
     Args:
         arguments: of the job.
-        documents: the text that a new tokenizer learns from.
-        is_new: False where the output has the tokenizer that the run was begun with.
+        documents: the text that a new tokenizer is trained on.
+        is_new: False if the run is resumed, so that the output contains its tokenizer.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded.
-        ValueError: the tokenizer does not fit the model or ends every text, the model does not
-            take so many tokens, or a size has no meaning.
+        ValueError: the tokenizer does not fit the model or adds a token to the end of every text,
+            `--max-length` is more than the model takes, or a size is invalid.
     """
     torch.manual_seed(arguments.seed)
     dropouts: dict[str, Any] = {
@@ -223,21 +224,22 @@ def model_and_tokenizer(
         )
         tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, model)
     check_vocabularies(model, tokenizer)
-    _check_ends_open(tokenizer)
+    _check_no_end_token(tokenizer)
     longest = model.config.max_sequence_length
     if arguments.max_length > longest:
         raise ValueError(
-            f"--max-length {arguments.max_length}: the model takes {longest} tokens at most"
+            f"--max-length {arguments.max_length}: the model takes at most {longest} tokens"
         )
     tokenizer.model_max_length = longest
-    torch.manual_seed(arguments.seed)  # dropout draws the same, whatever was drawn for the model
+    # Again, so that dropout does not depend on how the model was made.
+    torch.manual_seed(arguments.seed)
     return model, tokenizer
 
 
 def _new_tokenizer(
     arguments: argparse.Namespace, documents: Sequence[str], is_new: bool
 ) -> Tokenizer:
-    """The given one, the one that this run was begun with, or a new one."""
+    """The tokenizer that was given, that of the resumed run, or a new one."""
     if arguments.tokenizer is not None:
         return Tokenizer.from_pretrained(arguments.tokenizer)
     if not is_new:
@@ -262,21 +264,21 @@ def _new_config(
     )
 
 
-def _check_ends_open(tokenizer: Tokenizer) -> None:
-    """A prompt that ends in `</s>` or `[SEP]` is no beginning of anything."""
-    framed = tokenizer("a")["input_ids"]
-    if framed[-1] in tokenizer.special_ids:
+def _check_no_end_token(tokenizer: Tokenizer) -> None:
+    """Check that the tokenizer adds no token such as `</s>` or `[SEP]` to the end of a prompt."""
+    ids = tokenizer("a")["input_ids"]
+    if ids[-1] in tokenizer.special_ids:
         raise ValueError(
-            f"{tokenizer.source} puts {tokenizer.id_to_token(framed[-1])} behind every text, where "
-            "a model is to go on; take a tokenizer like GPT-2's, or leave --tokenizer out "
-            "to train one"
+            f"{tokenizer.source} adds {tokenizer.id_to_token(ids[-1])} to the end of every text, "
+            "so a model cannot continue it; use a tokenizer like GPT-2's, or leave --tokenizer "
+            "out to train one"
         )
 
 
-def _no_effect(name: str, beside: str) -> ValueError:
+def _no_effect(name: str, other: str) -> ValueError:
     return ValueError(
-        f"--{name.replace('_', '-')} has no effect beside {beside}, which brings its own; leave "
-        "one of the two out"
+        f"--{name.replace('_', '-')} has no effect together with {other}, which determines it; "
+        "leave one of the two out"
     )
 
 
@@ -285,19 +287,16 @@ def _no_effect(name: str, beside: str) -> ValueError:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """Lets a model go on from a prompt, with the same seed each time.
-
-    One sees from it what a loss means.
-    """
+    """Generates a continuation of a prompt, with the same seed each time, to show progress."""
 
     tokenizer: Tokenizer
     prompt: list[int]
-    num_tokens: int  # to be generated
+    num_tokens: int  # to generate
     temperature: float
     seed: int
 
     def sample(self, model: GPT2LMHeadModel) -> str:
-        """The prompt, and what the model, which is in evaluation mode, generates after it."""
+        """The prompt and its continuation by the model, which must be in evaluation mode."""
         output = generate(
             model,
             torch.tensor([self.prompt], device=next(model.parameters()).device),
@@ -321,16 +320,15 @@ def sampler_of(
     text = "\n" if arguments.sample_prompt is None else arguments.sample_prompt
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not prompt:
-        raise ValueError("--sample-prompt has no token in it; give a text to go on from")
+        raise ValueError("--sample-prompt has no token; give a text to continue")
     longest = model.config.max_sequence_length
     most = longest - len(prompt)
     num_tokens = arguments.sample_tokens or max(1, min(most, _LONGEST_SAMPLE))
     if num_tokens > most:
         raise ValueError(
-            f"--sample-prompt has {len(prompt)} tokens, so with {num_tokens} more a sample has "
-            f"{len(prompt) + num_tokens}, but the model takes {longest}; give a shorter prompt"
-            + " or fewer --sample-tokens"
-            * (most > 0)
+            f"--sample-prompt has {len(prompt)} tokens and the sample {num_tokens} more, which is "
+            f"{len(prompt) + num_tokens}, but the model takes at most {longest}; give a shorter "
+            "prompt" + " or fewer --sample-tokens" * (most > 0)
         )
     if not 0 < arguments.temperature < math.inf:
         raise ValueError(f"temperature={arguments.temperature} must be positive and finite")
@@ -343,33 +341,33 @@ def sampler_of(
     )
 
 
-# ---- the losses to beat: those of counts of the training text, in the model's tokens ----
+# ---- baselines: the losses of models that count the tokens of the training text ----
 
 
 def unigram_loss(ids: np.ndarray, held_out: np.ndarray, vocab_size: int) -> float:
-    """Nats a token, predicted by how often each token occurs in another text.
+    """The loss, in nats per token, of predicting each token by its frequency in the training text.
 
-    A token's probability is its count plus one, so that an unseen token has one too.
+    The probability of a token is proportional to its count plus one.
 
     Args:
-        ids: (N,), counted.
-        held_out: (N',), predicted but for the first.
+        ids: (N,), the training text.
+        held_out: (N',), of which all tokens but the first are predicted.
         vocab_size: V.
     """
     return float(-np.log(_unigram(ids, vocab_size)[held_out[1:]]).mean())
 
 
 def bigram_loss(ids: np.ndarray, held_out: np.ndarray, vocab_size: int) -> float:
-    """Nats a token, predicted by how often each token follows each other one in another text.
+    """The loss, in nats per token, of predicting each token by its frequency after the one before.
 
-    Smoothed as Witten and Bell (1991) do: after a token that occurred n times with t different
-    successors, a new successor is as likely as if t of n + t cases had been new ones, and which one
-    it is, is left to the unigram probabilities. So
+    Smoothed as in Witten and Bell (1991): after a token v that occurred n(v) times with t(v)
+    different successors, the probability of a new successor is t(v) / (n(v) + t(v)), and it is
+    distributed by the unigram probabilities. So
 
         p(w | v) = (count(v, w) + t(v) p(w)) / (n(v) + t(v)),
 
-    where no pair has the probability zero. On small texts this is as good as finer methods, and
-    much better than to add one to every count.
+    and no pair has probability zero. On small texts this is as good as more complex methods, and
+    much better than adding one to every count.
 
     Args:
         ids, held_out, vocab_size: as in :func:`unigram_loss`.
@@ -384,7 +382,7 @@ def bigram_loss(ids: np.ndarray, held_out: np.ndarray, vocab_size: int) -> float
     before, after = held_out[:-1], held_out[1:]
     unigram = _unigram(ids, vocab_size)[after]
     total = occurred[before] + successors[before]
-    # Where nothing was ever seen to follow, there are no pairs to go by.
+    # After a token that never had a successor, the unigram probability is used.
     probability = np.where(
         total > 0, (seen + successors[before] * unigram) / np.maximum(total, 1), unigram
     )
@@ -398,15 +396,15 @@ def _unigram(ids: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _pairs(ids: np.ndarray, vocab_size: int) -> np.ndarray:
-    """(N - 1,) one number for each token and the next."""
+    """(N - 1,): one number for each pair of a token and the next one."""
     return ids[:-1].astype(np.int64) * vocab_size + ids[1:]
 
 
-# ---- text in, results out, arguments ----
+# ---- input, output and arguments ----
 
 
 def _documents(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """What is trained on, and what is held out."""
+    """The text to train on, and the held-out text."""
     documents = read_documents(arguments.text)
     if arguments.dev is not None:
         return documents, read_documents(arguments.dev)
@@ -416,7 +414,7 @@ def _documents(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 def _check_length(ids: np.ndarray, max_length: int) -> None:
     if len(ids) < max_length:
         raise ValueError(
-            f"the text has {len(ids)} tokens, less than one sequence of --max-length {max_length}; "
+            f"the text has {len(ids)} tokens, fewer than a sequence of --max-length {max_length}; "
             "give more text or a smaller --max-length"
         )
 
@@ -430,15 +428,15 @@ def _print_evaluation(progress: Progress, record: Record) -> None:
 
 
 def _print_results(results: dict[str, Any]) -> None:
-    print(f"{'held-out text':24}{'nats a token':>14}{'perplexity':>12}{'bits a character':>18}")
+    print(f"{'held-out text':24}{'nats per token':>15}{'perplexity':>12}{'bits per character':>20}")
     for name, measured in results.items():
         print(_line(name, measured))
 
 
 def _line(name: str, measured: Record) -> str:
     return (
-        f"{name:24}{measured['loss']:>14.3f}{measured['perplexity']:>12,.1f}"
-        f"{measured['bits_per_character']:>18.3f}"
+        f"{name:24}{measured['loss']:>15.3f}{measured['perplexity']:>12,.1f}"
+        f"{measured['bits_per_character']:>20.3f}"
     )
 
 
@@ -446,32 +444,41 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m train.lm", description="Train a GPT-2 on plain text.")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
     held_out = parser.add_mutually_exclusive_group()
-    held_out.add_argument("--held-out", type=float, default=0.1, help="share of the text, its end")
-    held_out.add_argument("--dev", type=Path, nargs="+", help="UTF-8 text files, held out instead")
-    parser.add_argument("--max-length", type=positive, default=128, help="tokens a sequence")
-    parser.add_argument("--batch-size", type=positive, default=16, help="sequences")
-    parser.add_argument("--model", help="a GPT-2 to go on from: a directory, or a hub name")
-    parser.add_argument("--tokenizer", help="directory of one; trained on the text if not given")
+    held_out.add_argument(
+        "--held-out",
+        type=float,
+        default=0.1,
+        help="fraction of the text that is held out, at its end",
+    )
+    held_out.add_argument(
+        "--dev", type=Path, nargs="+", help="UTF-8 text files to hold out instead"
+    )
+    parser.add_argument("--max-length", type=positive, default=128, help="tokens per sequence")
+    parser.add_argument("--batch-size", type=positive, default=16, help="sequences per batch")
+    parser.add_argument("--model", help="a pretrained GPT-2: a directory, or a name on the hub")
+    parser.add_argument(
+        "--tokenizer", help="directory of a tokenizer; by default trained on the text"
+    )
     for name, (default, text) in _SIZES.items():
-        # No default in the namespace: what was not given cannot contradict --model.
+        # Without a default in the namespace, so that only given options can contradict --model.
         option, text = f"--{name.replace('_', '-')}", f"{text} (default: {default})"
         parser.add_argument(option, type=positive, default=argparse.SUPPRESS, help=text)
-    parser.add_argument("--dropout", type=float, default=0.1, help="outside the attention maps")
+    parser.add_argument("--dropout", type=float, default=0.1, help="outside of attention weights")
     parser.add_argument(
         "--attention-dropout",
         type=float,
         default=0.0,
-        help="of attention weights; above 0 attention takes about twice as long on the CPU",
+        help="of attention weights; above 0, attention is half as fast on a CPU",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, dropout, samples")
+    parser.add_argument("--seed", type=int, default=0, help="for weights, order, dropout, samples")
     parser.add_argument(
-        "--sample-prompt", metavar="TEXT", help="what samples go on from; by default a line break"
+        "--sample-prompt", metavar="TEXT", help="the beginning of samples; by default a line break"
     )
     parser.add_argument(
         "--sample-tokens",
         type=positive,
         metavar="N",
-        help=f"of a sample; by default what fits, at most {_LONGEST_SAMPLE}",
+        help=f"length of a sample; by default at most {_LONGEST_SAMPLE}",
     )
     parser.add_argument("--temperature", type=float, default=0.8, help="of samples")
     add_training_arguments(parser, epochs=5, learning_rate=2e-3, evaluate_every=200, save_every=200)

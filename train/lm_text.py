@@ -1,9 +1,9 @@
-"""Plain text to one long sequence of token ids, and that to batches.
+"""Convert plain text to one long sequence of token ids, and that to batches.
 
-Unlike :mod:`train.text`, nothing of the text is left out: a model that is to generate text must see
-line breaks and blank lines too.
+Unlike in :mod:`train.text`, no character is left out, because a model that generates text must also
+learn line breaks and blank lines.
 
-B batch, T tokens, N tokens of the text.
+Letters: B batch, T tokens, N tokens of the text.
 """
 
 import json
@@ -26,88 +26,86 @@ from train.batching import BatchOrder
 from train.loop import Batch
 from train.text import read_lines
 
-_CHUNK = 20_000  # characters that are tokenized at once, more or less
+_CHUNK = 20_000  # approximate number of characters that are tokenized at once
 _CHUNKS_AT_ONCE = 8
 _LAST_SPACE = re.compile(r"[ \n](?=\S)")
-_BYTES = 256  # tokens that every byte-level vocabulary has
+_BYTES = 256  # number of tokens for single bytes in a byte-level vocabulary
 
 
 def read_documents(files: Sequence[str | Path]) -> list[str]:
-    r"""The whole text of each file; Windows line ends become `\n`.
+    r"""The whole text of each file; Windows line breaks become `\n`.
 
     Raises:
         ValueError: a file is missing, empty, or not UTF-8.
     """
-    return ["".join(read_lines([path], whole=True)) for path in files]
+    return ["".join(read_lines([path], verbatim=True)) for path in files]
 
 
 def hold_out_tail(documents: Sequence[str], share: float) -> tuple[list[str], list[str]]:
-    """Cut off the last `share` of all characters, from the beginning of a line on.
+    """Split off the last `share` of all characters, at the beginning of a line.
 
-    In the first line of a document, the cut is made within the line.
-
-    The cut depends on the text alone, so that models with different tokenizers are measured on the
-    same characters.
+    In the first line of a document the text is split within the line. The split depends only on
+    the text, so that models with different tokenizers are evaluated on the same characters.
 
     Returns:
-        What stays, and the tail; either is a list of documents and parts of them.
+        The text to train on and the held-out text, as lists of documents and parts of them.
 
     Raises:
-        ValueError: the share is not between 0 and 1, or one side would have no text.
+        ValueError: the share is not between 0 and 1, or one of the two would have no text.
     """
     if not 0 < share < 1:
-        raise ValueError(f"held_out={share} is a share of the text, between 0 and 1")
+        raise ValueError(f"held_out={share} must be a fraction of the text, between 0 and 1")
     rest, tail = list(documents), list[str]()
-    missing = round(share * sum(map(len, documents)))  # characters that the tail still lacks
+    missing = round(share * sum(map(len, documents)))  # characters that still have to be held out
     while missing > 0 and rest:
         document = rest.pop()
-        cut = max(0, len(document) - missing)
-        cut = document.rfind("\n", 0, cut) + 1 or cut
+        split = max(0, len(document) - missing)
+        split = document.rfind("\n", 0, split) + 1 or split
         missing -= len(document)
-        tail.insert(0, document[cut:])
-        if cut:
-            rest.append(document[:cut])
+        tail.insert(0, document[split:])
+        if split:
+            rest.append(document[:split])
     if not "".join(rest).strip() or not "".join(tail).strip():
         raise ValueError(
-            f"held_out={share} of {sum(map(len, documents))} characters leaves nothing to train "
-            "on, or nothing to measure on; give more text, or a --dev file"
+            f"held_out={share} of {sum(map(len, documents))} characters leaves no text to train "
+            "on, or none to evaluate on; give more text, or a --dev file"
         )
     return rest, tail
 
 
 def train_tokenizer(documents: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer like GPT-2's: `<|endoftext|>` is its only special token.
+    """Train a byte-level BPE tokenizer like GPT-2's; its only special token is `<|endoftext|>`.
 
-    It puts nothing before or after a text, so that a model can go on from the end of a prompt.
+    It adds no tokens before or after a text, so that a model can continue a prompt.
 
     Args:
-        documents: to learn from.
-        vocab_size: tokens; it has fewer where the text has no more pairs that occur twice.
+        documents: the text to train on.
+        vocab_size: the number of tokens; fewer if the text has not enough pairs that occur twice.
 
     Raises:
-        ValueError: the vocabulary would not hold the 256 bytes.
+        ValueError: the vocabulary has no room for the 256 bytes.
     """
     if vocab_size <= _BYTES:
         raise ValueError(
-            f"vocab_size={vocab_size} is too small: the {_BYTES} bytes and <|endoftext|> alone are "
+            f"vocab_size={vocab_size} is too small: the {_BYTES} bytes and <|endoftext|> need "
             f"{_BYTES + 1} tokens"
         )
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "text.txt"
         file.write_text("\n".join(documents), encoding="utf-8")
         trained = Tokenizer.train(file, vocab_size=vocab_size - 1 + len(ROBERTA_ORDER))
-    # What was learnt is a table of tokens; RoBERTa's special ones stand at its head.
-    learnt = json.loads(trained.backend.to_str())["model"]
-    tokens = sorted(learnt["vocab"], key=learnt["vocab"].get)[len(ROBERTA_ORDER) :]
-    vocab = {token: number for number, token in enumerate([*tokens, GPT2["eos_token"]])}
-    return Tokenizer(byte_level(vocab, [(left, right) for left, right in learnt["merges"]]), GPT2)
+    # RoBERTa's special tokens, which have the first ids, are replaced by GPT-2's.
+    model = json.loads(trained.backend.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)[len(ROBERTA_ORDER) :]
+    vocab = {token: index for index, token in enumerate([*tokens, GPT2["eos_token"]])}
+    return Tokenizer(byte_level(vocab, [(left, right) for left, right in model["merges"]]), GPT2)
 
 
 def chunks(text: str, size: int = _CHUNK) -> Iterator[str]:
-    """Cut a text into chunks of little more than `size` characters, where no token is changed.
+    """Split a text into chunks of little more than `size` characters, without changing a token.
 
-    GPT-2 splits white space before a visible character in two: its last character, which goes with
-    a word if it is a space, and all that stands before it. So a chunk may begin with the last one.
+    GPT-2's pre-tokenizer splits white space before its last character, which is joined to the next
+    word if it is a space. So a chunk may begin with that character.
     """
     start = 0
     while found := _LAST_SPACE.search(text, start + size):
@@ -117,10 +115,10 @@ def chunks(text: str, size: int = _CHUNK) -> Iterator[str]:
 
 
 def tokenize(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    """(N,) int32: one document after the other, each behind the token that ends a text.
+    """Tokenize documents: (N,) int32, with the eos token before each document.
 
     Raises:
-        MissingTokenError: there is no such token.
+        MissingTokenError: the tokenizer has no eos token.
     """
     ids = array("i")
     with tqdm(total=sum(map(len, documents)), desc="tokenizing", unit="char") as bar:
@@ -135,23 +133,24 @@ def tokenize(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
 
 
 class TextBatches:
-    """Batches of sequences of T tokens that are cut from one long text.
+    """Batches of sequences of T tokens, which are consecutive parts of one long text.
 
-    A sequence begins with the last token of the one before, because its first token is not
-    predicted: so each token of the text is predicted once an epoch, but the very first. Where the
-    order is drawn, so is the first cut: then no token is always at the beginning of its sequence,
-    where little is known of what came before. The text is a ring for this, its end joined to its
-    beginning, which is the token that ends a text.
+    A sequence begins with the last token of the one before, because the first token of a sequence
+    is not predicted. So every token of the text but the first is predicted once per epoch.
+
+    With `shuffle` the first sequence of an epoch begins at a random token, and the text continues
+    at its end with its beginning, which is an eos token. So no token is at the beginning of a
+    sequence, where it has little context, in every epoch.
 
     Args:
-        ids: (N,), of :func:`tokenize`.
+        ids: (N,), from :func:`tokenize`.
         max_length: T; the last sequence may be shorter.
-        batch_size: sequences a batch.
-        seed: of the cut and the order.
-        shuffle: False goes through the text from its beginning to its end, in every epoch.
+        batch_size: sequences per batch.
+        seed: for the first token and the order.
+        shuffle: False goes through the text from its beginning to its end in every epoch.
 
     Raises:
-        ValueError: a sequence would predict nothing.
+        ValueError: `max_length` is 1, so no token would be predicted.
     """
 
     def __init__(
@@ -165,7 +164,7 @@ class TextBatches:
     ) -> None:
         if max_length < 2:
             raise ValueError(
-                f"max_length={max_length}: the first token of a sequence is not predicted"
+                f"max_length={max_length} must be at least 2: the first token is not predicted"
             )
         self.ids = ids
         self.seed = seed
@@ -176,13 +175,13 @@ class TextBatches:
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return self._order.num_batches
 
     def batch(self, epoch: int, index: int) -> Batch:
         """`input_ids`, `attention_mask` and `labels`, (B, T) each."""
-        numbers = self._order.examples(epoch, index)
-        starts, lengths = self._first_cut(epoch) + self._starts[numbers], self._lengths[numbers]
+        indices = self._order.example_indices(epoch, index)
+        starts, lengths = self._first_token(epoch) + self._starts[indices], self._lengths[indices]
         positions = starts[:, None] + np.arange(lengths.max())  # (B, T)
         input_ids = torch.from_numpy(self.ids.take(positions, mode="wrap").astype(np.int64))
         attention_mask = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])  # (B, T)
@@ -193,10 +192,10 @@ class TextBatches:
         }
 
     def checksum(self) -> int:
-        """A number that another text would hardly have."""
+        """A checksum of the text."""
         return zlib.crc32(self.ids.tobytes())
 
-    def _first_cut(self, epoch: int) -> int:
+    def _first_token(self, epoch: int) -> int:
         if not self.shuffle:
             return 0
         return int(np.random.default_rng([self.seed, epoch, 1]).integers(len(self.ids)))

@@ -1,9 +1,9 @@
-"""The training loop, written by hand.
+"""The training loop.
 
-:func:`take_step` is the step: zero_grad, forward, backward, clip, schedule, step. :func:`train` is
-the loop around it, with all that it takes to measure, stop and resume. Both work for any model with
-a `loss_sum(**batch)` and any data that can name its batches by epoch and number, which is what
-makes resuming exact: the position in the data is two integers.
+:func:`take_step` is a step: zero_grad, forward, backward, clip, schedule, step. :func:`train` is
+the loop around it, with evaluation, checkpoints, stopping and resuming. Both work for any model
+with `loss_sum(**batch)` and any data whose batches are numbered by epoch and index. So the position
+in the data is two integers, and a run can be resumed exactly.
 """
 
 import json
@@ -44,34 +44,34 @@ Record = dict[str, Any]
 
 
 class Data(Protocol):
-    """Batches by their number: the same epoch and index give the same batch in any process."""
+    """Batches numbered by epoch and index, which give the same batch in every process."""
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
 
     def batch(self, epoch: int, index: int) -> Batch:
-        """The arguments of the model's loss, the labels and `attention_mask` among them."""
+        """The arguments of the model's `loss_sum`, including labels and `attention_mask`."""
 
 
-# What may differ between a run and its resumption without changing a single weight.
+# The settings that may be changed when a run is resumed, because no weight depends on them.
 _FREE_TO_CHANGE = {"output", "resume", "save_every", "keep_checkpoints"}
 
 
 @dataclass
 class Progress:
-    """Where a run is; all of it is in a checkpoint."""
+    """The position of a run, which is saved in its checkpoints."""
 
     step: int = 0
     evaluated_step: int = -1
     best_loss: float | None = None
-    stale_evaluations: int = 0  # evaluations since the best one
-    metrics_bytes: int = 0  # how much of metrics.jsonl belongs to the checkpoint
-    stop_signal: int | None = None  # of a run that was stopped; None in every checkpoint
+    stale_evaluations: int = 0  # number of evaluations since the best one
+    metrics_bytes: int = 0  # size of metrics.jsonl at the checkpoint
+    stop_signal: int | None = None  # the signal that stopped the run; always None in a checkpoint
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss or a gradient is NaN or infinite; the step was not taken."""
+    """The loss or a gradient is NaN or infinite; the weights were not changed."""
 
 
 def train(
@@ -83,34 +83,34 @@ def train(
     callbacks: Sequence[Callable[[Progress, Record], None]] = (),
     fingerprint: Record | None = None,
 ) -> Progress:
-    """Train `model` on `data`; leave checkpoints and metrics.jsonl under `config.output`.
+    """Train `model` on `data`; write checkpoints and metrics.jsonl to `config.output`.
 
     The gradient of a step is that of the mean loss over all supervised tokens of its batches,
-    however they are spread over them. After SIGINT or SIGTERM the step is finished, a checkpoint
-    is written and the function returns; with `config.resume` the next run goes on from there. On
-    the CPU, with the same number of threads, it ends with the same weights, bit for bit, as one
-    that never stopped; on CUDA as far as PyTorch's kernels are deterministic.
+    regardless of how they are divided into batches. After SIGINT or SIGTERM the current step is
+    finished, a checkpoint is written and the function returns; with `config.resume` the next run
+    continues from there. On a CPU, with the same number of threads, the final weights are bit for
+    bit those of a run that was never stopped; on CUDA, if PyTorch's kernels are deterministic.
 
-    The model trains as it is given, plain or optimized; the checkpoints record which, and with
-    which library it multiplies, and a resumed run is the same in both.
+    The model may be plain or optimized. The checkpoints record which, and which library multiplies
+    its matrices; a resumed run uses the same.
 
     Args:
-        model: has `loss_sum(**batch)`, giving the sum of the losses and their number.
+        model: has `loss_sum(**batch)`, which returns the sum of the losses and their number.
         data: the batches.
         config: how to train.
         evaluate: called every `evaluate_every` steps and at the end, in evaluation mode, with a
-            function that says whether to give up; returns figures, "loss" among them, or None if
-            it gave up. With `patience` the model ends with the weights of the best loss.
+            function that returns whether to stop early. It returns metrics, including "loss", or
+            None if it stopped early. With `patience` the model gets the weights of the best loss.
         callbacks: called with the progress and the record of each step and each evaluation.
-        fingerprint: whatever else must be the same when the run is resumed.
+        fingerprint: further settings that must be the same when the run is resumed.
 
     Returns:
         The progress; its `stop_signal` is None if the run is finished.
 
     Raises:
-        NonFiniteError: the loss or a gradient is not finite. The last checkpoint is good.
-        CheckpointError: the checkpoint to go on from is damaged.
-        ValueError: a run would be overwritten, or the run to be resumed was another.
+        NonFiniteError: the loss or a gradient is not finite. The last checkpoint is still valid.
+        CheckpointError: the checkpoint to resume from is damaged.
+        ValueError: a run would be overwritten, or the run to be resumed had other settings.
     """
     device = torch.device(config.device)
     model.to(device).train()
@@ -124,22 +124,22 @@ def train(
     progress = _start_or_resume(config, model, optimizer, run)
 
     def save() -> None:
-        progress.metrics_bytes = metrics.size()
+        progress.metrics_bytes = metrics_file.size()
         state = {
             "progress": asdict(replace(progress, stop_signal=None)),
             "run": run,
             "library": measured_library() if is_optimized(model) and device.type == "cpu" else None,
-            "measured": dict(ANSWERS),  # of this processor: it decides how evaluations round
+            "measured": dict(ANSWERS),  # about this processor; decides how evaluations round
         }
         save_checkpoint(config, model, optimizer, state, step=progress.step)
 
-    def note(record: Record) -> None:
-        metrics.write(record)
+    def log(record: Record) -> None:
+        metrics_file.write(record)
         for callback in callbacks:
             callback(progress, record)
 
     with (
-        MetricsFile(config.output / "metrics.jsonl", progress.metrics_bytes) as metrics,
+        MetricsFile(config.output / "metrics.jsonl", progress.metrics_bytes) as metrics_file,
         StopSignals() as stop,
         tqdm(total=total_steps, initial=progress.step, mininterval=1.0, unit="step") as bar,
     ):
@@ -148,12 +148,12 @@ def train(
             due = finished or (progress.step > 0 and progress.step % config.evaluate_every == 0)
             if evaluate and due and progress.evaluated_step < progress.step:
                 model.eval()
-                figures = evaluate(lambda: stop.requested)
+                metrics = evaluate(lambda: stop.requested)
                 model.train()
-                if figures is None:
+                if metrics is None:
                     break
-                _note_evaluation(progress, figures, model, config)
-                note({"step": progress.step} | {f"eval_{k}": v for k, v in figures.items()})
+                _record_evaluation(progress, metrics, model, config)
+                log({"step": progress.step} | {f"eval_{k}": v for k, v in metrics.items()})
             if finished or (config.patience and progress.stale_evaluations >= config.patience):
                 break
 
@@ -169,7 +169,7 @@ def train(
                 model, loss_sum, batches, optimizer, rate, progress.step + 1, config
             )
             progress.step += 1
-            note(
+            log(
                 {
                     "step": progress.step,
                     "epoch": epoch,
@@ -206,11 +206,11 @@ def take_step(
     """One step on one or several batches: zero_grad, forward, backward, clip, schedule, step.
 
     Returns:
-        The mean loss over the supervised tokens of all the batches, and the length of its gradient
-        before clipping.
+        The mean loss over the supervised tokens of all batches, and the norm of its gradient before
+        clipping.
 
     Raises:
-        NonFiniteError: one of the two is not finite; nothing was changed.
+        NonFiniteError: one of the two is not finite; the weights were not changed.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
@@ -222,7 +222,8 @@ def take_step(
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext():
             total, _ = loss_sum(**batch)
-        part = total / max(1, num_supervised)  # not of this batch alone: sums add up, means do not
+        # Divided by the number in all batches, because sums can be added, but means cannot.
+        part = total / max(1, num_supervised)
         part.backward()
         loss += part.detach()
 
@@ -237,55 +238,56 @@ def take_step(
 
 
 def last_checkpoint(config: TrainingConfig) -> Path | None:
-    """The checkpoint that a run with this config goes on from; None if it starts anew.
+    """The checkpoint that a run with this config resumes from; None for a new run.
 
     Raises:
-        ValueError: there is one, and the run is not meant to go on from it.
+        ValueError: the output contains a run and `config.resume` is False, or is no directory.
     """
     if config.output.exists() and not config.output.is_dir():
-        raise ValueError(f"{config.output} is a file; --output is the directory of a run")
+        raise ValueError(f"{config.output} is a file; --output must be a directory")
     existing = list_checkpoints(config.checkpoints)
     if not existing:
         if (config.output / "config.json").exists():
             raise ValueError(
-                f"{config.output} already holds a model, and no checkpoint to go on from; choose "
-                "another --output"
+                f"{config.output} already contains a model, but no checkpoint to resume from; "
+                "choose another --output"
             )
         return None
     if not config.resume:
         raise ValueError(
-            f"{config.output} already holds a run, at {existing[-1].name}; "
-            "go on with --resume, or choose another --output"
+            f"{config.output} already contains a run, at {existing[-1].name}; "
+            "continue it with --resume, or choose another --output"
         )
     return existing[-1]
 
 
 def optimize_unless_plain(model: TaskModel, config: TrainingConfig, *, plain: bool) -> None:
-    """Optimize the model of a job, unless it is to be plain; a run that is resumed stays as it was.
+    """Optimize the model of a job, except in a plain run; a resumed run stays what it was.
 
     Args:
-        model: just built or loaded.
+        model: the plain model.
         config: of the run.
-        plain: whether the user asks for the code of layers/ and models/ alone.
+        plain: whether the user asked for a plain run.
 
     Raises:
-        ValueError: `plain`, and the run to be resumed was optimized; or as :func:`last_checkpoint`.
+        ValueError: `plain`, but the run to be resumed was optimized; or as in
+            :func:`last_checkpoint`.
     """
     path = last_checkpoint(config)
     before = None if path is None else read_state(path)["run"]["implementation"]
     if plain and before == "optimized":
         raise ValueError(
-            f"{path} belongs to a run of an optimized model, which --plain contradicts; leave "
-            "--plain out, or choose another --output"
+            f"--plain contradicts {path}, which belongs to a run of an optimized model; leave it "
+            "out, or choose another --output"
         )
     if not plain and before != "plain":
         optimize(model)
 
 
 def _identity(model: TaskModel, config: TrainingConfig, fingerprint: Record | None) -> Record:
-    """What must be the same when a run is resumed, as JSON gives it back."""
+    """The settings that must be the same when a run is resumed, as JSON restores them."""
     settings = {k: v for k, v in asdict(config).items() if k not in _FREE_TO_CHANGE}
-    # Each of these rounds otherwise, and does not drop the same numbers.
+    # Implementations differ in rounding, and in which numbers dropout drops.
     settings["attention"] = model.attention
     settings["implementation"] = "optimized" if is_optimized(model) else "plain"
     return json.loads(json.dumps(settings | (fingerprint or {})))
@@ -294,42 +296,44 @@ def _identity(model: TaskModel, config: TrainingConfig, fingerprint: Record | No
 def _start_or_resume(
     config: TrainingConfig, model: TaskModel, optimizer: torch.optim.Optimizer, run: Record
 ) -> Progress:
-    """A fresh start, or the last checkpoint of the same run."""
+    """The progress of a new run, or that of the last checkpoint, which is loaded."""
     path = last_checkpoint(config)
     for directory in (config.output, config.checkpoints, config.best):
         remove_unfinished(directory)
     if path is None:
         if config.resume:
-            tqdm.write(f"no checkpoint in {config.output} yet: a new run", file=sys.stderr)
+            tqdm.write(f"no checkpoint in {config.output}: starting a new run", file=sys.stderr)
         return Progress()
     state = read_state(path)
     if changed := differences(state["run"], run):
         raise ValueError(
-            f"{path} belongs to another run: {'; '.join(changed)}. Resume with what it had, or "
-            "choose another --output"
+            f"{path} belongs to another run: {'; '.join(changed)}. Resume with the same settings, "
+            "or choose another --output"
         )
     ANSWERS.update(state.get("measured", {}))
     if library := state.get("library"):
         try:
-            set_library(library)  # the two differ in the last bit
+            set_library(library)  # the libraries differ in the last bit
         except ValueError as error:
             raise ValueError(
-                f"{path} belongs to a run that multiplies by {library}, which this PyTorch is "
-                "without; choose another --output, and load the weights there"
+                f"{path} belongs to a run that multiplies with {library}, which this PyTorch does "
+                "not have; choose another --output, and load the weights there"
             ) from error
     load_checkpoint(path, model, optimizer)
     return Progress(**state["progress"])
 
 
-def _note_evaluation(
-    progress: Progress, figures: Record, model: Model, config: TrainingConfig
+def _record_evaluation(
+    progress: Progress, metrics: Record, model: Model, config: TrainingConfig
 ) -> None:
-    """Remember whether the loss got better, and with `patience` the weights that made it so."""
-    if not math.isfinite(figures["loss"]):
-        raise NonFiniteError(f"step {progress.step}: the held-out loss is {figures['loss']}")
+    """Record whether the loss is the best so far and, with `patience`, save the best weights."""
+    if not math.isfinite(metrics["loss"]):
+        raise NonFiniteError(
+            f"step {progress.step}: the held-out loss is {metrics['loss']}; lower the learning rate"
+        )
     progress.evaluated_step = progress.step
-    if progress.best_loss is None or figures["loss"] < progress.best_loss:
-        progress.best_loss = figures["loss"]
+    if progress.best_loss is None or metrics["loss"] < progress.best_loss:
+        progress.best_loss = metrics["loss"]
         progress.stale_evaluations = 0
         if config.patience:
             model.save_pretrained(config.best)
@@ -348,16 +352,16 @@ def _require_finite(step: int, loss: float, gradient_norm: float, model: Model) 
         ),
         None,
     )
-    where = f"; the gradient of {culprit} is the first that is not finite" if culprit else ""
+    where = f"; the gradient of {culprit} is the first one that is not finite" if culprit else ""
     raise NonFiniteError(
-        f"step {step}: the loss is {loss}, the gradient's norm {gradient_norm}{where}. "
-        "The step was not taken and the last checkpoint is good; try a lower learning rate or a "
-        "longer warm-up"
+        f"step {step}: the loss is {loss}, and the norm of the gradient {gradient_norm}{where}. "
+        "The weights were not changed, and the last checkpoint is valid; try a lower learning rate "
+        "or a longer warm-up"
     )
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a request; the second one acts at once."""
+    """Turns the first SIGINT or SIGTERM into a request to stop; a second one acts at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -365,12 +369,12 @@ class StopSignals:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal was received."""
         return self.signal is not None
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Only the main thread may set handlers; elsewhere signals work as they did.
+            # Only the main thread can set handlers; in other threads signals act as usual.
             try:
                 self._previous[number] = signal.signal(number, self._receive)
             except ValueError:
@@ -385,4 +389,4 @@ class StopSignals:
         self.signal = number
         for other, handler in self._previous.items():
             signal.signal(other, handler)
-        tqdm.write(f"{signal.Signals(number).name}: finishing the step, then saving")
+        tqdm.write(f"{signal.Signals(number).name}: finishing the step, then saving a checkpoint")

@@ -1,6 +1,6 @@
-"""Masked-language-model batches (Devlin et al. 2018, section 3.1), masked anew in every epoch.
+"""Batches for masked language modelling (Devlin et al. 2018, section 3.1) with dynamic masking.
 
-B batch, T tokens.
+The masks differ from epoch to epoch, as in RoBERTa. Letters: B batch, T tokens.
 """
 
 import numpy as np
@@ -12,8 +12,9 @@ from minitransformer.tokenization import Tokenizer
 from train.batching import BatchOrder
 from train.text import TokenSequences
 
-MASKED_SHARE = 0.8  # of the chosen tokens become the mask token,
-RANDOM_SHARE = 0.1  # these a random one, and the rest stays
+# Of the chosen tokens, these fractions become the mask token and a random token; the rest stays.
+MASKED_SHARE = 0.8
+RANDOM_SHARE = 0.1
 
 
 def mask_tokens(
@@ -25,52 +26,53 @@ def mask_tokens(
     mask_token_id: int,
     ordinary_ids: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose tokens to be predicted, and mask most of them.
+    """Choose the tokens to predict, and mask most of them.
 
     Args:
         ids: (B, T) int.
-        starts_word: (B, T) bool: words are chosen whole, each with `probability`; None: tokens
-            are chosen one by one.
-        random: draws everything.
-        probability: of a word or token to be chosen.
-        mask_token_id: what most of the chosen ones become.
-        ordinary_ids: the ids that may be chosen, and drawn as random ones: neither special
-            tokens nor padding.
+        starts_word: (B, T) bool, True where a word begins, to choose whole words; None chooses
+            single tokens.
+        random: the source of all random numbers.
+        probability: the probability with which a word or token is chosen.
+        mask_token_id: replaces most of the chosen tokens.
+        ordinary_ids: the ids that may be chosen, and used as random replacements: all except
+            special tokens, of which padding is one.
 
     Returns:
-        The ids with mask and random tokens, (B, T), and the labels, (B, T) int64: the id where a
-        token was chosen, -100 elsewhere.
+        The ids with mask tokens and random tokens, (B, T), and the labels, (B, T) int64: the
+        original id of every chosen token, -100 at all others.
     """
     ordinary = np.isin(ids, ordinary_ids)
-    draws = random.random(ids.shape)
+    draws = random.random(ids.shape)  # a token is chosen if its number is below the probability
     if starts_word is not None:
-        # Every token takes the draw of the first token of its word.
+        # Every token gets the number of the first token of its word.
         first = np.where(starts_word, np.arange(ids.shape[1]), 0)
         draws = np.take_along_axis(draws, np.maximum.accumulate(first, axis=1), axis=1)
     chosen = ordinary & (draws < probability)
-    fate = random.random(ids.shape)
-    randomized = chosen & (fate >= MASKED_SHARE) & (fate < MASKED_SHARE + RANDOM_SHARE)
-    masked = np.where(chosen & (fate < MASKED_SHARE), mask_token_id, ids)
+    replacement = random.random(ids.shape)  # decides what a chosen token becomes
+    randomized = chosen & (replacement >= MASKED_SHARE)
+    randomized &= replacement < MASKED_SHARE + RANDOM_SHARE
+    masked = np.where(chosen & (replacement < MASKED_SHARE), mask_token_id, ids)
     masked = np.where(randomized, random.choice(ordinary_ids, ids.shape), masked)
     return masked, np.where(chosen, ids, IGNORED_LABEL)
 
 
 class MaskedBatches:
-    """Batches for masked language modelling, each a function of seed, epoch and number alone.
+    """Batches for masked language modelling; they depend only on the seed, the epoch and the index.
 
-    Which sequences meet in a batch is said by :class:`BatchOrder`.
+    :class:`BatchOrder` decides which sequences form a batch.
 
     Args:
-        sequences: the text.
-        tokenizer: that made them.
-        batch_size: sequences a batch.
-        probability: of a token to be chosen.
-        whole_words: choose words, not tokens.
-        seed: of order and masks.
-        shuffle: False keeps sequences in order and masks them the same way in every epoch.
+        sequences: the tokenized text.
+        tokenizer: the one that tokenized it.
+        batch_size: sequences per batch.
+        probability: the probability with which a token is chosen.
+        whole_words: choose whole words, not single tokens.
+        seed: for the order and the masks.
+        shuffle: False keeps the sequences in order and their masks the same in every epoch.
 
     Raises:
-        ValueError: there are no sequences, or a number has no meaning.
+        ValueError: there are no sequences, or an argument is invalid.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class MaskedBatches:
         shuffle: bool = True,
     ) -> None:
         if not 0 < probability < 1:
-            raise ValueError(f"probability={probability} must lie between 0 and 1")
+            raise ValueError(f"probability={probability} must be between 0 and 1")
         self.sequences = sequences
         self.order = BatchOrder(
             sequences.lengths, batch_size=batch_size, seed=seed, shuffle=shuffle
@@ -101,14 +103,14 @@ class MaskedBatches:
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return self.order.num_batches
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` and `labels`: (B, T) int64 each."""
         epoch = epoch if self.order.shuffle else 0
-        numbers = self.order.examples(epoch, index)
-        ids, starts_word, attention_mask = self._pad(numbers)
+        indices = self.order.example_indices(epoch, index)
+        ids, starts_word, attention_mask = self._pad(indices)
         masked, labels = mask_tokens(
             ids,
             starts_word if self.whole_words else None,
@@ -123,15 +125,15 @@ class MaskedBatches:
             "labels": torch.from_numpy(labels).long(),
         }
 
-    def _pad(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, beginnings of words and padding mask of these sequences, (B, T) each."""
+    def _pad(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ids, the beginnings of words and the padding mask of sequences, (B, T) each."""
         sequences = self.sequences
-        lengths = sequences.lengths[numbers]
-        shape = (len(numbers), int(lengths.max()))
+        lengths = sequences.lengths[indices]
+        shape = (len(indices), int(lengths.max()))
         ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         starts_word = np.ones(shape, dtype=bool)
-        for row, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
-            begin = sequences.bounds[number]
+        for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+            begin = sequences.bounds[index]
             ids[row, :length] = sequences.ids[begin : begin + length]
             starts_word[row, :length] = sequences.starts_word[begin : begin + length]
         return ids, starts_word, np.arange(shape[1]) < lengths[:, None]

@@ -1,4 +1,4 @@
-"""What a run measured: one JSON record a line, and the curve drawn from it."""
+"""The metrics of a run: a file with one JSON record per line, and a picture of the loss curve."""
 
 import json
 import os
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class MetricsFile:
-    """A file of one JSON record a line, cut back to where the resumed checkpoint was."""
+    """A file with one JSON record per line, truncated to its size at the resumed checkpoint."""
 
     def __init__(self, path: Path, keep_bytes: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ class MetricsFile:
         self._file.flush()
 
     def size(self) -> int:
-        """Bytes written so far, which are then on the disk."""
+        """Flush the file to the disk, and return its size in bytes."""
         os.fsync(self._file.fileno())
         return self._file.tell()
 
@@ -55,11 +55,11 @@ def new_figure(height: float = 4.5) -> "Figure":
 
 
 def try_to_draw(draw: Callable[..., None], *arguments: Any) -> None:
-    """Draw, or say why there is no picture: a long run must not end in an error for want of one."""
+    """Draw a picture; print a note without matplotlib, so that a long run does not fail."""
     try:
         draw(*arguments)
     except ImportError as error:
-        print(f"no picture: {error}")
+        print(f"no picture was drawn: {error}")
 
 
 def draw_curve(
@@ -68,13 +68,13 @@ def draw_curve(
     baselines: Mapping[str, float] | None = None,
     unit: str = "supervised token",
 ) -> None:
-    """Draw training and held-out loss over the steps, to a PNG.
+    """Draw the training loss and the held-out loss over the steps.
 
     Args:
-        metrics: of the run.
-        picture: to write.
-        baselines: losses to compare with, by their names; each becomes a level line.
-        unit: what the loss is the mean of.
+        metrics: the metrics file of the run.
+        picture: the PNG file to write.
+        baselines: name to loss; each is drawn as a horizontal line.
+        unit: what the loss is averaged over.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -83,7 +83,7 @@ def draw_curve(
     steps = [r["step"] for r in records if "loss" in r]
     losses = [r["loss"] for r in records if "loss" in r]
     evaluated = [(r["step"], r["eval_loss"]) for r in records if "eval_loss" in r]
-    # Over some fifty steps the noise of single batches averages out and the course is seen.
+    # The mean over about fifty steps removes most of the noise of single batches.
     window = max(1, min(50, len(losses) // 10))
     smooth = [
         sum(losses[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(losses))
@@ -102,7 +102,7 @@ def draw_curve(
     for number, (name, loss) in enumerate((baselines or {}).items()):
         axes.axhline(loss, color="gray", linestyle=("--", ":")[number % 2], label=name)
     axes.set_xlabel("step")
-    axes.set_ylabel(f"loss (nats a {unit})")
+    axes.set_ylabel(f"loss (nats per {unit})")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,13 +1,11 @@
 """Train a RoBERTa from scratch on text files: `python -m train.mlm --text FILE... --output DIR`.
 
-The steps, each one call in :func:`run`: a tokenizer, sequences of tokens, a model, the training
-loop, and at the end what the model has learnt beside two baselines that have learnt nothing of the
-kind.
-The defaults suit some megabytes of text and two cores. Short sequences matter most: until it has
-learnt to use the neighbours of a token, a model stays near the unigram baseline, and with fewer
-positions it learns that sooner.
+:func:`run` trains a tokenizer, tokenizes the text, makes a model, trains it, and compares it with
+two baselines. The defaults are for a few megabytes of text and two cores. Short sequences matter
+most: a model stays close to the unigram baseline until it has learnt to use the neighbours of a
+token, and with fewer positions it learns that sooner.
 
-B batch, T tokens, N masked tokens, V vocabulary.
+Letters: B batch, T tokens, N masked tokens, V vocabulary.
 """
 
 import argparse
@@ -34,21 +32,23 @@ from train.metrics import draw_curve, try_to_draw
 from train.text import TokenSequences, read_lines, tokenize_sequences
 
 
-def main(argv: Sequence[str] | None = None, *, again: str = "the same command and --resume") -> int:
+def main(
+    argv: Sequence[str] | None = None, *, resume_with: str = "the same command and --resume"
+) -> int:
     """Run the job; returns the exit status, 128 + the signal's number if one stopped it.
 
-    `again` is what to type to go on after that.
+    `resume_with` tells the user how to resume it.
     """
     arguments = _parser().parse_args(argv)
-    return run_job(lambda: run(arguments, again))
+    return run_job(lambda: run(arguments, resume_with))
 
 
-def run(arguments: argparse.Namespace, again: str) -> int:
-    """The job, top to bottom."""
+def run(arguments: argparse.Namespace, resume_with: str) -> int:
+    """Run the job, step by step."""
     config = training_config(arguments)
     if arguments.seed < 0:
         raise ValueError(f"seed={arguments.seed} must not be negative")
-    # Before anything is written: an output that holds another run must stay as it is.
+    # Comes first, because it raises if --output contains another run.
     is_new = last_checkpoint(config) is None
     tokenizer = _tokenizer(arguments, is_new)
     with tqdm(read_lines(arguments.text), desc="tokenizing", unit="line") as lines:
@@ -56,12 +56,12 @@ def run(arguments: argparse.Namespace, again: str) -> int:
             lines,
             tokenizer,
             max_length=arguments.max_length,
-            pack=not arguments.one_line_a_row,
+            pack=not arguments.line_by_line,
             held_out_every=arguments.held_out_every,
         )
     if not len(held_out_sequences):
         raise ValueError(
-            f"the text has fewer than {arguments.held_out_every} lines, so none is held out; "
+            f"the text has fewer than {arguments.held_out_every} lines, so no line is held out; "
             "give more text or a smaller --held-out-every"
         )
     settings: dict[str, Any] = {
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace, again: str) -> int:
         },
     )
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with {again}")
+        print(f"stopped after step {progress.step}; continue with {resume_with}")
         return 128 + progress.stop_signal
 
     model.cpu().save_pretrained(config.output)
@@ -120,11 +120,11 @@ def evaluate(
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Record | None:
-    """Predict the masked tokens of every batch.
+    """Predict the masked tokens of all batches.
 
     Returns:
-        `loss` (nats a token), `perplexity`, `accuracy` (share of tokens whose likeliest prediction
-        is right) and `tokens`, how many were predicted; or None if `should_stop` said so.
+        `loss` (nats per token), `perplexity`, `accuracy` (fraction of tokens predicted correctly)
+        and `tokens`, the number of predicted tokens; or None if `should_stop` returned True.
     """
     model.eval()
     total, correct, count = 0.0, 0, 0
@@ -140,12 +140,14 @@ def evaluate(
             torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
         ):
             logits = model.logits_at(positions, **batch).float()  # (N, V)
-        right = labels[positions]  # (N,)
-        total += float(torch.nn.functional.cross_entropy(logits, right, reduction="sum"))
-        correct += int((logits.argmax(dim=-1) == right).sum())
-        count += len(right)
+        targets = labels[positions]  # (N,)
+        total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+        correct += int((logits.argmax(dim=-1) == targets).sum())
+        count += len(targets)
     if not count:
-        raise ValueError("no token of the held-out lines is masked; hold out more of them")
+        raise ValueError(
+            "no token of the held-out lines is masked; hold out more lines: lower --held-out-every"
+        )
     loss = total / count
     return {
         "loss": loss,
@@ -156,9 +158,9 @@ def evaluate(
 
 
 def unigram_baseline(sequences: TokenSequences, batches: MaskedBatches) -> Record:
-    """The figures of a prediction by how often each token occurs, whatever the sentence.
+    """The metrics of predicting tokens by their frequency, without looking at the sentence.
 
-    It always predicts the most frequent token; its probabilities are the counts, each plus one.
+    It always predicts the most frequent token; probabilities are proportional to counts plus one.
     """
     counts = np.bincount(sequences.ids, minlength=batches.ordinary_ids.max() + 1)[
         batches.ordinary_ids
@@ -179,7 +181,7 @@ def unigram_baseline(sequences: TokenSequences, batches: MaskedBatches) -> Recor
 
 
 def _tokenizer(arguments: argparse.Namespace, is_new: bool) -> Tokenizer:
-    """The given one, the one that this run was begun with, or a new one."""
+    """The tokenizer that was given, that of the resumed run, or a new one."""
     if arguments.tokenizer is not None:
         tokenizer = Tokenizer.from_pretrained(arguments.tokenizer)
     elif not is_new:
@@ -211,9 +213,9 @@ def _model_config(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Robert
 
 
 def _print_results(results: dict[str, Any], output: Path) -> None:
-    print(f"\nmasked tokens of lines that were held out  {'accuracy':>10}{'perplexity':>13}")
-    for name, figures in results.items():
-        print(f"{name:43}{figures['accuracy']:>10.1%}{figures['perplexity']:>13,.1f}")
+    print(f"\nmasked tokens of the held-out lines        {'accuracy':>10}{'perplexity':>13}")
+    for name, metrics in results.items():
+        print(f"{name:43}{metrics['accuracy']:>10.1%}{metrics['perplexity']:>13,.1f}")
     print(f"\nthe model, its tokenizer, loss.png, metrics.jsonl, report.json: {output}")
     print(f'try it: minitransformer fill-mask {output} "..." with <mask> in the text')
 
@@ -221,27 +223,33 @@ def _print_results(results: dict[str, Any], output: Path) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="python -m train.mlm", description="Train a RoBERTa from scratch.")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
-    parser.add_argument("--tokenizer", help="directory of one; trained on the text if not given")
+    parser.add_argument(
+        "--tokenizer", help="directory of a tokenizer; by default trained on the text"
+    )
     parser.add_argument("--vocab-size", type=positive, default=4000, help="of a new tokenizer")
     parser.add_argument(
         "--algorithm", default="bpe", help="of a new tokenizer: bpe, wordpiece, unigram"
     )
-    parser.add_argument("--max-length", type=positive, default=32, help="tokens a sequence")
+    parser.add_argument("--max-length", type=positive, default=32, help="tokens per sequence")
     parser.add_argument(
-        "--one-line-a-row", action="store_true", help="a sequence for each line, not full ones"
+        "--line-by-line", action="store_true", help="begin a new sequence with each line"
     )
-    parser.add_argument("--held-out-every", type=positive, default=50, help="one of so many lines")
-    parser.add_argument("--mask-probability", type=float, default=0.15, help="of a token")
-    parser.add_argument("--whole-words", action="store_true", help="mask words, not tokens")
-    parser.add_argument("--batch-size", type=positive, default=128, help="sequences")
+    parser.add_argument(
+        "--held-out-every", type=positive, default=50, help="hold out one of this many lines"
+    )
+    parser.add_argument("--mask-probability", type=float, default=0.15, help="of a token or word")
+    parser.add_argument(
+        "--whole-words", action="store_true", help="mask whole words, not single tokens"
+    )
+    parser.add_argument("--batch-size", type=positive, default=128, help="sequences per batch")
     parser.add_argument("--hidden-size", type=positive, default=128, help="of the model")
     parser.add_argument("--num-hidden-layers", type=positive, default=4, help="of the model")
     parser.add_argument("--num-attention-heads", type=positive, default=4, help="of the model")
     parser.add_argument(
-        "--intermediate-size", type=positive, help="4 times the hidden size if not given"
+        "--intermediate-size", type=positive, help="by default 4 times the hidden size"
     )
     parser.add_argument("--dropout", type=float, default=0.0, help="everywhere in the model")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, masks, dropout")
+    parser.add_argument("--seed", type=int, default=0, help="for weights, order, masks, dropout")
     add_training_arguments(parser, epochs=10, learning_rate=2e-3)
     return parser
 

@@ -1,4 +1,4 @@
-"""AdamW with its two groups, and the learning rate of each step."""
+"""AdamW with two parameter groups, and the learning-rate schedule."""
 
 import torch
 from torch import nn
@@ -7,11 +7,11 @@ from torch import nn
 def build_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2017) that decays matrices, not biases and norms.
+    """AdamW (Loshchilov and Hutter 2017), with weight decay for matrices only.
 
-    A bias or a norm's weight that is pulled to zero does not generalise better, it is only off;
-    those are the parameters with one dimension. The fused implementation, where the device has it,
-    updates all parameters in one pass.
+    Biases and the weights of norms, which are the parameters with one dimension, are not decayed,
+    because that would not help generalization. If the device has a fused implementation, it updates
+    all parameters in one pass.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.dim() >= 2]
@@ -28,9 +28,9 @@ def build_optimizer(
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Linear from 0 up to 1 over the warm-up, then linear down to 0 at `total_steps`.
+    """Rises linearly to 1 during the warm-up, then falls linearly to 0 at `total_steps`.
 
-    Steps count from 0, and the first one has a rate above zero, so none is wasted.
+    Steps are counted from 0. The factor of the first step is above 0, so that no step is wasted.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)

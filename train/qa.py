@@ -1,10 +1,10 @@
 """Fine-tune an encoder on SQuAD: `python -m train.qa --model PATH --train FILE --dev FILE`.
 
-FILE is in SQuAD's form, which :mod:`train.squad` shows; `--download v1.1` fetches the official two.
-The steps, each one call in :func:`run`: questions, windows of tokens, a pretrained model with a new
-head, the training loop, and at the end the score that the official script would give.
+FILE is in SQuAD's format, which :mod:`train.squad` shows; `--download v1.1` downloads the official
+files. :func:`run` reads the questions, loads a pretrained model with a new head, converts the
+questions to windows of tokens, trains, and computes the same scores as the official script.
 
-B batch, T tokens of a window, N tokens of all windows.
+Letters: B batch, T tokens of a window, N tokens of all windows.
 """
 
 import argparse
@@ -44,7 +44,7 @@ Load = Callable[[argparse.Namespace], tuple[Any, Tokenizer]]
 
 
 def load(arguments: argparse.Namespace) -> tuple[BertForQuestionAnswering, Tokenizer]:
-    """The pretrained encoder with a head for answers; optimized unless the run is plain."""
+    """The pretrained encoder with a question-answering head, optimized unless the run is plain."""
     return load_pretrained(BertForQuestionAnswering, arguments)
 
 
@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace, load: Load = load) -> int:
-    """The job, top to bottom; `load` gives the model and its tokenizer."""
+    """Run the job, step by step; `load` returns the model and its tokenizer."""
     config = training_config(arguments)
-    last_checkpoint(config)  # before anything is done: an output with another run stays as it is
+    last_checkpoint(config)  # raises at once if --output contains another run
     train_path, dev_path = _paths(arguments)
     train_examples = _read(train_path, "train")
     dev_examples = _read(dev_path, "dev")
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
     assert predictions is not None
     threshold = scorer.report(dev_examples, predictions, progress.step)
     print(f"\nmodel, tokenizer, predictions.json, report.json, loss.png: {config.output}")
-    # With "=", because -5e-05 by itself would be taken for an option.
+    # With "=", because -5e-05 alone would be parsed as an option.
     more = "" if threshold is None else f" --threshold={threshold!r}"
     print(f"try it: minitransformer answer {config.output} --question ... --context ...{more}")
     return 0
@@ -112,15 +112,15 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model answers to the questions of a file.
+    """The predictions of a model for the questions of a file.
 
     Attributes:
-        questions: what the windows of each question say, by its number.
+        questions: the prediction for each question, by its index.
         loss: the mean over the windows, in nats.
-        start_accuracy, end_accuracy: the share of windows whose likeliest first, or last, token is
-            the labelled one. Course material reports these. They count tokens, not answers: a
-            window without the answer counts as right where [CLS] wins, a span that ends one token
-            late is half right, and of several gold answers only the first counts.
+        start_accuracy, end_accuracy: the fraction of windows whose most likely first, or last,
+            token is the labelled one. Courses often report these. They count tokens, not answers: a
+            window without the answer is correct if [CLS] is predicted, a span that ends one token
+            late is half correct, and of several gold answers only the first counts.
     """
 
     questions: dict[int, Prediction]
@@ -142,27 +142,27 @@ def predict(
     bf16: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions | None:
-    """Run every window through the model and join those of each question.
+    """Run the model on every window, and combine the windows of each question.
 
     Args:
         model: for question answering, in evaluation mode.
         features: the windows.
-        contexts: of the questions that they were made of.
-        pad_token_id: of the tokenizer.
-        batch_size: windows a batch; those of like length go together.
-        max_answer_tokens: no answer is longer.
-        top_k: spans to keep of each question.
+        contexts: the context of each question.
+        pad_token_id: the tokenizer's.
+        batch_size: windows per batch, which have similar lengths.
+        max_answer_tokens: the longest answer, in tokens.
+        top_k: the number of spans to keep for each question.
         bf16: compute in bfloat16.
-        should_stop: called before every batch; says whether to give up.
+        should_stop: called before every batch; returns whether to stop.
 
     Returns:
-        None if `should_stop` said so.
+        The predictions; None if `should_stop` returned True.
     """
     device = next(model.parameters()).device
     by_length = np.argsort(features.lengths, kind="stable")
     allowed = _may_be_answer(features, contexts)
-    of_each: dict[int, list[Window]] = {}
-    figures = _Figures()
+    windows_of: dict[int, list[Window]] = {}  # question to its windows
+    sums = _Sums()
     for begin in tqdm(
         range(0, len(by_length), batch_size), desc="answering", leave=False, unit="batch"
     ):
@@ -186,34 +186,34 @@ def predict(
         )
         for row, window in enumerate(windows):
             offsets = features.offsets[features.tokens(window)].tolist()
-            of_each.setdefault(int(features.example_index[window]), []).append(
+            windows_of.setdefault(int(features.example_index[window]), []).append(
                 found.window(row, offsets)
             )
-        figures.add(features, windows, start_logits, end_logits)
+        sums.add(features, windows, start_logits, end_logits)
     return Predictions(
         questions={
-            question: join_windows(joined, top_k=top_k) for question, joined in of_each.items()
+            question: join_windows(joined, top_k=top_k) for question, joined in windows_of.items()
         },
-        loss=figures.loss / max(1, figures.windows),
-        start_accuracy=figures.right_starts / max(1, figures.windows),
-        end_accuracy=figures.right_ends / max(1, figures.windows),
+        loss=sums.loss / max(1, sums.windows),
+        start_accuracy=sums.correct_starts / max(1, sums.windows),
+        end_accuracy=sums.correct_ends / max(1, sums.windows),
     )
 
 
 @dataclass
-class _Figures:
+class _Sums:
     """Sums over the windows whose labels are known."""
 
     loss: float = 0.0
-    right_starts: int = 0
-    right_ends: int = 0
+    correct_starts: int = 0
+    correct_ends: int = 0
     windows: int = 0
 
     def add(
         self, features: Features, windows: np.ndarray, start_logits: Tensor, end_logits: Tensor
     ) -> None:
-        """Add some windows with their logits, (B, T) twice."""
-        # A question whose answer no window holds has no labels to be measured by.
+        """Add windows with their logits, (B, T) each."""
+        # If no window contains the answer of a question, there is no correct label.
         known = features.trainable[windows]
         if not known.any():
             return
@@ -222,13 +222,13 @@ class _Figures:
         start_logits, end_logits = start_logits[known], end_logits[known]
         for logits, positions in ((start_logits, starts), (end_logits, ends)):
             self.loss += float(nn.functional.cross_entropy(logits, positions, reduction="sum")) / 2
-        self.right_starts += int((start_logits.argmax(dim=1) == starts).sum())
-        self.right_ends += int((end_logits.argmax(dim=1) == ends).sum())
+        self.correct_starts += int((start_logits.argmax(dim=1) == starts).sum())
+        self.correct_ends += int((end_logits.argmax(dim=1) == ends).sum())
         self.windows += len(starts)
 
 
 def _may_be_answer(features: Features, contexts: Sequence[str]) -> np.ndarray:
-    """(N,) bool: of the tokens of all windows those that may begin and end an answer."""
+    """(N,) bool, True at the tokens of all windows that may begin or end an answer."""
     allowed = np.zeros(len(features.input_ids), dtype=bool)
     for window in range(len(features)):
         tokens = features.tokens(window)
@@ -242,17 +242,17 @@ def _may_be_answer(features: Features, contexts: Sequence[str]) -> np.ndarray:
 
 
 def _at_real_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, T) on the CPU, in float32, -inf at padding."""
+    """The logits, (B, T), in float32 on the CPU, with -inf at padding."""
     return logits.cpu().float().masked_fill(attention_mask == 0, -torch.inf)
 
 
 class Scorer:
-    """Runs a model over questions, as the arguments say, and scores what it answers.
+    """Predicts the answers to questions and scores them.
 
     Args:
         arguments: of the job.
-        model, tokenizer: to be scored.
-        config: device and precision.
+        model, tokenizer: to evaluate.
+        config: for the device and the precision.
     """
 
     def __init__(
@@ -268,7 +268,7 @@ class Scorer:
         self.config = config
 
     def features(self, examples: Sequence[Example]) -> Features:
-        """The windows of some questions."""
+        """The windows of the questions."""
         return make_features(
             examples,
             self.tokenizer,
@@ -283,7 +283,7 @@ class Scorer:
         features: Features,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Predictions | None:
-        """What the model says; None if `should_stop` said so."""
+        """The predictions of the model; None if `should_stop` returned True."""
         return predict(
             self.model.eval(),
             features,
@@ -296,7 +296,7 @@ class Scorer:
         )
 
     def scores(self, examples: Sequence[Example], predictions: Predictions) -> Scores:
-        """Exact match and F1; where questions without an answer occur, at a threshold of 0."""
+        """Exact match and F1, with a threshold of 0 if there are questions without an answer."""
         texts, nulls = _answers(examples, predictions)
         has_nulls = any(example.is_impossible for example in examples)
         return score(examples, texts, null_scores=nulls if has_nulls else None)
@@ -304,10 +304,10 @@ class Scorer:
     def report(
         self, examples: Sequence[Example], predictions: Predictions, steps: int
     ) -> float | None:
-        """Print the tables, and write the answers in the official form and report.json.
+        """Print the scores, and write the answers, in the official format, and report.json.
 
         Returns:
-            The tuned threshold, where questions without an answer occur.
+            The tuned threshold, if there are questions without an answer, else None.
         """
         texts, nulls = _answers(examples, predictions)
         scores = self.scores(examples, predictions)
@@ -321,14 +321,14 @@ class Scorer:
             scores = score(examples, texts, null_scores=nulls, threshold=limit)
             texts = {name: "" if nulls[name] > limit else text for name, text in texts.items()}
             files["null_odds.json"] = nulls
-            print(f"\nwith the threshold that is best for the F1 here, {limit!r}:")
+            print(f"\nwith the threshold that maximizes F1 here, {limit!r}:")
         print(scores.table())
         print(
-            "\nof the windows, the labelled token is the likeliest\n"
+            "\nwindows whose most likely token is the labelled one\n"
             f"{'start':<12}{predictions.start_accuracy:>22.2%}\n"
             f"{'end':<12}{predictions.end_accuracy:>22.2%}\n"
-            "(tokens, not answers: a window without the answer counts, one gold answer counts, and "
-            "start and end count apart)"
+            "(of tokens, not answers: windows without the answer count, only one gold answer "
+            "counts, and start and end are counted separately)"
         )
         kinds = {
             "all": scores.total,
@@ -353,10 +353,10 @@ class Scorer:
 def _answers(
     examples: Sequence[Example], predictions: Predictions
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """For each question the best span's text, and how much more no answer scores than that."""
+    """By question id: the text of the best span, and how much higher "no answer" scores."""
     texts, nulls = {}, {}
-    for number, example in enumerate(examples):
-        prediction = predictions.questions[number]
+    for index, example in enumerate(examples):
+        prediction = predictions.questions[index]
         best = prediction.spans[0]
         texts[example.id] = example.context[best.start : best.end]
         nulls[example.id] = prediction.null_difference
@@ -364,14 +364,14 @@ def _answers(
 
 
 def _paths(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """The files to train on and to score on; with `--download` the official ones."""
+    """The files to train on and to evaluate on; with `--download` the official ones."""
     given = arguments.train, arguments.dev
     if arguments.download is None:
         if None in given:
             raise ValueError("give --train FILE and --dev FILE, or --download v1.1 or v2.0")
         return given
     if given != (None, None):
-        raise ValueError("--download brings its own files; leave out --train and --dev")
+        raise ValueError("--download determines the files; leave out --train and --dev")
     train_path, dev_path = (
         squad_file(f"{part}-{arguments.download}.json", arguments.data) for part in ("train", "dev")
     )
@@ -385,33 +385,38 @@ def _read(path: Path, name: str) -> Sequence[Example]:
 
 
 def _sample(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
-    """So many questions, always the same, in the order of the file; all where there are fewer."""
+    """A reproducible sample of the questions, in the order of the file; all if there are fewer."""
     if count is None or count >= len(examples):
         return examples
     chosen = random.Random(seed).sample(range(len(examples)), count)
-    return [examples[number] for number in sorted(chosen)]
+    return [examples[index] for index in sorted(chosen)]
 
 
 def parser() -> Parser:
-    """The arguments of the job."""
+    """The parser of the job's arguments."""
     parser = Parser(prog="python -m train.qa", description="Fine-tune an encoder on SQuAD.")
     parser.add_argument("--train", type=Path, help="SQuAD v1.1 or v2.0 file")
-    parser.add_argument("--dev", type=Path, help="SQuAD file to score on")
+    parser.add_argument("--dev", type=Path, help="SQuAD file to evaluate on")
     parser.add_argument(
-        "--download", choices=("v1.1", "v2.0"), help="use the official files, fetched if absent"
+        "--download", choices=("v1.1", "v2.0"), help="use the official files; downloaded if missing"
     )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where those are stored")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where these are stored")
     parser.add_argument("--stride", type=positive, default=128, help="tokens that windows share")
     parser.add_argument(
-        "--max-question-length", type=positive, default=64, help="tokens; longer ones are cut"
+        "--max-question-length",
+        type=positive,
+        default=64,
+        help="tokens; longer questions are truncated",
     )
-    parser.add_argument("--max-answer-tokens", type=positive, default=30, help="of a prediction")
-    parser.add_argument("--eval-batch-size", type=positive, default=32, help="windows")
+    parser.add_argument("--max-answer-tokens", type=positive, default=30, help="longest answer")
+    parser.add_argument("--eval-batch-size", type=positive, default=32, help="windows per batch")
     parser.add_argument(
-        "--dev-questions", type=positive, help="score a fixed sample of so many; all if not given"
+        "--dev-questions",
+        type=positive,
+        help="evaluate on a sample of this size; by default on all",
     )
     parser.add_argument(
-        "--curve-questions", type=positive, default=300, help="scored while training"
+        "--curve-questions", type=positive, default=300, help="questions evaluated while training"
     )
     add_finetuning_arguments(parser, batch_size=16, max_length=384)
     return parser

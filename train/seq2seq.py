@@ -1,13 +1,13 @@
 """Train an encoder-decoder from scratch on pairs of texts: `python -m train.seq2seq --train FILE`.
 
-FILE has a source, a tab and its target on every line, as :mod:`train.pairs` says. The steps, each
-one call in :func:`run`: pairs, one tokenizer for both sides, a new model, the training loop, and at
-the end the translations of the dev file with their loss, exact matches, BLEU and chrF. The defaults
-suit some ten thousand short pairs and two cores.
+Each line of FILE contains a source, a tab and its target; see :mod:`train.pairs`. :func:`run` reads
+the pairs, trains one tokenizer for both sides, makes a model, trains it, and translates the dev
+file to compute loss, exact matches, BLEU and chrF. The defaults are for about ten thousand short
+pairs and two cores.
 
-Until the decoder has learnt where to attend in the source, it generates likely sentences that have
-nothing to do with it. On the demo's pairs it learns that several times sooner with absolute
-positions, Marian's or BART's, than with T5's relative ones.
+Until the decoder has learnt where to attend in the source, it generates likely sentences that are
+unrelated to it. On the pairs of the demo it learns that several times sooner with absolute
+positions (Marian, BART) than with T5's relative ones.
 """
 
 import argparse
@@ -42,25 +42,27 @@ ARCHITECTURES: dict[str, type[Seq2SeqLM]] = {
     architecture.__name__: architecture
     for architecture in (MarianMTModel, BartForConditionalGeneration, T5ForConditionalGeneration)
 }
-# What a new tokenizer is made by, by default.
+# The default settings of a new tokenizer.
 _NEW_TOKENIZER = {"vocab_size": 4000, "algorithm": "bpe"}
 
 
-def main(argv: Sequence[str] | None = None, *, again: str = "the same command and --resume") -> int:
+def main(
+    argv: Sequence[str] | None = None, *, resume_with: str = "the same command and --resume"
+) -> int:
     """Run the job; returns the exit status, 128 + the signal's number if one stopped it.
 
-    `again` is what to type to go on after that.
+    `resume_with` tells the user how to resume it.
     """
     arguments = _parser().parse_args(argv)
-    return run_job(lambda: run(arguments, again))
+    return run_job(lambda: run(arguments, resume_with))
 
 
-def run(arguments: argparse.Namespace, again: str) -> int:
-    """The job, top to bottom."""
+def run(arguments: argparse.Namespace, resume_with: str) -> int:
+    """Run the job, step by step."""
     config = training_config(arguments)
     if arguments.seed < 0:
         raise ValueError(f"seed={arguments.seed} must not be negative")
-    # Before anything is written: an output that holds another run must stay as it is.
+    # Comes first, because it raises if --output contains another run.
     is_new = last_checkpoint(config) is None
     pairs, dev_pairs = (read_pairs(path) for path in (arguments.train, arguments.dev))
     tokenizer = _tokenizer(arguments, pairs, is_new)
@@ -90,7 +92,7 @@ def run(arguments: argparse.Namespace, again: str) -> int:
         },
     )
     if progress.stop_signal is not None:
-        print(f"stopped after step {progress.step}; go on with {again}")
+        print(f"stopped after step {progress.step}; continue with {resume_with}")
         return 128 + progress.stop_signal
 
     model.cpu().save_pretrained(config.output)
@@ -104,15 +106,15 @@ def run(arguments: argparse.Namespace, again: str) -> int:
 
 
 def new_model(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Seq2SeqLM:
-    """The class named by `--architecture`, with new weights.
+    """A new model of the class `--architecture`.
 
-    The decoder begins with the padding token, as Marian's and T5's always do, and ends with what
-    the tokenizer puts behind a text.
+    The decoder starts with the padding token, as Marian's and T5's always do, and ends with the
+    token that the tokenizer adds to the end of a text.
     """
     architecture = ARCHITECTURES[arguments.architecture]
     width, heads = arguments.hidden_size, arguments.num_attention_heads
     inner = arguments.intermediate_size or 4 * width
-    longest = arguments.max_length + 1  # the decoder's first token is not of the text
+    longest = arguments.max_length + 1  # the start token of the decoder is not part of the text
     sizes: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,
         "hidden_size": width,
@@ -127,7 +129,9 @@ def new_model(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Seq2SeqLM:
     }
     if architecture is T5ForConditionalGeneration:
         if width % heads:
-            raise ValueError(f"--hidden-size {width} is no multiple of {heads} attention heads")
+            raise ValueError(
+                f"--hidden-size {width} must be a multiple of --num-attention-heads {heads}"
+            )
         sizes |= {"head_size": width // heads}
     else:
         sizes |= {
@@ -135,8 +139,8 @@ def new_model(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Seq2SeqLM:
             "decoder_intermediate_size": inner,
             "max_position_embeddings": longest,
             "bos_token_id": None,
-            # About 0.05 for the default width. With 0.02, the families' own, it takes longer until
-            # the decoder attends to the source; with 0.09 a little longer too.
+            # About 0.05 for the default width. With 0.02, the default of the families, it takes
+            # longer until the decoder attends to the source; with 0.09 a little longer.
             "scale_embedding": True,
             "initializer_range": 0.6 * width**-0.5,
         }
@@ -151,10 +155,10 @@ def new_model(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Seq2SeqLM:
 def training_batches(
     arguments: argparse.Namespace, tokenizer: Tokenizer, pairs: Sequence[TextPair]
 ) -> PairBatches:
-    """Batches of the pairs of which both sides fit; a cut one would teach to leave out the end.
+    """Batches of the pairs that are short enough; truncated ones would teach to omit the end.
 
     Raises:
-        ValueError: none fits.
+        ValueError: no pair is short enough.
     """
     limit = arguments.max_length
     sources, targets = _encode(tokenizer, pairs)
@@ -163,21 +167,21 @@ def training_batches(
     fitting = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
     if not fitting:
         raise ValueError(
-            f"--max-length {limit}: every pair of {arguments.train} is longer, the shortest has "
-            f"{min(lengths)} tokens"
+            f"--max-length {limit}: all pairs of {arguments.train} are longer; choose at least "
+            f"{min(lengths)}, the length of the shortest"
         )
     left_out = len(pairs) - len(fitting)
-    print(f"train: {len(fitting):,} pairs ({left_out:,} left out, longer than {limit} tokens)")
+    print(f"train: {len(fitting):,} pairs ({left_out:,} with more than {limit} tokens left out)")
     return _batches(tokenizer, fitting, arguments.batch_size, arguments.seed)
 
 
 class Scorer:
-    """Translates the dev file, as the arguments say, and scores the translations.
+    """Translates the dev file and scores the translations.
 
     Args:
         arguments: of the job.
-        model, tokenizer: to be scored.
-        config: device and precision.
+        model, tokenizer: to evaluate.
+        config: for the device and the precision.
         pairs: of the dev file.
     """
 
@@ -197,11 +201,11 @@ class Scorer:
         self.batches = _batches(tokenizer, pairs, arguments.eval_batch_size, arguments.seed)
 
     def measure(self, should_stop: Callable[[], bool]) -> Record | None:
-        """The loss of the dev file, and the exact matches among its first pairs.
+        """The loss on the dev file, and the exact matches among its first pairs.
 
         Returns:
-            `loss`, nats a token; `exact`; `samples`, the first translations. None if `should_stop`
-            said so.
+            `loss` (nats per token), `exact`, and `samples`, the first translations. None if
+            `should_stop` returned True.
         """
         first = self.pairs[: self.arguments.curve_pairs]
         loss = self.loss(should_stop)
@@ -212,10 +216,7 @@ class Scorer:
         return {"loss": loss, "exact": exact, "samples": generated[: self.arguments.samples]}
 
     def loss(self, should_stop: Callable[[], bool] = lambda: False) -> float | None:
-        """Nats a token of the targets, of which each is predicted from those before it.
-
-        None if `should_stop` said so.
-        """
+        """The mean loss in nats per target token; None if `should_stop` returned True."""
         total, count = 0.0, 0
         device = next(self.model.parameters()).device
         for index in range(self.batches.num_batches):
@@ -231,11 +232,11 @@ class Scorer:
     def translate(
         self, pairs: Sequence[TextPair], should_stop: Callable[[], bool] = lambda: False
     ) -> list[str] | None:
-        """What the model makes of the sources; None if `should_stop` said so."""
+        """Translate the sources; None if `should_stop` returned True."""
         size = self.arguments.eval_batch_size
         translation = Translation(self.model, self.tokenizer, batch_size=size)
         device = next(self.model.parameters()).device
-        # The texts of a call are sorted by length: a call of some batches has little padding.
+        # A call sorts its texts by length, so calls with several batches have little padding.
         starts = range(0, len(pairs), 4 * size)
         generated: list[str] = []
         for start in tqdm(starts, desc="translating", leave=False, unit="part"):
@@ -247,17 +248,17 @@ class Scorer:
         return generated
 
     def print_samples(self, progress: Progress, record: Record) -> None:
-        """Print the translations of an evaluation, under what they should be."""
+        """Print the metrics of an evaluation and the first translations, below the targets."""
         if "eval_loss" not in record:
             return
-        figures = f"loss {record['eval_loss']:.4f}, exact {record['eval_exact']:.1%}"
-        lines = [f"step {progress.step}: {figures}"]
+        metrics = f"loss {record['eval_loss']:.4f}, exact {record['eval_exact']:.1%}"
+        lines = [f"step {progress.step}: {metrics}"]
         for pair, generated in zip(self.pairs, record["eval_samples"], strict=False):
             lines += [f"  | {pair.source}", f"  = {pair.target}", f"  > {generated}"]
         tqdm.write("\n".join(lines))
 
     def report(self, steps: int) -> Record:
-        """Score all of the dev file, print the table, and write the translations."""
+        """Score the whole dev file, print a table, and write the translations."""
         loss, generated = self.loss(), self.translate(self.pairs)
         assert loss is not None and generated is not None
         results = {
@@ -280,7 +281,7 @@ class Scorer:
         return results["this model"]
 
     def scores(self, generated: Sequence[str]) -> Record:
-        """Exact matches, and BLEU and chrF where sacrebleu is installed."""
+        """Exact matches and, if sacrebleu is installed, BLEU and chrF."""
         targets = [pair.target for pair in self.pairs]
         exact = {"exact": exact_match(generated, targets)}
         return exact if why_no_scores() else exact | bleu_and_chrf(generated, targets)
@@ -290,20 +291,20 @@ class Scorer:
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """The share of texts that are, but for white space around them, what they should be."""
+    """The fraction of texts that equal their reference, ignoring white space around them."""
     pairs = zip(hypotheses, references, strict=True)
-    return sum(generated.strip() == right.strip() for generated, right in pairs) / len(references)
+    return sum(text.strip() == reference.strip() for text, reference in pairs) / len(references)
 
 
 def bleu_and_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of whole corpora, with one reference.
+    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of a corpus with one reference each.
 
-    They are those of sacrebleu, whose numbers can be compared between papers (Post 2018): what it
-    does to texts before it counts is part of them.
+    They are computed by sacrebleu, so that they can be compared between papers (Post 2018): the
+    scores depend on how texts are tokenized.
 
     Returns:
-        `bleu` and `chrf`, from 0 to 100, and for each the signature that says how it was computed,
-        to be printed beside it.
+        `bleu` and `chrf`, from 0 to 100, and for each its signature, which describes how it was
+        computed and should be reported with it.
 
     Raises:
         ImportError: sacrebleu is not installed.
@@ -317,7 +318,7 @@ def bleu_and_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> dict[
 
 
 def why_no_scores() -> str | None:
-    """Why BLEU and chrF cannot be computed; None where they can."""
+    """Why BLEU and chrF cannot be computed; None if they can."""
     try:
         _metrics()
     except ImportError as error:
@@ -345,7 +346,7 @@ def _batches(
 def _encode(
     tokenizer: Tokenizer, pairs: Sequence[TextPair], truncation: bool = False
 ) -> tuple[BatchEncoding, BatchEncoding]:
-    """The tokens of the sources, and those of the targets."""
+    """Tokenize the sources and the targets."""
     sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
     return (
         tokenizer(sources, truncation=truncation),
@@ -354,28 +355,29 @@ def _encode(
 
 
 def _end_of_text(tokenizer: Tokenizer) -> int:
-    """The token that the tokenizer puts behind a target.
+    """The token that the tokenizer adds to the end of a target.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it adds none.
     """
     last: int = tokenizer(text_target="a")["input_ids"][-1]
     if last not in tokenizer.special_ids:
         raise ValueError(
-            f"{tokenizer.source} puts no token behind a text, and a decoder must learn where to "
-            "end; take a tokenizer that does, as T5's, or leave --tokenizer out to train one"
+            f"{tokenizer.source} adds no token to the end of a text, so a decoder cannot learn "
+            "where to stop; use a tokenizer that does, such as T5's, or leave --tokenizer out to "
+            "train one"
         )
     return last
 
 
 def _tokenizer(arguments: argparse.Namespace, pairs: Sequence[TextPair], is_new: bool) -> Tokenizer:
-    """The given one, the one that this run was begun with, or a new one for both sides."""
+    """The tokenizer that was given, that of the resumed run, or a new one for both sides."""
     given = [name for name in _NEW_TOKENIZER if hasattr(arguments, name)]
     if arguments.tokenizer is not None:
         if given:
             raise ValueError(
-                f"--{given[0].replace('_', '-')} has no effect beside --tokenizer, which brings "
-                "its own; leave one of the two out"
+                f"--{given[0].replace('_', '-')} has no effect together with --tokenizer, which "
+                "determines it; leave one of the two out"
             )
         tokenizer = Tokenizer.from_pretrained(arguments.tokenizer)
     elif not is_new:
@@ -388,12 +390,12 @@ def _tokenizer(arguments: argparse.Namespace, pairs: Sequence[TextPair], is_new:
 
 
 def _new_tokenizer(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a new tokenizer is made by."""
+    """The settings of a new tokenizer."""
     return {name: getattr(arguments, name, value) for name, value in _NEW_TOKENIZER.items()}
 
 
 def train_tokenizer(pairs: Sequence[TextPair], vocab_size: int, algorithm: str) -> Tokenizer:
-    """One vocabulary for both sides; as with T5 and Marian, `</s>` ends a text."""
+    """Train one vocabulary for both sides; as with T5 and Marian, a text ends in `</s>`."""
     with tempfile.TemporaryDirectory() as directory:
         texts = Path(directory, "texts.txt")
         lines = (f"{pair.source}\n{pair.target}\n" for pair in pairs)
@@ -408,22 +410,22 @@ def train_tokenizer(pairs: Sequence[TextPair], vocab_size: int, algorithm: str) 
 
 
 def _print_sizes(arguments: argparse.Namespace, pairs: Sequence[TextPair], scorer: Scorer) -> None:
-    """Sizes, and what makes the scores mean less than they seem to."""
+    """Print sizes, and facts that limit what the scores mean."""
     tokenizer, dev_pairs = scorer.tokenizer, scorer.pairs
     known = {pair.source for pair in pairs}
     seen = sum(pair.source in known for pair in dev_pairs)
-    print(f"dev: {len(dev_pairs):,} pairs ({seen:,} whose source is in the training file)")
+    print(f"dev: {len(dev_pairs):,} pairs ({seen:,} with a source that is in the training file)")
     _, targets = _encode(tokenizer, dev_pairs)
     lost = sum(
         tokenizer.decode(ids, skip_special_tokens=True).strip() != pair.target
         for pair, ids in zip(dev_pairs, targets["input_ids"], strict=True)
     )
     if lost:
-        print(f"{lost:,} of the dev targets cannot be generated with this tokenizer as they stand")
+        print(f"{lost:,} of the dev targets cannot be generated exactly with this tokenizer")
     parameters = sum(parameter.numel() for parameter in scorer.model.parameters())
     print(f"{parameters:,} parameters; a vocabulary of {tokenizer.vocab_size:,} for both sides")
     if reason := why_no_scores():
-        print(f"there will be exact matches alone: {reason}")
+        print(f"only exact matches will be counted: {reason}")
 
 
 def _parser() -> Parser:
@@ -431,9 +433,11 @@ def _parser() -> Parser:
         prog="python -m train.seq2seq", description="Train an encoder-decoder on pairs of texts."
     )
     parser.add_argument("--train", type=Path, required=True, help="lines of source, tab, target")
-    parser.add_argument("--dev", type=Path, required=True, help="the same, to score on")
-    parser.add_argument("--tokenizer", help="directory of one; trained on the pairs if not given")
-    # No default in the namespace: what was not given cannot contradict --tokenizer.
+    parser.add_argument("--dev", type=Path, required=True, help="the same, to evaluate on")
+    parser.add_argument(
+        "--tokenizer", help="directory of a tokenizer; by default trained on the pairs"
+    )
+    # Without a default in the namespace, so that only given options can contradict --tokenizer.
     parser.add_argument(
         "--vocab-size",
         type=positive,
@@ -452,25 +456,29 @@ def _parser() -> Parser:
         default=MarianMTModel.__name__,
         help="class of the model",
     )
-    parser.add_argument("--max-length", type=positive, default=64, help="tokens a source or target")
-    parser.add_argument("--batch-size", type=positive, default=64, help="pairs")
+    parser.add_argument(
+        "--max-length", type=positive, default=64, help="tokens per source or target"
+    )
+    parser.add_argument("--batch-size", type=positive, default=64, help="pairs per batch")
     parser.add_argument("--hidden-size", type=positive, default=128, help="of the model")
     parser.add_argument("--num-hidden-layers", type=positive, default=2, help="of the encoder")
     parser.add_argument(
-        "--num-decoder-layers", type=positive, help="as many as the encoder's if not given"
+        "--num-decoder-layers", type=positive, help="by default as many as in the encoder"
     )
     parser.add_argument("--num-attention-heads", type=positive, default=4, help="of the model")
     parser.add_argument(
-        "--intermediate-size", type=positive, help="4 times the hidden size if not given"
+        "--intermediate-size", type=positive, help="by default 4 times the hidden size"
     )
-    parser.add_argument("--dropout", type=float, default=0.0, help="outside the attention maps")
-    parser.add_argument("--num-beams", type=positive, default=1, help="of a translation; 1: greedy")
-    parser.add_argument("--eval-batch-size", type=positive, default=64, help="pairs")
+    parser.add_argument("--dropout", type=float, default=0.0, help="outside of attention weights")
     parser.add_argument(
-        "--curve-pairs", type=positive, default=200, help="dev pairs translated while training"
+        "--num-beams", type=positive, default=1, help="for translations; 1 is greedy search"
     )
-    parser.add_argument("--samples", type=positive, default=3, help="translations printed of them")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, dropout")
+    parser.add_argument("--eval-batch-size", type=positive, default=64, help="pairs per batch")
+    parser.add_argument(
+        "--curve-pairs", type=positive, default=200, help="dev pairs to translate while training"
+    )
+    parser.add_argument("--samples", type=positive, default=3, help="number of these to print")
+    parser.add_argument("--seed", type=int, default=0, help="for weights, order, dropout")
     add_training_arguments(
         parser, epochs=2, learning_rate=1.5e-3, evaluate_every=250, save_every=500
     )

@@ -1,12 +1,12 @@
-"""Reading SQuAD files: v1.1 (Rajpurkar et al. 2016) and v2.0 (Rajpurkar, Jia and Liang 2018).
+"""Read SQuAD files: v1.1 (Rajpurkar et al. 2016) and v2.0 (Rajpurkar, Jia and Liang 2018).
 
-Both are one JSON object, whose offsets count characters (not bytes):
+Both are a JSON object, whose offsets count characters, not bytes:
 
     {"data": [{"title": "Oxygen", "paragraphs": [{"context": "Oxygen is a gas.", "qas": [
         {"id": "1", "question": "What is oxygen?", "is_impossible": false,
          "answers": [{"text": "a gas", "answer_start": 10}]}]}]}]}
 
-`title`, and `is_impossible` and `plausible_answers` of v2.0, may be absent.
+`title` may be missing, and so may `is_impossible` and `plausible_answers`, which are new in v2.0.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 
 from minitransformer.files import not_utf8
 
-LARGEST_SHIFT = 3  # characters; an answer further away than this may be another occurrence
+LARGEST_SHIFT = 3  # in characters; further away, it may be another occurrence of the same words
 
 _KINDS = {str: "a text", int: "an integer", bool: "true or false", list: "a list"}
 _ITEMS = {  # what the items of a list are called in messages
@@ -28,14 +28,14 @@ _ITEMS = {  # what the items of a list are called in messages
     "answers": "answer",
     "plausible_answers": "plausible answer",
 }
-_FORM = 'a SQuAD file is one object: {"data": [{"paragraphs": [{"context": ..., "qas": ...}]}]}'
+_FORMAT = 'a SQuAD file is one object: {"data": [{"paragraphs": [{"context": ..., "qas": ...}]}]}'
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it stands in its context: `context[start:end] == text`.
+    """An answer and its position in the context: `context[start:end] == text`.
 
-    There is never white space around `text`.
+    There is no white space around `text`.
     """
 
     text: str
@@ -49,15 +49,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A question, the paragraph to look in, and every answer that people gave.
+    """A question, its context (a paragraph), and every answer that the annotators gave.
 
     Attributes:
         id: unique in its file.
-        question: without the white space around it.
+        question: without white space around it.
         context: as in the file.
         answers: those found in the context, in the order of the file.
-        dropped_answers: the texts of those that are not where the file says, and not near it.
-        plausible_answers: of a question without an answer, what could be mistaken for one.
+        dropped_answers: the texts of those that are not at the position in the file or close to it.
+        plausible_answers: for a question without an answer: what could be mistaken for one.
         title: of the article.
     """
 
@@ -71,23 +71,23 @@ class Example:
 
     @property
     def gold_texts(self) -> tuple[str, ...]:
-        """What a prediction is scored against; empty for a question without an answer.
+        """The texts that a prediction is compared with; empty for a question without an answer.
 
-        The dropped ones count here: the official scorer compares texts and looks at no offset.
+        Dropped answers are included, because the official scorer ignores offsets.
         """
         return (*(answer.text for answer in self.answers), *self.dropped_answers)
 
     @property
     def is_impossible(self) -> bool:
-        """The context does not answer the question: people said so, by giving no answer."""
+        """Whether the question has no answer in the context, according to the annotators."""
         return not self.gold_texts
 
     @property
     def is_unlocated(self) -> bool:
-        """The question has answers, but none was found in the context.
+        """Whether the question has answers, but none was found in the context.
 
-        It is scored like every other question. Nothing can be learned from it: "no answer" would
-        be a wrong label, and there is no place for a right one.
+        Such a question is scored, but not used for training: "no answer" would be a wrong label,
+        and the position for a right one is not known.
         """
         return bool(self.dropped_answers) and not self.answers
 
@@ -97,14 +97,14 @@ class Counts:
     """What was found in a file.
 
     Attributes:
-        articles, paragraphs, questions: how many there are.
+        articles, paragraphs, questions: their numbers.
         impossible: questions without an answer.
-        answers: of all questions together; repaired and dropped ones are among them.
-        repaired: answers that stand up to 3 characters from where the file says, or there with
-            other white space.
-        dropped: answers that do not.
-        unlocated: questions that have answers, all of them dropped.
-        plausible: plausible answers that were read; repaired and dropped ones are not counted.
+        answers: all answers, including repaired and dropped ones.
+        repaired: answers found up to 3 characters from the position in the file, or with different
+            white space.
+        dropped: answers that were not found.
+        unlocated: questions whose answers were all dropped.
+        plausible: plausible answers that were found.
     """
 
     articles: int = 0
@@ -118,7 +118,7 @@ class Counts:
     plausible: int = 0
 
     def summary(self) -> str:
-        """One line with every number."""
+        """One line with all numbers."""
         return (
             f"{self.articles:,} articles, {self.paragraphs:,} paragraphs, "
             f"{self.questions:,} questions ({self.impossible:,} without an answer, "
@@ -131,7 +131,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class SquadFile:
-    """The questions of a file, in its order, and what was counted."""
+    """The questions of a file, in order, and counts."""
 
     examples: tuple[Example, ...]
     counts: Counts
@@ -142,37 +142,37 @@ def read_squad(path: str | Path, *, plausible_answers: bool = False) -> SquadFil
 
     Args:
         path: of the JSON file.
-        plausible_answers: keep those of the questions without an answer. They are never gold.
+        plausible_answers: keep the plausible answers; they are never gold answers.
 
     Raises:
-        ValueError: the file is missing, is not JSON of this form (the message names article,
-            paragraph, question and field, counted from 1), repeats a question's id, contradicts
-            itself, or has no question.
+        ValueError: the file is missing, is not JSON in this format (the message says in which
+            article, paragraph and question, counted from 1), repeats the id of a question,
+            contradicts itself, or has no question.
     """
     articles = _Node(_read_json(Path(path)), str(path)).items("data")
     reader = _Reader(plausible_answers)
     examples = tuple(reader.examples(articles))
     if not examples:
-        raise ValueError(f"{path} holds no question")
+        raise ValueError(f"{path} contains no question; {_FORMAT}")
     return SquadFile(examples, reader.counts)
 
 
 def find_answer(context: str, text: str, start: int) -> Answer | None:
-    """The answer `text` in `context` at `start`, or at most three characters from there.
+    """Find the answer `text` in `context` at `start`, or at most three characters away.
 
-    The nearest place wins, and of two as near the earlier one. Only white space may differ: that
-    around `text` is left out, and between its words the context's is taken. None where there is
-    no such place.
+    The nearest occurrence is taken, and of two equally near ones the first. White space may differ:
+    that around `text` is ignored, and between its words the context's is used. Returns None if
+    there is no such occurrence.
     """
     words = text.split()
     if not words:
         return None
     start += _leading_space(text)
     pattern = re.compile(r"\s+".join(map(re.escape, words)))
-    places = range(start - LARGEST_SHIFT, start + LARGEST_SHIFT + 1)
-    for place in sorted(places, key=lambda place: abs(place - start)):
-        if place >= 0 and (match := pattern.match(context, place)):
-            return Answer(match.group(), place)
+    positions = range(start - LARGEST_SHIFT, start + LARGEST_SHIFT + 1)
+    for position in sorted(positions, key=lambda position: abs(position - start)):
+        if position >= 0 and (match := pattern.match(context, position)):
+            return Answer(match.group(), position)
     return None
 
 
@@ -182,11 +182,11 @@ def _leading_space(text: str) -> int:
 
 @dataclass
 class _Reader:
-    """Walks a file, counts, and remembers where it saw each question's id."""
+    """Reads the questions of a file, counts, and remembers where each id occurred."""
 
     keep_plausible: bool
     counts: Counts = field(default_factory=Counts)
-    places: dict[str, str] = field(default_factory=dict)
+    seen_ids: dict[str, str] = field(default_factory=dict)  # id to where it occurred
 
     def examples(self, articles: list["_Node"]) -> Iterator[Example]:
         for article in articles:
@@ -200,9 +200,12 @@ class _Reader:
 
     def example(self, node: "_Node", context: str, title: str) -> Example:
         name, question = node.text("id"), node.text("question").strip()
-        if name in self.places:
-            raise ValueError(f"{node.where}: the id {name!r} is taken by {self.places[name]}")
-        self.places[name] = node.where
+        if name in self.seen_ids:
+            raise ValueError(
+                f"{node.where}: the id {name!r} is also that of {self.seen_ids[name]}; every "
+                "question needs its own"
+            )
+        self.seen_ids[name] = node.where
         answers, dropped = self.answers(node, context)
         plausible = self.plausible_answers(node, context) if self.keep_plausible else ()
         example = Example(name, question, context, answers, dropped, plausible, title)
@@ -229,41 +232,41 @@ class _Reader:
         return tuple(found), tuple(dropped)
 
     def plausible_answers(self, node: "_Node", context: str) -> tuple[Answer, ...]:
-        """Those found in the context; the key is absent in v1.1, and here and there in v2.0."""
+        """Those found in the context; the field is missing in v1.1, and in parts of v2.0."""
         items = node.items("plausible_answers") if "plausible_answers" in node.content else []
-        places = [(item.text("text"), item.integer("answer_start")) for item in items]
-        answers = [find_answer(context, text, start) for text, start in places]
+        stated = [(item.text("text"), item.integer("answer_start")) for item in items]
+        answers = [find_answer(context, text, start) for text, start in stated]
         found = tuple(answer for answer in answers if answer is not None)
         self.counts.plausible += len(found)
         return found
 
 
 def _check_flag(node: "_Node", example: Example) -> None:
-    """`is_impossible`, where it is there, must say what the answers say."""
+    """Check that `is_impossible`, if given, agrees with the answers."""
     if "is_impossible" not in node.content:
         return
     stated = node.value("is_impossible", bool)
     if stated != example.is_impossible:
         raise ValueError(
             f"{node.where} ({example.id!r}): is_impossible is {str(stated).lower()}, but there are "
-            f"{len(example.gold_texts)} answers; correct the one or the other"
+            f"{len(example.gold_texts)} answers; correct one of the two"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """A JSON object of the file and where it stands, so that an error can say it."""
+    """A JSON object in the file and its position, for error messages."""
 
     content: Any
     where: str
 
     def value(self, name: str, kind: type) -> Any:
         if not isinstance(self.content, dict):
-            raise ValueError(f"{self.where} is {_shown(self.content)}, not an object; {_FORM}")
+            raise ValueError(f"{self.where} is {_shown(self.content)}, not an object; {_FORMAT}")
         if name not in self.content:
-            raise ValueError(f"{self.where}: the field {name!r} is missing; {_FORM}")
+            raise ValueError(f"{self.where}: the field {name!r} is missing; {_FORMAT}")
         value = self.content[name]
-        if type(value) is not kind:  # isinstance would take true for an integer
+        if type(value) is not kind:  # isinstance would accept true as an integer
             raise ValueError(f"{self.where}: {name} is {_shown(value)}, not {_KINDS[kind]}")
         return value
 
@@ -272,7 +275,7 @@ class _Node:
         if name != "title" and not text.strip():
             raise ValueError(f"{self.where}: {name} is empty")
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(f"{self.where}: {name} holds half of a surrogate pair: {text!a:.80}")
+            raise ValueError(f"{self.where}: {name} contains a lone surrogate: {text!a:.80}")
         return text
 
     def integer(self, name: str) -> int:
@@ -297,10 +300,12 @@ def _read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise not_utf8(path) from error
     if not text.strip():
-        raise ValueError(f"{path} is empty")
+        raise ValueError(f"{path} is empty; {_FORMAT}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # wrong JSON, absurd numbers or nesting
         several = str(error).startswith("Extra data") and text.lstrip().startswith("{")
-        problem = "several JSON objects, perhaps one a line" if several else f"no JSON ({error})"
-        raise ValueError(f"{path} holds {problem}; {_FORM}") from error
+        problem = (
+            "several JSON objects, perhaps one per line" if several else f"invalid JSON ({error})"
+        )
+        raise ValueError(f"{path} contains {problem}; {_FORMAT}") from error

@@ -1,11 +1,11 @@
-"""SQuAD examples to windows of tokens, each labelled with where its answer begins and ends.
+"""Convert SQuAD examples to windows of tokens, labelled with the first and last answer token.
 
-A window holds the question and as much of the context as fits. A context that is too long gives
-several windows, each of which repeats the last `stride` tokens of the one before, so that every
-answer of up to `stride` + 1 tokens lies whole in at least one of them. The windows, in the end, are
-padded to batches.
+A window contains the question and as much of the context as fits. A context that is too long gives
+several windows. Each repeats the last `stride` tokens of the one before, so that every answer of up
+to `stride` + 1 tokens is complete in at least one window. :class:`WindowBatches` pads windows and
+forms batches.
 
-W windows, N tokens of all windows, B batch, T tokens of a batch.
+Letters: W windows, N tokens of all windows, B batch, T tokens of a batch.
 """
 
 import zlib
@@ -27,15 +27,15 @@ _EXAMPLES_AT_ONCE = 256
 
 @dataclass
 class FeatureCounts:
-    """What became of the examples.
+    """Counts of examples and windows.
 
     Attributes:
         examples: questions.
-        windows: made of them.
-        without_answer: windows labelled as no answer.
-        truncated_questions: questions cut to `max_question_length` tokens.
-        unlocated: questions whose every answer was dropped when the file was read.
-        lost_answers: answers that no window holds whole, or that no token stands for.
+        windows: windows of all questions.
+        without_answer: windows labelled "no answer".
+        truncated_questions: questions truncated to `max_question_length` tokens.
+        unlocated: questions whose answers were all dropped when the file was read.
+        lost_answers: answers that are not complete in any window, or have no token.
     """
 
     examples: int = 0
@@ -46,33 +46,33 @@ class FeatureCounts:
     lost_answers: int = 0
 
     def summary(self) -> str:
-        """One line with every number."""
+        """One line with all numbers."""
         return (
             f"{self.windows:,} windows ({self.without_answer:,} without the answer) of "
-            f"{self.examples:,} questions ({self.truncated_questions:,} cut short, "
-            f"{self.unlocated:,} with no located answer, {self.lost_answers:,} with a lost one)"
+            f"{self.examples:,} questions ({self.truncated_questions:,} truncated, "
+            f"{self.unlocated:,} whose answer was not located, {self.lost_answers:,} whose answer "
+            "is in no window)"
         )
 
 
 @dataclass(frozen=True)
 class Features:
-    """Windows of tokens, one after the other in flat arrays.
+    """Windows of tokens, one after another in flat arrays.
 
     Attributes:
         input_ids: (N,) int32.
-        token_type_ids: (N,) uint8, or None where the tokenizer makes none.
-        offsets: (N, 2) int32: for tokens of the context the characters (first, last + 1) they
-            stand for, (0, 0) for all others.
+        token_type_ids: (N,) uint8, or None if the tokenizer returns none.
+        offsets: (N, 2) int32: the characters (first, last + 1) of each context token, (0, 0) for
+            all other tokens.
         bounds: (W + 1,) int64; window i is `input_ids[bounds[i] : bounds[i + 1]]`.
-        context_start, context_end: (W,) int32, the tokens [start, end) of a window that are
-            context: no answer lies outside.
-        start_positions, end_positions: (W,) int32, the first and the last token of the answer,
-            counted from the window's first; both 0, the position of the cls token, where the window
-            does not hold the whole answer.
-        example_index: (W,) int32, never falling.
-        trainable: (W,) bool, False where "no answer" would be a wrong label: in every window of a
-            question whose answer was not located, or is in no window.
-        counts: of all that.
+        context_start, context_end: (W,) int32: the tokens [start, end) of a window are context.
+        start_positions, end_positions: (W,) int32: the first and the last token of the answer,
+            counted from the first of the window. Both are 0, the position of the cls token, if the
+            window does not contain the whole answer.
+        example_index: (W,) int32, ascending.
+        trainable: (W,) bool, False if "no answer" would be a wrong label: in all windows of a
+            question whose answer was not located or is in no window.
+        counts: of examples and windows.
     """
 
     input_ids: np.ndarray
@@ -92,34 +92,34 @@ class Features:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(W,) int64, tokens of each window."""
+        """(W,) int64: the number of tokens of each window."""
         return np.diff(self.bounds)
 
     def tokens(self, window: int) -> slice:
-        """Where a window's tokens stand in `input_ids`, `token_type_ids` and `offsets`."""
+        """The slice of `input_ids`, `token_type_ids` and `offsets` for a window."""
         return slice(int(self.bounds[window]), int(self.bounds[window + 1]))
 
     def span(self, window: int, start: int, end: int) -> tuple[int, int]:
-        """The characters (first, last + 1) of the context that tokens `start` to `end` stand for.
+        """The characters (first, last + 1) of the context that the tokens `start` to `end` cover.
 
         Args:
-            window: which one.
-            start, end: its first and last token, counted from the window's first.
+            window: the index of the window.
+            start, end: the first and the last token, counted from the first of the window.
 
         Raises:
-            ValueError: they are not tokens of the context, in this order.
+            ValueError: they are not context tokens, or not in this order.
         """
         first, last = int(self.context_start[window]), int(self.context_end[window]) - 1
         if not first <= start <= end <= last:
             raise ValueError(
-                f"tokens {start} to {end} of window {window} are no span of its context, which "
+                f"tokens {start} to {end} of window {window} are not a span of its context, which "
                 f"is tokens {first} to {last}"
             )
         offsets = self.offsets[self.tokens(window)]
         return int(offsets[start, 0]), int(offsets[end, 1])
 
     def checksum(self) -> int:
-        """A number that other questions, windows or labels would hardly have."""
+        """A checksum of the windows and labels."""
         total = 0
         for array in (self.input_ids, self.bounds, self.start_positions, self.end_positions):
             total = zlib.crc32(array.tobytes(), total)
@@ -130,13 +130,13 @@ def span_text(features: Features, window: int, start: int, end: int, context: st
     """The text of the tokens `start` to `end` of a window, without white space around it.
 
     Args:
-        features: with that window.
-        window: which one.
-        start, end: its first and last token, counted from the window's first.
-        context: of the window's example.
+        features: the windows.
+        window: the index of the window.
+        start, end: the first and the last token, counted from the first of the window.
+        context: the context of the example.
 
     Raises:
-        ValueError: they are not tokens of the context, in this order.
+        ValueError: they are not context tokens, or not in this order.
     """
     first, last = features.span(window, start, end)
     return context[first:last].strip()
@@ -151,25 +151,25 @@ def make_features(
     max_question_length: int = 64,
     show_progress: bool = True,
 ) -> Features:
-    """Tokenize questions and contexts into labelled windows.
+    """Tokenize questions and contexts, and divide them into labelled windows.
 
-    Of several answers the first that was located is the label, as is usual; the label is the
-    smallest span of tokens that covers it: "2015" for an answer "15" inside that token.
+    The label is the first answer that was located, as usual: the smallest span of tokens that
+    covers it. For an answer "15" inside of a token "2015", that is the whole token.
 
     Args:
         examples: questions with their contexts.
-        tokenizer: one that begins a sequence with a cls token, as BERT's and RoBERTa's do.
-        max_length: tokens a window, question and special tokens included.
-        stride: tokens of context that a window repeats from the one before.
-        max_question_length: tokens a question; a longer one loses its end, and is counted.
-        show_progress: draw a bar.
+        tokenizer: begins a sequence with a cls token, as BERT's and RoBERTa's do.
+        max_length: tokens per window, including the question and special tokens.
+        stride: the number of context tokens that a window repeats from the one before.
+        max_question_length: tokens per question; longer questions are truncated, and counted.
+        show_progress: show a progress bar.
 
     Raises:
         ValueError: there are no examples, the tokenizer's sequences do not begin with a cls token,
-            or the lengths leave no token to the context.
+            or the lengths leave no room for the context.
     """
     if not examples:
-        raise ValueError("there are no examples to make features of")
+        raise ValueError("there are no examples to convert")
     _check_cls(tokenizer)
     _check_lengths(tokenizer, max_length, stride, max_question_length)
     builder = _FeatureBuilder(tokenizer.token_types, stride)
@@ -179,7 +179,7 @@ def make_features(
         for begin in range(0, len(examples), _EXAMPLES_AT_ONCE):
             chunk = examples[begin : begin + _EXAMPLES_AT_ONCE]
             questions = [example.question for example in chunk]
-            short = _shortened(questions, tokenizer, max_question_length)
+            short = _truncated(questions, tokenizer, max_question_length)
             builder.counts.truncated_questions += sum(map(str.__ne__, short, questions))
             batch = tokenizer(
                 short,
@@ -189,22 +189,22 @@ def make_features(
                 stride=stride,
                 return_overflowing_tokens=True,
             )
-            owners = batch.overflow_to_sample
-            for owner, windows in groupby(range(len(owners)), key=owners.__getitem__):
-                builder.add(chunk[owner], batch, list(windows))
+            samples = batch.overflow_to_sample
+            for sample, windows in groupby(range(len(samples)), key=samples.__getitem__):
+                builder.add(chunk[sample], batch, list(windows))
             bar.update(len(chunk))
     return builder.features()
 
 
 def answer_tokens(offsets: np.ndarray, answer: Answer) -> tuple[int, int] | None:
-    """The first and the last of the tokens that share a character with the answer.
+    """The first and the last token that share a character with the answer.
 
     Args:
-        offsets: (tokens, 2), the characters (first, last + 1) of each token of a context.
+        offsets: (tokens, 2): the characters (first, last + 1) of each token of a context.
         answer: in the same context.
 
     Returns:
-        None where no token does: a tokenizer may drop control characters.
+        None if no token does, because the tokenizer dropped the characters.
     """
     tokens = np.flatnonzero((offsets[:, 0] < answer.end) & (offsets[:, 1] > answer.start))
     return (int(tokens[0]), int(tokens[-1])) if len(tokens) else None
@@ -214,8 +214,8 @@ def _check_cls(tokenizer: Tokenizer) -> None:
     first = tokenizer.id_to_token(tokenizer("a", "b")["input_ids"][0])
     if first != tokenizer.special_tokens.get("cls_token"):
         raise ValueError(
-            f"the tokenizer begins a sequence with {first!r}, not with a cls token, which stands "
-            "for 'no answer'; question answering needs one that does, as BERT's and RoBERTa's"
+            f"the tokenizer begins a sequence with {first!r}, not with a cls token, which is "
+            "needed for 'no answer'; use a model whose tokenizer does, such as BERT or RoBERTa"
         )
 
 
@@ -228,26 +228,26 @@ def _check_lengths(
     context_length = max_length - special - max_question_length
     if not 0 <= stride < context_length:
         raise ValueError(
-            f"max_length={max_length}, less {special} special tokens and "
-            f"max_question_length={max_question_length}, leaves {context_length} tokens to the "
-            f"context; stride={stride} must be from 0 to below that"
+            f"max_length={max_length}, minus {special} special tokens and "
+            f"max_question_length={max_question_length}, leaves {context_length} tokens for the "
+            f"context; stride={stride} must be at least 0 and less than that"
         )
 
 
-def _shortened(questions: list[str], tokenizer: Tokenizer, limit: int) -> list[str]:
-    """The questions, cut where they have more than `limit` tokens."""
+def _truncated(questions: list[str], tokenizer: Tokenizer, limit: int) -> list[str]:
+    """The questions, truncated to `limit` tokens."""
     batch = tokenizer(questions, add_special_tokens=False)
     return [
-        question if len(ids) <= limit else _cut(question, tokenizer, limit)
+        question if len(ids) <= limit else _truncate(question, tokenizer, limit)
         for question, ids in zip(questions, batch["input_ids"], strict=True)
     ]
 
 
-def _cut(question: str, tokenizer: Tokenizer, limit: int) -> str:
-    """The longest beginning that was found to have at most `limit` tokens.
+def _truncate(question: str, tokenizer: Tokenizer, limit: int) -> str:
+    """The beginning of a question, with at most `limit` tokens.
 
-    Byte-pair merges may come out longer for a word that is cut, hence the loop; every turn takes
-    away a character at least.
+    A truncated word may have more tokens than it had before, hence the loop, which removes at least
+    one character each time.
     """
     while True:
         offsets = tokenizer([question], add_special_tokens=False).offsets(0)
@@ -258,7 +258,7 @@ def _cut(question: str, tokenizer: Tokenizer, limit: int) -> str:
 
 @dataclass
 class _FeatureBuilder:
-    """Collects the windows of one example after the other."""
+    """Collects the windows of one example after another."""
 
     token_types: bool
     stride: int
@@ -267,33 +267,33 @@ class _FeatureBuilder:
     types: list[np.ndarray] = field(default_factory=list)
     offsets: list[np.ndarray] = field(default_factory=list)
     # context_start, context_end, start_position, end_position, example_index, trainable
-    numbers: list[tuple[int, int, int, int, int, bool]] = field(default_factory=list)
+    rows: list[tuple[int, int, int, int, int, bool]] = field(default_factory=list)
 
-    def add(self, example: Example, batch: BatchEncoding, numbers: list[int]) -> None:
-        """Take the windows of an example, which have these numbers in the batch."""
-        windows = [self._add_tokens(batch, number) for number in numbers]
+    def add(self, example: Example, batch: BatchEncoding, indices: list[int]) -> None:
+        """Add the windows of an example, which are the sequences `indices` of the batch."""
+        windows = [self._add_tokens(batch, index) for index in indices]
         if not len(windows[0][1]):
-            raise ValueError(f"no character of the context of question {example.id!r} is a token")
+            raise ValueError(f"the context of question {example.id!r} has no token")
         labels, trainable = self._labels(example, [context for _, context in windows])
         for (start, context), label in zip(windows, labels, strict=True):
             first, last = (0, 0) if label is None else (start + label[0], start + label[1])
             self.counts.without_answer += label is None
-            end, number = start + len(context), self.counts.examples
-            self.numbers.append((start, end, first, last, number, trainable))
-        self.counts.windows += len(numbers)
+            end, index = start + len(context), self.counts.examples
+            self.rows.append((start, end, first, last, index, trainable))
+        self.counts.windows += len(indices)
         self.counts.examples += 1
 
-    def _add_tokens(self, batch: BatchEncoding, number: int) -> tuple[int, np.ndarray]:
-        """Take the tokens of a window.
+    def _add_tokens(self, batch: BatchEncoding, index: int) -> tuple[int, np.ndarray]:
+        """Add the tokens of a window.
 
         Returns:
-            The position of the first that is context, and the offsets (tokens, 2) of all that are.
+            The position of the first context token, and the offsets of all of them, (tokens, 2).
         """
-        self.ids.append(np.array(batch["input_ids"][number], dtype=np.int32))
+        self.ids.append(np.array(batch["input_ids"][index], dtype=np.int32))
         if self.token_types:
-            self.types.append(np.array(batch["token_type_ids"][number], dtype=np.uint8))
-        offsets = np.array(batch.offsets(number), dtype=np.int32)
-        context = np.array([owner == 1 for owner in batch.sequence_ids(number)])
+            self.types.append(np.array(batch["token_type_ids"][index], dtype=np.uint8))
+        offsets = np.array(batch.offsets(index), dtype=np.int32)
+        context = np.array([text == 1 for text in batch.sequence_ids(index)])
         offsets[~context] = 0
         self.offsets.append(offsets)
         return int(context.argmax()), offsets[context]
@@ -301,19 +301,19 @@ class _FeatureBuilder:
     def _labels(
         self, example: Example, contexts: list[np.ndarray]
     ) -> tuple[list[tuple[int, int] | None], bool]:
-        """For every window its answer's tokens, counted in the context, and whether to train."""
-        nowhere: list[tuple[int, int] | None] = [None] * len(contexts)
+        """The answer's tokens in the context of every window, and whether to train on them."""
+        no_labels: list[tuple[int, int] | None] = [None] * len(contexts)
         if not example.answers:
             self.counts.unlocated += example.is_unlocated
-            return nowhere, example.is_impossible
+            return no_labels, example.is_impossible
         labels = _label_windows(contexts, self.stride, example.answers[0])
-        lost = labels == nowhere
+        lost = labels == no_labels
         self.counts.lost_answers += lost
         return labels, not lost
 
     def features(self) -> Features:
-        """All that was taken."""
-        columns = [np.array(column, dtype=np.int32) for column in zip(*self.numbers, strict=True)]
+        """The features of all windows that were added."""
+        columns = [np.array(column, dtype=np.int32) for column in zip(*self.rows, strict=True)]
         start, end, first, last, index, trainable = columns
         return Features(
             input_ids=np.concatenate(self.ids),
@@ -333,17 +333,19 @@ class _FeatureBuilder:
 def _label_windows(
     contexts: list[np.ndarray], stride: int, answer: Answer
 ) -> list[tuple[int, int] | None]:
-    """Where the answer's tokens stand in each window's context; None where not all of them do.
+    """The answer's first and last token in the context of each window; None if not all are in it.
 
-    They are found in the whole context first. So an answer that a window cuts is seen to be cut,
-    whatever characters the tokenizer left out at the window's edges.
+    They are found in the whole context first, so that an answer that is only partly in a window is
+    recognized, even if the tokenizer dropped characters at the edge of the window.
     """
     for before, after in pairwise(contexts):
-        assert np.array_equal(before[len(before) - stride :], after[:stride]), "not by this stride"
+        assert np.array_equal(before[len(before) - stride :], after[:stride]), (
+            "the windows do not overlap by the stride"
+        )
     whole = np.concatenate([contexts[0], *(context[stride:] for context in contexts[1:])])
     found = answer_tokens(whole, answer)
     labels: list[tuple[int, int] | None] = []
-    begin = 0  # of the window in the whole context, in tokens
+    begin = 0  # position of the window in the whole context, in tokens
     for context in contexts:
         inside = found is not None and begin <= found[0] and found[1] < begin + len(context)
         labels.append((found[0] - begin, found[1] - begin) if found and inside else None)
@@ -352,16 +354,16 @@ def _label_windows(
 
 
 class WindowBatches:
-    """Batches of labelled windows of like length; each a function of seed, epoch and number.
+    """Batches of windows of similar length; they depend only on the seed, the epoch and the index.
 
     Args:
         features: the windows; those that are not trainable are left out.
-        pad_token_id: of the tokenizer.
-        batch_size: windows a batch.
-        seed: of the order.
+        pad_token_id: the tokenizer's.
+        batch_size: windows per batch.
+        seed: for the order.
 
     Raises:
-        ValueError: no window is left.
+        ValueError: no window is trainable.
     """
 
     def __init__(
@@ -376,12 +378,12 @@ class WindowBatches:
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return self.order.num_batches
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
         """The inputs of the model, (B, T) int64 each, and the positions of the answers, (B,)."""
-        windows = self.windows[self.order.examples(epoch, index)]
+        windows = self.windows[self.order.example_indices(epoch, index)]
         return window_inputs(self.features, windows, self.pad_token_id) | {
             "start_positions": torch.from_numpy(self.features.start_positions[windows]).long(),
             "end_positions": torch.from_numpy(self.features.end_positions[windows]).long(),

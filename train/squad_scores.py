@@ -1,10 +1,10 @@
-"""Exact match and F1 as the official SQuAD v2.0 evaluation defines them.
+"""Exact match and F1 as defined by the official SQuAD v2.0 evaluation.
 
-A question scores the better of what it gets against each of its gold answers. The v1.1 evaluation
-gives the same numbers but for a prediction without a word after normalization, such as "the": it
-compares that with gold answers that have none either (three in the development set are "."), for
-an exact match of 1 and an F1 of 0. Here these are left out where the question has others, and
-otherwise both numbers are 1.
+The score of a question is the best of its scores against each gold answer. The v1.1 evaluation
+gives the same numbers, except for a prediction that has no word after normalization, such as "the":
+compared with a gold answer that has none either (three in the development set are "."), it gets an
+exact match of 1 and an F1 of 0. Here such gold answers are ignored if the question has others;
+otherwise both scores are 1.
 """
 
 import math
@@ -19,7 +19,7 @@ from numbers import Real
 from train.squad import Example
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # that of ASCII alone
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only
 
 
 def normalize_answer(text: str) -> str:
@@ -29,27 +29,27 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """1.0 where both are the same after normalization, else 0.0."""
+    """1.0 if both are the same after normalization, else 0.0."""
     return float(normalize_answer(prediction) == normalize_answer(gold))
 
 
 def f1_score(prediction: str, gold: str) -> float:
-    """The harmonic mean of precision and recall of the words, each counted as often as it occurs.
+    """The harmonic mean of the precision and recall of the words, counted with repetitions.
 
-    Where neither has a word, 1.0.
+    1.0 if neither text has a word.
     """
-    guessed, true = normalize_answer(prediction).split(), normalize_answer(gold).split()
-    if not guessed and not true:
+    predicted, true = normalize_answer(prediction).split(), normalize_answer(gold).split()
+    if not predicted and not true:
         return 1.0
-    common = sum((Counter(guessed) & Counter(true)).values())
-    return 2 * common / (len(guessed) + len(true))
+    common = sum((Counter(predicted) & Counter(true)).values())
+    return 2 * common / (len(predicted) + len(true))
 
 
 def question_scores(example: Example, prediction: str) -> tuple[float, float]:
-    """Exact match and F1 of a prediction, each from 0 to 1; "" says that there is no answer.
+    """Exact match and F1 of a prediction, each from 0 to 1; the prediction "" means "no answer".
 
-    Gold answers without a word after normalization count only where there are no others. The gold
-    answer of a question without one is "".
+    Gold answers that have no word after normalization count only if there are no others. The gold
+    answer of a question without an answer is "".
     """
     golds = [gold for gold in example.gold_texts if normalize_answer(gold)] or [""]
     return (
@@ -69,9 +69,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """The score of all questions, and of both kinds; None for a kind that does not occur.
+    """The scores of all questions and of each kind of question; None if a kind does not occur.
 
-    `missing` questions had no prediction, and scored 0.
+    `missing` is the number of questions without a prediction, which score 0.
     """
 
     total: Score
@@ -80,7 +80,7 @@ class Scores:
     missing: int = 0
 
     def table(self) -> str:
-        """A row for all questions and for each kind that occurs."""
+        """A table with a row for all questions and one for each kind that occurs."""
         rows = {"all": self.total, "has answer": self.has_answer, "no answer": self.no_answer}
         lines = [f"{'questions':<12}{'count':>8}{'exact match':>14}{'F1':>9}"]
         for name, row in rows.items():
@@ -97,19 +97,19 @@ def score(
     threshold: float = 0.0,
     allow_missing: bool = False,
 ) -> Scores:
-    """Score a prediction for every example.
+    """Score the predictions for all examples.
 
     Args:
         examples: the questions.
-        predictions: question id to answer, "" for none; those of other questions are left aside.
-        null_scores: question id to how much likelier no answer is than the predicted one: the
-            difference of their scores, or a probability. None: predictions are taken as they are.
-        threshold: of `null_scores`; a question above it is taken to be predicted "no answer".
-        allow_missing: questions without a prediction score 0, instead of raising.
+        predictions: question id to answer, "" for none; ids of other questions are ignored.
+        null_scores: question id to how much more likely "no answer" is than the predicted answer:
+            the difference of their scores, or a probability. None uses the predictions as they are.
+        threshold: a question with a null score above it is predicted to have no answer.
+        allow_missing: questions without a prediction score 0 instead of raising an error.
 
     Raises:
-        ValueError: there are no examples; predictions or null scores are missing (the message
-            counts them), or are no texts or finite numbers.
+        ValueError: there are no examples, a prediction is missing or is not a text, or a null score
+            is missing or is not a finite number.
     """
     _check_examples(examples)
     missing = _check_predictions(examples, predictions, allow_missing)
@@ -132,7 +132,7 @@ def score(
 
 @dataclass(frozen=True)
 class BestThresholds:
-    """The best exact match and F1 in percent, and the threshold that gives each."""
+    """The best exact match and F1, in percent, and the thresholds for them."""
 
     exact: float
     exact_threshold: float
@@ -145,17 +145,17 @@ def best_thresholds(
     predictions: Mapping[str, str],
     null_scores: Mapping[str, float],
 ) -> BestThresholds:
-    """The thresholds of `null_scores` with which :func:`score` is highest, for exact match and F1.
+    """Find the thresholds for `null_scores` that maximize exact match and F1 of :func:`score`.
 
-    Every threshold that makes a difference is tried: each null score, and one below them all, with
-    which no question is answered. Of equally good ones the lowest is taken. The official script
-    differs in three corners: it tells questions with the same null score apart, which no threshold
-    can do; it takes 0 for a threshold with which no question is answered; and it counts a
-    prediction such as "the" against a question without an answer, which scoring does not.
+    Every threshold that makes a difference is tried: each null score, and one that is lower than
+    all of them, with which no question is answered. Of equally good thresholds the lowest is taken.
+    The official script differs in three respects: it separates questions with the same null score,
+    which no threshold can do; it uses 0 as the threshold with which no question is answered; and it
+    counts a prediction such as "the" as wrong for a question without an answer, unlike the score.
 
     Args:
         examples: the questions of a development set.
-        predictions: question id to the best answer, as if there always were one.
+        predictions: question id to the best answer, ignoring "no answer".
         null_scores: as in :func:`score`.
 
     Raises:
@@ -183,9 +183,10 @@ def best_thresholds(
 def _highest(
     start: float, steps: Iterable[tuple[float, float]], *, below: float
 ) -> tuple[float, float]:
-    """The highest sum on the way up the thresholds, and the first of them that reaches it.
+    """The highest sum of scores, and the lowest threshold that reaches it.
 
-    `start` is the sum with the threshold `below`; every step adds its gain.
+    `start` is the sum with the threshold `below`; `steps` are the further thresholds, ascending,
+    each with the change of the sum.
     """
     total = best = start
     best_threshold = below
@@ -197,7 +198,7 @@ def _highest(
 
 
 def _score_of_no_answer(example: Example) -> tuple[float, float]:
-    """By whether people gave an answer, as in the official script, not by its words."""
+    """Depends on whether there is a gold answer, not on its text, as in the official script."""
     return (1.0, 1.0) if example.is_impossible else (0.0, 0.0)
 
 
@@ -219,7 +220,7 @@ def _check_examples(examples: Sequence[Example]) -> None:
 def _check_predictions(
     examples: Sequence[Example], predictions: Mapping[str, str], allow_missing: bool
 ) -> int:
-    """The number of examples without a prediction."""
+    """Check the predictions, and return the number of examples without one."""
     missing = [example.id for example in examples if example.id not in predictions]
     if missing and not allow_missing:
         raise ValueError(_missing("predictions", missing, len(examples)))
@@ -227,7 +228,7 @@ def _check_predictions(
         if not isinstance(predictions.get(example.id, ""), str):
             raise ValueError(
                 f"the prediction for question {example.id!r} is {predictions[example.id]!r}, not "
-                'a text; write "" for no answer'
+                'a text; use "" for no answer'
             )
     return len(missing)
 

@@ -1,6 +1,6 @@
 """Fine-tune an encoder to find entities: `python -m train.tag --model PATH --train FILE ...`.
 
-FILE has a word and its tag on every line, as :mod:`train.conll` says.
+Each line of FILE contains a word and its tag; see :mod:`train.conll`.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from train.conll import (
     align_words,
     count_missing_beginnings,
     read_conll,
+    tag_ids,
     tag_names,
-    tag_numbers,
 )
 from train.entities import Score, score_entities
 from train.finetuning import (
@@ -42,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The job, top to bottom."""
+    """Run the job, step by step."""
     config = training_config(arguments)
-    last_checkpoint(config)  # before anything is done: an output with another run stays as it is
+    last_checkpoint(config)  # raises at once if --output contains another run
     sentences, dev_sentences = (read_conll(path) for path in (arguments.train, arguments.dev))
     tags = tag_names(sentences)
-    labels = tag_numbers(sentences, tags, arguments.train)
-    dev_labels = tag_numbers(dev_sentences, tags, arguments.dev)
+    labels = tag_ids(sentences, tags, arguments.train)
+    dev_labels = tag_ids(dev_sentences, tags, arguments.dev)
     model, tokenizer = load_pretrained(
         BertForTokenClassification, arguments, id2label=dict(enumerate(tags))
     )
@@ -71,22 +71,22 @@ def run(arguments: argparse.Namespace) -> int:
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal
 
-    predicted = predict(model, dev_data, config)
-    assert predicted is not None
-    tags_found, loss = predicted
-    scores = score_entities([sentence.tags for sentence in dev_sentences], tags_found)
-    right = word_accuracy(dev_sentences, tags_found)
-    only_o = word_accuracy(dev_sentences, [["O"] * len(s.words) for s in dev_sentences])
+    prediction = predict(model, dev_data, config)
+    assert prediction is not None
+    predicted_tags, loss = prediction
+    scores = score_entities([sentence.tags for sentence in dev_sentences], predicted_tags)
+    accuracy = word_accuracy(dev_sentences, predicted_tags)
+    baseline = word_accuracy(dev_sentences, [["O"] * len(s.words) for s in dev_sentences])
     print(f"\nentities of {len(dev_sentences):,} sentences of {arguments.dev}\n")
     print(scores.table())
-    print(f"\nwords with the right tag {right:.2%}; if every word were O {only_o:.2%}")
+    print(f"\naccuracy of the tags of words: {accuracy:.2%}; if all were O: {baseline:.2%}")
     report = {
         "steps": progress.step,
         "loss": loss,
-        **_figures(scores.micro),
-        "by_type": {name: _figures(score) for name, score in scores.by_type.items()},
-        "word_accuracy": right,
-        "word_accuracy_of_only_o": only_o,
+        **_metrics(scores.micro),
+        "by_type": {name: _metrics(score) for name, score in scores.by_type.items()},
+        "word_accuracy": accuracy,
+        "word_accuracy_of_only_o": baseline,
     }
     write_results(config.output, {"report.json": report})
     print(f"\nthe model, its tokenizer, loss.png, report.json: {config.output}")
@@ -95,12 +95,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class TaggedSentences:
-    """Sentences as batches to train on, and the way back from tokens to words.
+    """Tokenized sentences, in batches, and the alignment of their tokens and words.
 
     Args:
         sentences: words and tags.
-        labels: for each sentence the numbers of its tags.
-        tokenizer: of the model.
+        labels: for each sentence the ids of its tags.
+        tokenizer: the model's.
         arguments: of the job.
     """
 
@@ -118,23 +118,22 @@ class TaggedSentences:
         )
         self.sentences = sentences
         self.alignments: list[Alignment] = [
-            align_words(encoding, number, sentence.words)
-            for number, sentence in enumerate(sentences)
+            align_words(encoding, index, sentence.words) for index, sentence in enumerate(sentences)
         ]
         self.batches = LabelledBatches(
             encoding,
-            [a.token_labels(own) for a, own in zip(self.alignments, labels, strict=True)],
+            [a.token_labels(ids) for a, ids in zip(self.alignments, labels, strict=True)],
             pad_token_id=tokenizer.pad_token_id,
             batch_size=arguments.batch_size,
             seed=arguments.seed,
         )
 
     def summary(self) -> str:
-        """One line that says what there is, and what was lost."""
+        """One line with the numbers of sentences and words, and of words that were lost."""
         words = sum(len(sentence.words) for sentence in self.sentences)
         return (
             f"{len(self.sentences):,} sentences with {words:,} words "
-            f"({sum(a.truncated for a in self.alignments):,} cut off, "
+            f"({sum(a.truncated for a in self.alignments):,} truncated, "
             f"{sum(a.dropped for a in self.alignments):,} without a token), "
             f"{count_missing_beginnings(self.sentences):,} entities that begin with I-"
         )
@@ -146,20 +145,20 @@ def predict(
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[list[str]], float] | None:
-    """For each sentence a tag for each of its words, and the mean loss (nats a word).
+    """Predict a tag for each word of each sentence; also returns the mean loss (nats per word).
 
-    A word has the tag of its first token; one that was cut off, or has no token, is O. Returns
-    None if `should_stop` said so.
+    A word gets the tag of its first token, or O if it was truncated or has no token. Returns None
+    if `should_stop` returned True.
     """
     tags: list[list[str]] = [[] for _ in data.sentences]
     total, count = 0.0, 0
-    for numbers, logits, labels in labelled_logits(model, data.batches, config, should_stop):
+    for indices, logits, labels in labelled_logits(model, data.batches, config, should_stop):
         loss, labelled = cross_entropy_sum(logits, labels)
         total += float(loss)
         count += int(labelled)
-        for number, best in zip(numbers, logits.argmax(dim=-1).tolist(), strict=True):
-            classes = data.alignments[number].word_values(best, missing=0)  # O
-            tags[number] = [model.config.id2label[each] for each in classes]
+        for index, token_classes in zip(indices, logits.argmax(dim=-1).tolist(), strict=True):
+            classes = data.alignments[index].word_values(token_classes, missing=0)  # O
+            tags[index] = [model.config.id2label[each] for each in classes]
     if should_stop():
         return None
     return tags, total / max(1, count)
@@ -171,16 +170,16 @@ def evaluate(
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Record | None:
-    """The mean loss, and precision, recall and F1 of the entities; None if told to stop."""
-    predicted = predict(model, data, config, should_stop)
-    if predicted is None:
+    """The loss, and precision, recall and F1 of entities; None if `should_stop` returned True."""
+    prediction = predict(model, data, config, should_stop)
+    if prediction is None:
         return None
-    tags, loss = predicted
+    tags, loss = prediction
     scores = score_entities([sentence.tags for sentence in data.sentences], tags)
-    return {"loss": loss, **_figures(scores.micro)}
+    return {"loss": loss, **_metrics(scores.micro)}
 
 
-def _figures(score: Score) -> Record:
+def _metrics(score: Score) -> Record:
     return {
         "precision": score.precision,
         "recall": score.recall,
@@ -190,20 +189,20 @@ def _figures(score: Score) -> Record:
 
 
 def word_accuracy(sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]) -> float:
-    """The share of words with the right tag, which flatters: most words are O."""
-    pairs = [
-        (right, guess)
-        for sentence, guesses in zip(sentences, tags, strict=True)
-        for right, guess in zip(sentence.tags, guesses, strict=True)
+    """The fraction of words with the correct tag; high even for poor taggers, as most are O."""
+    correct = [
+        gold == predicted
+        for sentence, predictions in zip(sentences, tags, strict=True)
+        for gold, predicted in zip(sentence.tags, predictions, strict=True)
     ]
-    return sum(right == guess for right, guess in pairs) / len(pairs)
+    return sum(correct) / len(correct)
 
 
 def parser() -> Parser:
-    """The arguments of the job."""
+    """The parser of the job's arguments."""
     parser = Parser(prog="python -m train.tag", description="Fine-tune an encoder on entities.")
     parser.add_argument("--train", type=Path, required=True, help="lines of word, tab, tag")
-    parser.add_argument("--dev", type=Path, required=True, help="the same, to score on")
+    parser.add_argument("--dev", type=Path, required=True, help="the same, to evaluate on")
     add_finetuning_arguments(parser, batch_size=32, max_length=128)
     return parser
 

@@ -1,7 +1,7 @@
-"""Text files to sequences of token ids, read line by line.
+"""Read text files line by line, and convert them to sequences of token ids.
 
-The corpus is held once, as ids: four bytes a token, in one flat array. The text itself is never
-in memory beyond the lines that are being tokenized.
+The corpus is stored as ids, in one flat array with four bytes per token. Of the text itself, only
+the lines that are being tokenized are in memory.
 """
 
 import zlib
@@ -19,13 +19,13 @@ from minitransformer.tokenization import Tokenizer
 _LINES_AT_ONCE = 1000
 
 
-def read_lines(files: Sequence[str | Path], *, whole: bool = False) -> Iterator[str]:
+def read_lines(files: Sequence[str | Path], *, verbatim: bool = False) -> Iterator[str]:
     """The lines of the files that are not blank, without the white space around them.
 
-    With `whole`, all lines as they stand, line breaks included.
+    With `verbatim`, all lines unchanged, including line breaks.
 
     Raises:
-        ValueError: a file is missing or is not UTF-8, or none of them has any text.
+        ValueError: a file is missing or is not UTF-8, or all of them are blank.
     """
     empty = True
     for path in files:
@@ -34,8 +34,8 @@ def read_lines(files: Sequence[str | Path], *, whole: bool = False) -> Iterator[
                 for line in file:
                     if text := line.strip():
                         empty = False
-                    if text or whole:
-                        yield line if whole else text
+                    if text or verbatim:
+                        yield line if verbatim else text
         except UnicodeDecodeError as error:
             raise not_utf8(path) from error
         except OSError as error:
@@ -45,19 +45,19 @@ def read_lines(files: Sequence[str | Path], *, whole: bool = False) -> Iterator[
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file without their ends, each with its row, counted from 1.
+    """The lines of a UTF-8 file without their line breaks, each with its number, from 1.
 
-    A byte order mark is left out, and a line may end as Windows ends it. No other character ends
-    a line: U+2028 and its like stand inside texts.
+    A byte order mark is removed. Only `\\n` and `\\r\\n` end a line; other separators, such as
+    U+2028, may occur in texts.
 
     Raises:
-        ValueError: the file cannot be read, or a row is not UTF-8.
+        ValueError: the file cannot be read, or is not UTF-8.
     """
     try:
         with open(path, "rb") as file:
-            for row, line in enumerate(file, start=1):
-                text = line.decode("utf-8-sig" if row == 1 else "utf-8")
-                yield row, text.removesuffix("\n").removesuffix("\r")
+            for number, line in enumerate(file, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, text.removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -66,10 +66,10 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Sequences of token ids of any length.
+    """Sequences of token ids, of any length.
 
     Attributes:
-        ids: (all tokens,) int32, one sequence after the other.
+        ids: (all tokens,) int32, one sequence after another.
         starts_word: (all tokens,) bool, True where a token begins a word.
         bounds: (sequences + 1,) int64; sequence i is `ids[bounds[i] : bounds[i + 1]]`.
     """
@@ -83,22 +83,22 @@ class TokenSequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(sequences,) int64."""
+        """(sequences,) int64: the number of tokens of each."""
         return np.diff(self.bounds)
 
     def checksum(self) -> int:
-        """A number that other text, or other sequences of it, would hardly have."""
+        """A checksum of the sequences."""
         return zlib.crc32(self.ids.tobytes(), zlib.crc32(self.bounds.tobytes()))
 
 
 class _SequenceBuilder:
-    """Collects lines of ids into sequences, each between the tokenizer's two special tokens."""
+    """Collects lines in sequences. A sequence begins with `first_id`, a line ends in `last_id`."""
 
     def __init__(self, first_id: int, last_id: int, max_length: int, pack: bool) -> None:
         self.first_id, self.last_id = first_id, last_id
         self.max_length, self.pack = max_length, pack
         self.ids, self.starts, self.bounds = array("i"), bytearray(), array("q", [0])
-        self.pending_ids: list[int] = []  # of a sequence that is not full yet
+        self.pending_ids: list[int] = []  # of the sequence that is not full yet
         self.pending_starts: list[bool] = []
 
     def add_line(self, ids: list[int], starts: list[bool]) -> None:
@@ -122,7 +122,7 @@ class _SequenceBuilder:
 
     def _close_sequence(self, ids: list[int], starts: list[bool]) -> None:
         self.ids.extend([self.first_id, *ids])
-        # A word that is cut begins anew in the next sequence.
+        # The rest of a word that was split counts as a word of the next sequence.
         self.starts.extend([True, True, *starts[1:]])
         self.bounds.append(len(self.ids))
 
@@ -143,24 +143,26 @@ def tokenize_sequences(
     pack: bool,
     held_out_every: int | None = None,
 ) -> tuple[TokenSequences, TokenSequences]:
-    """Tokenize lines into sequences of at most `max_length` tokens, and hold some lines out.
+    """Tokenize lines, form sequences of at most `max_length` tokens, and hold some lines out.
 
     Args:
         lines: without line breaks.
         tokenizer: with cls and sep tokens (`<s>` and `</s>`, or `[CLS]` and `[SEP]`).
-        max_length: tokens a sequence, the special ones counted.
-        pack: True fills every sequence with one line after another, with a sep token between
-            them; False begins a sequence with each line. In both, a line that is too long goes on
-            in the next sequence, so nothing is lost.
-        held_out_every: every so many lines, one goes to the second result.
+        max_length: tokens per sequence, including the special tokens.
+        pack: True fills every sequence with one line after another, separated by sep tokens; False
+            begins a new sequence with each line. In both cases a line that is too long continues in
+            the next sequence, so no text is lost.
+        held_out_every: one of this many lines is held out; None holds out no line.
 
     Returns:
         The sequences to train on, and those held out.
     """
     if max_length < 3:
-        raise ValueError(f"max_length={max_length} leaves no token between the special ones")
+        raise ValueError(f"max_length={max_length} leaves no room for text; it must be at least 3")
     if held_out_every is not None and held_out_every < 2:
-        raise ValueError(f"held_out_every={held_out_every} would hold out every line")
+        raise ValueError(
+            f"held_out_every={held_out_every} would hold out all lines; at least 2 is needed"
+        )
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
     trained_on = _SequenceBuilder(first, last, max_length, pack)
     held_out = _SequenceBuilder(first, last, max_length, pack)
@@ -168,8 +170,8 @@ def tokenize_sequences(
     count = 0
     while chunk := list(islice(lines, _LINES_AT_ONCE)):
         batch = tokenizer(chunk, add_special_tokens=False)
-        for number, ids in enumerate(batch["input_ids"]):
-            words = batch.word_ids(number)
+        for index, ids in enumerate(batch["input_ids"]):
+            words = batch.word_ids(index)
             starts = [word != before for word, before in zip(words, [None, *words], strict=False)]
             count += 1
             held = held_out_every is not None and count % held_out_every == 0

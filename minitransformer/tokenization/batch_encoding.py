@@ -172,7 +172,7 @@ class BatchEncoding(dict[str, Any]):
             return f"{where}: the sequence has {len(texts)} text(s), counted from 0"
         text = texts[sequence_index]
         if not 0 <= char_index < len(text):
-            return f"{where}: the text has only {len(text)} characters"
+            return f"{where} is beyond the text, which has {len(text)} characters"
         if not spans:
             return f"{where}: truncation removed every token of this text"
         first, last = min(start for _, start, _ in spans), max(end for *_, end in spans)

@@ -532,7 +532,7 @@ def test_the_file_goes_before_what_config_json_says(tmp_path):
     ("content", "message"),
     [
         ("{", "generation_config.json is not valid JSON"),
-        ("[]", "generation_config.json holds a JSON list"),
+        ("[]", "generation_config.json contains a JSON list"),
         ('{"num_beams": 0}', "generation_config.json: num_beams=0"),
         ('{"num_beam": 2}', "unknown field 'num_beam': did you mean 'num_beams'"),
         ('{"penalty_alpha": 0.6}', "penalty_alpha=0.6 .*not supported"),

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         "--device": arguments.device,
     }
     job = [str(word) for option in options.items() for word in option]
-    status = seq2seq.main([*job, "--resume"], again="the same command")
+    status = seq2seq.main([*job, "--resume"], resume_with="the same command")
     if status:
         return status
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitransformer.attention_maps import AttentionMaps, Names
+from minitransformer.attention_maps import AttentionMaps, TokenLabels
 from train.demos import translation
 from train.demos.italian import is_held_out
 from train.demos.translation import DRAWN, draw_cross_attention
@@ -21,7 +21,7 @@ def test_the_sentence_that_is_drawn_is_held_out():
 def test_the_picture_shows_the_mean_of_the_last_layer(tmp_path, monkeypatch):
     """Tokens that are written go down, those of the source across."""
     maps = torch.rand(2, 3, 4, 2)
-    named = Names(("·ciao", "</s>"), (0, None))
+    named = TokenLabels(("·ciao", "</s>"), (0, None))
     written = ("see", "·you", ".", "</s>")
     figures = []
     monkeypatch.setattr(
@@ -59,7 +59,7 @@ def test_the_demo_from_nothing_and_once_more(tmp_path: Path, capsys):
     assert translation.main(command) == 0  # nothing is left to do but to show it
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert translation.main([*command[:-1], "3"]) == 1
-    assert "max_steps was 2, is 3" in capsys.readouterr().err
+    assert "max_steps was 2, now it is 3" in capsys.readouterr().err
 
 
 def test_the_pairs_of_a_finished_demo_are_not_written_over(tmp_path, capsys):
