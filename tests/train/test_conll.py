@@ -12,8 +12,8 @@ from train.conll import (
     align_words,
     count_missing_beginnings,
     read_conll,
+    tag_ids,
     tag_names,
-    tag_numbers,
 )
 
 LINE = "Empire State Building isn't in l'Aquila, perché? @paulwalk naïve\n"
@@ -42,7 +42,7 @@ def test_sentences_are_read_in_every_form(content, tmp_path):
     assert sentences[0].text == "The Empire"
     lines = content.lstrip("\ufeff").split("\n")
     for sentence in sentences:
-        for row, word in enumerate(sentence.words, start=sentence.row):
+        for row, word in enumerate(sentence.words, start=sentence.line_number):
             assert lines[row - 1].startswith(word)
 
 
@@ -54,16 +54,16 @@ def test_a_word_is_all_that_stands_before_the_tab(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("The\tO\nEmpire\n", "row 2: 'Empire' is a single column; a line is a word, a tab"),
-        ("The\tO\n\n\tO\n", "row 3: the word before the tag 'O' is empty"),
-        ("The\tO\nEmpire\tloc\n", "row 2: the tag 'loc' of 'Empire' is none of O, B-type"),
-        ("The\tO\nEmpire\tB-\n", "row 2: the tag 'B-'"),
-        ("The\tO\nEmpire\tS-loc\n", "row 2: the tag 'S-loc' .* convert other schemes"),
-        ("The\tO\nEmpire\to\n", "row 2: the tag 'o'"),
-        ("The\tO\nEmpire\t\n", "row 2: the tag ''"),
-        (b"The\tO\nperch\xe9\tO\n", "row 2 is not UTF-8"),
-        ("", "holds no word"),
-        ("-DOCSTART- O\n\n\t\n", "holds no word"),
+        ("The\tO\nEmpire\n", "line 2: 'Empire' has only one column; a line must be a word, a tab"),
+        ("The\tO\n\n\tO\n", "line 3: the word before the tag 'O' is empty"),
+        ("The\tO\nEmpire\tloc\n", "line 2: the tag 'loc' of 'Empire' must be O, B-type"),
+        ("The\tO\nEmpire\tB-\n", "line 2: the tag 'B-'"),
+        ("The\tO\nEmpire\tS-loc\n", "line 2: the tag 'S-loc' .* convert other schemes"),
+        ("The\tO\nEmpire\to\n", "line 2: the tag 'o'"),
+        ("The\tO\nEmpire\t\n", "line 2: the tag ''"),
+        (b"The\tO\nperch\xe9\tO\n", "line 2 is not UTF-8"),
+        ("", "contains no word"),
+        ("-DOCSTART- O\n\n\t\n", "contains no word"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
@@ -71,8 +71,8 @@ def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
         read_conll(write(tmp_path, content))
 
 
-def sentence(*tags, row=1):
-    return Sentence(tuple("w" for _ in tags), tags, row)
+def sentence(*tags, line_number=1):
+    return Sentence(tuple("w" for _ in tags), tags, line_number)
 
 
 def test_classes_are_in_order():
@@ -85,10 +85,11 @@ def test_classes_are_in_order():
 
 def test_tags_become_numbers():
     classes = ["O", "B-a", "I-a"]
-    sentences = [sentence("B-a", "I-a"), sentence("O", "B-a", row=4)]
-    assert tag_numbers(sentences, classes, "dev.conll") == [[1, 2], [0, 1]]
-    with pytest.raises(ValueError, match="dev.conll, row 8: the tag 'I-b' is not among.*B-a, I-a"):
-        tag_numbers([*sentences, sentence("O", "I-b", row=7)], classes, "dev.conll")
+    sentences = [sentence("B-a", "I-a"), sentence("O", "B-a", line_number=4)]
+    assert tag_ids(sentences, classes, "dev.conll") == [[1, 2], [0, 1]]
+    message = "dev.conll, line 8: the tag 'I-b' is not one of.*B-a, I-a"
+    with pytest.raises(ValueError, match=message):
+        tag_ids([*sentences, sentence("O", "I-b", line_number=7)], classes, "dev.conll")
 
 
 def test_missing_beginnings_are_counted():

@@ -5,8 +5,8 @@ import pytest
 from tests.tiny import SHARED_DATA
 from train.classify import (
     LabelledText,
+    class_ids,
     class_names,
-    class_numbers,
     numbered_lines,
     read_labelled_text,
 )
@@ -36,15 +36,15 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("good\t1\nbad 0\n", "row 2: there is no tab in 'bad 0'; a line is a text, a tab"),
-        ("good\t1\n\n \t0\n", "row 3: the text before the tab is empty"),
-        ("good\t1\nbad\t \r\n", "row 2: the label after the tab is empty"),
-        ("good\t1\n\t\n", "row 2: the text before the tab is empty"),
-        (b"good\t1\nperch\xe9\t0\n", "row 2 is not UTF-8; convert it: iconv"),
-        ("good\t1\n".encode("utf-16"), "row 1 is not UTF-8"),
-        ("", "holds no text; a line is a text, a tab and a label"),
-        ("\ufeff\n \r\n", "holds no text"),
-        ("sentence\tlabel\ngood\t1\n", "row 1: 'sentence' with the label 'label' is a header"),
+        ("good\t1\nbad 0\n", "line 2: there is no tab in 'bad 0'; a line must be a text, a tab"),
+        ("good\t1\n\n \t0\n", "line 3: the text before the tab is empty"),
+        ("good\t1\nbad\t \r\n", "line 2: the label after the tab is empty"),
+        ("good\t1\n\t\n", "line 2: the text before the tab is empty"),
+        (b"good\t1\nperch\xe9\t0\n", "line 2 is not UTF-8 .*convert the file: iconv"),
+        ("good\t1\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("", "contains no text; a line must be a text, a tab and a label"),
+        ("\ufeff\n \r\n", "contains no text"),
+        ("sentence\tlabel\ngood\t1\n", "line 1: 'sentence' with the label 'label' is a header"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
@@ -78,14 +78,14 @@ def test_classes_are_in_order(labels, names):
 
 
 def test_one_class_teaches_nothing():
-    with pytest.raises(ValueError, match="every text has the label '1'; training needs two"):
+    with pytest.raises(ValueError, match="every text has the label '1'; training needs at least"):
         class_names(examples("1", "1"))
 
 
 def test_labels_become_numbers():
-    assert class_numbers(examples("2", "10", "2"), ["2", "10"], "dev.tsv") == [0, 1, 0]
-    with pytest.raises(ValueError, match="dev.tsv, row 2: the label '3' is not among.*: 2, 10"):
-        class_numbers(examples("2", "3"), ["2", "10"], "dev.tsv")
+    assert class_ids(examples("2", "10", "2"), ["2", "10"], "dev.tsv") == [0, 1, 0]
+    with pytest.raises(ValueError, match="dev.tsv, line 2: the label '3' is not one of.*: 2, 10"):
+        class_ids(examples("2", "3"), ["2", "10"], "dev.tsv")
 
 
 @pytest.mark.parametrize(("name", "number"), [("train", 6920), ("dev", 872), ("test", 1821)])
@@ -94,5 +94,5 @@ def test_the_real_files(name, number):
     if not path.is_file():
         pytest.skip("needs shared/data/sentiment")
     texts = read_labelled_text(path)
-    assert len(texts) == number == texts[-1].row
+    assert len(texts) == number == texts[-1].line_number
     assert class_names(texts) == ["0", "1"]

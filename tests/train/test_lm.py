@@ -5,9 +5,6 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,9 +16,8 @@ from minitransformer import (
     generate,
     pipeline,
 )
-from tests.train import tiny_job
-from tests.train.pretrained import watch_figures
-from tests.train.test_loop import ROOT
+from tests import tiny
+from tests.tiny import watch_figures
 from train import lm, metrics
 from train.demos.italian import write_corpus
 from train.lm import Sampler
@@ -58,7 +54,7 @@ def tune(text: Path, model: Path, output: Path, *more: str) -> int:
 
 
 def weights(path: Path) -> str:
-    return tiny_job.digest(from_pretrained(path))
+    return tiny.digest(from_pretrained(path))
 
 
 def test_the_job_leaves_a_model_a_curve_and_a_report(text, trained):
@@ -144,7 +140,7 @@ def test_the_baselines_are_drawn(trained, tmp_path, monkeypatch):
     metrics.draw_curve(trained / "metrics.jsonl", tmp_path / "loss.png", levels)
     [axes] = figures[0].axes
     drawn = {line.get_label(): set(line.get_ydata()) for line in axes.get_lines()}
-    assert axes.get_ylabel() == "loss (nats a supervised token)"
+    assert axes.get_ylabel() == "loss (nats per supervised token)"
     assert drawn["unigram baseline"] == {4.25}
     assert drawn["bigram baseline"] == {2.5}
     assert {text.get_text() for text in axes.get_legend().get_texts()} >= set(levels)
@@ -205,7 +201,7 @@ def test_stopped_in_an_evaluation_and_resumed(text, trained, tmp_path, monkeypat
 
     monkeypatch.setattr(Sampler, "sample", interrupted)
     assert run(text, tmp_path, *more) == 128 + signal.SIGINT
-    assert "stopped after step 4; go on with the same command and --resume" in (
+    assert "stopped after step 4; continue with the same command and --resume" in (
         capsys.readouterr().out
     )
     assert not (tmp_path / "model.safetensors").exists()
@@ -219,47 +215,17 @@ def test_stopped_in_an_evaluation_and_resumed(text, trained, tmp_path, monkeypat
     assert without_clock(tmp_path) == without_clock(trained)
 
 
-@pytest.mark.slow
-def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
-    """A process of its own, interrupted as a terminal does it."""
-    command = [sys.executable, "-m", "train.lm", "--text", str(text), *SMALL, *SIZES]
-    command += ["--max-steps", "400", "--evaluate-every", "150", "--save-every", "170"]
-    command += ["--plain"]  # optimized, each process would measure which library is faster
-    settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
-    settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], **settings)
-    assert whole.returncode == 0, whole.stderr
-
-    command += ["--output", str(tmp_path / "stopped")]
-    process = subprocess.Popen(command, **settings)
-    metrics = tmp_path / "stopped" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_text().count("\n") > 5:
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "the run ended before it could be interrupted"
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    assert "go on with the same command and --resume" in out
-
-    resumed = subprocess.run([*command, "--resume"], **settings)
-    assert resumed.returncode == 0, resumed.stderr
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
-
-
 def test_a_refused_run_changes_nothing(text, trained, tmp_path, capsys):
     files = {path: path.read_bytes() for path in trained.iterdir() if path.is_file()}
     other = tmp_path / "other.txt"
     write_corpus(other, 130, seed=5)
     for more, message in [
-        (["--text", str(other)], "already holds a run"),
+        (["--text", str(other)], "already contains a run"),
         (["--text", str(other), "--resume"], "text was"),
         (["--resume", "--held-out", "0.3"], "held_out was"),
-        (["--resume", "--max-length", "20"], "max_length was 24, is 20"),
-        (["--resume", "--hidden-size", "32"], "hidden_size was 16, is 32"),
-        (["--resume", "--vocab-size", "400"], "vocab_size was 300, is 400"),
+        (["--resume", "--max-length", "20"], "max_length was 24, now it is 20"),
+        (["--resume", "--hidden-size", "32"], "hidden_size was 16, now it is 32"),
+        (["--resume", "--vocab-size", "400"], "vocab_size was 300, now it is 400"),
         (
             ["--resume", "--plain"],
             "belongs to a run of an optimized model, which --plain contradic",
@@ -320,21 +286,21 @@ def test_a_new_tokenizer_has_not_seen_what_is_held_out(tmp_path):
         (["--text", "EMPTY"], "there is no text in .*empty.txt"),
         (
             ["--text", "SHORT"],
-            "the text has 18 tokens, less than one sequence of --max-length 24; give",
+            "the text has 18 tokens, fewer than a sequence of --max-length 24; give",
         ),
-        (["--held-out", "1.5"], "held_out=1.5 is a share"),
+        (["--held-out", "1.5"], "held_out=1.5 must be a fraction"),
         (["--seed", "-1"], "seed=-1"),
         (["--dropout", "1.5"], "hidden_dropout_prob=1.5"),
         (["--hidden-size", "15"], "hidden_size=15"),
         (["--vocab-size", "9"], "vocab_size=9 is too small: the 256 bytes"),
-        (["--max-length", "1", "--sample-tokens", "1"], "--sample-prompt has 1 tokens.*takes 1;"),
+        (["--max-length", "1", "--sample-tokens", "1"], "--sample-prompt has 1 tokens.*at most 1;"),
         (["--sample-prompt", ""], "--sample-prompt has no token"),
-        (["--sample-prompt", "?" * 24], "--sample-prompt has 24 tokens.*the model takes 24; give"),
-        (["--sample-tokens", "24"], "with 24 more.*or fewer --sample-tokens"),
+        (["--sample-prompt", "?" * 24], "--sample-prompt has 24 tokens.*at most 24; give"),
+        (["--sample-tokens", "24"], "sample 24 more.*or fewer --sample-tokens"),
         (["--temperature", "0"], "temperature=0.0 must be positive"),
         (["--temperature", "inf"], "temperature=inf must be positive and finite"),
-        (["--tokenizer", "nowhere"], "--vocab-size has no effect beside --tokenizer"),
-        (["--model", "nowhere"], "--vocab-size has no effect beside --model"),
+        (["--tokenizer", "nowhere"], "--vocab-size has no effect together with --tokenizer"),
+        (["--model", "nowhere"], "--vocab-size has no effect together with --model"),
     ],
 )
 def test_a_mistake_is_one_line(more, message, text, tmp_path, capsys):
@@ -356,12 +322,12 @@ def test_a_model_and_a_tokenizer_that_do_not_fit(text, trained, tmp_path, capsys
     other = Tokenizer.train(text, vocab_size=350, show_progress=False)
     other.save_pretrained(larger)
     for more, message in [
-        (["--tokenizer", str(larger)], "has 350 tokens, but the model only vocab_size=300"),
-        (["--max-length", "25"], "--max-length 25: the model takes 24 tokens at most"),
+        (["--tokenizer", str(larger)], "has 350 tokens, but the model has only vocab_size=300"),
+        (["--max-length", "25"], "--max-length 25: the model takes at most 24 tokens"),
     ]:
         assert tune(text, trained, tmp_path / "run", *more) == 1
         assert message in capsys.readouterr().err
     arguments = ["--text", str(text), "--output", str(tmp_path / "run"), *SIZES]
     assert lm.main([*arguments, "--tokenizer", str(larger)]) == 1
-    assert "larger puts </s> behind every text" in capsys.readouterr().err
+    assert "larger adds </s> to the end of every text" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

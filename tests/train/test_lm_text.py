@@ -42,7 +42,7 @@ def test_the_text_is_read_as_it_stands(tmp_path):
         (None, "file.txt cannot be read: No such file"),
         (b"", "no text in .*file.txt"),
         (b" \n\n", "no text in .*file.txt"),
-        (b"come\n\nperch\xe9", "file.txt, row 3 is not UTF-8.*iconv"),
+        (b"come\n\nperch\xe9", "file.txt, line 3 is not UTF-8.*iconv"),
     ],
 )
 def test_a_file_without_text_is_named(content, message, tmp_path):
@@ -83,11 +83,11 @@ def test_the_tail_begins_at_the_nearest_line():
 @pytest.mark.parametrize(
     ("documents", "share", "message"),
     [
-        (["text"], 0.0, "held_out=0.0 is a share"),
-        (["text"], 1.0, "held_out=1.0 is a share"),
-        (["text"], float("nan"), "held_out=nan is a share"),
-        (["a b"], 0.01, "held_out=0.01 of 3 characters leaves nothing.*--dev"),
-        (["a\n"], 0.5, "leaves nothing to train on, or nothing to measure on"),
+        (["text"], 0.0, "held_out=0.0 must be a fraction"),
+        (["text"], 1.0, "held_out=1.0 must be a fraction"),
+        (["text"], float("nan"), "held_out=nan must be a fraction"),
+        (["a b"], 0.01, "held_out=0.01 of 3 characters leaves no text.*--dev"),
+        (["a\n"], 0.5, "leaves no text to train on, or none to evaluate on"),
     ],
 )
 def test_a_tail_that_makes_no_sense_is_refused(documents, share, message):
@@ -235,7 +235,7 @@ def test_sequences_are_full_but_the_last():
 
 
 def test_a_row_that_guesses_nothing_is_refused():
-    with pytest.raises(ValueError, match="max_length=1: the first token of a sequence"):
+    with pytest.raises(ValueError, match="max_length=1 must be at least 2"):
         TextBatches(np.arange(9, dtype=np.int32), max_length=1, batch_size=1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.tiny_job import TOKENIZER, sequences
+from tests.tiny import JOB_TOKENIZER, job_sequences
 from train.masking import MaskedBatches, mask_tokens
 from train.text import TokenSequences
 
@@ -84,7 +84,7 @@ def test_whole_words_are_chosen_whole():
 
 def test_batches_of_whole_words():
     data = batches(whole_words=True, shuffle=False)
-    text, broken = sequences(), 0
+    text, broken = job_sequences(), 0
     for index in range(data.num_batches):
         chosen = (data.batch(0, index)["labels"] != -100).numpy()
         for line, row in zip(range(4 * index, len(text)), chosen, strict=False):
@@ -97,7 +97,7 @@ def test_batches_of_whole_words():
 
 def batches(**changes):
     return MaskedBatches(
-        sequences(), TOKENIZER, **({"batch_size": 4, "probability": 0.3} | changes)
+        job_sequences(), JOB_TOKENIZER, **({"batch_size": 4, "probability": 0.3} | changes)
     )
 
 
@@ -122,7 +122,7 @@ def row_sets(data, epoch):
 
 
 def test_an_epoch_has_every_row_once_in_another_order_and_masked_anew():
-    data, text = batches(), sequences()
+    data, text = batches(), job_sequences()
     expected = sorted(
         tuple(text.ids[a:b].tolist()) for a, b in zip(text.bounds, text.bounds[1:], strict=False)
     )
@@ -137,13 +137,13 @@ def test_an_epoch_has_every_row_once_in_another_order_and_masked_anew():
 
 def test_masks_differ_between_epochs():
     one_row = TokenSequences(np.arange(5, 65, dtype=np.int32), np.ones(60, bool), np.array([0, 60]))
-    data = MaskedBatches(one_row, TOKENIZER, batch_size=1)
+    data = MaskedBatches(one_row, JOB_TOKENIZER, batch_size=1)
     assert not torch.equal(data.batch(0, 0)["labels"], data.batch(1, 0)["labels"])
 
 
 def test_rows_meet_others_of_their_length():
-    text = sequences(200)
-    data = MaskedBatches(text, TOKENIZER, batch_size=10)
+    text = job_sequences(200)
+    data = MaskedBatches(text, JOB_TOKENIZER, batch_size=10)
     padding = sum(int((data.batch(0, i)["attention_mask"] == 0).sum()) for i in range(20))
     assert padding < 0.05 * len(text.ids)
 
@@ -159,14 +159,14 @@ def test_rows_meet_others_of_their_length():
 def test_settings_without_meaning_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         batches(**changes)
-    with pytest.raises(ValueError, match="no text to make batches of"):
+    with pytest.raises(ValueError, match="no examples to make batches of"):
         MaskedBatches(
             TokenSequences(np.empty(0, np.int32), np.empty(0, bool), np.zeros(1, int)),
-            TOKENIZER,
+            JOB_TOKENIZER,
             batch_size=1,
         )
 
 
 def test_a_tokenizer_without_a_mask_is_refused():
     with pytest.raises(AttributeError, match="mask_token_id"):
-        MaskedBatches(sequences(), SimpleNamespace(pad_token_id=1), batch_size=1)
+        MaskedBatches(job_sequences(), SimpleNamespace(pad_token_id=1), batch_size=1)

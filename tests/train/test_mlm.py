@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from minitransformer import Tokenizer, from_pretrained, pipeline
-from tests.train import tiny_job
+from tests import tiny
 from tests.train.test_loop import ROOT
 from train import mlm
 from train.config import TrainingConfig
@@ -48,7 +48,7 @@ def run(text: Path, output: Path, *more: str) -> int:
 
 
 def weights(path: Path) -> str:
-    return tiny_job.digest(from_pretrained(path))
+    return tiny.digest(from_pretrained(path))
 
 
 def test_the_job_leaves_a_model_a_curve_and_a_report(text, tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_transformers_takes_the_result(text, tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--one-line-a-row", "--whole-words", "--mask-probability", "0.3", "--accumulate", "2"],
+        ["--line-by-line", "--whole-words", "--mask-probability", "0.3", "--accumulate", "2"],
         ["--algorithm", "wordpiece", "--bf16"],
         [
             "--algorithm",
@@ -104,8 +104,9 @@ def test_transformers_takes_the_result(text, tmp_path):
     ],
 )
 def test_the_flags(flags, text, tmp_path):
-    assert run(text, tmp_path, "--max-steps", "4", *flags) == 0
-    assert (tmp_path / "model.safetensors").exists()
+    assert run(text, tmp_path / "plain", "--max-steps", "4") == 0
+    assert run(text, tmp_path / "flags", "--max-steps", "4", *flags) == 0
+    assert weights(tmp_path / "flags") != weights(tmp_path / "plain")
 
 
 def test_the_flags_reach_the_data(text, tmp_path, monkeypatch):
@@ -114,7 +115,7 @@ def test_the_flags_reach_the_data(text, tmp_path, monkeypatch):
         mlm, "train", lambda model, data, config, **_: seen.append(data) or Progress()
     )
     for number, flags in enumerate(
-        [[], ["--one-line-a-row"], ["--whole-words", "--mask-probability", "0.3", "--seed", "5"]]
+        [[], ["--line-by-line"], ["--whole-words", "--mask-probability", "0.3", "--seed", "5"]]
     ):
         run(text, tmp_path / str(number), "--max-steps", "1", *flags)
     packed, lines, words = seen
@@ -143,7 +144,7 @@ def test_a_refused_run_changes_nothing(text, tmp_path, capsys):
     other = tmp_path.parent / "other.txt"
     write_corpus(other, 200, seed=5)
     refusals = [
-        (["--text", str(other)], "already holds a run"),
+        (["--text", str(other)], "already contains a run"),
         (["--text", str(other), "--resume"], "text was"),
         (["--resume", "--max-length", "20"], "text was"),
         (["--resume", "--hidden-size", "32"], "hidden_size': 16"),
@@ -168,16 +169,18 @@ def test_a_given_tokenizer_is_used(text, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
-    """A process of its own, interrupted as a terminal does it."""
-    command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, "--max-steps", "300"]
-    command += ["--plain"]  # optimized, each process would measure which library is faster
-    settings = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
-    settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    whole = subprocess.run([*command, "--output", str(tmp_path / "whole")], **settings)
-    assert whole.returncode == 0, whole.stderr
-
-    command += ["--output", str(tmp_path / "stopped")]
-    process = subprocess.Popen(command, **settings)
+    """A process of its own, interrupted as a terminal does it, and continued in this one."""
+    more = ["--max-steps", "200"]
+    more += ["--plain"]  # optimized, each process would measure which library is faster
+    command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, *more]
+    process = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "stopped")],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -188,10 +191,10 @@ def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
-    assert "go on with the same command and --resume" in out
+    assert "continue with the same command and --resume" in out
 
-    resumed = subprocess.run([*command, "--resume"], **settings)
-    assert resumed.returncode == 0, resumed.stderr
+    assert run(text, tmp_path / "stopped", *more, "--resume") == 0
+    assert run(text, tmp_path / "whole", *more) == 0
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
 
 
@@ -239,8 +242,8 @@ def test_ctrl_c_outside_the_loop_is_one_line(text, tmp_path, monkeypatch, capsys
 
 
 def test_the_unigram_baseline_by_hand():
-    sequences = tiny_job.sequences()
-    data = MaskedBatches(sequences, tiny_job.TOKENIZER, batch_size=4, shuffle=False)
+    sequences = tiny.job_sequences()
+    data = MaskedBatches(sequences, tiny.JOB_TOKENIZER, batch_size=4, shuffle=False)
     figures = mlm.unigram_baseline(sequences, data)
     labels = np.concatenate(
         [data.batch(0, i)["labels"].numpy().ravel() for i in range(data.num_batches)]
@@ -258,12 +261,12 @@ def test_the_unigram_baseline_by_hand():
 
 @torch.no_grad()
 def test_evaluation_is_the_mean_over_all_tokens(tmp_path):
-    model, sequences = tiny_job.model().eval(), tiny_job.sequences()
+    model, sequences = tiny.job_model().eval(), tiny.job_sequences()
     model.lm_head.bias.data[np.bincount(sequences.ids[sequences.ids >= 5]).argmax()] = (
         9.0  # always guesses one word
     )
     data = MaskedBatches(
-        sequences, tiny_job.TOKENIZER, batch_size=4, probability=0.3, shuffle=False
+        sequences, tiny.JOB_TOKENIZER, batch_size=4, probability=0.3, shuffle=False
     )
     figures = mlm.evaluate(model, data, TrainingConfig(output=tmp_path))
     outputs = [
@@ -283,7 +286,9 @@ def test_without_matplotlib_there_is_a_sentence_and_the_job_is_done(
 ):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(text, tmp_path, "--max-steps", "2") == 0
-    assert "no picture: pictures need matplotlib: pip install matplotlib" in capsys.readouterr().out
-    assert (tmp_path / "model.safetensors").exists()
+    note = "no picture was drawn: pictures need matplotlib: pip install matplotlib"
+    assert note in capsys.readouterr().out
+    assert from_pretrained(tmp_path).config.max_sequence_length == 24
+    assert not (tmp_path / "loss.png").exists()
     with pytest.raises(ImportError, match="pip install matplotlib"):
         draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png")

@@ -29,15 +29,15 @@ def test_source_and_target_of_every_line(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a\tb\nc d\n", "row 2: there is no tab in 'c d'; a line is a source, a tab and a target"),
-        ("a\tb\n1\tc\td\n", r"row 2: there are 3 fields in '1\\tc\\td'.*cut -f2,3"),
-        ("a\tb\n\n \tc\n", "row 3: the source is empty"),
-        ("a\tb\nc\t \r\n", "row 2: the target is empty"),
-        ("a\tb\n\t\n", "row 2: the source is empty"),
-        (b"a\tb\nperch\xe9\tc\n", "row 2 is not UTF-8; convert it: iconv"),
-        ("", "holds no pair of texts; a line is a source, a tab"),
-        ("\ufeff\n \r\n", "holds no pair"),
-        ("Source\tTarget\na\tb\n", "row 1: 'Source' and 'Target' are a header"),
+        ("a\tb\nc d\n", "line 2: there is no tab in 'c d'; a line must be a source, a tab"),
+        ("a\tb\n1\tc\td\n", r"line 2: there are 3 fields in '1\\tc\\td'.*cut -f2,3"),
+        ("a\tb\n\n \tc\n", "line 3: the source is empty"),
+        ("a\tb\nc\t \r\n", "line 2: the target is empty"),
+        ("a\tb\n\t\n", "line 2: the source is empty"),
+        (b"a\tb\nperch\xe9\tc\n", "line 2 is not UTF-8 .*convert the file: iconv"),
+        ("", "contains no pair of texts; a line must be a source, a tab"),
+        ("\ufeff\n \r\n", "contains no pair"),
+        ("Source\tTarget\na\tb\n", "line 1: 'Source' and 'Target' are a header"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
@@ -54,7 +54,7 @@ def test_the_real_file_has_a_column_too_many():
     path = SHARED_DATA / "translation" / "pud-en-it.tsv"
     if not path.is_file():
         pytest.skip("needs shared/data/translation")
-    with pytest.raises(ValueError, match="row 1: there are 3 fields"):
+    with pytest.raises(ValueError, match="line 1: there are 3 fields"):
         read_pairs(path)
 
 
@@ -121,7 +121,7 @@ def test_the_checksum_sees_other_pairs(side, tokenizer):
 
 
 def test_no_pairs(tokenizer):
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(ValueError, match="no examples"):
         batches_of(tokenizer, PAIRS[:0])
 
 

@@ -4,9 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +15,9 @@ from minitransformer import BertForQuestionAnswering, Tokenizer, cli, from_pretr
 from minitransformer.tasks.question_answering import Prediction, Span
 from tests import tiny
 from tests.tiny import save_tiny_bert, watch_figures
-from tests.train.test_loop import ROOT
 from train import download, qa
 from train.config import TrainingConfig
+from train.loop import take_step
 from train.metrics import read_metrics
 from train.squad import Answer, Example, read_squad
 from train.squad_features import WindowBatches, make_features, window_inputs
@@ -163,29 +160,22 @@ def test_the_command_to_try_it_can_be_typed_as_it_is_printed(files, tmp_path, ca
 
 
 @pytest.mark.slow
-def test_a_run_that_is_interrupted_ends_with_the_same_weights(files, tmp_path):
-    more = ["--epochs", "3", "--save-every", "10"]
-    more += ["--plain"]  # optimized, each process would measure which library is faster
-    command = [sys.executable, "-W", "ignore", "-m", "train.qa"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    whole = subprocess.run(
-        [*command, *arguments(files, tmp_path / "whole", *more)], cwd=ROOT, env=environment
-    )
-    assert whole.returncode == 0
-    stopped = subprocess.Popen(
-        [*command, *arguments(files, tmp_path / "cut", *more)], cwd=ROOT, env=environment
-    )
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    while stopped.poll() is None and not (metrics.exists() and metrics.stat().st_size > 500):
-        time.sleep(0.05)
-    stopped.send_signal(signal.SIGINT)
-    assert stopped.wait() == 130
-    resumed = subprocess.run(
-        [*command, *arguments(files, tmp_path / "cut", *more, "--resume")],
-        cwd=ROOT,
-        env=environment,
-    )
-    assert resumed.returncode == 0
+def test_a_run_that_is_interrupted_ends_with_the_same_weights(files, tmp_path, monkeypatch):
+    more = ["--max-steps", "12", "--evaluate-every", "6", "--save-every", "5", "--dropout", "0.1"]
+    assert qa.main(arguments(files, tmp_path / "whole", *more)) == 0
+    steps = []
+
+    def interrupted(*given):
+        steps.append(1)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return take_step(*given)
+
+    monkeypatch.setattr("train.loop.take_step", interrupted)
+    assert qa.main(arguments(files, tmp_path / "cut", *more)) == 128 + signal.SIGINT
+    assert len(steps) == 4
+    monkeypatch.undo()
+    assert qa.main(arguments(files, tmp_path / "cut", *more, "--resume")) == 0
     weights = [tiny.digest(from_pretrained(tmp_path / name)) for name in ("whole", "cut")]
     assert weights[0] == weights[1]
     reports = [(tmp_path / name / "report.json").read_text() for name in ("whole", "cut")]

@@ -173,16 +173,16 @@ def without(name):
     [
         ("", "squad.json is empty"),
         (" \n", "squad.json is empty"),
-        ("{", "holds no JSON .*one object"),
-        ('{"id": 1}\n{"id": 2}\n', "several JSON objects, perhaps one a line; .*one object"),
-        ("id,question\n1,why?", "holds no JSON"),
-        ("[" * 100_000, "holds no JSON"),
-        ('{"data": ' + "9" * 5000 + "}", "holds no JSON"),
+        ("{", "contains invalid JSON .*one object"),
+        ('{"id": 1}\n{"id": 2}\n', "several JSON objects, perhaps one per line; .*one object"),
+        ("id,question\n1,why?", "contains invalid JSON"),
+        ("[" * 100_000, "contains invalid JSON"),
+        ('{"data": ' + "9" * 5000 + "}", "contains invalid JSON"),
         ("[]", "squad.json is a list, not an object; a SQuAD file is one object"),
         ({"rows": []}, "squad.json: the field 'data' is missing"),
         ({"data": {}}, "squad.json: data is an object, not a list"),
-        ({"data": []}, "holds no question"),
-        (squad(), "holds no question"),
+        ({"data": []}, "contains no question"),
+        (squad(), "contains no question"),
         ({"data": ["text"]}, 'squad.json, article 1 is "text", not an object'),
         ({"data": [{"paragraphs": []}, {}]}, "article 2: the field 'paragraphs' is missing"),
         (squad(question(), context=""), "article 1, paragraph 1: context is empty"),
@@ -193,7 +193,7 @@ def without(name):
         (squad(question(text=" \t")), "question 1: question is empty"),
         (squad(question(7)), "question 1: id is 7, not a text"),
         (squad(question(), question("q2"), question("q1")),
-         "question 3: the id 'q1' is taken by .*question 1"),
+         "question 3: the id 'q1' is also that of .*question 1; every"),
         (squad(question(answers=[("", 0)])), "question 1, answer 1: text is empty"),
         (squad(question(answers=[("gas", 12), ("gas", "12")])),
          'question 1, answer 2: answer_start is "12", not an integer'),
@@ -202,7 +202,7 @@ def without(name):
         (squad(question(is_impossible=True)), r"\('q1'\): is_impossible is true, but .* 1 answers"),
         (squad(question(answers=[], is_impossible=False)), "is_impossible is false, but .* 0 ans"),
         (squad(question(is_impossible="no")), 'is_impossible is "no", not true or false'),
-        (squad(question(text="\ud800?")), "question holds half of a surrogate pair"),
+        (squad(question(text="\ud800?")), "question contains a lone surrogate"),
     ],
 )  # fmt: skip
 def test_what_is_no_squad_file_is_named(read, content, message):
@@ -222,7 +222,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read_squad(tmp_path / "nothing.json")
     path = tmp_path / "latin.json"
     path.write_bytes(b'{\n"data": "perch\xe9"}')
-    with pytest.raises(ValueError, match="latin.json, row 2 is not UTF-8"):
+    with pytest.raises(ValueError, match="latin.json, line 2 is not UTF-8"):
         read_squad(path)
 
 

@@ -291,15 +291,16 @@ def test_a_span_outside_the_context_is_refused(bert):
     features = make_features([example("gas is", "gas")], bert, **LENGTHS)
     start, end = int(features.context_start[0]), int(features.context_end[0])
     for wrong in [(0, 0), (1, start), (start, end), (start + 1, start)]:
-        with pytest.raises(ValueError, match=f"tokens {wrong[0]} to {wrong[1]} of window 0 are no"):
+        message = f"tokens {wrong[0]} to {wrong[1]} of window 0 are not"
+        with pytest.raises(ValueError, match=message):
             features.span(0, *wrong)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_length": 11}, "max_length=11, less 3 special .* leaves 4 tokens .*; stride=4 must"),
-        ({"stride": -1}, "stride=-1 must be from 0"),
+        ({"max_length": 11}, "max_length=11, minus 3 special .* leaves 4 tokens .*; stride=4 must"),
+        ({"stride": -1}, "stride=-1 must be at least 0"),
         ({"max_question_length": 0}, "max_question_length=0 must be at least 1"),
     ],
 )
@@ -317,7 +318,7 @@ def test_the_smallest_room_is_enough(bert):
 def test_what_cannot_become_features_is_named(bert, tmp_path):
     with pytest.raises(ValueError, match="no examples"):
         make_features([], bert)
-    with pytest.raises(ValueError, match="no character of the context of question 'odd'"):
+    with pytest.raises(ValueError, match="the context of question 'odd' has no token"):
         make_features([example("\u200d", name="odd")], bert, **LENGTHS)
     bare = train_tokenizer(tmp_path, "bpe")
     bare.backend.post_processor = None

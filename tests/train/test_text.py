@@ -44,8 +44,8 @@ def test_lines_are_read_one_by_one_without_blank_ones(tmp_path):
     ("content", "message"),
     [
         (None, "cannot be read: No such file"),
-        (b"come\nva\r\nperch\xe9", "row 3 is not UTF-8.*iconv"),
-        ("come\n".encode("utf-16"), "row 1 is not UTF-8.*iconv"),
+        (b"come\nva\r\nperch\xe9", "line 3 is not UTF-8.*iconv"),
+        ("come\n".encode("utf-16"), "line 1 is not UTF-8.*iconv"),
         (b" \n\n", "no text"),
     ],
 )
