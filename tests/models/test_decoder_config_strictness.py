@@ -7,7 +7,7 @@ import pytest
 from minitransformer import BartConfig, BartModel, GPT2Config, GPT2Model, MarianConfig, T5Config
 from tests.tiny import (
     BART_SIZES,
-    DECODER_CLASSES,
+    CLASSES,
     GPT2_SIZES,
     MARIAN_SIZES,
     T5_SIZES,
@@ -200,7 +200,7 @@ def test_the_config_of_another_family_is_refused():
         BartModel(MarianConfig(**MARIAN_SIZES))
 
 
-@pytest.mark.parametrize("name", DECODER_CLASSES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_an_unknown_implementation_is_named(name):
     with pytest.raises(ValueError, match="attention='flash' is unknown; .*eager.*sdpa"):
         new(name, "flash")

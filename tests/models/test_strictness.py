@@ -191,13 +191,3 @@ def test_a_mask_of_ones_stays_a_mask(lengths):
     plain(batch_of([4, 4])["input_ids"])
     assert [mask.shape for mask in seen] == [(2, 1, 1, 4)] * 2
     assert {mask.dtype for mask in seen} == {torch.bool}
-
-
-def test_an_unknown_implementation_is_named():
-    with pytest.raises(ValueError, match="attention='flash' is unknown; .*eager.*sdpa"):
-        RobertaForMaskedLM(roberta_config(), attention="flash")
-
-
-def test_what_was_packed_names_optimize():
-    with pytest.raises(ValueError, match=r"attention='packed' .*optimize\(model\)"):
-        RobertaForMaskedLM(roberta_config(), attention="packed")
