@@ -378,7 +378,7 @@ def test_a_new_run_leaves_what_others_put_beside_it(tmp_path):
     ("file", "content", "message"),
     [
         ("optimizer.safetensors", b"cut off", "step-00000003 is damaged.*the one before"),
-        ("model.safetensors", b"cut off", "model.safetensors is not a whole"),
+        ("model.safetensors", b"cut off", "model.safetensors is not a complete"),
         ("state.json", b"{}", "lacks progress or run.*the one before"),
         ("state.json", b"{", "state.json is not valid JSON"),
     ],
@@ -398,6 +398,15 @@ def test_lost_metrics_do_not_stop_a_run(tmp_path):
     assert digest(resumed) == digest(whole)
     records = read_metrics(tmp_path / "stopped" / "metrics.jsonl")
     assert [r["step"] for r in records] == list(range(4, 13))
+
+
+def test_metrics_after_the_checkpoint_are_written_once(tmp_path):
+    """As after a kill: the last steps before it are in the metrics, but in no checkpoint."""
+    train_job(tmp_path, callbacks=[stop_at(6)])
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000006")  # step 4's is still there
+    train_job(tmp_path, resume=True)
+    steps = [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps == list(range(1, 13))
 
 
 def test_resuming_nothing_begins_and_says_so(tmp_path, capsys):
@@ -479,7 +488,9 @@ def test_a_run_goes_on_only_as_what_it_was(plain, tmp_path):
     if plain:
         assert job(resume=True, plain=True) is False
     else:
-        with pytest.raises(ValueError, match="00004 belongs to a run of an optimized model.*--pla"):
+        with pytest.raises(
+            ValueError, match="--plain contra.*00004, which belongs to a run of an opt"
+        ):
             job(resume=True, plain=True)
     with pytest.raises(ValueError, match="already contains a run"):
         job(resume=False, plain=plain)
