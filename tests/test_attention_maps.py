@@ -398,7 +398,7 @@ def test_a_failed_write_leaves_the_old_picture(picture, monkeypatch):
 
 def test_the_picture_of_a_checkpoint(path, figures, tmp_path):
     attention_picture(path, ITALIAN, tmp_path / "grid.png")
-    assert (tmp_path / "grid.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
     assert "Attention in 3 layers of 4 heads" in texts_of(figures[0])
     attention_picture(path, "ciao", tmp_path / "layer.png", pair="è", layer=1)
     assert {"Attention in layer 1", "ciao", "è"} <= set(texts_of(figures[1]))
@@ -464,4 +464,4 @@ def test_a_tokenizer_with_types_for_a_model_without(family, tmp_path):
     )
     getattr(minitransformer, f"{family}Model")(config).save_pretrained(tmp_path)
     attention_picture(tmp_path, "the cat", tmp_path / "a.png", pair="sat")
-    assert (tmp_path / "a.png").exists()
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

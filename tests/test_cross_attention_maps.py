@@ -32,7 +32,9 @@ def paths(tmp_path_factory):
         if name not in made:
             has_lm_head = "LMHead" in name or "Generation" in name or "MT" in name
             generation = {"max_new_tokens": 5} if has_lm_head else None
-            made[name] = save_checkpoint(tmp_path_factory.mktemp("model"), name, generation=generation)
+            made[name] = save_checkpoint(
+                tmp_path_factory.mktemp("model"), name, generation=generation
+            )
         return made[name]
 
     return path
@@ -177,7 +179,11 @@ def test_generated_tokens_are_named_too(name, words, load, monkeypatch):
     ("name", "named", "message"),
     [
         ("GPT2LMHeadModel", {"kind": "cross"}, "only attention of the kind 'decoder'"),
-        ("GPT2LMHeadModel", {"target": "a"}, "only an encoder-decoder has a target, and GPT2LMHead"),
+        (
+            "GPT2LMHeadModel",
+            {"target": "a"},
+            "only an encoder-decoder has a target, and GPT2LMHead",
+        ),
         (
             "BartForConditionalGeneration",
             {"kind": "encoder", "target": "a"},

@@ -408,7 +408,7 @@ def save_checkpoint(
     name: str,
     *,
     tokenizer: Tokenizer | None = None,
-    max_length: int = 40,
+    max_length: int | None = None,
     generation: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     codes: tuple[str, ...] = CODES,
@@ -420,7 +420,7 @@ def save_checkpoint(
         path: a directory, made where it is not there.
         name: one of `CLASSES`.
         tokenizer: another one.
-        max_length: how many tokens fit, but for T5.
+        max_length: how many tokens fit, but for T5; by default 40, or 60 with a decoder.
         generation: what generation_config.json is to say more.
         config: what config.json is to say more.
         codes: the languages of a Marian.
@@ -437,9 +437,12 @@ def save_checkpoint(
         tokenizer = tokenizer or tokenizer_of(family, path)
         tokenizer.save_pretrained(path)
     fields = {"vocab_size": tokenizer.vocab_size, **roles_of(tokenizer, family), **fields}
-    if family != "T5":
-        # RoBERTa's table has two rows that belong to no token.
-        fields = {"max_position_embeddings": max_length + 2 * (family == "Roberta"), **fields}
+    if family == "T5":  # whose decoder transformers' cache takes to be as deep as the encoder
+        fields = {"num_decoder_layers": 2, **fields}
+    else:
+        positions = max_length or (40 if family in ENCODERS else 60)
+        positions += 2 * (family == "Roberta")  # rows of its table that belong to no token
+        fields = {"max_position_embeddings": positions, **fields}
     model = new(name, dtype=torch.float32, **fields)
     if family not in ENCODERS:  # so that what is generated depends on the text
         with torch.no_grad():
@@ -475,11 +478,12 @@ def save_tiny_bert(path: Path, lines: Iterable[str], *, max_length: int = 64) ->
 
 def roles_of(tokenizer: Tokenizer, family: str) -> dict[str, int | None]:
     """The tokens with a role, which the tiny tokenizers have at other places than real ones."""
-    end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
     if family in ENCODERS:
-        return {"pad_token_id": padding}
-    if family == "GPT2":
+        return {"pad_token_id": tokenizer.pad_token_id}
+    end = tokenizer.eos_token_id
+    if family == "GPT2":  # its tokenizer has no padding token
         return {"bos_token_id": end, "eos_token_id": end}
+    padding = tokenizer.pad_token_id
     start = end if family == "Bart" else padding
     return {"eos_token_id": end, "pad_token_id": padding, "decoder_start_token_id": start}
 

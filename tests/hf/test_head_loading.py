@@ -86,8 +86,14 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 def assert_initialized(tensors: dict[str, torch.Tensor], deviation: float) -> None:
-    """Weights are N(0, deviation), all of them together, and biases are zero."""
-    weights = [t.flatten() for n, t in tensors.items() if n.endswith("weight")]
+    """Weights are N(0, deviation), all of them together, biases zero, and weights of norms one."""
+    norms = [t for n, t in tensors.items() if n.endswith("norm.weight")]
+    assert all(torch.equal(norm, torch.ones_like(norm)) for norm in norms)
+    weights = [
+        t.flatten()
+        for n, t in tensors.items()
+        if n.endswith("weight") and not n.endswith("norm.weight")
+    ]
     assert torch.cat(weights).std().item() == pytest.approx(deviation, rel=0.25)
     assert abs(torch.cat(weights).mean().item()) < deviation / 2
     for name, tensor in tensors.items():
@@ -229,7 +235,7 @@ def test_every_head_can_be_put_on_a_backbone(family, head, tmp_path):
     assert_same(backbone_tensors(model), backbone_tensors(saved))
     if keeps_pooler:
         assert_same(model.bert.pooler.state_dict(), saved.pooler.state_dict())
-    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert_initialized(head_tensors(model), 0.02)
 
 
 @pytest.mark.usefixtures("poisoned")

@@ -108,7 +108,7 @@ def test_a_tokenizer_without_padding(tmp_path):
         (
             "BartForConditionalGeneration",
             "which is for summarization, text2text-generation, translation; "
-            "BartForSequenceClassification.from_pretrained.path. loads it as one",
+            "BartForSequenceClassification.from_pretrained.path. loads it and warns",
         ),
         ("BartModel", "this is a BartModel; BartForSequenceClassification.from_pretrained"),
         (

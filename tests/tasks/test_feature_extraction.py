@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from minitransformer import BertModel, Tokenizer, from_pretrained, pipeline
 from minitransformer.tasks.feature_extraction import FeatureExtraction
-from tests.tasks.tiny_checkpoints import FAMILIES, TEXTS, save_checkpoint, their_pipeline
-from tests.tiny import bert_config
+from tests.tiny import ENCODERS, TEXTS, bert_config, save_checkpoint, their_pipeline
 
 LONG = "la ragazza legge un libro e " * 20
 
@@ -19,15 +18,15 @@ def close(ours, theirs, tolerance=1e-5):
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=ENCODERS)
 def path(request, tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp(request.param), request.param, "Model")
+    return save_checkpoint(tmp_path_factory.mktemp(request.param), f"{request.param}Model")
 
 
 @pytest.fixture(scope="module")
 def extract(tmp_path_factory) -> FeatureExtraction:
     return pipeline(
-        "feature-extraction", save_checkpoint(tmp_path_factory.mktemp("one"), "Bert", "Model")
+        "feature-extraction", save_checkpoint(tmp_path_factory.mktemp("one"), "BertModel")
     )
 
 
@@ -43,9 +42,9 @@ def test_each_token_has_the_features_of_transformers(path):
 
 
 @pytest.mark.parametrize("head", ["ForMaskedLM", "ForSequenceClassification"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_of_a_model_with_a_head_the_backbone_is_taken(family, head, tmp_path):
-    path = save_checkpoint(tmp_path, family, head)
+    path = save_checkpoint(tmp_path, f"{family}{head}")
     theirs = their_pipeline("feature-extraction", path)(TEXTS[0], return_tensors=True)
     close(pipeline("feature-extraction", path)(TEXTS[0]), theirs[0])
 

@@ -6,13 +6,12 @@ import pytest
 
 from minitransformer import pipeline
 from minitransformer.cli import main
-from tests.tasks.tiny_checkpoints import TEXTS
-from tests.tasks.tiny_decoders import save_decoder
+from tests.tiny import TEXTS, save_checkpoint
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory):
-    return save_decoder(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
+    return save_checkpoint(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +19,7 @@ def t5(tmp_path_factory):
     says = {"max_length": 9, "num_beams": 2, "prefix": "il libro: "}
     config = {"task_specific_params": {"summarization": says, "translation_en_to_de": says}}
     directory = tmp_path_factory.mktemp("t5")
-    return save_decoder(directory, "T5ForConditionalGeneration", config=config)
+    return save_checkpoint(directory, "T5ForConditionalGeneration", config=config)
 
 
 def run(capsys, *arguments):
@@ -76,10 +75,10 @@ def test_the_task_is_that_of_the_family_or_the_one_that_is_named(t5, tmp_path, c
     streamed = run(capsys, t5, "ciao", "--task=summarization", "--num-beams=1", "--stream")
     summary = pipeline("summarization", t5)("ciao", num_beams=1)
     assert streamed == summary[0]["summary_text"] + "\n"
-    marian = save_decoder(tmp_path, "MarianMTModel")
+    marian = save_checkpoint(tmp_path, "MarianMTModel")
     assert main(["generate", str(marian), "ciao", "--max-new-tokens=4"]) == 1
     error = capsys.readouterr().err
-    assert "does not say into which language: pass --tgt-lang ..., or begin it" in error
+    assert "has no target language: pass --tgt-lang ..., or begin it" in error
     translated = run(capsys, marian, ">>fra<< ciao", "--max-new-tokens=4")
     expected = pipeline("translation", marian)("ciao", tgt_lang="fra", max_new_tokens=4)
     assert translated == expected[0]["translation_text"] + "\n"
@@ -108,7 +107,7 @@ def test_the_direction_and_the_prefix_of_a_translation(t5, capsys):
     assert other == by_hand[0]["translation_text"] + "\n" != expected
     assert main(["generate", str(t5), "ciao", "--task=translation", "--src-lang=en"]) == 1
     error = capsys.readouterr().err
-    assert "--src-lang 'en', no --tgt-lang; the checkpoint names these directions" in error
+    assert "--src-lang 'en', no --tgt-lang; the checkpoint has these directions" in error
     assert "by --src-lang 'en', --tgt-lang 'de', or by --task translation_en_to_de" in error
     assert main(["generate", str(t5), "ciao", *languages]) == 1
     error = capsys.readouterr().err
@@ -157,13 +156,13 @@ def test_what_is_wrong_is_one_line(gpt2, arguments, message, capsys):
 
 def test_a_field_that_the_checkpoint_names_is_no_option(tmp_path, capsys):
     asked = {"task_specific_params": {"text-generation": {"top_p": 7}}}
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", config=asked)
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", config=asked)
     assert main(["generate", str(path), "ciao", "--max-new-tokens=2"]) == 1
     assert "task_specific_params, text-generation: top_p=7" in capsys.readouterr().err
 
 
 def test_a_task_that_generates_no_text(tmp_path, capsys):
-    path = save_decoder(tmp_path, "GPT2ForSequenceClassification")
+    path = save_checkpoint(tmp_path, "GPT2ForSequenceClassification")
     assert main(["generate", str(path), "ciao", "--task=text-classification"]) == 1
     assert "--task text-classification does not generate text" in capsys.readouterr().err
 

@@ -11,8 +11,7 @@ from minitransformer.fast import is_optimized
 from minitransformer.tasks.base import Task
 from minitransformer.tasks.fill_mask import FillMask
 from minitransformer.tasks.pipeline import ALIASES, TASKS, pipeline
-from tests.tasks.tiny_checkpoints import TEXTS, same, save_checkpoint
-from tests.tasks.tiny_decoders import save_decoder
+from tests.tiny import TEXTS, same, save_checkpoint
 
 
 def test_every_task_is_known_by_its_own_name():
@@ -62,8 +61,8 @@ def save_example(task, directory):
     """A checkpoint for the task, and the arguments of a call."""
     name, fields, arguments = EXAMPLES[task]
     if name.startswith(("For", "Model")):
-        return save_checkpoint(directory, "Bert", name, **fields), arguments, {}
-    return save_decoder(directory, name, **fields), arguments, {"max_new_tokens": 5}
+        return save_checkpoint(directory, f"Bert{name}", **fields), arguments, {}
+    return save_checkpoint(directory, name, **fields), arguments, {"max_new_tokens": 5}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -82,7 +81,7 @@ def test_a_model_is_optimized_unless_it_is_to_stay_plain(task, tmp_path):
 
 
 def test_a_direction_of_translation_stays_plain_too(tmp_path):
-    path = save_decoder(tmp_path, "MarianMTModel", codes=(">>ita<<",))
+    path = save_checkpoint(tmp_path, "MarianMTModel", codes=(">>ita<<",))
     assert is_optimized(pipeline("translation_en_to_ita", path).model)
     assert not is_optimized(pipeline("translation_en_to_ita", path, optimize=False).model)
 

@@ -201,9 +201,9 @@ def test_an_answer_never_comes_from_the_question(checkpoint):
         ("who?", "", r"contexts\[0\] is empty"),
         (["who?", "why?"], [WORDS, "\n"], r"contexts\[1\] is empty"),
         (["who?", "why?"], [WORDS], "2 questions and 1 contexts"),
-        ([], [], "there is no question"),
-        ("who swims " * 30, WORDS, r"questions\[0\] has 60 tokens, which leaves no space"),
-        (["who?", "why?"], [WORDS, "\u200b\u200b"], r"contexts\[1\] has no token"),
+        ([], [], "questions is empty; pass at least one"),
+        ("who swims " * 30, WORDS, r"questions\[0\] has 60 tokens, which leaves no room"),
+        (["who?", "why?"], [WORDS, "\u200b\u200b"], r"contexts\[1\] has no tokens"),
     ],
 )
 def test_what_cannot_be_answered_is_a_clear_error(checkpoint, questions, contexts, message):
@@ -215,7 +215,7 @@ def test_wrong_kinds_are_named(checkpoint):
     answer = pipeline("question-answering", checkpoint)
     with pytest.raises(TypeError, match=r"questions\[0\] must be a str, not int"):
         answer([3], [WORDS])
-    with pytest.raises(ValueError, match="threshold=nan"):
+    with pytest.raises(ValueError, match="threshold=nan must be a number"):
         answer("who?", WORDS, threshold=math.nan)
     with pytest.raises(ValueError, match="top_k=True"):
         answer("who?", WORDS, top_k=True)

@@ -12,18 +12,17 @@ from minitransformer import (
     pipeline,
 )
 from minitransformer.tasks.text_classification import TextClassification
-from tests.tasks.tiny_checkpoints import FAMILIES, TEXTS, same, save_checkpoint, their_pipeline
-from tests.tiny import bert_config
+from tests.tiny import ENCODERS, TEXTS, bert_config, same, save_checkpoint, their_pipeline
 
 THREE_CLASSES = {0: "no", 1: "maybe", 2: "yes"}
 LONG = "la ragazza legge un libro e " * 20
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=ENCODERS)
 def path(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     return save_checkpoint(
-        directory, request.param, "ForSequenceClassification", id2label=THREE_CLASSES
+        directory, f"{request.param}ForSequenceClassification", id2label=THREE_CLASSES
     )
 
 
@@ -32,7 +31,7 @@ def classify(tmp_path_factory) -> TextClassification:
     directory = tmp_path_factory.mktemp("one")
     return pipeline(
         "text-classification",
-        save_checkpoint(directory, "Bert", "ForSequenceClassification", id2label=THREE_CLASSES),
+        save_checkpoint(directory, "BertForSequenceClassification", id2label=THREE_CLASSES),
     )
 
 
@@ -57,7 +56,7 @@ def test_pairs(path):
     assert swapped != ours(first, second, top_k=None)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize(
     ("id2label", "problem_type"),
     [
@@ -71,8 +70,7 @@ def test_pairs(path):
 def test_what_a_score_is_follows_from_the_config(family, id2label, problem_type, tmp_path):
     path = save_checkpoint(
         tmp_path,
-        family,
-        "ForSequenceClassification",
+        f"{family}ForSequenceClassification",
         id2label=id2label,
         problem_type=problem_type,
     )
@@ -81,7 +79,7 @@ def test_what_a_score_is_follows_from_the_config(family, id2label, problem_type,
 
 
 def test_one_class_that_is_a_number(tmp_path):
-    save_checkpoint(tmp_path, "Bert", "ForSequenceClassification", id2label={0: "stars"})
+    save_checkpoint(tmp_path, "BertForSequenceClassification", id2label={0: "stars"})
     model = BertForSequenceClassification.from_pretrained(tmp_path, problem_type="regression")
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     number = TextClassification(model, tokenizer)("ciao")["score"]
@@ -171,9 +169,9 @@ def test_the_limit_is_the_lower_of_model_and_tokenizer(classify, stated, used):
         ([" \n"], ValueError, r"texts\[0\] is empty: ' \\n'"),
         ([["ciao"], ["  "]], ValueError, r"text_pairs\[0\] is empty"),
         ([["ciao", 3]], TypeError, r"texts\[1\] must be a str, not int: 3"),
-        ([[{"text": "a", "text_pair": "b"}]], TypeError, "second text goes to text_pairs"),
-        ([{"text": "a", "text_pair": "b"}], TypeError, "second text goes to text_pairs"),
-        ([[["a", "b"]]], TypeError, "second text goes to text_pairs"),
+        ([[{"text": "a", "text_pair": "b"}]], TypeError, "second text of a pair as text_pairs"),
+        ([{"text": "a", "text_pair": "b"}], TypeError, "second text of a pair as text_pairs"),
+        ([[["a", "b"]]], TypeError, "second text of a pair as text_pairs"),
         ([None], TypeError, "texts must be a str or a list of str, not NoneType"),
         ([["a", "b"], ["c"]], ValueError, r"2 texts \(list\) and 1 text_pairs \(list\)"),
         ([["a"], "b"], ValueError, r"1 texts \(list\) and 1 text_pairs \(str\)"),
@@ -193,7 +191,7 @@ def test_wrong_numbers_are_named(classify):
 
 
 def test_the_wrong_model_or_tokenizer(classify, tmp_path):
-    path = save_checkpoint(tmp_path, "Bert", "ForMaskedLM")
+    path = save_checkpoint(tmp_path, "BertForMaskedLM")
     with pytest.raises(ValueError, match="such as BertForSequenceC.*this is a BertForMaskedLM"):
         pipeline("text-classification", path)
     with pytest.raises(ValueError, match="this is a BertModel"):
@@ -204,7 +202,7 @@ def test_the_wrong_model_or_tokenizer(classify, tmp_path):
 
 
 def test_a_distilbert_with_a_tokenizer_of_bert(tmp_path):
-    save_checkpoint(tmp_path, "DistilBert", "ForSequenceClassification")
+    save_checkpoint(tmp_path, "DistilBertForSequenceClassification")
     answer = pipeline("text-classification", tmp_path)("ciao", "un libro")
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     tokenizer.token_types = True
@@ -216,7 +214,7 @@ def test_a_distilbert_with_a_tokenizer_of_bert(tmp_path):
 
 
 def test_a_model_with_one_token_type_and_a_tokenizer_with_two(tmp_path):
-    save_checkpoint(tmp_path, "Bert", "ForSequenceClassification", type_vocab_size=1)
+    save_checkpoint(tmp_path, "BertForSequenceClassification", type_vocab_size=1)
     assert Tokenizer.from_pretrained(tmp_path).token_types
     pipeline("text-classification", tmp_path)("ciao", "un libro")
 

@@ -8,18 +8,18 @@ import torch
 from minitransformer import CheckpointError, GPT2LMHeadModel, Tokenizer, pipeline
 from minitransformer.tasks import generation
 from minitransformer.tasks.text_generation import TextGeneration
-from tests.tasks.tiny_checkpoints import TEXTS, their_pipeline
-from tests.tasks.tiny_decoders import (
-    bart_tokenizer,
+from tests.tiny import (
+    TEXTS,
     real_tokenizer,
-    save_decoder,
-    t5_tokenizer,
+    save_checkpoint,
+    their_pipeline,
+    tokenizer_of,
 )
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return save_decoder(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
+    return save_checkpoint(tmp_path_factory.mktemp("gpt2"), "GPT2LMHeadModel")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_text_that_ends_what_is_generated(path, generate):
 def test_an_empty_prompt_is_the_first_token(path, generate, tmp_path):
     theirs = their_pipeline("text-generation", path)
     assert generate("", max_new_tokens=5) == theirs("", max_new_tokens=5, do_sample=False)
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", bos_token_id=None)
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", bos_token_id=None)
     with pytest.raises(ValueError, match=r"texts\[1\] is empty, and bos_token_id=None"):
         pipeline("text-generation", path)(["a", ""], max_new_tokens=5)
 
@@ -120,9 +120,9 @@ def test_a_tokenizer_without_padding_or_end(generate):
 
 
 def test_what_a_tokenizer_puts_after_a_text_ends_no_prompt(tmp_path, monkeypatch):
-    tokenizer = bart_tokenizer(tmp_path)
+    tokenizer = tokenizer_of("Bart", tmp_path)
     assert tokenizer("ciao")["input_ids"][-1] == tokenizer.eos_token_id
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
     generate = pipeline("text-generation", path, optimize=False)
     seen = []
     next_token_logits = generate.model.next_token_logits
@@ -140,8 +140,8 @@ def test_what_a_tokenizer_puts_after_a_text_ends_no_prompt(tmp_path, monkeypatch
 
 def test_a_space_that_depends_on_the_prompt_is_kept(tmp_path):
     """transformers decodes the new tokens by themselves, and the space is lost."""
-    tokenizer = t5_tokenizer(tmp_path)
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    tokenizer = tokenizer_of("T5", tmp_path)
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
     generate = pipeline("text-generation", path)
     words = {tokenizer.id_to_token(token): token for token in range(tokenizer.vocab_size)}
     word, token = next((w, t) for w, t in words.items() if w[0] == "▁" and len(w) > 1)
@@ -177,7 +177,7 @@ def test_pieces_as_they_come(generate):
         (TypeError, "unknown GenerationConfig field 'use_cache'", {"use_cache": False}),
     ):
         with pytest.raises(error, match=message):
-            generate.stream(*of_lengths(11), **fields)  # before anything is asked for
+            generate.stream(*of_lengths(11), **fields)  # before a piece is requested
     with pytest.raises(TypeError, match="must be a str, not list"):
         generate.stream(["ciao"], max_new_tokens=2)
 
@@ -190,7 +190,7 @@ def test_a_prefix_is_read_and_not_given_back(path, generate, tmp_path):
     assert answers != generate(TEXTS, max_new_tokens=5)
     (pieces,) = generate.stream(TEXTS[0], prefix="ciao, ", max_new_tokens=1)
     assert answers[0][0]["generated_text"].startswith(TEXTS[0] + pieces)
-    path = save_decoder(
+    path = save_checkpoint(
         tmp_path, "GPT2LMHeadModel", config={"prefix": "ciao, "}, generation={"max_length": 20}
     )
     theirs = their_pipeline("text-generation", path)
@@ -207,7 +207,7 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
     """As that of the published gpt2 does."""
     asked = {"do_sample": True, "max_length": 20}
     config = {"task_specific_params": {"text-generation": asked}}
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", config=config)
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", config=config)
     generate = pipeline("text-generation", path)
     plain = TextGeneration(GPT2LMHeadModel.from_pretrained(path), Tokenizer.from_pretrained(path))
     assert generate("ciao", seed=1) == plain("ciao", seed=1, **asked)
@@ -218,7 +218,7 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
     assert greedy == plain("ciao", max_new_tokens=4)
     assert generate.model.generation_config == plain.model.generation_config
     config["task_specific_params"]["text-generation"] = {"num_beam_groups": 2}
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", config=config)
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", config=config)
     with pytest.raises(CheckpointError, match="num_beam_groups=2 would change the generated text"):
         pipeline("text-generation", path)
 
@@ -230,12 +230,12 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
         (
             {"max_new_tokens": 40},
             ValueError,
-            r"texts\[2\] has 37 tokens, and 40 new ones are more than the 60 .*at most 23",
+            r"texts\[2\] has 37 tokens; with 40 new ones it exceeds .* 60 .*at most 23",
         ),
         (
             {"max_length": 37},
             ValueError,
-            r"texts\[2\] has 37 tokens, which leaves no space for a new one in max_length=37",
+            r"texts\[2\] has 37 tokens, which leaves no room for a new one in max_length=37",
         ),
         ({"max_length": 61}, ValueError, r"texts\[0\] has 11 tokens, and 50 new ones"),
         ({"max_tokens": 3}, TypeError, "'max_tokens'; did you mean 'max_new_tokens'"),
@@ -273,12 +273,15 @@ def test_what_is_no_text_is_named(generate):
             "GPT2ForSequenceClassification",
             "which is for text-classification, zero-shot-classification; GPT2LMHeadModel.from_pre",
         ),
-        ("GPT2Model", "this is a GPT2Model; GPT2LMHeadModel.from_pretrained.path. loads it as one"),
+        (
+            "GPT2Model",
+            "this is a GPT2Model; GPT2LMHeadModel.from_pretrained.path. loads it and warns",
+        ),
     ],
 )
 def test_the_right_task_is_named(name, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        pipeline("text-generation", save_decoder(tmp_path, name))
+        pipeline("text-generation", save_checkpoint(tmp_path, name))
 
 
 def test_a_batch_of_zero(generate):
@@ -303,7 +306,7 @@ def test_a_model_in_training_mode_is_refused_and_nothing_of_it_changes(generate)
 def test_a_real_vocabulary(tmp_path):
     """Random tokens of GPT-2's vocabulary: many are parts of characters."""
     tokenizer = real_tokenizer("gpt2")
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
     generate, theirs = pipeline("text-generation", path), their_pipeline("text-generation", path)
     texts = ["The cat", "Perché no? L'acqua è fredda", "日本語", " two  spaces\n"]
     for fields in ({}, {"no_repeat_ngram_size": 1}, {"num_beams": 3, "num_return_sequences": 3}):
@@ -323,6 +326,6 @@ def test_on_a_gpu(path, generate):
 
 
 def test_a_config_that_is_no_json(path, tmp_path):
-    path = save_decoder(tmp_path, "GPT2LMHeadModel", config={"task_specific_params": "none"})
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel", config={"task_specific_params": "none"})
     assert json.loads((path / "config.json").read_text())["task_specific_params"] == "none"
     assert pipeline("text-generation", path)("ciao", max_new_tokens=2)

@@ -19,8 +19,7 @@ from minitransformer import (
     pipeline,
 )
 from minitransformer.tasks.text_to_text import Summarization, TextToTextGeneration
-from tests.tasks.tiny_checkpoints import TEXTS
-from tests.tasks.tiny_decoders import SEQ2SEQ_LMS, real_tokenizer, save_decoder, their_texts
+from tests.tiny import BART, MARIAN, T5, TEXTS, real_tokenizer, save_checkpoint, their_texts
 
 # Marian's tokenizer in transformers recommends a package.
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
@@ -37,21 +36,23 @@ SUMMARIES = {
 }
 
 
-@pytest.fixture(scope="module", params=SEQ2SEQ_LMS)
+@pytest.fixture(scope="module", params=[BART, T5, MARIAN])
 def path(request, tmp_path_factory):
-    return save_decoder(tmp_path_factory.mktemp(request.param), request.param, codes=())
+    return save_checkpoint(tmp_path_factory.mktemp(request.param), request.param, codes=())
 
 
 @pytest.fixture(scope="module")
 def generate(tmp_path_factory) -> TextToTextGeneration:
     directory = tmp_path_factory.mktemp("one")
-    return pipeline("text2text-generation", save_decoder(directory, "T5ForConditionalGeneration"))
+    return pipeline(
+        "text2text-generation", save_checkpoint(directory, "T5ForConditionalGeneration")
+    )
 
 
 @pytest.fixture(scope="module")
 def summaries(tmp_path_factory):
     """A T5 whose config has parameters for summaries."""
-    return save_decoder(
+    return save_checkpoint(
         tmp_path_factory.mktemp("summaries"),
         "T5ForConditionalGeneration",
         config={"task_specific_params": {"summarization": SUMMARIES}},
@@ -96,7 +97,7 @@ def test_the_generation_config_of_the_checkpoint(name, tmp_path):
         "max_length": 9,
         "min_length": 4,
     }
-    path = save_decoder(tmp_path, name, codes=(), generation=says)
+    path = save_checkpoint(tmp_path, name, codes=(), generation=says)
     generate = pipeline("text2text-generation", path)
     assert [[text] for text in texts_of(generate(TEXTS))] == their_texts(path, TEXTS)
     # What a call says goes before it, and beams may go without what is said of them.
@@ -135,7 +136,7 @@ def test_padding_after_the_end_is_no_text(generate):
 
 
 def test_what_is_cut_off_is_said(tmp_path):
-    path = save_decoder(tmp_path, "BartForConditionalGeneration")
+    path = save_checkpoint(tmp_path, "BartForConditionalGeneration")
     summarize = pipeline("summarization", path)
     texts = ["ciao", LONG, "un libro", LONG + "bene"]
     tokens = [len(summarize.tokenizer(text)["input_ids"]) for text in texts]
@@ -157,7 +158,7 @@ def test_what_is_cut_off_is_said(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_t5_reads_texts_of_any_length_unless_its_tokenizer_says_how_long(tmp_path):
-    path = save_decoder(tmp_path, "T5ForConditionalGeneration")
+    path = save_checkpoint(tmp_path, "T5ForConditionalGeneration")
     generate = pipeline("text2text-generation", path)
     generate([LONG, "ciao"], max_new_tokens=2)
     generate.tokenizer.model_max_length = 30
@@ -231,7 +232,7 @@ def test_streams_in_turns_have_each_their_own_parameters(summaries):
 
 def test_a_prefix_of_all_tasks(tmp_path):
     """As in facebook/bart-large-cnn, whose prefix is a space."""
-    path = save_decoder(tmp_path, "BartForConditionalGeneration", config={"prefix": " "})
+    path = save_checkpoint(tmp_path, "BartForConditionalGeneration", config={"prefix": " "})
     summarize = pipeline("summarization", path)
     assert summarize.settings.prefix == " "
     plain = TextToTextGeneration(summarize.model, summarize.tokenizer)
@@ -253,12 +254,12 @@ def test_a_prefix_does_not_stand_twice(summaries):
         ({"num_beam": 4}, "config.json: unknown field 'num_beam': did you mean 'num_beams'"),
         ({"num_beam_groups": 2}, "num_beam_groups=2 would change the generated text"),
         ({"num_beams": 0}, "config.json: task_specific_params, summarization: num_beams=0"),
-        ({"prefix": 7}, "config.json: the prefix of summarization is no text: 7"),
+        ({"prefix": 7}, "config.json: the prefix of summarization must be a string, not 7"),
     ],
 )
 def test_what_is_wrong_in_the_config_is_named(parameters, message, tmp_path):
     config = {"task_specific_params": {"summarization": parameters}}
-    path = save_decoder(tmp_path, "T5ForConditionalGeneration", config=config)
+    path = save_checkpoint(tmp_path, "T5ForConditionalGeneration", config=config)
     with pytest.raises(CheckpointError, match=message):
         pipeline("summarization", path)
     assert pipeline("text2text-generation", path)("ciao", max_new_tokens=2)
@@ -279,7 +280,7 @@ def test_pieces_as_they_come(summaries):
 
 @pytest.mark.slow
 def test_a_real_vocabulary(tmp_path):
-    path = save_decoder(tmp_path, "T5ForConditionalGeneration", tokenizer=real_tokenizer("t5"))
+    path = save_checkpoint(tmp_path, "T5ForConditionalGeneration", tokenizer=real_tokenizer("t5"))
     generate = pipeline("text2text-generation", path)
     texts = ["The cat sleeps.", "Une ville, été comme hiver", "a <extra_id_0> b"]
     for fields in ({}, {"no_repeat_ngram_size": 1}, {"num_beams": 3}):
@@ -315,7 +316,7 @@ def test_what_is_wrong_is_named(generate, texts, fields, error, message):
 
 
 def test_more_than_the_decoder_has_positions_for(tmp_path):
-    generate = pipeline("summarization", save_decoder(tmp_path, "BartForConditionalGeneration"))
+    generate = pipeline("summarization", save_checkpoint(tmp_path, "BartForConditionalGeneration"))
     with pytest.raises(ValueError, match="60 new ones exceed the model's 60 positions"):
         generate("ciao", max_new_tokens=60)
 
@@ -328,18 +329,18 @@ def test_more_than_the_decoder_has_positions_for(tmp_path):
         (
             "BartForSequenceClassification",
             "which is for text-classification, zero-shot-classification; "
-            "BartForConditionalGeneration.from_pretrained.path. loads it as one",
+            "BartForConditionalGeneration.from_pretrained.path. loads it and warns",
         ),
         ("BartModel", "this is a BartModel; BartForConditionalGeneration.from_pretrained"),
     ],
 )
 def test_the_right_task_is_named(task, name, message, tmp_path):
     with pytest.raises(ValueError, match=f"{task} needs a model such as .*{message}"):
-        pipeline(task, save_decoder(tmp_path, name))
+        pipeline(task, save_checkpoint(tmp_path, name))
 
 
 def test_a_tokenizer_of_another_model(generate, tmp_path):
-    path = save_decoder(tmp_path, "GPT2LMHeadModel")
+    path = save_checkpoint(tmp_path, "GPT2LMHeadModel")
     with pytest.raises(ValueError, match="they do not belong together"):
         TextToTextGeneration(generate.model, Tokenizer.from_pretrained(path))
     model = T5ForConditionalGeneration(generate.model.config)
@@ -348,7 +349,7 @@ def test_a_tokenizer_of_another_model(generate, tmp_path):
 
 def test_ids_without_a_token_are_no_text(tmp_path):
     """T5 has 28 rows more than its tokenizer has tokens."""
-    path = save_decoder(tmp_path, "T5ForConditionalGeneration")
+    path = save_checkpoint(tmp_path, "T5ForConditionalGeneration")
     tokenizer = Tokenizer.from_pretrained(path)
     task = pipeline("text2text-generation", path)
     sizes = dataclasses.asdict(task.model.config) | {"vocab_size": tokenizer.vocab_size + 7}

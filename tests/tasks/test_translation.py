@@ -1,12 +1,11 @@
-"""Translation: into which language is always known, or asked for."""
+"""Translation: the target language is always known, or its absence is an error."""
 
 import pytest
 
 from minitransformer import pipeline
 from minitransformer.tasks.text_to_text import TextToTextGeneration
 from minitransformer.tasks.translation import Translation
-from tests.tasks.tiny_checkpoints import TEXTS
-from tests.tasks.tiny_decoders import save_decoder, their_texts
+from tests.tiny import TEXTS, save_checkpoint, their_texts
 
 # Marian's tokenizer in transformers recommends a package.
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
@@ -23,13 +22,13 @@ SIX = {"max_new_tokens": 6, "suppress_tokens": [0, 1], "no_repeat_ngram_size": 1
 def t5(tmp_path_factory):
     directory = tmp_path_factory.mktemp("t5")
     config = {"task_specific_params": DIRECTIONS}
-    return save_decoder(directory, "T5ForConditionalGeneration", config=config)
+    return save_checkpoint(directory, "T5ForConditionalGeneration", config=config)
 
 
 @pytest.fixture(scope="module")
 def marian(tmp_path_factory):
     """A Marian of two target languages."""
-    return save_decoder(tmp_path_factory.mktemp("marian"), "MarianMTModel")
+    return save_checkpoint(tmp_path_factory.mktemp("marian"), "MarianMTModel")
 
 
 def texts_of(answers):
@@ -54,7 +53,7 @@ def test_a_direction_of_t5_has_its_prefix_and_its_settings(t5, task, says):
 
 
 def test_a_direction_that_t5_has_not(t5):
-    named = "the checkpoint names these directions: en to de, en to fr"
+    named = "the checkpoint has these directions: en to de, en to fr"
     translate = pipeline("translation", t5)
     with pytest.raises(ValueError, match=f"src_lang=None, tgt_lang=None; {named}.*_en_to_de'"):
         translate("ciao")
@@ -94,39 +93,43 @@ def test_marian_is_told_which_language(marian):
     translate = pipeline("translation", marian)
     every = "the codes are: >>fra<<, >>ita<<"
     for texts, languages, message in (
-        (["ciao"], {}, r"texts\[0\] does not say into which language.*as in '>>fra<< ciao'"),
+        (["ciao"], {}, r"texts\[0\] has no target language.*as in '>>fra<< ciao'"),
         ([">>fra<< a", "b"], {}, r"texts\[1\] does not say"),
-        ([">>deu<< a"], {}, r"texts\[0\] begins with '>>deu<<', which is no token"),
-        (["a"], {"tgt_lang": "deu"}, "tgt_lang='deu' has no code here"),
+        ([">>deu<< a"], {}, r"texts\[0\] begins with '>>deu<<', which is not a code"),
+        (["a"], {"tgt_lang": "deu"}, "tgt_lang='deu' has no language code"),
     ):
         with pytest.raises(ValueError, match=f"{message}.*; {every}"):
             translate(texts, max_new_tokens=3, **languages)
-    with pytest.raises(ValueError, match=r"texts\[0\] has a code, and gets another by tgt_lang"):
+    with pytest.raises(
+        ValueError, match=r"texts\[0\] begins with a code, and tgt_lang adds another"
+    ):
         translate(">>ita<< a", tgt_lang="fra", max_new_tokens=3)
-    with pytest.raises(ValueError, match="tgt_lang='deu' has no code here"):
+    with pytest.raises(ValueError, match="tgt_lang='deu' has no language code"):
         pipeline("translation_en_to_deu", marian)
     with pytest.raises(ValueError, match=r"texts\[0\] does not say"):
         translate.stream("ciao", max_new_tokens=3)
 
 
 def test_a_marian_of_one_direction(tmp_path):
-    path = save_decoder(tmp_path, "MarianMTModel", codes=())
+    path = save_checkpoint(tmp_path, "MarianMTModel", codes=())
     translate = pipeline("translation", path)
     answers = translate(TEXTS, **SIX)
     assert [[text] for text in texts_of(answers)] == their_texts(path, TEXTS, **SIX)
     assert pipeline("translation_en_to_it", path)(TEXTS, **SIX) == answers
-    # The name of a group of languages says nothing of its members.
+    # The name of a group of languages does not tell its members.
     assert pipeline("translation_gmw_to_it", path)(TEXTS, **SIX) == answers
     with pytest.raises(ValueError, match="tgt_lang='fr', but the model was trained on 'it'"):
         pipeline("translation_en_to_fr", path)
     with pytest.raises(ValueError, match="src_lang='fr', but the model was trained on 'en'"):
         translate("ciao", src_lang="fr")
-    with pytest.raises(ValueError, match="'>>fra<<', which is no token of this model; it has no c"):
+    with pytest.raises(
+        ValueError, match="'>>fra<<', which is not a code of this model; it has no c"
+    ):
         translate(">>fra<< ciao", max_new_tokens=3)
 
 
 def test_one_code_need_not_be_given(tmp_path):
-    path = save_decoder(tmp_path, "MarianMTModel", codes=(">>ita<<",))
+    path = save_checkpoint(tmp_path, "MarianMTModel", codes=(">>ita<<",))
     translate = pipeline("translation", path)
     answers = translate(TEXTS, **SIX)
     assert [[text] for text in texts_of(answers)] == their_texts(path, TEXTS, **SIX)

@@ -4,8 +4,7 @@ import pytest
 
 from minitransformer import BertForSequenceClassification, pipeline
 from minitransformer.tasks.zero_shot import ZeroShotClassification
-from tests.tasks.tiny_checkpoints import FAMILIES, TEXTS, same, save_checkpoint, their_pipeline
-from tests.tiny import bert_config, perturb
+from tests.tiny import ENCODERS, TEXTS, bert_config, perturb, same, save_checkpoint, their_pipeline
 
 NLI = {0: "contradiction", 1: "neutral", 2: "entailment"}
 LABELS = ["libro", "radio e ragazzo", "ciao"]
@@ -13,10 +12,10 @@ LONG = "la ragazza legge un libro e " * 20
 
 
 def checkpoint(directory, family="Bert", id2label=NLI):
-    return save_checkpoint(directory, family, "ForSequenceClassification", id2label=id2label)
+    return save_checkpoint(directory, f"{family}ForSequenceClassification", id2label=id2label)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=ENCODERS)
 def path(request, tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -132,7 +131,7 @@ def test_braces_elsewhere_are_text(rank):
         ([], {}, ValueError, "candidate_labels is empty"),
         (" , ", {}, ValueError, "candidate_labels is empty"),
         (["a", " "], {}, ValueError, r"candidate_labels\[1\] is empty"),
-        (["a", "b", "a"], {}, ValueError, "candidate_labels names 'a' twice"),
+        (["a", "b", "a"], {}, ValueError, "candidate_labels has 'a' twice"),
         (["a", 2], {}, TypeError, r"candidate_labels\[1\] must be a str, not int"),
         (7, {}, TypeError, "candidate_labels must be a str or a list of str, not int"),
     ],
@@ -153,6 +152,6 @@ def test_a_model_without_entailment(tmp_path):
         names = ", ".join(id2label.values())
         with pytest.raises(ValueError, match=f"'entailment' among several.*classes are: {names}$"):
             pipeline("zero-shot-classification", path)
-    path = save_checkpoint(tmp_path, "Bert", "ForMaskedLM")
+    path = save_checkpoint(tmp_path, "BertForMaskedLM")
     with pytest.raises(ValueError, match="zero-shot-classification needs.*BertForMaskedLM"):
         pipeline("zero-shot-classification", path)

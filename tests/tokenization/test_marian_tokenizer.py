@@ -192,7 +192,9 @@ def test_other_kinds_of_models_equal_transformers(tmp_path, options):
     for index, ids in enumerate(batch["input_ids"]):
         expected = theirs.decode(ids, skip_special_tokens=True, use_source_tokenizer=False)
         assert ours.decode(ids, True) == expected
-        assert all(word is None or word >= 0 for word in batch.word_ids(index))
+        *words, end = batch.word_ids(index)
+        assert end is None and words == sorted(words)
+        assert set(words) == set(range(len(set(words))))  # numbered without a gap
 
 
 def test_cleaning_up_equals_transformers(ours, theirs):

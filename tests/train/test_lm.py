@@ -228,7 +228,7 @@ def test_a_refused_run_changes_nothing(text, trained, tmp_path, capsys):
         (["--resume", "--vocab-size", "400"], "vocab_size was 300, now it is 400"),
         (
             ["--resume", "--plain"],
-            "belongs to a run of an optimized model, which --plain contradic",
+            "which belongs to a run of an optimized model; leave it out",
         ),
     ]:
         arguments = ["--max-steps", "8", "--evaluate-every", "3", "--learning-rate", "1e-2"]
