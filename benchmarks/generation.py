@@ -1,45 +1,54 @@
-"""How fast is text written, beside transformers' `generate` as a user gets it?
+"""How fast is text generated, beside transformers' `generate` with its default settings?
 
     python -m benchmarks.generation --out DIR
 
-Both sides load the same weights (random ones, in the shapes of real checkpoints; ours is optimized,
-unless --plain), get the same prompts and write the same number of tokens, in turns in one run.
-Before a clock starts, both must have written the same tokens in float32; in bfloat16 the report
-says how many were the same. On a GPU (`--device cuda`) a third side is transformers' `generate`
-with its static cache, which it compiles. A table goes to the terminal; DIR gets generation.csv,
-.json and .png. benchmarks/results/README.md says what the columns mean.
+All sides load the same weights (random ones, in the shapes of real checkpoints), get the same
+prompts and generate the same number of tokens, in turns in one process: transformers, our model as
+it is loaded (plain), and `optimize(model)`, which is measured in bfloat16 too. Before the clock
+starts, all must have generated the same tokens in float32; in bfloat16 the table says how many were
+the same. On a GPU (`--device cuda`) one more side is transformers' `generate` with its static
+cache, which it compiles. A table goes to the terminal; DIR gets generation.csv and generation.png.
+A run can be stopped: the same command with --resume goes on after the last case that was measured.
 """
 
 import argparse
 import copy
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.arguments import add_plain_option, benchmark_parser
-from benchmarks.comparison import prepare_transformers
-from benchmarks.generation_report import save, table
-from benchmarks.measuring import DTYPES, memory_bandwidth, ratios, spread, take_turns, timed
-from benchmarks.reporting import environment, load_average
+from benchmarks.formulas import bytes_per_step
+from benchmarks.measuring import (
+    DTYPES,
+    LocalWorker,
+    memory_bandwidth,
+    ratios,
+    spread,
+    take_turns,
+    timed,
+)
+from benchmarks.pictures import draw_generation
+from benchmarks.report import generation_table
+from benchmarks.runs import Case, Row, Run, benchmark_parser, prepare_transformers
 from minitransformer import from_pretrained, generate, optimize
 from minitransformer.arguments import Parser
 from minitransformer.fast.prepacked_linear import forget, prepack, weights_of_a_step
 from minitransformer.models.base import LanguageModel, Seq2SeqLM
 from train.arguments import run_job
+from train.metrics import try_to_draw
 
-OURS, THEIRS, COMPILED = "minitransformer", "transformers", "transformers compiled"
-STATIC = {"cache_implementation": "static"}  # which transformers compiles where it can
+THEIRS, COMPILED = "transformers", "transformers compiled"
+PLAIN, OPTIMIZED = "plain", "optimized"
 
 # Which class, and what transformers' config says other than by default: GPT-2 with 6 of its 12
 # layers, t5-small, and the translators of OPUS-MT.
@@ -70,49 +79,58 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is written: greedily from prompts, or by beams from sources."""
+class Text:
+    """What is generated: greedily from prompts, or by beam search from sources.
+
+    With `bins` the time of each token is measured while the context grows from a prompt of one
+    token, and averaged over so many ranges of it.
+    """
 
     name: str
     family: str  # of SHAPES
     rows: int
-    beams: int
-    prompt: int  # tokens of a prompt or source
-    new: int  # tokens that are written
+    beams: int = 1
+    prompt: int = 32  # tokens of a prompt or source
+    new: int = 64  # tokens that are generated
+    rounds: int = 5
+    bins: int = 0
 
 
-CASES = [
-    Case("GPT-2, 1 prompt", "gpt2", rows=1, beams=1, prompt=32, new=128),
-    Case("GPT-2, 8 prompts", "gpt2", rows=8, beams=1, prompt=32, new=128),
-    Case("T5, 1 source, 4 beams", "t5", rows=1, beams=4, prompt=32, new=64),
-    Case("T5, 8 sources, 4 beams", "t5", rows=8, beams=4, prompt=32, new=64),
-    Case("Marian, 1 source, 4 beams", "marian", rows=1, beams=4, prompt=32, new=64),
-    Case("Marian, 8 sources, 4 beams", "marian", rows=8, beams=4, prompt=32, new=64),
-]
-# Where a GPU writes, most of the time is that of the host; these are written without beams too.
-CUDA_CASES = [
-    *CASES,
-    Case("T5, 8 sources, greedy", "t5", rows=8, beams=1, prompt=32, new=64),
-    Case("Marian, 8 sources, greedy", "marian", rows=8, beams=1, prompt=32, new=64),
-]
-QUICK = [replace(CASES[number], new=16) for number in (0, 1, 2, 4)]
+CASES = {
+    "gpt2-1": Text("GPT-2, 1 prompt", "gpt2", rows=1, new=128),
+    "gpt2-8": Text("GPT-2, 8 prompts", "gpt2", rows=8, new=128),
+    "gpt2-context": Text(
+        "GPT-2, 1 prompt, growing context", "gpt2", rows=1, prompt=1, new=900, rounds=3, bins=15
+    ),
+    "t5-1": Text("T5, 1 source, 4 beams", "t5", rows=1, beams=4),
+    "t5-8": Text("T5, 8 sources, 4 beams", "t5", rows=8, beams=4),
+    "marian-1": Text("Marian, 1 source, 4 beams", "marian", rows=1, beams=4),
+    "marian-8": Text("Marian, 8 sources, 4 beams", "marian", rows=8, beams=4),
+    # Most of the time on a GPU is that of the host; there these are measured too.
+    "t5-8-greedy": Text("T5, 8 sources, greedy", "t5", rows=8),
+    "marian-8-greedy": Text("Marian, 8 sources, greedy", "marian", rows=8),
+}
+ON_CPU = [name for name in CASES if not name.endswith("-greedy")]
+QUICK_CASES = {
+    name: replace(case, rounds=1, new=60, bins=4) if case.bins else replace(case, rounds=3, new=16)
+    for name, case in CASES.items()
+    if name in ("gpt2-1", "gpt2-8", "gpt2-context", "t5-1", "marian-1")
+}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is measured."""
+class Side:
+    """An implementation with a model in one dtype.
 
-    cases: list[Case]
-    rounds: int  # in each of which every side writes once
-    curve_rows: list[int]  # prompts that are written side by side while the context grows
-    curve_tokens: int  # to which it grows, from one token on
-    curve_bins: int
-    curve_rounds: int
+    Args:
+        implementation: who.
+        dtype: of the weights.
+        generate: ids, tokens to generate, beams and a streamer, or None, to the sequences.
+    """
 
-
-FULL_PLAN = Plan(CASES, rounds=5, curve_rows=[1], curve_tokens=900, curve_bins=15, curve_rounds=3)
-CUDA_PLAN = replace(FULL_PLAN, cases=CUDA_CASES)
-QUICK_PLAN = Plan(QUICK, rounds=3, curve_rows=[1], curve_tokens=60, curve_bins=4, curve_rounds=1)
+    implementation: str
+    dtype: str
+    generate: Callable[[Tensor, int, int, Any], Tensor]
 
 
 class Clock:
@@ -130,80 +148,43 @@ class Clock:
 
     def intervals(self) -> list[float]:
         """Seconds from each new token to the next."""
-        tokens = self.moments[1:]
-        return [after - before for before, after in pairwise(tokens)]
-
-
-# Ids, tokens to write, beams and a streamer, or None, to the sequences.
-Write = Callable[[Tensor, int, int, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One library with a model in one dtype."""
-
-    library: str
-    dtype: str
-    write: Write
+        return [after - before for before, after in pairwise(self.moments[1:])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
     arguments = parser().parse_args(argv)
-    return run_job(lambda: run(arguments, plan_for(arguments)))
-
-
-def plan_for(arguments: argparse.Namespace) -> Plan:
-    """What is measured where."""
-    if arguments.quick:
-        return QUICK_PLAN
-    return FULL_PLAN if arguments.device == "cpu" else CUDA_PLAN
+    return run_job(lambda: run(arguments))
 
 
 def parser() -> Parser:
     """The options."""
-    made = benchmark_parser(
-        "generation",
-        str(__doc__).split("\n")[0],
-        dtype_help="of both sides; beside float32, ours is measured in bfloat16 too",
+    made = benchmark_parser("generation", str(__doc__).split("\n")[0])
+    made.add_argument(
+        "--cases", nargs="+", choices=list(CASES), help="what is measured (default: all)"
     )
-    add_plain_option(made)
     return made
 
 
-def run(arguments: argparse.Namespace, plan: Plan) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """The benchmark, top to bottom."""
     prepare_transformers()
     torch.set_num_threads(arguments.threads)
-    start = environment(arguments.device)
-    speeds: list[dict[str, Any]] = []
-    curves: list[dict[str, Any]] = []
-    copying = {}
-    for family in dict.fromkeys(case.family for case in plan.cases):
-        sides, model = load(family, arguments.dtype, arguments.device, plain=arguments.plain)
-        if not arguments.plain:
-            copying[family] = seconds_to_copy(model)
-        for case in plan.cases:
-            if case.family == family:
-                speeds += compare(case, sides, model, plan.rounds)
-        if not isinstance(model, Seq2SeqLM):
-            curves += grow(sides, model, plan)
-    found = {
-        "environment": start | {"load_at_the_end": load_average()},
-        "plan": {name: getattr(arguments, name) for name in ("quick", "dtype", "plain")},
-        "seconds_to_copy_weights": copying,
-        "speeds": speeds,
-        "curves": curves,
-    }
-    print(table(found))
-    save(found, arguments.out)
+    cases = QUICK_CASES if arguments.quick else CASES
+    usual = [name for name in cases if arguments.device != "cpu" or name in ON_CPU]
+    name = f"generation{'_quick' * arguments.quick}"
+    run = Run(arguments.out / f"{name}.csv", arguments, {"command_dtype": arguments.dtype})
+    load_once = lru_cache(maxsize=1)(partial(load, dtype=arguments.dtype, device=arguments.device))
+    chosen = [cases.get(case, CASES[case]) for case in arguments.cases or usual]
+    steps = [Case({"case": text.name}, partial(measure, text, load_once)) for text in chosen]
+    run.measure(steps, len(steps))
+    print(generation_table(run.rows))
+    try_to_draw(draw_generation, arguments.out, name)
     return 0
 
 
-def load(
-    family: str, dtype: str, device: str, *, plain: bool = False
-) -> tuple[list[Side], LanguageModel]:
-    """Every side with the same weights, theirs first, and our model in `dtype`."""
+def load(family: str, dtype: str, device: str) -> tuple[list[Side], LanguageModel]:
+    """Every side with the same weights, theirs first, and our optimized model in `dtype`."""
     import transformers
 
     class_name, sizes = SHAPES[family]
@@ -212,18 +193,22 @@ def load(
     with tempfile.TemporaryDirectory() as directory:
         their_class(transformers.AutoConfig.for_model(family, **sizes)).save_pretrained(directory)
         theirs = their_class.from_pretrained(directory, dtype=DTYPES[dtype]).to(device).eval()
-        ours = {
-            name: from_pretrained(directory, dtype=DTYPES[name], device=device)
-            for name in dict.fromkeys([dtype, "bfloat16"])
-        }
-    if not plain:
-        ours = {name: optimize(model) for name, model in ours.items()}
-    sides = [Side(THEIRS, dtype, their_write(theirs))]
+
+        def ours(name: str) -> Any:
+            return from_pretrained(directory, dtype=DTYPES[name], device=device)
+
+        plain, optimized = ours(dtype), optimize(ours(dtype))
+        half = optimize(ours("bfloat16")) if dtype != "bfloat16" else None
+    sides = [Side(THEIRS, dtype, partial(their_generate, theirs))]
     if has_compiled_side(device):
         # A model of its own, for the compiled code is kept with it.
-        sides.append(Side(COMPILED, dtype, their_write(copy.deepcopy(theirs), STATIC)))
-    sides += [Side(OURS, name, our_write(model)) for name, model in ours.items()]
-    return sides, ours[dtype]  # type: ignore[return-value]
+        compiled = partial(their_generate, copy.deepcopy(theirs), cache_implementation="static")
+        sides.append(Side(COMPILED, dtype, compiled))
+    sides.append(Side(PLAIN, dtype, partial(our_generate, plain)))
+    sides.append(Side(OPTIMIZED, dtype, partial(our_generate, optimized)))
+    if half is not None:
+        sides.append(Side(OPTIMIZED, "bfloat16", partial(our_generate, half)))
+    return sides, optimized
 
 
 def has_compiled_side(device: str) -> bool:
@@ -231,203 +216,157 @@ def has_compiled_side(device: str) -> bool:
     return device != "cpu"
 
 
-def their_write(model: Any, more: Mapping[str, Any] = MappingProxyType({})) -> Write:
-    """transformers' `generate`, with nothing but what is asked for, or with `more`."""
-
-    def write(ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
-        return model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new,
-            min_new_tokens=new,
-            num_beams=beams,
-            do_sample=False,
-            streamer=streamer,
-            **more,
-        )
-
-    return write
+def their_generate(
+    model: Any, ids: Tensor, new: int, beams: int, streamer: Any, **more: Any
+) -> Tensor:
+    """transformers' `generate`, with nothing but what is asked for, and `more`."""
+    return model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        num_beams=beams,
+        do_sample=False,
+        streamer=streamer,
+        **more,
+    )
 
 
-def our_write(model: Any) -> Write:
+def our_generate(model: Any, ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
     """Ours, asked for the same."""
-
-    def write(ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
-        return generate(
-            model,
-            ids,
-            torch.ones_like(ids),
-            max_new_tokens=new,
-            min_new_tokens=new,
-            num_beams=beams,
-            streamer=streamer,
-        ).sequences
-
-    return write
+    return generate(
+        model,
+        ids,
+        torch.ones_like(ids),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        num_beams=beams,
+        streamer=streamer,
+    ).sequences
 
 
-def prompts(rows: int, length: int, model: LanguageModel) -> Tensor:
-    """Random ids that have no role: (rows, length)."""
+def measure(
+    text: Text, load_family: Callable[[str], tuple[list[Side], LanguageModel]]
+) -> list[Row]:
+    """The rows of a case, one a side; of a growing context one for each side and range."""
+    sides, model = load_family(text.family)
     config: Any = model.config
-    generator = torch.Generator().manual_seed(rows)
-    ids = torch.randint(2, min(config.vocab_size - 2, 30_000), (rows, length), generator=generator)
-    return ids.to(device_of(model))
+    generator = torch.Generator().manual_seed(text.rows)
+    # Random ids that have no role.
+    shape, highest = (text.rows, text.prompt), min(config.vocab_size - 2, 30_000)
+    ids = torch.randint(2, highest, shape, generator=generator)
+    ids = ids.to(next(model.parameters()).device)
+    if text.bins:
+        return grow(text, sides, model, ids)
+    rows = compare(text, sides, model, ids)
+    for row, side in zip(rows, sides, strict=True):
+        if side.implementation == OPTIMIZED and side.dtype == sides[0].dtype:
+            row["prepacking_seconds"] = prepacking_seconds(model)
+    return rows
 
 
-def check_same(case: Case, sides: list[Side], ids: Tensor) -> dict[int, float]:
-    """Let every side write once, and hold it against the first.
+def check_same(text: Text, sides: Sequence[Side], ids: Tensor) -> list[float]:
+    """Let every side generate once, and compare the tokens with those of the first.
 
-    In bfloat16 two words are often equally likely, and rounding chooses between them.
+    In bfloat16 two tokens are often equally likely, and rounding chooses between them.
 
     Returns:
-        Which share of the tokens is the first side's, by the number of the side.
+        Which share of the tokens is that of the first side, of each side.
 
     Raises:
-        ValueError: ours wrote something else, both being in float32; or another number of tokens.
+        ValueError: ours generated other tokens, both being in float32; or another number of them.
     """
-    written = [side.write(ids, case.new, case.beams, None) for side in sides]
-    shares = {}
-    for number, (side, tokens) in enumerate(zip(sides, written, strict=True)):
-        if tokens.shape != written[0].shape:
-            raise ValueError(f"{case.name}: {side.library} wrote {tuple(tokens.shape)} tokens")
-        new = (tokens == written[0])[:, -case.new :]
-        shares[number] = new.float().mean().item()
-        # What their compiler rounds otherwise is not ours to answer for; the share says it.
-        both_exact = side.dtype == sides[0].dtype == "float32"
-        if side.library == OURS and both_exact and shares[number] < 1:
+    generated = [side.generate(ids, text.new, text.beams, None) for side in sides]
+    shares = []
+    for side, tokens in zip(sides, generated, strict=True):
+        if tokens.shape != generated[0].shape:
             raise ValueError(
-                f"{case.name}: {side.library} wrote {shares[number]:.1%} of the tokens of "
-                f"{sides[0].library}; speeds of different texts cannot be compared"
+                f"{text.name}: {side.implementation} generated {tuple(tokens.shape)} tokens"
+            )
+        shares.append((tokens == generated[0])[:, -text.new :].float().mean().item())
+        both_exact = side.dtype == sides[0].dtype == "float32"
+        # What their compiler rounds otherwise is not checked here; the share says it.
+        if side.implementation in (PLAIN, OPTIMIZED) and both_exact and shares[-1] < 1:
+            raise ValueError(
+                f"{text.name}: {side.implementation} generated {shares[-1]:.1%} of the tokens of "
+                f"{sides[0].implementation}; speeds of different texts cannot be compared"
             )
     return shares
 
 
-def compare(
-    case: Case, sides: list[Side], model: LanguageModel, rounds: int
-) -> list[dict[str, Any]]:
+def compare(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor) -> list[Row]:
     """Time every side in turns, and between them the reading of memory."""
-    ids = prompts(case.rows, case.prompt, model)
-    shares = check_same(case, sides, ids)
+    shares = check_same(text, sides, ids)
     readings: list[float] = []
+    calls = [partial(side.generate, ids, text.new, text.beams, None) for side in sides]
     seconds = take_turns(
-        [partial(side.write, ids, case.new, case.beams, None) for side in sides],
-        rounds,
-        ids.device,
+        [LocalWorker(call, ids.device) for call in calls],
+        text.rounds,
         before_round=lambda: readings.append(memory_bandwidth(ids.device)),
-        description=case.name,
+        description=text.name,
     )
-    compiled = next((n for n, side in enumerate(sides) if side.library == COMPILED), None)
     seq2seq = isinstance(model, Seq2SeqLM)
-    context = case.new / 2 + (0 if seq2seq else case.prompt)  # halfway
-    results = []
-    for number, side in enumerate(sides):
-        steps = [second / case.new for second in seconds[number]]
-        needed = bytes_a_step(
+    context = text.new / 2 + (0 if seq2seq else text.prompt)  # halfway
+    rows = []
+    for side, mine, same in zip(sides, seconds, shares, strict=True):
+        steps = [second / text.new for second in mine]
+        needed = bytes_per_step(
             model,
             DTYPES[side.dtype].itemsize,
-            tokens=case.rows * case.beams * context,
-            source_tokens=case.rows * case.prompt if seq2seq else 0,
+            tokens=text.rows * text.beams * context,
+            source=text.rows * text.prompt if seq2seq else 0,
         )
-        results.append(
-            {
-                "case": case.name,
-                "library": side.library,
-                "dtype": side.dtype,
-                "tokens_per_second": spread([case.rows * case.new / s for s in seconds[number]]),
-                "times_faster": spread(ratios(seconds[0], seconds[number])),
-                "ms_per_step": 1e3 * median(steps),
-                "megabytes_per_step": needed / 1e6,
-                "gigabytes_per_second_read": spread([reading / 1e9 for reading in readings]),
-                # Of the same round, for the speed of memory is not the same at all times.
-                "share_of_floor": spread(
-                    [needed / reading / step for reading, step in zip(readings, steps, strict=True)]
-                ),
-                "same_tokens": shares[number],
-            }
-        )
-        if compiled is not None:
-            against = spread(ratios(seconds[compiled], seconds[number]))
-            results[-1]["times_faster_than_compiled"] = against
-    return results
+        row: Row = {"implementation": side.implementation, "dtype": side.dtype}
+        row |= spread("tokens_per_second", [text.rows * text.new / second for second in mine])
+        row |= spread("times_faster", ratios(seconds[0], mine))
+        row |= {"ms_per_step": 1e3 * median(steps), "megabytes_per_step": needed / 1e6}
+        row |= spread("gigabytes_per_second_read", [reading / 1e9 for reading in readings])
+        # Of the same round, for the speed of memory is not the same at all times.
+        floors = [needed / reading / step for reading, step in zip(readings, steps, strict=True)]
+        row |= spread("share_of_floor", floors) | {"same_tokens": same}
+        for other, theirs in zip(sides, seconds, strict=True):
+            if other.implementation == COMPILED:
+                row |= spread("times_faster_than_compiled", ratios(theirs, mine))
+        rows.append(row)
+    return rows
 
 
-def seconds_to_copy(model: LanguageModel) -> float:
+def prepacking_seconds(model: LanguageModel) -> float:
     """What the first text of an optimized model pays for all others: prepacked weights."""
     modules = weights_of_a_step(model)
     pack = partial(prepack, modules, num_uses=10_000, num_rows=8)
     pack()  # whether it pays here is measured once in a process, which is not what is timed
     forget(modules)
-    return timed(pack, device_of(model))
+    return timed(pack, next(model.parameters()).device)
 
 
-def bytes_a_step(model: Any, size: int, *, tokens: float, source_tokens: float = 0) -> float:
-    """What has to be read for one step, by the sizes of the model.
+def grow(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor) -> list[Row]:
+    """Time each token while the context grows.
 
-    Every weight of decoder and head once, however many rows are written, but not the projections of
-    the source, which are done before; and the keys and values of all tokens.
-
-    Args:
-        model: ours.
-        size: bytes of a number.
-        tokens: that were read or written so far, of all rows together.
-        source_tokens: of all sources together; the beams of one share it.
+    The clock looks at each token as it comes, so a GPU replays no captured step here.
     """
-    numbers = sum(p.numel() for part in weights_of_a_step(model) for p in part.parameters())
-    layers: Any = getattr(model.backbone, "decoder", model.backbone).layers
-    for layer in layers:
-        if isinstance(model, Seq2SeqLM):
-            projections = [layer.cross_attention.key, layer.cross_attention.value]
-            numbers -= sum(p.numel() for part in projections for p in part.parameters())
-    inner_size = layers[0].attention.output.in_features  # heads times their size
-    return size * (numbers + 2 * len(layers) * inner_size * (tokens + source_tokens))
-
-
-def grow(sides: list[Side], model: LanguageModel, plan: Plan) -> list[dict[str, Any]]:
-    """Time each token while the context grows from one token on.
-
-    The clock looks at each token as it comes, so a GPU repeats no recorded step here.
-    """
-    results = []
-    for rows in plan.curve_rows:
-        ids = prompts(rows, 1, model)
-        for side in sides:
-            side.write(ids, 20, 1, None)  # whatever is made once
-        times: list[list[list[float]]] = [[] for _ in sides]
-        readings = []
-        for _ in tqdm(range(plan.curve_rounds), "growing context", leave=False, unit="round"):
-            readings.append(memory_bandwidth(ids.device))
-            for number, side in enumerate(sides):
-                clock = Clock()
-                side.write(ids, plan.curve_tokens, 1, clock)
-                times[number].append(clock.intervals())
+    for side in sides:
+        side.generate(ids, 20, text.beams, None)  # whatever is made once
+    times: list[list[list[float]]] = [[] for _ in sides]
+    readings = []
+    for _ in tqdm(range(text.rounds), text.name, leave=False, unit="round"):
+        readings.append(memory_bandwidth(ids.device))
         for number, side in enumerate(sides):
+            clock = Clock()
+            side.generate(ids, text.new, text.beams, clock)
+            times[number].append(clock.intervals())
+    rows = []
+    edges = [round((text.new - 1) * part / text.bins) for part in range(text.bins + 1)]
+    for side, mine in zip(sides, times, strict=True):
+        for low, high in pairwise(edges):
+            context = (low + high) / 2
             size = DTYPES[side.dtype].itemsize
-            for low, high in bins(plan.curve_tokens - 1, plan.curve_bins):
-                context = (low + high) / 2
-                floor = bytes_a_step(model, size, tokens=rows * context) / median(readings)
-                steps = [1e3 * median(intervals[low:high]) for intervals in times[number]]
-                results.append(
-                    {
-                        "rows": rows,
-                        "library": side.library,
-                        "dtype": side.dtype,
-                        "context": context,
-                        "ms_per_step": spread(steps),
-                        "floor_ms": 1e3 * floor,
-                    }
-                )
-    return results
-
-
-def bins(total: int, number: int) -> list[tuple[int, int]]:
-    """The numbers from 0 to `total` in as many ranges of nearly equal length."""
-    edges = [round(total * i / number) for i in range(number + 1)]
-    return list(pairwise(edges))
-
-
-def device_of(model: LanguageModel) -> torch.device:
-    """Where the model is."""
-    return next(model.parameters()).device
+            needed = bytes_per_step(model, size, tokens=text.rows * context)
+            row: Row = {"implementation": side.implementation, "dtype": side.dtype}
+            row |= {"context": context, "floor_ms": 1e3 * needed / median(readings)}
+            steps = [1e3 * median(intervals[low:high]) for intervals in mine]
+            rows.append(row | spread("ms_per_step", steps))
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,9 +1,23 @@
-"""Clocks, turns, and what the machine could do at best: what every benchmark measures with."""
+"""The measuring loop: sides that take turns, where it matters each in a process of its own.
 
-from collections.abc import Callable, Sequence
-from functools import partial
+A side is a call. In one process sides share what the C library keeps of freed memory: what one of
+them leaves decides how many pages the next has to ask the system for, and that moved training steps
+by a tenth and more. :func:`in_processes` gives each side its own process; they still take turns.
+"""
+
+import ctypes
+import gc
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -14,102 +28,188 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = 2**28  # bytes that are read to find out how fast memory is: more than a cache holds
 # Rows of the square matrices whose product shows how fast a device multiplies, by its type.
 PRODUCT_ROWS = {"cpu": 1536, "cuda": 8192}
+_PROCESS, _MACHINE = Path("/proc/self"), Path("/proc/meminfo")
+# What every process needs and takes seconds to import: imported once, and inherited. A name that
+# cannot be imported there is skipped, and costs those seconds.
+_PRELOADED = [
+    "benchmarks.training",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.distilbert.modeling_distilbert",
+    "transformers.models.roberta.modeling_roberta",
+]
+# OpenMP's threads go on waiting for work in a loop for some milliseconds after the last.
+_UNTIL_THREADS_SLEEP = 0.02  # seconds
+
+
+class LocalWorker:
+    """A side in this process.
+
+    Args:
+        call: what is measured.
+        device: where it works.
+        repeats: calls for one time, where a call is too short for the clock.
+    """
+
+    def __init__(self, call: Call, device: torch.device | str, repeats: int = 1) -> None:
+        self.call = call
+        self.device = device
+        self.repeats = repeats
+
+    def warm_up(self) -> None:
+        """Call it once: at a new shape kernels are chosen, memory is taken, code is compiled."""
+        self.call()
+
+    def peak_memory(self) -> int | None:
+        """Bytes of a call."""
+        return peak_memory(self.call, self.device)
+
+    def seconds(self) -> float:
+        """The time of a call."""
+        return timed(self.call, self.device, self.repeats)
+
+
+class RemoteWorker:
+    """A side in a process of its own, which is built and measured there.
+
+    Args:
+        name: of the side, for errors.
+        build: called in the process, gives the call that is measured. It is pickled, with few
+            tensors (at most some hundred), each of which is a file there.
+        threads: of the CPU; one side works at a time.
+        device: where it works.
+    """
+
+    def __init__(self, name: str, build: Callable[[], Call], threads: int, device: str) -> None:
+        # A process that is forked cannot use a GPU that its parent has seen.
+        can_fork = device == "cpu" and "forkserver" in multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+        context.set_forkserver_preload(_PRELOADED)
+        self._name = name
+        self._pool = ProcessPoolExecutor(1, context)
+        self._ask(_start, build, threads, device)
+
+    def warm_up(self) -> None:
+        """Call it once over there."""
+        self._ask(_answer, "warm_up")
+
+    def peak_memory(self) -> int | None:
+        """Bytes of a call over there."""
+        return self._ask(_answer, "peak_memory")
+
+    def seconds(self) -> float:
+        """The time of a call, measured over there."""
+        time.sleep(_UNTIL_THREADS_SLEEP)
+        return self._ask(_answer, "seconds")
+
+    def close(self) -> None:
+        """End the process, after the call that it is in."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"the process of {self._name} ended; there was too little memory, most likely"
+            ) from error
+
+
+_OWN: list[LocalWorker] = []  # the side of this process, where it is that of a RemoteWorker
+
+
+def _start(build: Callable[[], Call], threads: int, device: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks handles it
+    torch.set_num_threads(threads)
+    _OWN.append(LocalWorker(build(), device))
+    gc.collect()  # what was needed to build it goes now, not within a time that is measured
+    with suppress(AttributeError):  # not every C library can
+        release_free_memory(device)
+
+
+def _answer(question: str) -> Any:
+    return getattr(_OWN[0], question)()
+
+
+Worker = LocalWorker | RemoteWorker
+
+
+def take_turns(
+    workers: Sequence[Worker],
+    rounds: int,
+    *,
+    before_round: Call | None = None,
+    description: str | None = None,
+) -> list[list[float]]:
+    """Time every side once a round, a different one beginning in each.
+
+    What else goes on in a machine then falls on all of them alike.
+
+    Args:
+        workers: the sides.
+        rounds: how often each is timed.
+        before_round: what is called first in every round.
+        description: of a progress bar; None shows no bar.
+
+    Returns:
+        For each side its seconds, one number a round.
+    """
+    seconds: list[list[float]] = [[] for _ in workers]
+    bar = tqdm(range(rounds), description, disable=description is None, leave=False, unit="round")
+    for turn in bar:
+        if before_round is not None:
+            before_round()
+        for number in range(len(workers)):
+            side = (number + turn) % len(workers)  # no side always comes first
+            seconds[side].append(workers[side].seconds())
+    return seconds
+
+
+@contextmanager
+def in_processes(
+    builds: Mapping[str, Callable[[], Call]], threads: int, device: str
+) -> Iterator[list[Worker]]:
+    """A :class:`RemoteWorker` for each side, by its name; their processes end after the block."""
+    with ExitStack() as at_the_end:
+        workers: list[Worker] = []
+        for name, build in builds.items():
+            worker = RemoteWorker(name, build, threads, device)
+            at_the_end.callback(worker.close)
+            workers.append(worker)
+        yield workers
 
 
 def timed(call: Call, device: torch.device | str = "cpu", repeats: int = 1) -> float:
     """Seconds that a call takes on average, the device's work included.
 
-    On CUDA the device's own events are read, between which it also waits where it is given work
-    more slowly than it does it.
+    On CUDA the device's own events are read; the time includes waiting for the host.
     """
-    if torch.device(device).type == "cuda":
-        return _timed_by_events(call, torch.device(device), repeats)
-    start = perf_counter()
-    for _ in range(repeats):
-        call()
-    return (perf_counter() - start) / repeats
-
-
-def _timed_by_events(call: Call, device: torch.device, repeats: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    if torch.device(device).type == "cpu":
+        start = perf_counter()
+        for _ in range(repeats):
+            call()
+        return (perf_counter() - start) / repeats
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.cuda.device(device):
         torch.cuda.synchronize()
-        start.record()
+        begin.record()
         for _ in range(repeats):
             call()
         end.record()
         torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3 / repeats  # it gives milliseconds
+    return begin.elapsed_time(end) / 1e3 / repeats  # it gives milliseconds
 
 
-def take_turns(
-    calls: Sequence[Call],
-    rounds: int,
-    device: torch.device | str = "cpu",
-    *,
-    repeats: Sequence[int] | None = None,
-    before_round: Call | None = None,
-    description: str | None = None,
-) -> list[list[float]]:
-    """Time every call once a round, and let another one begin in each.
-
-    What else goes on in a machine then falls on all of them alike.
-
-    Args:
-        calls: one a side.
-        rounds: how often each is timed.
-        device: where they work.
-        repeats: how often each is called for one time, for calls that are shorter than what a
-            clock can tell apart.
-        before_round: what is called first in every round.
-        description: of a progress bar; None shows no bar.
-
-    Returns:
-        For each call its seconds, one number a round.
-    """
-    times = [1] * len(calls) if repeats is None else repeats
-    clocks = [partial(timed, call, device, count) for call, count in zip(calls, times, strict=True)]
-    return in_turns(clocks, rounds, before_round=before_round, description=description)
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles, as the columns `name`, `name_low` and `name_high`."""
+    low, _, high = (
+        quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    )
+    return {name: median(values), f"{name}_low": low, f"{name}_high": high}
 
 
-def in_turns(
-    clocks: Sequence[Callable[[], float]],
-    rounds: int,
-    *,
-    before_round: Call | None = None,
-    description: str | None = None,
-) -> list[list[float]]:
-    """Let those who measure themselves take turns, another one beginning in each round.
-
-    Args:
-        clocks: one a side; each works and gives its seconds.
-        rounds: how often each is called.
-        before_round: what is called first in every round.
-        description: of a progress bar; None shows no bar.
-
-    Returns:
-        For each clock its seconds, one number a round.
-    """
-    seconds: list[list[float]] = [[] for _ in clocks]
-    bar = tqdm(range(rounds), description, disable=description is None, leave=False, unit="round")
-    for turn in bar:
-        if before_round is not None:
-            before_round()
-        for number in range(len(clocks)):
-            place = (number + turn) % len(clocks)  # nobody always comes first
-            seconds[place].append(clocks[place]())
-    return seconds
-
-
-def ratios(others: list[float], ours: list[float]) -> list[float]:
+def ratios(others: Sequence[float], ours: Sequence[float]) -> list[float]:
     """How many times longer others took than we did, round by round."""
     return [other / mine for other, mine in zip(others, ours, strict=True)]
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return {"median": median(values), "low": low, "high": high}
 
 
 def memory_bandwidth(device: torch.device | str) -> float:
@@ -129,3 +229,58 @@ def product_rate(dtype: torch.dtype, device: torch.device | str) -> float:
     torch.matmul(left, right)  # what is made once
     seconds = min(timed(lambda: torch.matmul(left, right), device) for _ in range(3))
     return 2 * rows**3 / seconds
+
+
+def peak_memory(call: Call, device: torch.device | str) -> int | None:
+    """Bytes that a call needs at its highest, beyond what was there before; None: unknown here.
+
+    On a GPU PyTorch counts what it hands out. On a CPU Linux counts the pages that are in memory,
+    which includes the scratch space of libraries, but not memory that was kept from before and is
+    used again. So call once before, for what is made once.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        release_free_memory(device)  # or it would be missing in the count
+        (_PROCESS / "clear_refs").write_text("5")  # forgets the highest so far: see man 5 proc
+        before = _kilobytes(_PROCESS / "status", "VmRSS")
+        call()
+        return 1024 * max(0, _kilobytes(_PROCESS / "status", "VmHWM") - before)
+    except (OSError, AttributeError):
+        return None
+
+
+def available_memory(device: torch.device | str) -> int | None:
+    """Bytes that can still be taken without a failure; None: unknown here."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + kept
+    try:
+        return 1024 * _kilobytes(_MACHINE, "MemAvailable")
+    except OSError:
+        return None
+
+
+def release_free_memory(device: torch.device | str) -> None:
+    """Let the C library, or PyTorch on a GPU, return what it keeps for later.
+
+    Raises:
+        AttributeError: this C library has no such function.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _kilobytes(file: Path, name: str) -> int:
+    """The number behind a name in one of Linux's lists."""
+    for line in file.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise OSError(f"{file} has no {name}")

@@ -1,324 +1,362 @@
-"""How fast is a training step, beside transformers as it comes and at its best?
+"""How fast is a training step, beside transformers with default settings and with best settings?
 
     python -m benchmarks.training --text FILE... --squad FILE --out DIR
 
-Both libraries train the same model from the same weights on the same text: masked language
-modelling with full rows and with lines of text one a row, and question answering. Where rows differ
-in length, transformers as it comes gets rows that are drawn at random, and ours, which sorts, other
-rows, as long on average as those of a whole epoch; a ratio is of the time for a real token. At its
-best transformers gets the very batches of ours, and ours without sorting the very ones of
-transformers as it comes. Ours is optimized, unless --plain. Before a clock starts, losses and
-gradients must agree. Each side trains in a process of its own; they take turns. A step is forward,
-backward, AdamW and zero_grad. Without --text or --squad the rows are made up; the report says so. A
-table goes to the terminal; DIR gets training_DTYPE.csv and .json, and training.png of all dtypes
-that are there; a --quick run writes training_quick_DTYPE and training_quick.png instead. Until all
-is measured, what was lies there in unfinished_training_DTYPE.json; the same command with --resume
-goes on with it.
+All sides train the same model from the same weights on the same text: masked language modelling on
+sequences of full length and on lines of text one a sequence, and question answering. The sides are
+transformers, our model as it is loaded (plain) and `optimize(model)`; benchmarks/encoders.py says
+which batches each gets. Before the clock starts, losses and gradients must agree. Each side trains
+in a process of its own; they take turns. A step is forward, backward, AdamW and zero_grad. Without
+--text or --squad the text is made up; the file says so. A table goes to the terminal; DIR gets
+training_DTYPE.csv, and training.png of all dtypes that are there. A run can be stopped: the same
+command with --resume goes on after the last case that was measured.
 
-B rows, T tokens of the longest of them.
+B batch, T tokens of the longest sequence in it.
 """
 
 import argparse
-import gc
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks.arguments import add_case_options, benchmark_parser, check_compiled_cases
-from benchmarks.case_runs import CaseRun, run_cases
-from benchmarks.comparison import (
-    AS_IT_COMES,
-    AT_ITS_BEST,
-    COMPILED,
-    OURS,
-    OURS_SORTED,
-    Side,
-    check_batches,
-    comparisons,
-    make_side,
-    measure,
-    prepare_transformers,
-    without_useless_mask,
-)
-from benchmarks.flops import EncoderSizes
-from benchmarks.measuring import DTYPES
-from benchmarks.processes import in_processes
-from benchmarks.rows import (
+from benchmarks.batches import (
+    RANDOM,
     Batch,
-    Rows,
-    made_up_rows,
+    Sequences,
+    lengths_of,
+    made_up_full,
+    made_up_lines,
     made_up_windows,
     masked_batch,
-    random_batches,
-    sorted_batches,
-    squad_rows,
-    text_rows,
+    pad_to,
+    squad_sequences,
+    text_sequences,
 )
-from benchmarks.training_steps import (
-    Case,
-    batches_to_check,
-    check_agreement,
-    load_models,
-    necessary_flops,
-    our_flops,
-    our_loss,
-    our_optimizer,
-    their_flops,
-    their_loss,
-    their_optimizer,
-    training_step,
+from benchmarks.encoders import (
+    OPTIMIZED,
+    OURS,
+    EncoderCase,
+    add_options,
+    check_options,
+    run_cases,
 )
+from benchmarks.formulas import BACKWARD, Sizes
+from benchmarks.runs import Row, benchmark_parser
+from minitransformer import from_pretrained
 from minitransformer.arguments import Parser
-from minitransformer.models.base import TaskModel
+from minitransformer.models.losses import IGNORED_LABEL
 from train.arguments import run_job
+from train.optimizer import build_optimizer
+
+LEARNING_RATE = 5e-5  # the default of transformers' Trainer
+# How far losses, and norms of gradients, may differ, relative to their size. In bfloat16 a number
+# has three digits.
+TOLERANCES = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 1e-1)}
+FULL, LINES, SQUAD = "full", "lines", "squad"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCase(EncoderCase):
+    """A training step: of RoBERTa on masked tokens, or of DistilBERT on questions.
+
+    Attributes:
+        kind: FULL, LINES or SQUAD.
+        dropout: everywhere.
+    """
+
+    kind: str
+    dropout: float = 0.1
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.kind == SQUAD:
+            return f"SQuAD, windows of {self.length}"
+        rows = "one line a sequence" if self.is_ragged else f"sequences of {self.length}"
+        return f"MLM, V {self.vocab_size:,}, {rows}"
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether sequences differ in length."""
+        return self.kind != FULL
+
+    @property
+    def what(self) -> Row:
+        """Its name and the dropout."""
+        return {"case": self.name, "dropout": self.dropout}
+
+    def load(self) -> tuple[nn.Module, Any]:
+        """Both models, in train()."""
+        import transformers
+
+        torch.manual_seed(self.seed)
+        class_name, config = their_config(self)
+        their_class = getattr(transformers, class_name)
+        with tempfile.TemporaryDirectory() as directory:
+            their_class(config).save_pretrained(directory)
+            theirs = their_class.from_pretrained(directory, dtype=torch.float32).to(self.device)
+            ours: Any = from_pretrained(directory, attention=self.attention, device=self.device)
+        return theirs.train(), ours.train()
+
+    def batches(self, sequences: Sequences, order: str) -> list[Batch]:
+        """With labels; the random ones of SQuAD as transformers' course pads them."""
+        made = super().batches(sequences, order)
+        if self.kind != SQUAD:
+            return [masked_batch(batch, self.vocab_size, self.seed) for batch in made]
+        return [pad_to(self.length, batch) for batch in made] if order == RANDOM else made
+
+    def work(self, model: Any, implementation: str) -> Callable[[Batch], Tensor]:
+        """A training step, with the optimizer that each library's own loop takes."""
+        if implementation in OURS:
+            optimizer = build_optimizer(model, LEARNING_RATE, weight_decay=0.0)
+        else:  # what transformers' Trainer takes
+            parameters = model.parameters()
+            optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.0, fused=True)
+
+        def step(batch: Batch) -> Tensor:
+            loss = self.loss(model, batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return loss.detach()
+
+        return step
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """The mean loss; in bfloat16 with autocast."""
+        autocast: AbstractContextManager[Any] = nullcontext()
+        if self.dtype != "float32":
+            autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        with autocast:
+            return model.loss(**batch) if hasattr(model, "loss") else model(**batch).loss
+
+    def check(self, theirs: Any, others: Mapping[str, Any], batch: Batch) -> None:
+        """Compare loss and norm of the gradient, in train() but without dropout.
+
+        In question answering transformers counts padding among the positions of an answer, and ours
+        does not. So the first sequences are taken one at a time, without padding.
+        """
+        for part in self.checked(batch):
+            expected = self.loss_and_norm(theirs, part)
+            for side, model in others.items():
+                found = self.loss_and_norm(model, part)
+                limits = TOLERANCES[self.dtype]
+                names = ("loss", "gradient's norm")
+                for what, limit, a, b in zip(names, limits, expected, found, strict=True):
+                    if not abs(a - b) <= limit * abs(a):
+                        raise ValueError(
+                            f"{self.name}: the {what} is {b:.6f} in {side}, {a:.6f} in "
+                            "transformers; speeds of different computations cannot be compared"
+                        )
+
+    def checked(self, batch: Batch) -> list[Batch]:
+        """Batches whose loss both libraries define alike."""
+        if self.kind != SQUAD:
+            return [batch]
+        found = []
+        for number, length in enumerate(lengths_of(batch)[:4].tolist()):
+            one = {name: tensor[number : number + 1] for name, tensor in batch.items()}
+            found.append({n: t[:, :length] if t.dim() == 2 else t for n, t in one.items()})
+        return found
+
+    def loss_and_norm(self, model: Any, batch: Batch) -> tuple[float, float]:
+        """A batch's loss without dropout, and the norm of the gradient of all weights."""
+        with dropout_off(model):
+            loss = self.loss(model, batch)
+            loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        model.zero_grad(set_to_none=True)
+        return float(loss.detach()), norm
+
+    def necessary_flops(self, batch: Batch) -> int:
+        """What the loss of a batch depends on, backward included."""
+        lengths = lengths_of(batch)
+        if self.kind == SQUAD:
+            queries, head = lengths, self.sizes.head(int(lengths.sum()), 2, dense=False)
+        else:
+            queries = labelled(batch)
+            head = self.sizes.head(int(queries.sum()), self.vocab_size)
+        return BACKWARD * (self.sizes.encoder(lengths, queries) + head)
+
+    def executed_flops(self, batch: Batch, implementation: str) -> int:
+        """Optimized: no padding, and the head for the labels; else everything everywhere."""
+        rows, length = batch["input_ids"].shape
+        lengths = queries = np.full(rows, length)
+        outputs, dense, positions = self.vocab_size, True, rows * length
+        if self.kind == SQUAD:  # the two scores are given to padding too
+            outputs, dense = 2, False
+        if implementation == OPTIMIZED:
+            lengths = queries = lengths_of(batch)
+            if self.kind != SQUAD:
+                queries = labelled(batch)
+                positions = int(queries.sum())
+                if lengths.sum() == rows * length:  # as many in each as in the one with most
+                    queries = np.full(rows, max(1, queries.max()))
+        head = self.sizes.head(positions, outputs, dense=dense)
+        return BACKWARD * (self.sizes.encoder(lengths, queries) + head)
+
 
 CASES = {
-    "full-30k": Case("full", 30_522, 512, 8, 1, (2.0, 1.9)),
-    "full-50k": Case("full", 50_265, 512, 8, 1, (2.2, 2.0)),
-    "lines-30k": Case("lines", 30_522, 512, 32, 2, (3.5, 2.2)),
-    "lines-50k": Case("lines", 50_265, 512, 32, 2, (3.5, 2.2)),
-    "squad": Case("squad", 30_522, 384, 16, 2, (2.0, 1.15)),
+    name: TrainingCase(
+        kind=kind,
+        vocab_size=vocab_size,
+        length=length,
+        batch_size=batch_size,
+        num_batches=num_batches,
+        targets=targets,
+    )
+    for name, kind, vocab_size, length, batch_size, num_batches, targets in (
+        ("full-30k", FULL, 30_522, 512, 8, 1, (2.0, 1.9)),
+        ("full-50k", FULL, 50_265, 512, 8, 1, (2.2, 2.0)),
+        ("lines-30k", LINES, 30_522, 512, 32, 2, (3.5, 2.2)),
+        ("lines-50k", LINES, 50_265, 512, 32, 2, (3.5, 2.2)),
+        ("squad", SQUAD, 30_522, 384, 16, 2, (2.0, 1.15)),
+    )
 }
-QUICK_SIZES = EncoderSizes(64, 2, 4, 256)
 QUICK_CASES = {
-    # The bars are for the full sizes.
     name: replace(
         case,
+        sizes=Sizes(64, 2, 4, 256),
         vocab_size=case.vocab_size // 15,
         length=case.length // 4,
         batch_size=8,
-        batches=2,
-        targets=(None, None),
+        num_batches=2,
+        targets=(None, None),  # they are for the full sizes
     )
     for name, case in CASES.items()
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is measured."""
-
-    cases: dict[str, Case]
-    sizes: EncoderSizes
-    passes: int
-
-
-FULL_PLAN = Plan(CASES, EncoderSizes(), passes=3)
-QUICK_PLAN = Plan(QUICK_CASES, QUICK_SIZES, passes=2)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
     arguments = parser().parse_args(argv)
-    return run_job(lambda: run(arguments, QUICK_PLAN if arguments.quick else FULL_PLAN))
+    return run_job(lambda: run(arguments))
 
 
 def parser() -> Parser:
     """The options."""
-    made = benchmark_parser(
-        "training", str(__doc__).split("\n")[0], "of both sides; weights stay in float32"
-    )
+    made = benchmark_parser("training", str(__doc__).split("\n")[0])
     made.add_argument("--text", type=Path, nargs="+", help="UTF-8 text, a sentence or so a line")
-    made.add_argument("--squad", type=Path, help="a file in SQuAD's form")
     made.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="everywhere")
-    add_case_options(made, CASES, "of batches, masks and weights")
+    add_options(made, CASES)
     return made
 
 
-def run(arguments: argparse.Namespace, plan: Plan) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """The benchmark, top to bottom."""
-    check_compiled_cases(arguments)
-    plan = replace(
-        plan,
-        cases={name: plan.cases[name] for name in arguments.cases},
-        passes=arguments.passes or plan.passes,
+    check_options(arguments)
+    cases = QUICK_CASES if arguments.quick else CASES
+    cases = {name: cases[name] for name in arguments.cases}
+    run_cases(
+        "training",
+        arguments,
+        2 if arguments.quick else 3,
+        partial(read_sequences, arguments, cases),
+        [
+            (name, case.kind, replace(case, dropout=dropout))
+            for name, case in cases.items()
+            for dropout in dict.fromkeys(arguments.dropout)
+        ],
     )
-    read = partial(read_rows, arguments, plan)
-    make_runs = partial(make_case_runs, arguments, plan)
-    run_cases("training", arguments, asdict(plan), read, make_runs)
     return 0
 
 
-def read_rows(arguments: argparse.Namespace, plan: Plan) -> dict[str, Rows]:
-    """The rows that the cases are made of, by their kind."""
-    made: dict[str, Rows] = {}
-    words = [case for case in plan.cases.values() if not case.is_squad]
-    if words:
-        size = min(case.vocab_size for case in words), words[0].length  # what fits all models
-        made["lines"], made["full"] = (
-            made_up_rows(*size, arguments.seed)
-            if arguments.text is None
-            else text_rows(arguments.text, *size)
-        )
-    for case in plan.cases.values():
-        if case.is_squad:
-            made["squad"] = (
-                made_up_windows(case.vocab_size, case.length, arguments.seed)
-                if arguments.squad is None
-                else squad_rows(arguments.squad, case.vocab_size, case.length)
-            )
+def read_sequences(
+    arguments: argparse.Namespace, cases: Mapping[str, TrainingCase]
+) -> dict[str, Sequences]:
+    """What the batches of the cases are made of, by their kind."""
+    made: dict[str, Sequences] = {}
+    mlm = [case for case in cases.values() if case.kind != SQUAD]
+    if mlm:
+        size = min(case.vocab_size for case in mlm), mlm[0].length  # what fits all models
+        if arguments.text is None:
+            made[LINES] = made_up_lines(*size, arguments.seed)
+            made[FULL] = made_up_full(*size, arguments.seed)
+        else:
+            made[LINES], made[FULL] = text_sequences(arguments.text, *size)
+    for case in cases.values():
+        if case.kind == SQUAD and arguments.squad is None:
+            made[SQUAD] = made_up_windows(case.vocab_size, case.length, arguments.seed)
+        elif case.kind == SQUAD:
+            made[SQUAD] = squad_sequences(arguments.squad, case.vocab_size, case.length)
     return made
 
 
-def make_case_runs(
-    arguments: argparse.Namespace, plan: Plan, rows: Mapping[str, Rows]
-) -> list[CaseRun]:
-    """Every case with every dropout."""
-    made = []
-    for name, case in plan.cases.items():
-        compiled = name in arguments.compile_theirs
-        for dropout in arguments.dropout:
-            what = {"case": case.name, "dtype": arguments.dtype, "dropout": dropout}
-            measure = partial(
-                measure_case, case, rows[case.rows], dropout, compiled, arguments, plan
-            )
-            made.append(CaseRun(what | {"batch_size": case.batch_size}, measure))
-    return made
+def their_config(case: TrainingCase) -> tuple[str, Any]:
+    """The class of a case's model, and transformers' config of it.
 
-
-def measure_case(
-    case: Case,
-    rows: Rows,
-    dropout: float,
-    compile_theirs: bool,
-    arguments: argparse.Namespace,
-    plan: Plan,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Build both models and all batches, hold the losses against each other, and take turns."""
-    dtype, device = arguments.dtype, arguments.device
-    batches = make_batches(case, rows, arguments.seed)
-    build = partial(
-        build_sides, case, rows.pad_token_id, batches, dropout, compile_theirs, arguments, plan
-    )
-    theirs, ours = seeded_models(case, rows.pad_token_id, dropout, arguments, plan)
-    check_batches(
-        agreement_with(ours, case, dtype),
-        theirs,
-        batches,
-        device,
-        ragged=case.is_ragged,
-        compiled=compile_theirs,
-    )
-    made = make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
-    sides = [side.without_work() for side in made]
-    del theirs, ours, made  # which would be in the way of those who are timed
-    gc.collect()
-    pairs = comparisons(case.targets, ragged=case.is_ragged)
-    names = [side.name for side in sides]
-    with in_processes(build, names, arguments.threads, device) as workers:
-        return measure(sides, workers, pairs, plan.passes, DTYPES[dtype], device)
-
-
-def agreement_with(ours: TaskModel, case: Case, dtype: str) -> Callable[[nn.Module, Batch], None]:
-    """:func:`check_agreement` of a model of theirs and ours, on what both mean the same by."""
-
-    def check(theirs: nn.Module, batch: Batch) -> None:
-        check_agreement(theirs, ours, batches_to_check(case, batch), dtype)
-
-    return check
-
-
-def build_sides(
-    case: Case,
-    pad_token_id: int,
-    batches: dict[str, list[Batch]],
-    dropout: float,
-    compile_theirs: bool,
-    arguments: argparse.Namespace,
-    plan: Plan,
-) -> list[Side]:
-    """Everybody, in another process."""
-    prepare_transformers()
-    theirs, ours = seeded_models(case, pad_token_id, dropout, arguments, plan)
-    return make_sides(case, plan.sizes, theirs, ours, batches, compile_theirs, arguments)
-
-
-def seeded_models(
-    case: Case, pad_token_id: int, dropout: float, arguments: argparse.Namespace, plan: Plan
-) -> tuple[nn.Module, TaskModel]:
-    """Both models, with the same weights in every process."""
-    torch.manual_seed(arguments.seed)
-    return load_models(
-        case,
-        plan.sizes,
-        dropout,
-        pad_token_id,
-        arguments.device,
-        attention=arguments.attention,
-        plain=arguments.plain,
-    )
-
-
-def make_batches(case: Case, rows: Rows, seed: int) -> dict[str, list[Batch]]:
-    """The batches in random order, and where lengths differ those of like length."""
-    orders = {"random": random_batches}
-    if case.is_ragged:
-        orders["sorted"] = sorted_batches
-    made: dict[str, list[Batch]] = {}
-    for order, draw in orders.items():
-        numbers = draw(rows.lengths, case.batch_size, case.batches, seed)
-        made[order] = [
-            rows.padded(chosen)
-            if case.is_squad
-            else masked_batch(rows.padded(chosen), case.vocab_size, seed)
-            for chosen in numbers
-        ]
-    return made
-
-
-def make_sides(
-    case: Case,
-    sizes: EncoderSizes,
-    theirs: nn.Module,
-    ours: TaskModel,
-    batches: dict[str, list[Batch]],
-    compile_theirs: bool,
-    arguments: argparse.Namespace,
-) -> list[Side]:
-    """Everybody with the batches that he would get; unsorted, ours has those of theirs."""
-    device = arguments.device
-    at_random = batches["random"]
-    by_length = batches.get("sorted", at_random)
-    whole = [pad_to(case.length, batch) for batch in at_random] if case.is_squad else at_random
-    best = [without_useless_mask(batch) for batch in by_length]
-
-    count = partial(necessary_flops, case, sizes)
-    optimizer = their_optimizer(theirs)
-    step = training_step(their_loss(theirs), optimizer, arguments.dtype)
-    theirs_count = partial(their_flops, case, sizes)
-    sides = [
-        make_side(AS_IT_COMES, step, whole, count, theirs_count, device),
-        make_side(AT_ITS_BEST, step, best, count, theirs_count, device),
-    ]
-    if compile_theirs:
-        compiled = torch.compile(theirs, dynamic=case.is_ragged)
-        step = training_step(their_loss(compiled), optimizer, arguments.dtype)
-        sides.append(make_side(COMPILED, step, best, count, theirs_count, device))
-
-    step = training_step(our_loss(ours), our_optimizer(ours), arguments.dtype)
-    ours_count = partial(our_flops, case, sizes, optimized=not arguments.plain)
-    sides.append(make_side(OURS, step, whole, count, ours_count, device))
-    if case.is_ragged:
-        sides.append(make_side(OURS_SORTED, step, by_length, count, ours_count, device))
-    return sides
-
-
-def pad_to(length: int, batch: Batch) -> Batch:
-    """The batch padded to a fixed length, as transformers' course on question answering has it.
-
-    What stands at padding does not matter, for the mask hides it.
+    Weights are drawn wider than by default, so that each of them matters to the loss that is
+    compared: with narrow ones a new model predicts the same whatever it reads.
     """
-    extra = length - batch["input_ids"].shape[1]
-    wide = {
-        name: nn.functional.pad(batch[name], (0, extra)) for name in ("input_ids", "attention_mask")
+    import transformers
+
+    sizes = case.sizes
+    same = {
+        "vocab_size": case.vocab_size,
+        "pad_token_id": case.pad_token_id,
+        "initializer_range": sizes.hidden_size**-0.5,  # keeps the scale of what a matrix is given
     }
-    return batch | wide
+    if case.kind == SQUAD:
+        return "DistilBertForQuestionAnswering", transformers.DistilBertConfig(
+            max_position_embeddings=max(512, case.length),
+            dim=sizes.hidden_size,
+            n_layers=sizes.num_hidden_layers,
+            n_heads=sizes.num_attention_heads,
+            hidden_dim=sizes.intermediate_size,
+            dropout=case.dropout,
+            attention_dropout=case.dropout,
+            qa_dropout=case.dropout,
+            **same,
+        )
+    return "RobertaForMaskedLM", transformers.RobertaConfig(
+        max_position_embeddings=case.length + case.pad_token_id + 1,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.num_hidden_layers,
+        num_attention_heads=sizes.num_attention_heads,
+        intermediate_size=sizes.intermediate_size,
+        hidden_dropout_prob=case.dropout,
+        attention_probs_dropout_prob=case.dropout,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        **same,
+    )
+
+
+@contextmanager
+def dropout_off(model: nn.Module) -> Iterator[None]:
+    """The model in train(), which takes other paths than eval(), with all dropout probabilities 0.
+
+    A dropout module keeps its probability as `p`, attention as `dropout`.
+    """
+    probabilities = [
+        (module, name, value)
+        for module in model.modules()
+        for name in ("p", "dropout")
+        if isinstance(value := vars(module).get(name), float)
+    ]
+    model.train()
+    for module, name, _ in probabilities:
+        setattr(module, name, 0.0)
+    try:
+        yield
+    finally:
+        for module, name, value in probabilities:
+            setattr(module, name, value)
+
+
+def labelled(batch: Batch) -> np.ndarray:
+    """(B,) labelled tokens of each sequence."""
+    return (batch["labels"] != IGNORED_LABEL).sum(dim=1).cpu().numpy()
 
 
 if __name__ == "__main__":
