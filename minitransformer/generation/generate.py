@@ -352,7 +352,8 @@ def _check_length(
         fix = f"generate at most {left}" if left > 0 else "shorten the prompt"
         raise ValueError(
             f"{prompt_length} prompt token{'s' * (prompt_length > 1)} and {max_new_tokens} new "
-            f"ones exceed the model's {max_sequence_length} positions; {fix}"
+            f"one{'s' * (max_new_tokens > 1)} exceed the model's {max_sequence_length} positions; "
+            f"{fix}"
         )
 
 

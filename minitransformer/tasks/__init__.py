@@ -1,4 +1,4 @@
-"""What a user asks for: `pipeline(task, path)` loads a checkpoint and answers."""
+"""Tasks on texts: `pipeline(task, path)` loads a checkpoint and returns a callable for the task."""
 
 from minitransformer.tasks.pipeline import pipeline
 

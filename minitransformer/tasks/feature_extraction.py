@@ -1,4 +1,4 @@
-"""Feature extraction: texts as vectors. B batch, T tokens, N texts, E hidden size."""
+"""Feature extraction: vectors of texts. B batch, T tokens, N texts, E hidden size."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,22 +15,22 @@ _POOLINGS = ("cls", "mean")
 
 
 class FeatureExtraction(Task):
-    """Callable that gives the last hidden states of texts, of each token or pooled.
+    """Callable that returns the last hidden states of texts, for each token or pooled.
 
-    Without pooling they are those of transformers' pipeline.
+    Without pooling, the result is that of transformers' pipeline.
 
     Args:
-        model: an encoder; of one with a task head the backbone is taken.
-        tokenizer: its tokenizer.
-        batch_size: texts in a batch, at most.
+        model: an encoder; if it has a task head, its backbone is used.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of texts in a batch.
 
     Raises:
-        ValueError: the model is no encoder, or the tokenizer has more tokens than the model has
+        ValueError: the model is not an encoder, or the tokenizer has more tokens than the model has
             embeddings.
     """
 
     name = "feature-extraction"
-    model_class = BertModel  # the base of all encoders
+    model_class = BertModel  # base class of all encoders
     example = "BertModel"
     model: BertModel
 
@@ -41,7 +41,7 @@ class FeatureExtraction(Task):
 
     @classmethod
     def supports(cls, model_class: type) -> bool:
-        """Whether models of this class do the task: encoders, and what is built on one."""
+        """Whether models of this class do the task: encoders, with or without a task head."""
         return super().supports(getattr(model_class, "backbone_class", model_class))
 
     def __call__(
@@ -51,18 +51,18 @@ class FeatureExtraction(Task):
 
         Args:
             texts: one or several.
-            pooling: "cls", the vector of the first token; "mean", the mean of all of them, the
-                special ones included, as sentence-transformers pools; None, all of them.
+            pooling: "cls" takes the vector of the first token; "mean" averages the vectors of all
+                tokens, special tokens included, as sentence-transformers does; None returns all.
 
         Returns:
             float32 on the CPU. With pooling: (E,) for one text, (N, E) for several. Without: (T, E)
-            for one text with T tokens, for several a list of such.
+            for one text of T tokens, for several a list of such tensors.
 
         Warns:
-            UserWarning: texts were longer than the model can take, and were truncated.
+            UserWarning: texts exceeded the model's maximum length and were truncated.
 
         Raises:
-            TypeError: a text is no str.
+            TypeError: a text is not a string.
             ValueError: a text is empty, or the pooling is unknown.
         """
         if pooling is not None and pooling not in _POOLINGS:
@@ -82,6 +82,6 @@ class FeatureExtraction(Task):
         for states, length in zip(hidden, lengths, strict=True):
             real = states[:length]  # (T, E); padding is on the right
             if pooling is None:
-                yield real.clone()  # not a view, which would keep the whole batch
+                yield real.clone()  # a view would keep the whole batch in memory
             else:
                 yield real[0].clone() if pooling == "cls" else real.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Fill-mask: which tokens fit at the position of a mask.
+"""Fill-mask: predict the token at the position of a mask.
 
 B batch, T tokens, N masks, V vocabulary, K answers for each mask.
 """
@@ -23,12 +23,12 @@ class FillMask(Task):
 
     Args:
         model: a model for masked language modelling.
-        tokenizer: its tokenizer.
-        batch_size: texts in a batch, at most.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of texts in a batch.
 
     Raises:
-        ValueError: the model predicts no masked tokens, the tokenizer has no mask, or it has more
-            tokens than the model has embeddings.
+        ValueError: the model has no masked-language-modelling head, the tokenizer has no mask
+            token, or it has more tokens than the model has embeddings.
     """
 
     name = "fill-mask"
@@ -51,36 +51,38 @@ class FillMask(Task):
 
         Args:
             texts: one text or several, each with at least one mask.
-            top_k: how many tokens for each mask.
-            targets: rank these alone, one text or several, each of which must be one token. A word
-                that follows a space is written with it, " va", where the tokenizer tells the two
-                apart. The end of a word is written as in the vocabulary, "##mente".
+            top_k: how many tokens to return for each mask.
+            targets: rank only these tokens, given as one string or several. With a byte-level
+                vocabulary, a word in the middle of a text includes the space before it, " va". The
+                end of a word is written as in the vocabulary, "##mente".
 
         Returns:
-            For one text with one mask: a list of dicts with `score` (a probability), `token` (its
+            For one text with one mask: a list of dicts with `score` (a probability), `token` (the
             id), `token_str` and `sequence`, best first. With several masks: such a list for each
-            mask. For several texts: a list of what each text alone would give.
+            mask. For several texts: a list with the result of each.
 
         Raises:
-            TypeError: a text is no str.
-            ValueError: a text has no mask or is too long, or a target is not one token.
+            TypeError: a text is not a string.
+            ValueError: a text has no mask or is too long, or a target is not one known token.
         """
         check_count("top_k", top_k)
         allowed = None if targets is None else self._target_ids(targets)
-        every_text = [texts] if isinstance(texts, str) else texts
-        batch = self.tokenizer(every_text)
-        self._check(every_text, batch["input_ids"])
+        text_list = [texts] if isinstance(texts, str) else texts
+        batch = self.tokenizer(text_list)
+        self._check(text_list, batch["input_ids"])
         answers = self._run(batch, lambda inputs: self._fill(inputs, top_k, allowed))
         return answers[0] if isinstance(texts, str) else answers
 
-    def _check(self, texts: Sequence[str], every_ids: list[list[int]]) -> None:
-        """Refuse a text without a mask, and one too long: what is cut off might be its mask."""
+    def _check(self, texts: Sequence[str], input_ids: list[list[int]]) -> None:
+        """Reject texts without a mask, and long ones: truncation might remove the mask."""
         limit = max_tokens(self.model, self.tokenizer)
-        for number, (text, ids) in enumerate(zip(texts, every_ids, strict=True)):
+        for number, (text, ids) in enumerate(zip(texts, input_ids, strict=True)):
             if self.mask_token_id not in ids:
-                raise ValueError(f"there is no {self.tokenizer.mask_token} in {text!r}")
+                raise ValueError(f"texts[{number}] has no {self.tokenizer.mask_token}: {text!r}")
             if len(ids) > limit:
-                raise ValueError(f"texts[{number}] has {len(ids)} tokens, but {limit} fit")
+                raise ValueError(
+                    f"texts[{number}] has {len(ids)} tokens, but the maximum is {limit}; shorten it"
+                )
 
     def _fill(
         self, inputs: dict[str, Tensor], top_k: int, allowed: list[int] | None
@@ -89,14 +91,15 @@ class FillMask(Task):
         scores = self.model.logits_at(masked, **inputs).float().softmax(dim=-1).cpu()  # (N, V)
         candidates = torch.tensor(range(scores.shape[1]) if allowed is None else allowed)
         best = scores[:, candidates].topk(min(top_k, len(candidates)))  # (N, K)
-        of_each_mask = zip(best.values.tolist(), candidates[best.indices].tolist(), strict=True)
+        # For each mask: its K scores and its K tokens.
+        ranked = zip(best.values.tolist(), candidates[best.indices].tolist(), strict=True)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         for ids, length in zip(inputs["input_ids"].tolist(), lengths, strict=True):
             positions = [i for i, token in enumerate(ids) if token == self.mask_token_id]
             answers = [
                 [
                     self._answer(ids[:length], position, token, score, several=len(positions) > 1)
-                    for score, token in zip(*next(of_each_mask), strict=True)
+                    for score, token in zip(*next(ranked), strict=True)
                 ]
                 for position in positions
             ]
@@ -110,7 +113,7 @@ class FillMask(Task):
             "score": score,
             "token": token,
             "token_str": self.tokenizer.decode([token]),
-            # The other masks stay visible, and with them every special token.
+            # With several masks, keep the special tokens, so that the other masks stay visible.
             "sequence": self.tokenizer.decode(filled, skip_special_tokens=not several),
         }
 
@@ -125,7 +128,7 @@ class FillMask(Task):
             return int(known)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            raise ValueError(f"the target {text!r} is {len(ids)} tokens, not one")
+            raise ValueError(f"the target {text!r} is {len(ids)} tokens; it must be one")
         token = self.tokenizer.id_to_token(ids[0])
         if token == self.tokenizer.special_tokens.get("unk_token"):
             raise ValueError(f"the target {text!r} is not in the vocabulary")

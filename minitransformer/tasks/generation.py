@@ -1,4 +1,4 @@
-"""What the tasks that generate text share: their settings in a checkpoint, and the batches.
+"""The base of the tasks that generate text: their settings in a checkpoint, and batching.
 
 B sequences of a batch, T their tokens, N new tokens, A answers to each text.
 """
@@ -40,18 +40,18 @@ Answers = list[list[list[int]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a checkpoint says of one task, or of one direction of translation.
+    """A checkpoint's settings for one task, or for one direction of translation.
 
-    config.json may hold `task_specific_params`: for each task, what is put before every text, such
-    as T5's "summarize: ", and fields of the generation config, such as the number of beams.
+    config.json may contain `task_specific_params`: for each task, a prefix for every text, such as
+    T5's "summarize: ", and fields of the generation config, such as the number of beams.
     """
 
     config: GenerationConfig  # the defaults of a call
-    prefix: str = ""  # what is put before every text
+    prefix: str = ""  # prepended to every text
 
 
 def read_config(path: str | Path) -> tuple[dict[str, Any], Path]:
-    """The content of a checkpoint's config.json, and where that is.
+    """The content of a checkpoint's config.json, and its path.
 
     Raises:
         CheckpointError: there is none.
@@ -63,22 +63,24 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], Path]:
 def task_settings(
     content: dict[str, Any], source: Path, task: str, config: GenerationConfig
 ) -> Settings:
-    """What a config.json says of a task; that goes before what it says of all tasks.
+    """The settings of a task: its own parameters in config.json override the general ones.
 
     Args:
-        content, source: of the config.json, as :func:`read_config` gives them.
+        content, source: content and path of config.json; see :func:`read_config`.
         task: such as "summarization" or "translation_en_to_de".
         config: the checkpoint's generation config.
 
     Raises:
-        CheckpointError: a field is unknown or has no meaning.
+        CheckpointError: a field is unknown or invalid.
     """
     parameters = {
         name: value for name, value in task_parameters(content, task).items() if value is not None
     }
     prefix = parameters.pop("prefix", content.get("prefix") or "")
     if not isinstance(prefix, str):
-        raise CheckpointError(f"{source}: the prefix of {task} is no text: {prefix!r:.200}")
+        raise CheckpointError(
+            f"{source}: the prefix of {task} must be a string, not {prefix!r:.200}"
+        )
     check_file_fields(parameters, source)
     try:
         known = {name: value for name, value in parameters.items() if name in FIELDS}
@@ -88,10 +90,10 @@ def task_settings(
 
 
 def checked_prefix(prefix: object) -> str:
-    """What is put before every text.
+    """Check that the prefix is a string, and return it.
 
     Raises:
-        TypeError: it is no text.
+        TypeError: it is not a string.
     """
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be a str, not {type(prefix).__name__}: {prefix!r}")
@@ -106,19 +108,19 @@ class GenerationTask(Task):
 
     Args:
         model: of a class that supports the task.
-        tokenizer: its tokenizer.
-        batch_size: texts in a batch, at most; with beams, each is as many sequences.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of texts in a batch; with beams, a text is several sequences.
 
     Attributes:
-        settings: what the checkpoint says of the task. A task that is made of a model and a
-            tokenizer has the model's generation config, and no prefix.
+        settings: the checkpoint's settings for the task. A task built from a model and a tokenizer
+            has the model's generation config and no prefix.
 
     Raises:
         ValueError: the model is of another class, or the tokenizer has more tokens than the model
             has embeddings.
     """
 
-    result: ClassVar[str]  # what a text is called in the answers
+    result: ClassVar[str]  # key of the generated text in the answers
     model: LanguageModel
     settings: Settings
 
@@ -142,16 +144,16 @@ class GenerationTask(Task):
         seed: int | None,
         fields: dict[str, Any],
     ) -> Answers:
-        """What the model generates for each sequence of ids, in their order.
+        """Generate from each sequence of ids, in batches, and return the answers in their order.
 
         Args:
             inputs: prompts or sources.
-            config: what the checkpoint says.
-            seed: of the first batch; the batches after it take the numbers after it.
-            fields: what the caller says.
+            config: the defaults, from the checkpoint.
+            seed: of the first batch; later batches use seed + 1, seed + 2, and so on.
+            fields: set by the caller.
         """
         resolved = resolve(config, None, fields)
-        equal = not isinstance(self.model, Seq2SeqLM) and _counts_the_prompt(resolved)
+        equal = not isinstance(self.model, Seq2SeqLM) and _depends_on_prompt_length(resolved)
         answers: dict[int, list[list[int]]] = {}
         batches = batches_by_length([len(ids) for ids in inputs], self.batch_size, equal=equal)
         for number, batch in enumerate(batches):
@@ -167,7 +169,7 @@ class GenerationTask(Task):
             lengths = output.num_new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A)
             for index, several, counts in zip(batch, new, lengths, strict=True):
                 ended = [ids[:count] for ids, count in zip(several, counts, strict=True)]
-                # A model may have embeddings without a token, as T5 has 28; they have no text.
+                # Ids beyond the tokenizer's have no text; T5 has 28 such embeddings.
                 answers[index] = [[i for i in ids if has_token(self.tokenizer, i)] for ids in ended]
         return [answers[index] for index in range(len(inputs))]
 
@@ -178,23 +180,23 @@ class GenerationTask(Task):
         seed: int | None,
         fields: dict[str, Any],
     ) -> Iterator[str]:
-        """The text that the model generates for one sequence of ids, piece by piece."""
+        """Generate from one sequence of ids, and yield the text piece by piece."""
         check_field_names(fields)
         return stream_text(self.model, self.tokenizer, ids, defaults=config, seed=seed, **fields)
 
     def _padded(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask, (B, T) each, on the model's device, padded on the right."""
+        """Ids and attention mask, (B, T) each, on the model's device, padded on the right."""
         device, pad = next(self.model.parameters()).device, padding_id(self.tokenizer)
         ids = pad_sequence([torch.tensor(one) for one in inputs], True, padding_value=pad)
         mask = pad_sequence([torch.ones(len(one), dtype=torch.bool) for one in inputs], True)
         return ids.to(device), mask.to(device)
 
 
-def _counts_the_prompt(config: GenerationConfig) -> bool:
-    """Whether the number of new tokens depends on that of the prompt.
+def _depends_on_prompt_length(config: GenerationConfig) -> bool:
+    """Whether the number of new tokens depends on the length of the prompt.
 
-    Prompts that are computed together count as long as the longest of them. Those of unequal
-    length are then computed apart.
+    In a batch, all prompts count as long as the longest one. If the length matters, only prompts of
+    equal length may share a batch.
     """
     return config.max_new_tokens is None or (
         config.min_new_tokens is None and config.min_length > 0

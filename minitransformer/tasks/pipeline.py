@@ -124,7 +124,7 @@ def pipeline(
 
 
 def pipeline(task: str, path: str | Path, *, device: Device = "cpu", optimize: bool = True) -> Any:
-    """Load the checkpoint and its tokenizer, and give a callable that does the task.
+    """Load a checkpoint and its tokenizer, and return a callable for the task.
 
     Example:
         >>> pipeline("fill-mask", "path")("ciao, come <mask>?")
@@ -132,15 +132,15 @@ def pipeline(task: str, path: str | Path, *, device: Device = "cpu", optimize: b
     Args:
         task: "feature-extraction", "fill-mask", "question-answering", "summarization",
             "text-classification", "text-generation", "text2text-generation" (or "text2text"),
-            "token-classification", "translation" (with its languages: "translation_en_to_de") or
-            "zero-shot-classification"; what the callable takes and gives is said by its class.
+            "token-classification", "translation" (or with languages: "translation_en_to_de") or
+            "zero-shot-classification". The class of each task documents its arguments and result.
         path: a directory, or a name on the hub.
         device: to run on.
-        optimize: whether the model is put through :func:`minitransformer.optimize`, which computes
-            the same numbers faster; False leaves the plain model.
+        optimize: whether to apply :func:`minitransformer.optimize`, which computes the same
+            numbers faster; False leaves the plain model.
 
     Raises:
-        ValueError: the task is unknown, or the checkpoint is not made for it.
+        ValueError: the task is unknown, or the checkpoint's model does not support it.
         CheckpointError: the checkpoint cannot be loaded.
     """
     if (direction := direction_of(task)) is not None:
@@ -155,12 +155,12 @@ def pipeline(task: str, path: str | Path, *, device: Device = "cpu", optimize: b
 
 
 def generation_task(path: str | Path) -> str:
-    """The task in which models of a checkpoint's family generate text.
+    """The task with which the models of a checkpoint's family generate text.
 
-    Whether this model does depends on its class; `pipeline` says so where it does not.
+    The class of this very model may not support it; `pipeline` then raises an error.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is of no family that is built here.
+        CheckpointError: there is no checkpoint, or its family is not supported.
     """
     models = family_of(*read_config(path)).models
     if any(TextGeneration.supports(model) for model in models):

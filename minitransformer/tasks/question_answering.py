@@ -1,9 +1,9 @@
-"""Question answering: the span of a context that answers a question, or that there is no answer.
+"""Extractive question answering: find the span of a context that answers a question, if any.
 
-From bottom to top: the search for the best spans of a window, the prediction of all windows of one
-question (both serve the evaluation of training too), then the task.
+In this order: the search for the best spans of a window, the prediction from all windows of a
+question (the evaluation in training uses both too), and the task.
 
-B windows, T tokens, L longest answer in tokens, K spans asked for.
+B windows, T tokens, L maximum length of an answer in tokens, K spans to return.
 """
 
 import math
@@ -18,22 +18,23 @@ from minitransformer.models.bert import BertForQuestionAnswering
 from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens
 from minitransformer.tokenization import BatchEncoding
 
-_MAX_LENGTH = 384  # tokens a window, and the next number the tokens it repeats: as for SQuAD
-_STRIDE = 128
+# As usual for SQuAD.
+_MAX_LENGTH = 384  # tokens of a window
+_STRIDE = 128  # tokens that a window shares with the previous one
 
 
 def may_be_answer(
     context: str, offsets: Sequence[Sequence[int]], start: int, end: int
 ) -> list[bool]:
-    """Whether each of the T tokens of a window may begin and end an answer.
+    """Whether each of the T tokens of a window may begin or end an answer.
 
-    Tokens of the question, special tokens and padding may not, and of the context's neither may
-    those that stand for white space alone, which byte-level vocabularies have.
+    Only tokens of the context may, except those that are pure white space, which occur in
+    byte-level vocabularies.
 
     Args:
         context: the text.
-        offsets: (T, 2), for each token of the context its characters [start, end).
-        start, end: the tokens [start, end) that are the context's.
+        offsets: (T, 2), the characters [start, end) of each token; used for the context's only.
+        start, end: the tokens [start, end) of the context.
     """
     return [
         start <= position < end and bool(context[first:last].strip())
@@ -48,11 +49,11 @@ class WindowSpans:
     scores: Tensor  # (B, K), start + end logit, best first; -inf where there are fewer than K
     starts: Tensor  # (B, K), the position of the first token
     ends: Tensor  # (B, K), the position of the last token
-    log_totals: Tensor  # (B,), log of the sum of exp(score) over every span that is allowed
-    null_scores: Tensor  # (B,), the score of no answer: [CLS] as start and end
+    log_totals: Tensor  # (B,), log of the sum of exp(score) over all allowed spans
+    null_scores: Tensor  # (B,), the score of "no answer": start + end logit of [CLS]
 
     def window(self, index: int, offsets: Sequence[Sequence[int]]) -> "Window":
-        """A window's spans as characters; `offsets`: (T, 2), of its tokens."""
+        """A window's spans in characters, given the (T, 2) offsets of its tokens."""
         found = zip(
             self.scores[index].tolist(),
             self.starts[index].tolist(),
@@ -78,13 +79,13 @@ def best_spans(
 ) -> WindowSpans:
     """Find the K spans of each window's context with the highest start + end logit.
 
-    Every span of up to L tokens is looked at, not only those between the likeliest starts and ends.
+    All spans of up to L tokens are compared, not only those of the likeliest starts and ends.
 
     Args:
         start_logits, end_logits: (B, T).
         allowed: (B, T) bool, True at tokens that may begin and end an answer; see
             :func:`may_be_answer`.
-        cls_positions: (B,) int64, those of [CLS].
+        cls_positions: (B,) int64, the positions of [CLS].
         max_answer_tokens: L.
         top_k: K.
     """
@@ -95,7 +96,7 @@ def best_spans(
 
     starts = start_logits.masked_fill(~allowed, -math.inf)
     ends = end_logits.masked_fill(~allowed, -math.inf)
-    # The ends that a start may have are itself and the L - 1 tokens after it.
+    # A span may end at its first token or at one of the L - 1 tokens after it.
     ends = torch.nn.functional.pad(ends, (0, longest - 1), value=-math.inf)  # (B, T + L - 1)
     scores = starts[:, :, None] + ends.unfold(1, longest, 1)  # (B, T, L)
     scores = scores.flatten(1)  # (B, T * L)
@@ -122,7 +123,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Window:
-    """What one window says: its best spans, its null score and its log total."""
+    """The result of one window; see :class:`Prediction` for the fields."""
 
     spans: tuple[Span, ...]
     null_score: float
@@ -131,13 +132,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the windows of one question say together.
+    """The combined result of all windows of one question.
 
     Attributes:
-        spans: the best spans, best first, none twice.
-        null_score: the score of no answer: the lowest of all windows, since a window without the
-            answer says rightly that it has none.
-        log_total: log of the sum of exp(score) over every span of every window.
+        spans: the best distinct spans, best first.
+        null_score: the score of "no answer": the lowest of all windows, because a window that does
+            not contain the answer rightly has a high one.
+        log_total: log of the sum of exp(score) over all spans of all windows.
     """
 
     spans: tuple[Span, ...]
@@ -146,11 +147,11 @@ class Prediction:
 
     @property
     def null_difference(self) -> float:
-        """How much more no answer scores than the best span: SQuAD 2.0's `score_diff`."""
+        """The null score minus that of the best span: `score_diff` in SQuAD 2.0 code."""
         return self.null_score - self.spans[0].score
 
     def probability(self, score: float, *, with_null: bool) -> float:
-        """The share of a score in the softmax over all spans, and no answer where it is one."""
+        """The softmax probability of a score over all spans and, if `with_null`, "no answer"."""
         total = self.log_total
         if with_null:
             high = max(total, self.null_score)
@@ -159,7 +160,7 @@ class Prediction:
 
 
 def join_windows(windows: Sequence[Window], *, top_k: int) -> Prediction:
-    """Join what the windows of one question found, and keep the best `top_k` spans."""
+    """Combine the results of a question's windows, keeping the best `top_k` spans."""
     best: dict[tuple[int, int], float] = {}
     for window in windows:
         for span in window.spans:
@@ -178,16 +179,16 @@ def join_windows(windows: Sequence[Window], *, top_k: int) -> Prediction:
 
 
 class QuestionAnswering(Task):
-    """Callable that marks the answers to questions in their contexts.
+    """Callable that finds the answers to questions in their contexts.
 
-    A context that is too long is read in windows that overlap; the best answer of all of them
-    wins. transformers had such a pipeline up to version 5.2; this one looks at every span, and its
-    `score` is a probability over all of them, whatever the number of windows.
+    A long context is read in overlapping windows, and the best answer of all windows is returned.
+    transformers had such a pipeline up to version 5.2; this one compares all spans, and its `score`
+    is a probability over the spans of all windows.
 
     Args:
         model: a model for question answering.
-        tokenizer: its tokenizer, one with a cls token.
-        batch_size: windows in a batch, at most.
+        tokenizer: the model's tokenizer, with a cls token.
+        batch_size: the maximum number of windows in a batch.
 
     Raises:
         ValueError: the model has no head for question answering, or the tokenizer has more tokens
@@ -214,27 +215,27 @@ class QuestionAnswering(Task):
         Args:
             questions: one or several.
             contexts: one for each question, or one for all of them.
-            top_k: how many answers for each question.
-            max_answer_tokens: no answer is longer.
-            may_have_no_answer: for models trained on questions without an answer (SQuAD 2.0):
-                where no answer scores more than `threshold` above the best span, the first answer
-                is "", at characters 0 to 0; elsewhere it stands, by its score, behind the first.
-            threshold: the number that `python -m train.qa` tunes on the dev set.
+            top_k: how many answers to return for each question.
+            max_answer_tokens: the maximum length of an answer.
+            may_have_no_answer: for models trained on unanswerable questions (SQuAD 2.0). The answer
+                "", at characters [0, 0), comes first if the null score exceeds that of the best
+                span by more than `threshold`; otherwise it is ranked by its score, but never first.
+            threshold: see above; `python -m train.qa` tunes it on the dev set.
 
         Returns:
             For one question with `top_k` 1: a dict with `answer` (text), `score` (a probability),
-            `start` and `end` (characters [start, end) of the context). With more: a list of such,
-            best first. For several questions: a list of what each alone would give.
+            `start` and `end` (characters [start, end) of the context). With a larger `top_k`: a
+            list of such dicts, best first. For several questions: a list with the result of each.
 
         Raises:
-            TypeError: a question or context is no text.
-            ValueError: a question or context is empty, a question leaves no space for its context,
-                or the numbers of questions and contexts do not go together.
+            TypeError: a question or context is not a string.
+            ValueError: a question or context is empty, a question leaves no room for its context,
+                or the numbers of questions and contexts do not match.
         """
         check_count("top_k", top_k)
         check_count("max_answer_tokens", max_answer_tokens)
         if math.isnan(threshold):
-            raise ValueError("threshold=nan is no number")
+            raise ValueError("threshold=nan must be a number; 0.0 compares the scores as they are")
         single = isinstance(questions, str)
         pairs = _pairs(questions, contexts)
         predictions = self._predict(pairs, top_k, max_answer_tokens)
@@ -247,7 +248,7 @@ class QuestionAnswering(Task):
     def _predict(
         self, pairs: list[tuple[str, str]], top_k: int, max_answer_tokens: int
     ) -> list[Prediction]:
-        """The predictions of each pair; pairs whose windows have the same stride share batches."""
+        """The prediction for each pair; pairs with the same stride share batches."""
         predictions: dict[int, Prediction] = {}
         strides = self._strides([question for question, _ in pairs])
         for stride in sorted(set(strides)):
@@ -258,7 +259,10 @@ class QuestionAnswering(Task):
                 owner = batch.overflow_to_sample[index]
                 context = pairs[numbers[owner]][1]
                 if 1 not in batch.sequence_ids(index):
-                    raise ValueError(f"contexts[{numbers[owner]}] has no token: {context!r:.60}")
+                    raise ValueError(
+                        f"contexts[{numbers[owner]}] has no tokens: {context!r:.60}; pass a text "
+                        "with at least one word"
+                    )
                 window = self._search(batch, index, context, logits, top_k, max_answer_tokens)
                 found[owner].append(window)
             for number, windows in zip(numbers, found, strict=True):
@@ -266,7 +270,7 @@ class QuestionAnswering(Task):
         return [predictions[number] for number in range(len(pairs))]
 
     def _strides(self, questions: list[str]) -> list[int]:
-        """How many tokens the windows of each question share; less where it leaves little space."""
+        """How many tokens the windows of each question share; fewer after a long question."""
         limit = self._window_length()
         special = len(self.tokenizer("", "")["input_ids"])
         strides = []
@@ -276,8 +280,8 @@ class QuestionAnswering(Task):
             space = limit - len(ids) - special
             if space < 1:
                 raise ValueError(
-                    f"questions[{number}] has {len(ids)} tokens, which leaves no space for its "
-                    f"context among the {limit} of a window; shorten it"
+                    f"questions[{number}] has {len(ids)} tokens, which leaves no room for its "
+                    f"context among the {limit} tokens of a window; shorten it"
                 )
             strides.append(min(_STRIDE, space // 2))
         return strides
@@ -286,7 +290,7 @@ class QuestionAnswering(Task):
         return min(_MAX_LENGTH, max_tokens(self.model, self.tokenizer))
 
     def _windows(self, pairs: list[tuple[str, str]], stride: int) -> BatchEncoding:
-        """Every context in windows of one length, each behind its question."""
+        """Split each context into windows; the question precedes each window."""
         return self.tokenizer(
             [question for question, _ in pairs],
             [context for _, context in pairs],
@@ -297,7 +301,7 @@ class QuestionAnswering(Task):
         )
 
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """(B, 2, T): the logits of start and end."""
+        """(B, 2, T), the start and end logits."""
         output = self.model(**inputs)
         return torch.stack([output.start_logits, output.end_logits], dim=1).cpu()
 
@@ -310,7 +314,7 @@ class QuestionAnswering(Task):
         top_k: int,
         max_answer_tokens: int,
     ) -> Window:
-        """The best spans of a window; `logits`: (2, T), T of them its own, then padding."""
+        """The best spans of a window, given its logits, (2, T), which may end with padding."""
         sequence_ids, offsets = batch.sequence_ids(index), batch.offsets(index)
         start, length = sequence_ids.index(1), len(sequence_ids)
         allowed = may_be_answer(context, offsets, start, start + sequence_ids.count(1))
@@ -330,7 +334,7 @@ class QuestionAnswering(Task):
 def _answers(
     prediction: Prediction, context: str, may_have_no_answer: bool, threshold: float
 ) -> list[dict[str, Any]]:
-    """The spans of a prediction as answers, best first, and no answer where it belongs."""
+    """The spans of a prediction as answers, best first, with "no answer" at its rank."""
     answers: list[dict[str, Any]] = [
         {
             "answer": context[span.start : span.end],
@@ -341,25 +345,25 @@ def _answers(
         for span in prediction.spans
     ]
     if may_have_no_answer:
-        share = prediction.probability(prediction.null_score, with_null=True)
-        nothing: dict[str, Any] = {"answer": "", "score": share, "start": 0, "end": 0}
-        better = sum(answer["score"] > share for answer in answers)
+        score = prediction.probability(prediction.null_score, with_null=True)
+        no_answer: dict[str, Any] = {"answer": "", "score": score, "start": 0, "end": 0}
+        num_better = sum(answer["score"] > score for answer in answers)
         is_first = prediction.null_difference > threshold
-        answers.insert(0 if is_first else max(1, better), nothing)
+        answers.insert(0 if is_first else max(1, num_better), no_answer)
     return answers
 
 
 def _pairs(questions: str | Sequence[str], contexts: str | Sequence[str]) -> list[tuple[str, str]]:
     """Each question with its context, none of them empty."""
-    asked = as_texts("questions", questions)
-    given = as_texts("contexts", contexts)
+    question_list = as_texts("questions", questions)
+    context_list = as_texts("contexts", contexts)
     if isinstance(contexts, str):
-        given *= len(asked)
-    if len(asked) != len(given):
+        context_list *= len(question_list)
+    if len(question_list) != len(context_list):
         raise ValueError(
-            f"there are {len(asked)} questions and {len(given)} contexts; give one context for "
-            "each question, or a single text for all of them"
+            f"there are {len(question_list)} questions and {len(context_list)} contexts; pass one "
+            "context for each question, or a single string for all of them"
         )
-    if not asked:
-        raise ValueError("there is no question")
-    return list(zip(asked, given, strict=True))
+    if not question_list:
+        raise ValueError("questions is empty; pass at least one")
+    return list(zip(question_list, context_list, strict=True))

@@ -1,4 +1,4 @@
-"""Text classification: to which class does a text, or a pair of texts, belong?
+"""Text classification: the class of a text, or of a pair of texts.
 
 B batch, C classes.
 """
@@ -13,25 +13,26 @@ from minitransformer.tasks.base import Task, as_texts, check_count
 
 
 class TextClassification(Task):
-    """Callable that puts texts into classes, as transformers' pipeline does.
+    """Callable that classifies texts, as transformers' pipeline does.
 
-    The classes are those of `id2label` in the config. What a score is follows from `problem_type`
-    there: for single_label_classification a probability, and the classes share 1; for
-    multi_label_classification a probability of each class alone; for regression the number itself.
-    Where it is unset, several classes are taken for the first of these. For one class it is then a
-    probability, as in transformers; if the model was trained to give a number, say so::
+    The classes are those of `id2label` in the config. The meaning of a score depends on
+    `problem_type` there: with single_label_classification, the scores are probabilities that sum to
+    1 over the classes; with multi_label_classification, each class has a probability of its own;
+    with regression, the score is the number itself. If `problem_type` is unset, several classes
+    mean single_label_classification, and a single class gets a probability, as in transformers. If
+    such a model was trained to predict a number, set the problem type::
 
         model = BertForSequenceClassification.from_pretrained(path, problem_type="regression")
         rate = TextClassification(model, Tokenizer.from_pretrained(path))
 
     Args:
         model: a model for sequence classification.
-        tokenizer: its tokenizer.
-        batch_size: texts in a batch, at most.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of texts in a batch.
 
     Raises:
-        ValueError: the model classifies no texts, or the tokenizer has more tokens than the model
-            has embeddings.
+        ValueError: the model does not classify texts, or the tokenizer has more tokens than the
+            model has embeddings.
     """
 
     name = "text-classification"
@@ -50,21 +51,21 @@ class TextClassification(Task):
 
         Args:
             texts: one or several.
-            text_pairs: the second text of each, for models of pairs, in the same form.
-            top_k: how many classes for each text; None: all of them.
+            text_pairs: for models of text pairs, the second text of each, in the same form.
+            top_k: how many classes to return for each text; None for all.
 
         Returns:
             For one text with `top_k` 1: a dict with `label` and `score`. With another `top_k`: a
-            list of such, best first. For several texts: a list of what each alone would give.
+            list of such dicts, best first. For several texts: a list with the result of each.
 
         Warns:
-            UserWarning: texts were longer than the model can take, and were truncated; of a pair
+            UserWarning: texts exceeded the model's maximum length and were truncated; of a pair,
                 the longer text.
 
         Raises:
-            TypeError: a text is no str.
-            ValueError: a text is empty, `texts` and `text_pairs` do not go together, or `top_k` is
-                not at least 1.
+            TypeError: a text is not a string.
+            ValueError: a text is empty, `texts` and `text_pairs` do not match, or `top_k` is below
+                1.
         """
         if top_k is not None:
             check_count("top_k", top_k)
@@ -74,6 +75,7 @@ class TextClassification(Task):
         return answers[0] if isinstance(texts, str) else answers
 
     def _scores(self, inputs: dict[str, Tensor]) -> list[list[float]]:
+        """The scores of B sequences for C classes each."""
         logits = self.model(**inputs).logits.float()  # (B, C)
         config = self.model.config
         if config.problem_type == "regression":
@@ -94,11 +96,12 @@ class TextClassification(Task):
 def _texts_and_pairs(
     texts: str | Sequence[str], text_pairs: str | Sequence[str] | None
 ) -> tuple[list[str], list[str] | None]:
-    every_text = texts if isinstance(texts, list | tuple) else [texts]
-    if any(
-        isinstance(text, dict | list | tuple) for text in every_text
-    ):  # as transformers takes pairs
-        raise TypeError("texts must be a str or a list of str; the second text goes to text_pairs")
+    # transformers takes pairs as dicts, lists or tuples.
+    text_list = texts if isinstance(texts, list | tuple) else [texts]
+    if any(isinstance(text, dict | list | tuple) for text in text_list):
+        raise TypeError(
+            "texts must be a str or a list of str; pass the second text of a pair as text_pairs"
+        )
     first = as_texts("texts", texts)
     if text_pairs is None:
         return first, None

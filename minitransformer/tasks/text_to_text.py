@@ -1,4 +1,4 @@
-"""Text to text: one text in, another out. A summary is one such task."""
+"""Text-to-text generation, and summarization as one such task."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,25 +10,24 @@ from minitransformer.tokenization import BatchEncoding
 
 
 class TextToTextGeneration(GenerationTask):
-    """Callable that generates a text from each text, with an encoder-decoder.
+    """Callable that generates a text from each text with an encoder-decoder.
 
-    The texts are those that transformers' `generate` and `decode` give, in the form that its
-    pipelines for this had. The fields of :class:`GenerationConfig` say how text is generated; those
-    of the call go before those of the checkpoint. Where neither gives a number of tokens, that is
-    an error.
+    The texts are those of transformers' `generate` and `decode`, in the format of its former
+    pipelines for this task. The fields of :class:`GenerationConfig` control the generation; those
+    of the call override those of the checkpoint. The number of tokens must be set in one of them.
 
-    A prefix that the checkpoint names, such as T5's "summarize: ", is put before every text. For
-    other prefixes there is this task: `pipeline("text2text-generation", path)("cola sentence: He
-    go home.", max_new_tokens=5)`.
+    If the checkpoint defines a prefix for the task, such as T5's "summarize: ", it is prepended to
+    every text. Texts may also contain a prefix of their own: `pipeline("text2text-generation",
+    path)("cola sentence: He go home.", max_new_tokens=5)`.
 
     Args:
         model: an encoder-decoder with a language-model head.
-        tokenizer: its tokenizer.
-        batch_size: texts in a batch, at most; with beams, each is as many sequences.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of texts in a batch; with beams, a text is several sequences.
 
     Raises:
-        ValueError: the model is no such encoder-decoder, or the tokenizer has more tokens than the
-            model has embeddings.
+        ValueError: the model is not such an encoder-decoder, or the tokenizer has more tokens than
+            the model has embeddings.
     """
 
     name = "text2text-generation"
@@ -49,23 +48,22 @@ class TextToTextGeneration(GenerationTask):
 
         Args:
             texts: one or several.
-            prefix: put before every text in place of the checkpoint's.
-            seed: makes sampling reproducible; the result depends on it, on the texts and on the
-                batch size.
+            prefix: prepended to every text instead of the checkpoint's.
+            seed: makes sampling reproducible, for the same texts and batch size.
             fields: of GenerationConfig, such as `max_new_tokens=50`, `num_beams=4` or
                 `num_return_sequences=3`.
 
         Returns:
             A list of dicts with the generated text, one for each text. With several answers to each
-            of several texts, a list of them for each text.
+            of several texts, a list of such lists.
 
         Warns:
-            UserWarning: texts were longer than the model can take, and were truncated.
+            UserWarning: texts exceeded the model's maximum length and were truncated.
 
         Raises:
-            TypeError: a text is no str, or a field is unknown.
-            ValueError: a text is empty or begins with the prefix already, no number of tokens is
-                given, or a field has no meaning.
+            TypeError: a text is not a string, or a field is unknown.
+            ValueError: a text is empty or already begins with the prefix, the number of tokens is
+                not set, or a field is invalid.
         """
         batch = self._encode(with_prefix(as_texts("texts", texts), self.settings, prefix))
         return self._answers(texts, batch, self.settings, seed, fields)
@@ -73,18 +71,18 @@ class TextToTextGeneration(GenerationTask):
     def stream(
         self, text: str, *, prefix: str | None = None, seed: int | None = None, **fields: Any
     ) -> Iterator[str]:
-        """Generate a text from one text, and give it piece by piece, as it comes.
+        """Generate a text from one text, and yield it piece by piece.
 
-        Everything is checked at once; the model runs when a piece is asked for. Ctrl-C ends the
-        iterator after what was generated so far.
+        The arguments are checked at once; the model runs when the next piece is requested. Ctrl-C
+        ends the iterator after the text generated so far.
 
         Args:
             text: the source.
-            prefix, seed, fields: as in a call; one answer, without beams: where the checkpoint
-                asks for some, pass `num_beams=1`.
+            prefix, seed, fields: as for `__call__`; only one answer, without beams. If the
+                checkpoint sets beams, pass `num_beams=1`.
 
         Warns, Raises:
-            As a call does.
+            As for `__call__`.
         """
         batch = self._encode(with_prefix(as_texts("text", [text]), self.settings, prefix))
         return self._stream(batch.encodings[0].ids, self.settings.config, seed, fields)
@@ -97,7 +95,7 @@ class TextToTextGeneration(GenerationTask):
         seed: int | None,
         fields: dict[str, Any],
     ) -> list[Any]:
-        """What is generated for each sequence of the batch, in the form in which texts came."""
+        """The answers for a batch, in the form of `texts`: one text or a list."""
         ids = [encoding.ids for encoding in batch.encodings]
         answers = [
             [{self.result: self.tokenizer.decode(new, skip_special_tokens=True)} for new in several]
@@ -110,10 +108,10 @@ class TextToTextGeneration(GenerationTask):
 
 
 class Summarization(TextToTextGeneration):
-    """Callable that summarizes texts; everything else is as in :class:`TextToTextGeneration`.
+    """Callable that summarizes texts; otherwise the same as :class:`TextToTextGeneration`.
 
-    Number of beams, least and greatest length, and T5's "summarize: " are those that config.json
-    gives for "summarization", where it does.
+    If config.json has parameters for "summarization", such as the number of beams, the length
+    limits and T5's prefix "summarize: ", they apply.
     """
 
     name = "summarization"
@@ -122,17 +120,17 @@ class Summarization(TextToTextGeneration):
 
 
 def with_prefix(texts: list[str], settings: Settings, prefix: str | None) -> list[str]:
-    """Put the prefix, or that of the settings, before every text.
+    """Prepend the prefix, or if it is None that of the settings, to every text.
 
     Raises:
-        TypeError: it is no text.
-        ValueError: a text begins with it already.
+        TypeError: the prefix is not a string.
+        ValueError: a text already begins with it.
     """
     before = checked_prefix(settings.prefix if prefix is None else prefix)
     for number, text in enumerate(texts):
         if before.strip() and text.startswith(before.strip()):
             raise ValueError(
-                f"texts[{number}] begins with the prefix {before!r}, which is put before every "
-                "text; leave it out, or pass prefix=''"
+                f"texts[{number}] begins with the prefix {before!r}, which is added to every "
+                "text; remove it from the text, or pass prefix=''"
             )
     return [before + text for text in texts]

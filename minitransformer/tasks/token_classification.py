@@ -1,8 +1,8 @@
-"""Token classification: the class of every token of a text, or the entities made of them.
+"""Token classification: the class of each token of a text, or the entities that tokens form.
 
-First the grouping of scored tokens to words and entities, then the task. The results are those of
-transformers' token-classification pipeline with a fast tokenizer, its rule for what a word is
-included (:func:`continues_word`).
+First the functions that group tokens into words and entities, then the task. The results are those
+of transformers' token-classification pipeline with a fast tokenizer, including its definition of a
+word (:func:`continues_word`).
 
 B sequences of a batch, T tokens, C classes, P tokens of a word.
 """
@@ -22,19 +22,19 @@ from minitransformer.tasks.base import Task, as_texts, max_tokens
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
-OUTSIDE = "O"  # the class of what is no entity
+OUTSIDE = "O"  # the class of tokens outside all entities
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token, or a word, and what a model makes of it.
+    """A token or a word, and the model's scores for it.
 
     Attributes:
-        word: as the vocabulary writes it, such as `##ing`.
-        scores: (C,) a probability for each class.
-        start, end: its characters [start, end) in the text.
-        index: its position in the sequence, special tokens counted.
-        continues_word: it continues the word of the token before it.
+        word: as written in the vocabulary, such as `##ing`.
+        scores: (C,), the probability of each class.
+        start, end: the characters [start, end) in the text.
+        index: the position in the sequence, including special tokens.
+        continues_word: whether it belongs to the same word as the previous token.
     """
 
     word: str
@@ -46,17 +46,19 @@ class ScoredToken:
 
 
 def continues_word(token: str, text: str, start: int, end: int, *, marks_words: bool) -> bool:
-    """Whether a token continues a word, by transformers' rule.
+    """Whether a token continues the word of the previous token, by transformers' rule.
+
+    With `marks_words`, a token continues a word if its length differs from the number of its
+    characters in the text: it is then assumed to have the prefix. This includes words whose
+    normalization changes their length. Without it, a token continues a word unless a space precedes
+    or begins it, so that punctuation belongs to the word before it.
 
     Args:
-        token: as the vocabulary writes it.
-        text: which it is from.
-        start, end: its characters [start, end) in the text.
-        marks_words: the vocabulary has a prefix, as WordPiece has `##`, for what continues a word.
-            Then a token that is longer, or shorter, than its characters is taken to have it. That
-            holds of a word whose normalized form has another length, too. Without a prefix,
-            a token continues a word where no space is before it or at its start, and so
-            punctuation belongs to the word that it follows.
+        token: as written in the vocabulary.
+        text: the text of the token.
+        start, end: the token's characters [start, end) in the text.
+        marks_words: whether the vocabulary marks tokens within a word by a prefix, such as
+            WordPiece's `##`.
     """
     if marks_words:
         return len(token) != end - start
@@ -64,7 +66,11 @@ def continues_word(token: str, text: str, start: int, end: int, *, marks_words: 
 
 
 def check_strategy(strategy: str) -> None:
-    """Raise ValueError where `strategy` is none of `STRATEGIES`."""
+    """Check the name of an aggregation strategy.
+
+    Raises:
+        ValueError: it is not one of `STRATEGIES`.
+    """
     if strategy not in STRATEGIES:
         raise ValueError(unexpected_name("aggregation_strategy", str(strategy), STRATEGIES))
 
@@ -75,39 +81,41 @@ def group_tokens(
     strategy: str,
     join: Callable[[list[str]], str],
 ) -> list[dict[str, Any]]:
-    """The entities of a sequence of tokens; what is of the class `O` is left out.
+    """Group tokens into entities; tokens of the class `O` are left out.
 
     Args:
         tokens: in the order of the text.
         id2label: the names of the C classes.
-        strategy: "none" gives tokens as they are. The others join neighbours of one entity, with
-            the mean of their scores: "simple" tokens, and the rest whole words, whose class is that
-            of the "first" token, that of the "max"imal score, or the best of the "average".
-        join: makes a text of tokens as the vocabulary writes them.
+        strategy: "none" returns single tokens. All others merge neighbours of the same entity and
+            average their scores. "simple" merges tokens; the rest merge whole words, whose scores
+            are those of the "first" token, those of the token with the highest score ("max"), or
+            the "average" of all tokens.
+        join: makes a text from tokens as written in the vocabulary.
 
     Returns:
-        For "none" a dict for each token with `entity`, `score`, `index`, `word`, `start` and `end`;
-        else for each entity, with `entity_group` in the place of `entity` and no `index`.
+        For "none", a dict for each token with `entity`, `score`, `index`, `word`, `start` and
+        `end`; otherwise one for each entity, with `entity_group` instead of `entity` and without
+        `index`.
 
     Raises:
-        ValueError: an unknown strategy.
+        ValueError: the strategy is unknown.
     """
     check_strategy(strategy)
     if strategy == "none":
         named = [_token_entity(token, id2label) for token in tokens]
         return [entity for entity in named if entity["entity"] != OUTSIDE]
     if strategy != "simple":
-        tokens = [_word(pieces, strategy, join) for pieces in _split_words(tokens)]
+        tokens = [_word(word, strategy, join) for word in _split_words(tokens)]
     groups = _split_entities(tokens, id2label)
     entities = [_group_entity(group, id2label, join) for group in groups]
     return [entity for entity in entities if entity["entity_group"] != OUTSIDE]
 
 
 def merge_windows(windows: Sequence[Sequence[ScoredToken]], stride: int) -> list[ScoredToken]:
-    """The tokens of overlapping windows, each of them once, with its position in the whole.
+    """Merge the tokens of overlapping windows, so that each occurs once, and renumber them.
 
-    Of the `stride` tokens that two neighbours share, the first half is taken from the earlier
-    window and the rest from the later: from where more of the text around them was seen.
+    Of the `stride` tokens that two neighbouring windows share, the first half comes from the
+    earlier window and the rest from the later one: each from the window with more context.
     """
     merged = list(windows[0])
     for window in windows[1:]:
@@ -117,10 +125,10 @@ def merge_windows(windows: Sequence[Sequence[ScoredToken]], stride: int) -> list
 
 
 def resolve_overlaps(entities: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entities of overlapping windows, in their order in the text, each of them once.
+    """Merge the entities of overlapping windows, in the order of the text, without overlaps.
 
-    Of two that overlap the longer one stays, of two as long the one of the higher score. It is
-    compared with the next entity in its turn.
+    Of two overlapping entities the longer one is kept; if they are equally long, the one with the
+    higher score. The kept entity is then compared with the next one.
     """
     kept: list[dict[str, Any]] = []
     for entity in sorted(entities, key=lambda entity: entity["start"]):
@@ -151,7 +159,7 @@ def _label(token: ScoredToken, id2label: Mapping[int, str]) -> str:
 
 
 def _split_words(tokens: Sequence[ScoredToken]) -> list[list[ScoredToken]]:
-    """The tokens of each word; the first token of all begins one, whatever it is."""
+    """Group tokens into words; the very first token always begins one."""
     words: list[list[ScoredToken]] = []
     for token in tokens:
         if words and token.continues_word:
@@ -162,24 +170,24 @@ def _split_words(tokens: Sequence[ScoredToken]) -> list[list[ScoredToken]]:
 
 
 def _word(
-    pieces: Sequence[ScoredToken], strategy: str, join: Callable[[list[str]], str]
+    tokens: Sequence[ScoredToken], strategy: str, join: Callable[[list[str]], str]
 ) -> ScoredToken:
-    """One word of its P tokens."""
-    scores = np.stack([piece.scores for piece in pieces])  # (P, C)
+    """Merge the P tokens of a word."""
+    scores = np.stack([token.scores for token in tokens])  # (P, C)
     if strategy == "first":
-        scores = scores[0]
+        scores = scores[0]  # (C,)
     elif strategy == "max":
-        scores = scores[scores.max(axis=1).argmax()]
+        scores = scores[scores.max(axis=1).argmax()]  # (C,)
     else:
         scores = scores.mean(axis=0)  # (C,)
-    word = join([piece.word for piece in pieces])
-    return ScoredToken(word, scores, pieces[0].start, pieces[-1].end, pieces[0].index)
+    word = join([token.word for token in tokens])
+    return ScoredToken(word, scores, tokens[0].start, tokens[-1].end, tokens[0].index)
 
 
 def _split_entities(
     tokens: Sequence[ScoredToken], id2label: Mapping[int, str]
 ) -> list[list[ScoredToken]]:
-    """Neighbours of one type; `B-` begins another entity, everything else continues one."""
+    """Group neighbours of the same type; `B-` always begins a new entity."""
     groups: list[list[ScoredToken]] = []
     type_before = None
     for token in tokens:
@@ -197,7 +205,7 @@ def _group_entity(
     group: Sequence[ScoredToken], id2label: Mapping[int, str], join: Callable[[list[str]], str]
 ) -> dict[str, Any]:
     return {
-        # Any prefix goes, such as E- and S-, though only B- and I- guide the grouping.
+        # All prefixes are removed, such as E- and S-, though only B- and I- affect the grouping.
         "entity_group": _label(group[0], id2label).split("-", 1)[-1],
         "score": float(np.mean([token.scores.max() for token in group])),
         "word": join([token.word for token in group]),
@@ -210,15 +218,15 @@ def _group_entity(
 
 
 class TokenClassification(Task):
-    """Callable that names the entities of texts, as transformers' pipeline does.
+    """Callable that finds the entities of texts, as transformers' pipeline does.
 
-    A text that is too long is read in windows that overlap. transformers cuts it off, unless it is
-    told a stride; then its entities are those of here.
+    A long text is read in overlapping windows. transformers truncates it unless a stride is set;
+    with a stride, its entities are the same as here.
 
     Args:
         model: a model for token classification.
-        tokenizer: its tokenizer.
-        batch_size: windows in a batch, at most.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of windows in a batch.
 
     Raises:
         ValueError: the model does not classify tokens, or the tokenizer has more tokens than the
@@ -248,44 +256,44 @@ class TokenClassification(Task):
 
         Args:
             texts: one or several.
-            aggregation_strategy: "none" for tokens as they are. For entities "simple", or one that
-                keeps words whole: "first", "average" or "max"; :func:`group_tokens` says how.
-            stride: tokens that a window of a text that is too long shares with the one before; None
-                is a quarter of a window. Where windows disagree, the longer entity wins, and of two
-                as long the one of the higher score; a token alone ("none") is taken from the window
-                that shows more of the text around it.
+            aggregation_strategy: "none" returns single tokens. For entities, use "simple" or one
+                that never splits a word: "first", "average" or "max"; see :func:`group_tokens`.
+            stride: how many tokens a window of a long text shares with the previous one; None is a
+                quarter of a window. Where windows disagree, the longer entity wins, and of equally
+                long ones that with the higher score; a single token ("none") is taken from the
+                window with more context around it.
 
         Returns:
-            For one text a list of dicts, one for each token or entity, in the order of the text;
-            what is of the class `O` is left out. A token has `entity` (the name of its class),
-            `score` (a probability), `index` (its position in the sequence, however long), `word`,
-            `start` and `end` (characters [start, end) of the text). An entity has `entity_group` in
-            the place of `entity`, and no `index`. An empty text gives an empty list. For several
-            texts: a list of what each alone would give.
+            For one text, a list of dicts, one for each token or entity, in the order of the text;
+            tokens of the class `O` are left out. A token has `entity` (the name of its class),
+            `score` (a probability), `index` (its position among all tokens), `word`, `start` and
+            `end` (characters [start, end) of the text). An entity has `entity_group` instead of
+            `entity`, and no `index`. The list for an empty text is empty. For several texts: a list
+            with the result of each.
 
         Raises:
-            TypeError: a text is no str.
-            ValueError: an unknown strategy, or a stride that leaves no space for new tokens.
+            TypeError: a text is not a string.
+            ValueError: the strategy is unknown, or the stride leaves no room for new tokens.
         """
         check_strategy(aggregation_strategy)
-        every_text = as_texts("texts", texts, may_be_empty=True)
-        batch, stride = self._windows(every_text, stride)
+        text_list = as_texts("texts", texts, may_be_empty=True)
+        batch, stride = self._windows(text_list, stride)
         scores = self._run(batch, self._scores)
         answers = []
         owners = batch.overflow_to_sample
         for owner, indices in groupby(range(len(owners)), key=owners.__getitem__):
-            windows = [list(self._tokens(batch, i, scores[i], every_text[owner])) for i in indices]
+            windows = [list(self._tokens(batch, i, scores[i], text_list[owner])) for i in indices]
             answers.append(self._entities(windows, aggregation_strategy, stride))
         return answers[0] if isinstance(texts, str) else answers
 
     def _windows(self, texts: list[str], stride: int | None) -> tuple[BatchEncoding, int]:
-        """Every text in one window or several, and how many tokens neighbours share."""
+        """Split each text into windows; also return how many tokens neighbouring windows share."""
         limit = max_tokens(self.model, self.tokenizer)
         if stride is None:
             special = len(self.tokenizer("")["input_ids"])
             stride = max(0, limit - special) // 4
         elif type(stride) is not int:
-            raise ValueError(f"stride={stride!r} must be a number of tokens, or None")
+            raise ValueError(f"stride={stride!r} must be an integer number of tokens, or None")
         batch = self.tokenizer(
             texts,
             truncation=True,
@@ -296,13 +304,13 @@ class TokenClassification(Task):
         return batch, stride
 
     def _scores(self, inputs: dict[str, Tensor]) -> Iterable[np.ndarray]:
-        """The probabilities (T, C) of B sequences, padding included."""
+        """The probabilities of B sequences, (T, C) each, including padding."""
         return self.model(**inputs).logits.float().softmax(dim=-1).cpu().numpy()  # (B, T, C)
 
     def _tokens(
         self, batch: BatchEncoding, index: int, scores: np.ndarray, text: str
     ) -> Iterator[ScoredToken]:
-        """The tokens of a sequence that stand for something in the text."""
+        """The tokens of a sequence, without special tokens."""
         encoding = batch.encodings[index]
         offsets, special = encoding.offsets, encoding.special_tokens_mask
         for position, (token_id, word) in enumerate(
@@ -326,6 +334,6 @@ class TokenClassification(Task):
         return resolve_overlaps(chain(*groups)) if len(groups) > 1 else groups[0]
 
     def _join(self, tokens: list[str]) -> str:
-        """The text of tokens as the vocabulary writes them."""
+        """The text of tokens that are written as in the vocabulary."""
         decoder = self.tokenizer.backend.decoder
         return " ".join(tokens) if decoder is None else str(decoder.decode(tokens))

@@ -1,4 +1,4 @@
-"""Translation, by models of one direction, of several prefixes, or of several target languages."""
+"""Translation, with models of one direction, several prefixes, or several target languages."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,34 +22,33 @@ _CODE = re.compile(r">>.*?<<")
 
 
 def direction_of(task: str) -> tuple[str, str] | None:
-    """("en", "de") of "translation_en_to_de"; None of any other task."""
+    """("en", "de") for "translation_en_to_de"; None for a task without languages."""
     found = _DIRECTION.fullmatch(task)
     return None if found is None else (found[1], found[2])
 
 
 class Translation(TextToTextGeneration):
-    """Callable that translates texts; what it shares with :class:`TextToTextGeneration` is there.
+    """Callable that translates texts; otherwise the same as :class:`TextToTextGeneration`.
 
-    The target language is known in one of three ways. T5 has a prefix for each direction, which
-    config.json names: the direction must be given, as `pipeline("translation_en_to_de", path)` or
-    by `src_lang` and `tgt_lang`. A Marian of several target languages needs a code at the beginning
-    of each text, ">>fra<< Good morning.", or `tgt_lang="fra"`, which puts it there. All other
-    models translate between the two languages that they were trained on.
+    There are three ways to choose the target language. T5 has a prefix for each direction, defined
+    in config.json: choose one by `pipeline("translation_en_to_de", path)` or by `src_lang` and
+    `tgt_lang`. A Marian model of several target languages needs a code at the beginning of each
+    text, as in ">>fra<< Good morning."; `tgt_lang="fra"` adds it. All other models translate
+    between the two languages that they were trained on.
 
     Args:
         model: an encoder-decoder with a language-model head.
-        tokenizer: its tokenizer.
-        batch_size: texts in a batch, at most; with beams, each is as many sequences.
-        src_lang, tgt_lang: the languages of a call that does not name them, in the checkpoint's
-            words.
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of texts in a batch; with beams, a text is several sequences.
+        src_lang, tgt_lang: the default languages, named as in the checkpoint.
 
     Attributes:
-        directions: those that config.json names, such as ("en", "de"), with their settings.
-        codes: those that a Marian's vocabulary has, such as ">>fra<<".
+        directions: the directions in config.json, such as ("en", "de"), and their settings.
+        codes: the language codes in a Marian model's vocabulary, such as ">>fra<<".
 
     Raises:
-        ValueError: the model is no such encoder-decoder, or the tokenizer has more tokens than the
-            model has embeddings.
+        ValueError: the model is not such an encoder-decoder, or the tokenizer has more tokens than
+            the model has embeddings.
     """
 
     name = "translation"
@@ -86,7 +85,7 @@ class Translation(TextToTextGeneration):
         """Load model, tokenizer and the settings of the task from one checkpoint.
 
         Raises:
-            ValueError: it does not translate between the languages that are given.
+            ValueError: it does not translate between the given languages.
         """
         task = super().from_pretrained(path, device=device, optimize=optimize)
         task.src_lang, task.tgt_lang = src_lang, tgt_lang
@@ -110,20 +109,20 @@ class Translation(TextToTextGeneration):
 
         Args:
             texts: one or several.
-            src_lang, tgt_lang: the languages, in the checkpoint's words; see above.
-            prefix: put before every text in place of the direction's.
+            src_lang, tgt_lang: the languages, named as in the checkpoint; see above.
+            prefix: prepended to every text instead of the direction's.
             seed, fields: as in :class:`TextToTextGeneration`.
 
         Returns:
             A list of dicts with `translation_text`, one for each text. With several answers to each
-            of several texts, a list of them for each text.
+            of several texts, a list of such lists.
 
         Warns:
-            UserWarning: texts were longer than the model can take, and were truncated.
+            UserWarning: texts exceeded the model's maximum length and were truncated.
 
         Raises:
-            TypeError: a text is no str, or a field is unknown.
-            ValueError: the target language is not known, or not one of the model's; and as in
+            TypeError: a text is not a string, or a field is unknown.
+            ValueError: the target language is missing or not supported by the model; and as for
                 :class:`TextToTextGeneration`.
         """
         settings = self._direction(src_lang, tgt_lang, prefix)
@@ -140,15 +139,15 @@ class Translation(TextToTextGeneration):
         seed: int | None = None,
         **fields: Any,
     ) -> Iterator[str]:
-        """Translate one text, and give the translation piece by piece, as it comes.
+        """Translate one text, and yield the translation piece by piece.
 
         Args:
             text: the source.
-            src_lang, tgt_lang, prefix, seed, fields: as in a call; one answer, without beams: where
-                the checkpoint asks for some, pass `num_beams=1`.
+            src_lang, tgt_lang, prefix, seed, fields: as for `__call__`; only one answer, without
+                beams. If the checkpoint sets beams, pass `num_beams=1`.
 
         Warns, Raises:
-            As a call does.
+            As for `__call__`.
         """
         settings = self._direction(src_lang, tgt_lang, prefix)
         batch = self._encode(self._sources(as_texts("text", [text]), settings, prefix))
@@ -157,7 +156,7 @@ class Translation(TextToTextGeneration):
     def _direction(
         self, src_lang: str | None, tgt_lang: str | None, prefix: str | None = None
     ) -> Settings:
-        """The settings of the direction that is asked for."""
+        """The settings of the requested direction."""
         source, target = src_lang or self.src_lang, tgt_lang or self.tgt_lang
         if self.directions:
             if source is target is None and prefix is not None:
@@ -166,31 +165,33 @@ class Translation(TextToTextGeneration):
         if self.codes and target is not None:
             code = f">>{target}<<"
             if code not in self.codes:
-                raise ValueError(f"tgt_lang={target!r} has no code here; {self._every_code()}")
+                raise ValueError(f"tgt_lang={target!r} has no language code; {self._all_codes()}")
             return Settings(config=self.settings.config, prefix=f"{code} ")
-        for name, asked, trained in (
+        for name, given, trained in (
             ("src_lang", source, self._trained_on[0]),
             ("tgt_lang", target, self._trained_on[1]),
         ):
-            if _is_language(asked) and _is_language(trained) and asked != trained:
-                raise ValueError(f"{name}={asked!r}, but the model was trained on {trained!r}")
+            if _is_language(given) and _is_language(trained) and given != trained:
+                raise ValueError(
+                    f"{name}={given!r}, but the model was trained on {trained!r}; leave {name} out"
+                )
         return self.settings
 
     def _named_direction(self, source: str | None, target: str | None) -> Settings:
-        """One of those that config.json names."""
+        """The settings of a direction in config.json."""
         for languages, settings in self.directions.items():
             if languages == (source, target):
                 return settings
-        every = ", ".join(f"{one} to {other}" for one, other in self.directions)
+        directions = ", ".join(f"{one} to {other}" for one, other in self.directions)
         one, other = next(iter(self.directions))
         raise ValueError(
-            f"src_lang={source!r}, tgt_lang={target!r}; the checkpoint names these directions: "
-            f"{every}. Choose one in the call, by src_lang={one!r}, tgt_lang={other!r}, or by "
-            f"pipeline('translation_{one}_to_{other}', path); or pass a prefix of your own"
+            f"src_lang={source!r}, tgt_lang={target!r}; the checkpoint has these directions: "
+            f"{directions}. Choose one in the call, by src_lang={one!r}, tgt_lang={other!r}, or by "
+            f"pipeline('translation_{one}_to_{other}', path); or pass your own prefix"
         )
 
     def _sources(self, texts: list[str], settings: Settings, prefix: str | None) -> list[str]:
-        """The texts with the prefix or code that names the direction."""
+        """The texts with the prefix or code of the direction."""
         sources = with_prefix(texts, settings, prefix)
         if not isinstance(self.model, MarianMTModel):
             return sources
@@ -198,32 +199,33 @@ class Translation(TextToTextGeneration):
             found = _CODE.match(source)
             if found is None and len(self.codes) > 1:
                 raise ValueError(
-                    f"texts[{number}] does not say into which language: pass tgt_lang=..., or "
-                    f"begin it with a code, as in '{self.codes[0]} {text:.20}'; "
-                    f"{self._every_code()}"
+                    f"texts[{number}] has no target language: pass tgt_lang=..., or begin it with "
+                    f"a code, as in '{self.codes[0]} {text:.20}'; {self._all_codes()}"
                 )
             if found is not None and found[0] not in self.codes:
                 raise ValueError(
-                    f"texts[{number}] begins with {found[0]!r}, which is no token of this model; "
-                    f"{self._every_code()}"
+                    f"texts[{number}] begins with {found[0]!r}, which is not a code of this model; "
+                    f"{self._all_codes()}"
                 )
             if source != text and _CODE.match(text):
-                raise ValueError(f"texts[{number}] has a code, and gets another by tgt_lang")
+                raise ValueError(
+                    f"texts[{number}] begins with a code, and tgt_lang adds another; use only one"
+                )
         return sources
 
-    def _every_code(self) -> str:
+    def _all_codes(self) -> str:
         return f"the codes are: {', '.join(self.codes)}" if self.codes else "it has no codes"
 
 
 def _read_directions(path: str | Path, config: GenerationConfig) -> dict[tuple[str, str], Settings]:
-    """The directions of translation that config.json names: ("en", "de") to its settings.
+    """The directions of translation in config.json, such as ("en", "de"), to their settings.
 
     Args:
         path: of the checkpoint, or its name on the hub.
         config: the checkpoint's generation config.
 
     Raises:
-        CheckpointError: config.json cannot be read, or a field has no meaning.
+        CheckpointError: config.json cannot be read, or a field is invalid.
     """
     content, source = read_config(path)
     tasks = content.get("task_specific_params")
@@ -235,7 +237,7 @@ def _read_directions(path: str | Path, config: GenerationConfig) -> dict[tuple[s
 
 
 def _read_languages(path: str | Path) -> tuple[str | None, str | None]:
-    """The source and target language of a translator, where its tokenizer_config.json has them."""
+    """Source and target language in tokenizer_config.json; None where there is none."""
     directory = resolve_checkpoint(path, (CONFIG, "tokenizer_config.json"))
     content = optional_json(directory, "tokenizer_config.json")
     source, target = content.get("source_lang"), content.get("target_lang")
@@ -246,5 +248,5 @@ def _read_languages(path: str | Path) -> tuple[str | None, str | None]:
 
 
 def _is_language(name: str | None) -> bool:
-    """Whether a name is that of one language: longer ones may be those of groups."""
+    """Whether a name is a two-letter language code; longer ones may name groups of languages."""
     return name is not None and re.fullmatch("[a-z]{2}", name) is not None

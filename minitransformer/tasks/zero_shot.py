@@ -1,7 +1,7 @@
-"""Zero-shot classification: into classes that are named only in the call.
+"""Zero-shot classification: into classes that the model was not trained on (Yin et al. 2019).
 
-(Yin et al. 2019) A model of natural language inference is asked, for each class, whether the text
-entails "This example is <class>."
+For each class, a model for natural language inference predicts whether the text entails the
+hypothesis "This example is <class>."
 
 B batch, N texts, L candidate labels, C classes of the model.
 """
@@ -16,22 +16,22 @@ from minitransformer.models.base import Model, SequenceClassifier
 from minitransformer.tasks.base import Task, as_texts
 from minitransformer.tokenization import Tokenizer
 
-_PLACEHOLDER = "{}"  # of the label in the template
+_PLACEHOLDER = "{}"  # stands for the label in the template
 
 
 class ZeroShotClassification(Task):
-    """Callable that ranks labels of the user's choice for texts, as transformers' pipeline does.
+    """Callable that ranks arbitrary labels for texts, as transformers' pipeline does.
 
     Args:
-        model: a sequence classifier trained on natural language inference. One of its classes in
-            `id2label` begins with "entail", in any case. Its opposite is the one that begins with
-            "contradict"; where none does, the first class, or the last if the first is entailment.
-            (transformers always takes one of these two.)
-        tokenizer: its tokenizer.
-        batch_size: pairs of text and label in a batch, at most.
+        model: a sequence classifier trained on natural language inference. The name of one class in
+            `id2label` must begin with "entail", ignoring case. The class of contradiction is the
+            one whose name begins with "contradict"; if there is none, it is the first class, or the
+            last if the first is entailment. (transformers always takes the first or the last.)
+        tokenizer: the model's tokenizer.
+        batch_size: the maximum number of pairs of text and label in a batch.
 
     Raises:
-        ValueError: the model classifies no texts, none of its classes is entailment, or the
+        ValueError: the model does not classify texts, none of its classes is entailment, or the
             tokenizer has more tokens than the model has embeddings.
     """
 
@@ -43,13 +43,13 @@ class ZeroShotClassification(Task):
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
         super().__init__(model, tokenizer, batch_size=batch_size)
         names = self.model.config.id2label
-        entailment = _class_that_begins(names, "entail")
+        entailment = _class_with_prefix(names, "entail")
         if entailment is None or len(names) < 2:
             raise ValueError(
-                "zero-shot-classification needs a model of natural language inference, with a "
-                f"class 'entailment' among several; the classes are: {', '.join(names.values())}"
+                "zero-shot-classification needs a model for natural language inference, with a "
+                f"class 'entailment' among several; its classes are: {', '.join(names.values())}"
             )
-        contradiction = _class_that_begins(names, "contradict")
+        contradiction = _class_with_prefix(names, "contradict")
         if contradiction is None:
             contradiction = len(names) - 1 if entailment == 0 else 0
         self.entailment, self.contradiction = entailment, contradiction
@@ -66,30 +66,31 @@ class ZeroShotClassification(Task):
 
         Args:
             texts: one or several.
-            candidate_labels: a list, or one text with commas between the labels.
-            hypothesis_template: what the text is to entail, with {} for the label; in the language
-                of the texts.
-            multi_label: True scores each label alone, by entailment against contradiction; False
-                takes the labels for alternatives, whose scores sum to 1. A single label is always
-                scored alone.
+            candidate_labels: a list, or one string with the labels separated by commas.
+            hypothesis_template: the hypothesis, with {} for the label, in the language of the
+                texts.
+            multi_label: True scores each label independently, by entailment against contradiction;
+                False treats the labels as alternatives, whose scores sum to 1. A single label is
+                always scored independently.
 
         Returns:
             For one text: a dict with `sequence` (the text), `labels`, best first, and their
-            `scores`. For several: a list of such.
+            `scores`. For several: a list of such dicts.
 
         Warns:
-            UserWarning: texts were longer than the model can take, and were truncated; the
-                hypotheses are not.
+            UserWarning: texts exceeded the model's maximum length and were truncated; hypotheses
+                are never truncated.
 
         Raises:
-            TypeError: a text or label is no str.
-            ValueError: a text is empty, a label is empty or comes twice, there is no label, the
-                template has no {}, or a hypothesis leaves no space for the text.
+            TypeError: a text or label is not a string.
+            ValueError: a text is empty, a label is empty or occurs twice, there is no label, the
+                template has no {}, or a hypothesis leaves no room for the text.
         """
         labels = _labels(candidate_labels)
         if not isinstance(hypothesis_template, str) or _PLACEHOLDER not in hypothesis_template:
             raise ValueError(
-                f"hypothesis_template={hypothesis_template!r} has no {_PLACEHOLDER} for the label"
+                f"hypothesis_template={hypothesis_template!r} has no {_PLACEHOLDER}; put it where "
+                "the label belongs"
             )
         premises = as_texts("texts", texts)
         hypotheses = [hypothesis_template.replace(_PLACEHOLDER, label) for label in labels]
@@ -105,17 +106,19 @@ class ZeroShotClassification(Task):
                 premise,
                 labels,
                 torch.stack(logits[number * len(labels) : (number + 1) * len(labels)]),
-                alone=multi_label or len(labels) == 1,
+                independent=multi_label or len(labels) == 1,
             )
             for number, premise in enumerate(premises)
         ]
         return answers[0] if isinstance(texts, str) else answers
 
-    def _ranked(self, text: str, labels: list[str], logits: Tensor, alone: bool) -> dict[str, Any]:
-        """The labels by the (L, C) scores of their hypotheses."""
-        if alone:
-            both = logits[:, [self.contradiction, self.entailment]]  # (L, 2)
-            scores = both.softmax(dim=1)[:, 1]  # (L,)
+    def _ranked(
+        self, text: str, labels: list[str], logits: Tensor, independent: bool
+    ) -> dict[str, Any]:
+        """Rank the labels by the logits of their hypotheses, (L, C)."""
+        if independent:
+            pairs = logits[:, [self.contradiction, self.entailment]]  # (L, 2)
+            scores = pairs.softmax(dim=1)[:, 1]  # (L,)
         else:
             scores = logits[:, self.entailment].softmax(dim=0)  # (L,)
         best = scores.sort(descending=True, stable=True)
@@ -126,10 +129,10 @@ class ZeroShotClassification(Task):
         }
 
 
-def _class_that_begins(names: dict[int, str], beginning: str) -> int | None:
-    """The first class whose name begins so, in any case."""
+def _class_with_prefix(names: dict[int, str], prefix: str) -> int | None:
+    """The first class whose name begins with the prefix, ignoring case."""
     for number, name in names.items():
-        if name.lower().startswith(beginning):
+        if name.lower().startswith(prefix):
             return number
     return None
 
@@ -139,8 +142,8 @@ def _labels(candidates: str | Sequence[str]) -> list[str]:
         candidates = [label.strip() for label in candidates.split(",") if label.strip()]
     labels = as_texts("candidate_labels", candidates)
     if not labels:
-        raise ValueError("candidate_labels is empty; name at least one")
+        raise ValueError("candidate_labels is empty; pass at least one")
     for number, label in enumerate(labels):
         if label in labels[:number]:
-            raise ValueError(f"candidate_labels names {label!r} twice")
+            raise ValueError(f"candidate_labels has {label!r} twice; remove one")
     return labels

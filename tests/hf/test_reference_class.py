@@ -125,7 +125,7 @@ def test_a_user_s_subclass_is_loaded_as_itself(tmp_path):
 
 
 def test_tensors_that_hugging_face_s_class_lacks_are_refused(tmp_path):
-    with pytest.raises(TypeError, match=r"Wider has tensors that Hugging Face's RobertaForMaskedLM does not have.*extra"):
+    with pytest.raises(TypeError, match=r"Wider has tensors that .* does not have: .*extra"):
         Wider(roberta_config()).save_pretrained(tmp_path / "wider")
     assert not (tmp_path / "wider").exists()
     RobertaForMaskedLM(roberta_config()).save_pretrained(tmp_path / "plain")

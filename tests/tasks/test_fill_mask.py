@@ -90,7 +90,7 @@ def test_targets_of_a_wordpiece_vocabulary(bert_path):
 
 def test_what_cannot_be_filled_is_named(path):
     fill = pipeline("fill-mask", path)
-    with pytest.raises(ValueError, match="no <mask> in 'ciao'"):
+    with pytest.raises(ValueError, match="has no <mask>: 'ciao'"):
         fill(["come <mask>?", "ciao"])
     with pytest.raises(ValueError, match="texts\\[0\\] has no <mask>: ''"):
         fill("")

@@ -172,7 +172,7 @@ def test_pieces_as_they_come(generate):
     for error, message, fields in (
         (ValueError, "number of tokens to generate is not set", {}),
         (ValueError, "num_beams=1", {"max_new_tokens": 2, "num_beams": 2}),
-        (ValueError, r"texts\[0\] has 11 tokens, and 50 new", {"max_new_tokens": 50}),
+        (ValueError, r"texts\[0\] has 11 tokens; with 50 new", {"max_new_tokens": 50}),
         (TypeError, "'max_new_token'; did you mean 'max_new_tokens'", {"max_new_token": 2}),
         (TypeError, "unknown GenerationConfig field 'use_cache'", {"use_cache": False}),
     ):
@@ -237,7 +237,7 @@ def test_the_config_says_how_the_task_is_asked(tmp_path):
             ValueError,
             r"texts\[2\] has 37 tokens, which leaves no room for a new one in max_length=37",
         ),
-        ({"max_length": 61}, ValueError, r"texts\[0\] has 11 tokens, and 50 new ones"),
+        ({"max_length": 61}, ValueError, r"texts\[0\] has 11 tokens; with 50 new ones"),
         ({"max_tokens": 3}, TypeError, "'max_tokens'; did you mean 'max_new_tokens'"),
         ({"max_new_tokens": 3, "streamer": None}, TypeError, "unknown GenerationConfig field"),
         ({"max_new_tokens": 3, "temperature": 0.7}, ValueError, "without do_sample=True"),
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_named(generate, fields, error, message):
 
 
 def test_a_prompt_that_is_too_long_itself(generate):
-    with pytest.raises(ValueError, match=r"texts\[1\] has 61 tokens, and 1 new .*shorten it"):
+    with pytest.raises(ValueError, match=r"texts\[1\] has 61 tokens; with 1 new one .*shorten it"):
         generate(of_lengths(1, 61), max_new_tokens=1)
 
 
