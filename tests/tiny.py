@@ -438,7 +438,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(path)
     fields = {"vocab_size": tokenizer.vocab_size, **roles_of(tokenizer, family), **fields}
     if family == "T5":  # whose decoder transformers' cache takes to be as deep as the encoder
-        fields = {"num_decoder_layers": 2, **fields}
+        fields = {"num_decoder_layers": 2, "initializer_factor": 1.0, **fields}
     else:
         positions = max_length or (40 if family in ENCODERS else 60)
         positions += 2 * (family == "Roberta")  # rows of its table that belong to no token

@@ -127,7 +127,8 @@ def test_what_is_computed_together_changes_nothing(path):
 def test_padding_after_the_end_is_no_text(generate):
     """Where the padding token is a word, it would be read as one."""
     long = generate(TEXTS, max_new_tokens=9)
-    ends = generate.tokenizer(long[0]["generated_text"])["input_ids"][1]
+    ids = [generate.tokenizer(answer["generated_text"])["input_ids"] for answer in long]
+    ends = next(tokens[1] for tokens in ids if len(tokens) > 2)
     word = generate.tokenizer("ragazza")["input_ids"][0]
     texts = generate(TEXTS, max_new_tokens=9, eos_token_id=ends, pad_token_id=word)
     alone = [generate(text, max_new_tokens=9, eos_token_id=ends)[0] for text in TEXTS]
