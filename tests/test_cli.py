@@ -27,6 +27,21 @@ def test_the_package_runs_as_the_command():
     assert failed.stderr == "error: 'a.jpg' must end in one of .png, .pdf, .svg\n"
 
 
+@pytest.mark.parametrize(("given", "threshold"), [([], None), (["--threshold", "0"], 0.0)])
+def test_a_threshold_of_zero_is_a_threshold(given, threshold, monkeypatch, capsys):
+    asked = []
+
+    def answer(questions, context, **settings):
+        asked.append(settings)
+        return [{"answer": "", "score": 1.0, "start": 0, "end": 0} for _ in questions]
+
+    monkeypatch.setattr(cli, "_pipeline", lambda task, arguments: answer)
+    assert cli.main(["answer", "path", "--question", "who?", "--context", "a", *given]) == 0
+    assert asked[0]["may_have_no_answer"] is (threshold is not None)
+    assert asked[0]["threshold"] == (threshold or 0.0)
+    assert "(no answer)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

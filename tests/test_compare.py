@@ -92,6 +92,15 @@ def test_what_only_the_fast_forward_does_wrong_is_seen(tmp_path):
     assert report.first_difference.name == "logits"
 
 
+def test_nan_differs(tmp_path):
+    """A comparison with NaN is false: to ask whether the difference is too large is not enough."""
+    ours, theirs = pair(ENCODER, tmp_path)
+    with torch.no_grad():
+        ours.lm_head.bias[3] = torch.nan
+    report = compare(ours, theirs, random_batch(ours, length=7))
+    assert report.first_difference.name == "logits"
+
+
 @pytest.mark.parametrize("name", [ENCODER, DECODER])
 def test_no_hook_is_left_behind(name, tmp_path):
     ours, theirs = pair(name, tmp_path)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -139,6 +140,20 @@ def test_without_the_hub_client_a_name_says_what_to_install(monkeypatch):
         resolve_checkpoint("acme/nonesuch", ["config.json"])
     with pytest.raises(CheckpointError, match="neither an existing path nor a valid hub name"):
         resolve_checkpoint(Path("acme/nonesuch"), ["config.json"])
+
+
+def test_the_hub_is_asked_for_a_revision_and_for_no_subfolder(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, **settings):
+        asked.append((name, settings))
+        return str(tmp_path)
+
+    hub = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert resolve_checkpoint("acme/tiny", ["*.json"], "v2") == tmp_path
+    expected = {"revision": "v2", "allow_patterns": ["*.json"], "ignore_patterns": "*/*"}
+    assert asked == [("acme/tiny", expected)]
 
 
 @pytest.mark.slow

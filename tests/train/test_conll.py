@@ -1,4 +1,4 @@
-"""CoNLL files: sentences as they stand, errors by row, and labels at the right tokens."""
+"""CoNLL files: sentences as they stand, errors by line, and labels at the right tokens."""
 
 import pytest
 import tokenizers
@@ -42,8 +42,8 @@ def test_sentences_are_read_in_every_form(content, tmp_path):
     assert sentences[0].text == "The Empire"
     lines = content.lstrip("\ufeff").split("\n")
     for sentence in sentences:
-        for row, word in enumerate(sentence.words, start=sentence.line_number):
-            assert lines[row - 1].startswith(word)
+        for number, word in enumerate(sentence.words, start=sentence.line_number):
+            assert lines[number - 1].startswith(word)
 
 
 def test_a_word_is_all_that_stands_before_the_tab(tmp_path):
@@ -66,7 +66,7 @@ def test_a_word_is_all_that_stands_before_the_tab(tmp_path):
         ("-DOCSTART- O\n\n\t\n", "contains no word"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
+def test_what_is_wrong_is_named_with_its_line(content, message, tmp_path):
     with pytest.raises(ValueError, match=f"words.conll.*{message}"):
         read_conll(write(tmp_path, content))
 
@@ -134,7 +134,7 @@ def test_the_first_token_of_each_word_has_its_label(tokenizer):
     assert values == [10, 11, 12, 13, 14]
 
 
-def test_padding_on_the_left_shifts_nothing_within_the_row(tokenizer):
+def test_padding_on_the_left_shifts_nothing_within_the_sequence(tokenizer):
     words = ["naïve", "Empire", "is"]
     _, right = aligned(tokenizer, words)
     _, left = aligned(tokenizer, words, padding="max_length", max_length=50, padding_side="left")
@@ -212,8 +212,8 @@ def test_the_real_files(name, numbers):
     tokenizer = Tokenizer.from_pretrained(vocabulary)
     batch = tokenizer([sentence.text for sentence in sentences])
     dropped = []
-    for row, sentence in enumerate(sentences):
-        alignment = align_words(batch, row, sentence.words)
+    for index, sentence in enumerate(sentences):
+        alignment = align_words(batch, index, sentence.words)
         assert alignment.truncated == 0
         dropped += [
             word

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import minitransformer
-from minitransformer import Tokenizer, from_pretrained
+from minitransformer import BertForSequenceClassification, Tokenizer, from_pretrained
 from tests.tiny import save_tiny_bert
 from train import classify
-from train.batching import BatchOrder
+from train.batching import BatchOrder, LabelledBatches
 from train.checkpoints import list_checkpoints, read_state
-from train.finetuning import write_results
+from train.config import TrainingConfig
+from train.finetuning import labelled_logits, write_results
 
 LINES = [f"{word} tale of two towns\t{label}" for label, word in enumerate(["warm", "dull"])] * 8
 SMALL = ["--max-length", "16", "--batch-size", "4", "--max-steps", "3"]
@@ -147,6 +148,19 @@ def test_a_job_that_is_told_to_stop_stops_within_an_evaluation(files, tmp_path, 
     assert seen == [4]  # one batch of four, not all of the sixteen
     assert not (tmp_path / "out" / "config.json").exists()
     assert (tmp_path / "out" / "checkpoints" / "step-00000001").is_dir()
+
+
+def test_a_classifier_is_evaluated_without_dropout(files, tmp_path):
+    model = BertForSequenceClassification.from_pretrained(files / "Bert", hidden_dropout_prob=0.5)
+    tokenizer = Tokenizer.from_pretrained(files / "Bert")
+    encoding = tokenizer(["a tale of warm towns", "dull"])
+    batches = LabelledBatches(encoding, [1, 0], pad_token_id=tokenizer.pad_token_id, batch_size=2)
+    config = TrainingConfig(output=tmp_path)
+    [(indices, logits, labels)] = labelled_logits(model.train(), batches, config, lambda: False)
+    assert (indices.tolist(), labels.tolist()) == ([1, 0], [0, 1])  # the shorter one first
+    inputs = encoding.padded_batch([1, 0], tokenizer.pad_token_id)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model.eval()(**inputs).logits)
 
 
 def test_batches_of_unequal_length_come_in_no_order():

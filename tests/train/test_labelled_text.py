@@ -47,7 +47,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("sentence\tlabel\ngood\t1\n", "line 1: 'sentence' with the label 'label' is a header"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
+def test_what_is_wrong_is_named_with_its_line(content, message, tmp_path):
     with pytest.raises(ValueError, match=f"texts.tsv.*{message}"):
         read_labelled_text(write(tmp_path, content))
 
@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_opened(tmp_path):
 
 
 def examples(*labels):
-    return [LabelledText("text", label, row) for row, label in enumerate(labels, start=1)]
+    return [LabelledText("text", label, line) for line, label in enumerate(labels, start=1)]
 
 
 @pytest.mark.parametrize(

@@ -209,12 +209,12 @@ def test_shuffled_every_token_but_one_is_guessed_once(length, max_length, batch_
 def test_order_and_cut_are_a_function_of_seed_and_epoch():
     ids = np.arange(500, dtype=np.int32)
 
-    def rows(seed: int, epoch: int) -> list[list[int]]:
+    def sequences(seed: int, epoch: int) -> list[list[int]]:
         batches = TextBatches(ids, max_length=16, batch_size=4, seed=seed)
         return [r for i in range(batches.num_batches) for r in batches.batch(epoch, i)["input_ids"]]
 
     def first_tokens(seed: int, epoch: int) -> list[int]:
-        return [int(row[0]) for row in rows(seed, epoch)]
+        return [int(ids[0]) for ids in sequences(seed, epoch)]
 
     assert first_tokens(0, 1) == first_tokens(0, 1)
     for other in (first_tokens(0, 2), first_tokens(1, 1)):
@@ -234,7 +234,7 @@ def test_sequences_are_full_but_the_last():
     assert lengths == [16, 16, 16, 16, 16, 16, 10]
 
 
-def test_a_row_that_guesses_nothing_is_refused():
+def test_a_sequence_that_predicts_nothing_is_refused():
     with pytest.raises(ValueError, match="max_length=1 must be at least 2"):
         TextBatches(np.arange(9, dtype=np.int32), max_length=1, batch_size=1)
 

@@ -239,7 +239,7 @@ def test_what_is_not_finite_stops_the_run_before_the_step(where, message, tmp_pa
 
 
 def test_evaluation_early_stopping_and_the_best_weights(tmp_path):
-    losses = iter([5.0, 6.0, 3.0, 4.0, 3.5, 1.0])  # a better one after a worse one, then two worse
+    losses = iter([5.0, 6.0, 3.0, 4.0, 3.5, 1.0])  # the third is better than the best
     seen = []
 
     def evaluate(_should_stop):

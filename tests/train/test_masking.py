@@ -87,11 +87,11 @@ def test_batches_of_whole_words():
     text, broken = job_sequences(), 0
     for index in range(data.num_batches):
         chosen = (data.batch(0, index)["labels"] != -100).numpy()
-        for line, row in zip(range(4 * index, len(text)), chosen, strict=False):
+        for line, sequence in zip(range(4 * index, len(text)), chosen, strict=False):
             starts = text.starts_word[text.bounds[line] : text.bounds[line + 1]]
             ids = text.ids[text.bounds[line] : text.bounds[line + 1]]
             inside = ~starts[1:] & (ids[1:] >= 5) & (ids[:-1] >= 5)
-            broken += (row[1 : len(ids)] != row[: len(ids) - 1])[inside].sum()
+            broken += (sequence[1 : len(ids)] != sequence[: len(ids) - 1])[inside].sum()
     assert broken == 0
 
 
@@ -111,37 +111,39 @@ def test_a_batch_is_a_function_of_its_number():
     )
 
 
-def row_sets(data, epoch):
+def sequence_sets(data, epoch):
     seen = []
     for index in range(data.num_batches):
         batch = data.batch(epoch, index)
         ids = torch.where(batch["labels"] != -100, batch["labels"], batch["input_ids"])
-        for row, mask in zip(ids, batch["attention_mask"].bool(), strict=True):
-            seen.append(tuple(row[mask].tolist()))
+        for sequence, mask in zip(ids, batch["attention_mask"].bool(), strict=True):
+            seen.append(tuple(sequence[mask].tolist()))
     return seen
 
 
-def test_an_epoch_has_every_row_once_in_another_order_and_masked_anew():
+def test_an_epoch_has_every_sequence_once_in_another_order_and_masked_anew():
     data, text = batches(), job_sequences()
     expected = sorted(
         tuple(text.ids[a:b].tolist()) for a, b in zip(text.bounds, text.bounds[1:], strict=False)
     )
-    first, second = row_sets(data, 0), row_sets(data, 1)
+    first, second = sequence_sets(data, 0), sequence_sets(data, 1)
     assert sorted(first) == sorted(second) == expected
     assert first != second
     held_out = batches(shuffle=False)
-    assert row_sets(held_out, 0) == row_sets(held_out, 1)
+    assert sequence_sets(held_out, 0) == sequence_sets(held_out, 1)
     assert torch.equal(held_out.batch(0, 0)["labels"], held_out.batch(1, 0)["labels"])
     assert batches(batch_size=100).batch(0, 0)["labels"].shape[0] == 21
 
 
 def test_masks_differ_between_epochs():
-    one_row = TokenSequences(np.arange(5, 65, dtype=np.int32), np.ones(60, bool), np.array([0, 60]))
-    data = MaskedBatches(one_row, JOB_TOKENIZER, batch_size=1)
+    one_sequence = TokenSequences(
+        np.arange(5, 65, dtype=np.int32), np.ones(60, bool), np.array([0, 60])
+    )
+    data = MaskedBatches(one_sequence, JOB_TOKENIZER, batch_size=1)
     assert not torch.equal(data.batch(0, 0)["labels"], data.batch(1, 0)["labels"])
 
 
-def test_rows_meet_others_of_their_length():
+def test_sequences_meet_others_of_their_length():
     text = job_sequences(200)
     data = MaskedBatches(text, JOB_TOKENIZER, batch_size=10)
     padding = sum(int((data.batch(0, i)["attention_mask"] == 0).sum()) for i in range(20))

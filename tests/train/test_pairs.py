@@ -40,7 +40,7 @@ def test_source_and_target_of_every_line(tmp_path):
         ("Source\tTarget\na\tb\n", "line 1: 'Source' and 'Target' are a header"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_row(content, message, tmp_path):
+def test_what_is_wrong_is_named_with_its_line(content, message, tmp_path):
     with pytest.raises(ValueError, match=f"pairs.tsv.*{message}"):
         read_pairs(write(tmp_path, content))
 

@@ -101,7 +101,7 @@ def test_a_text_ends_in_one_token_on_both_sides(files, trained):
 
 
 def test_the_loss_is_that_of_every_token_of_the_targets(files, trained):
-    """By hand: row by row, without padding, the decoder's input moved by one place."""
+    """By hand: pair by pair, without padding, the decoder inputs shifted by one position."""
     model, tokenizer = from_pretrained(trained), Tokenizer.from_pretrained(trained)
     nats, count = 0.0, 0
     for source, target in pairs_of(files / "dev.tsv"):

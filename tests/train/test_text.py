@@ -57,17 +57,17 @@ def test_a_file_without_text_is_named(content, message, tmp_path):
         list(read_lines([path]))
 
 
-def test_one_line_a_row(tokenizer):
+def test_line_by_line(tokenizer):
     sequences, held_out = tokenize_sequences(TEXT, tokenizer, max_length=40, pack=False)
     assert len(held_out) == 0
-    assert [tokenizer.decode(row, skip_special_tokens=True) for row in as_lists(sequences)] == TEXT
-    assert all(row[0] == 0 and row[-1] == 2 for row in as_lists(sequences))
+    assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in as_lists(sequences)] == TEXT
+    assert all(ids[0] == 0 and ids[-1] == 2 for ids in as_lists(sequences))
 
 
-def test_packed_rows_are_full(tokenizer):
+def test_packed_sequences_are_full(tokenizer):
     sequences, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
     assert set(sequences.lengths[:-1]) == {16}
-    text = [token for row in as_lists(sequences) for token in row[1:]]
+    text = [token for ids in as_lists(sequences) for token in ids[1:]]
     assert (
         tokenizer.decode([2 if token == 2 else token for token in text]).split("</s>")[:-1] == TEXT
     )
@@ -89,9 +89,9 @@ def test_no_token_is_lost_or_doubled(tokenizer, lengths, max_length, pack, held_
     for sequences, ids in zip((kept, held_out), expected, strict=True):
         assert [t for t in sequences.ids.tolist() if t not in (0, 2)] == ids
         assert (sequences.lengths <= max_length).all()
-        assert all(row[0] == 0 for row in as_lists(sequences))
+        assert all(ids[0] == 0 for ids in as_lists(sequences))
         assert all(sequences.starts_word[sequences.bounds[:-1]])
-        if len(sequences):  # the first token of a row's text begins a word, cut or not
+        if len(sequences):  # the first token of the text of a sequence begins a word, cut or not
             assert all(sequences.starts_word[sequences.bounds[:-1] + 1])
 
 
@@ -110,7 +110,7 @@ def test_the_checksum_sees_another_text(tokenizer):
     assert first.checksum() == same.checksum() != other.checksum()
 
 
-def test_rows_need_room(tokenizer):
+def test_sequences_need_room(tokenizer):
     with pytest.raises(ValueError, match="max_length=2"):
         tokenize_sequences(TEXT, tokenizer, max_length=2, pack=True)
     with pytest.raises(ValueError, match="held_out_every=1"):
