@@ -1,8 +1,8 @@
 """The English for the words of :mod:`train.demos.italian_lexicon`, and how it inflects.
 
-Standard library only. Whatever Italian sees in a word and English does not is left out: amico and
-amica are both a friend. Each noun stands with its plural and each verb with its past and its
-participle, so that a reader can proofread them; the s of the third person goes by rule.
+Standard library only. Distinctions that English does not make are lost: amico and amica are both a
+friend. Each noun is given with its plural and each verb with its past and its participle, so that
+a reader can proofread them; the s of the third person is added by rule.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EnglishVerb:
-    """`adverb` always follows ("go out"), `preposition` only where a noun or a name comes next."""
+    """`adverb` always follows ("go out"), `preposition` only before a noun or a name."""
 
     base: str
     past: str
@@ -105,7 +105,7 @@ contento contented | bravo clever | curioso curious | elegante elegant | pronto 
 timido shy
 """
 
-# English likes some adjectives only after the verb: the ready cook is the prepared one.
+# Some adjectives only follow the verb in English: the cook is ready, but the prepared cook.
 BEFORE_A_NOUN = {"ready": "prepared"}
 
 VERBS = {
@@ -165,7 +165,7 @@ def verb_before(infinitive: str, noun: str) -> EnglishVerb:
 
 
 def article_before(word: str) -> str:
-    """a or an; none of these words is written with another sound than it begins with."""
+    """a or an, by the first letter: none of the words here is an exception like hour."""
     return "an" if word[0] in "aeiou" else "a"
 
 
@@ -175,7 +175,7 @@ PRONOUNS = {"io": "I", "tu": "you", "lui": "he", "lei": "she", "noi": "we", "voi
     "loro": "they"
 }
 
-# Complements that come ready-made; after restare, they say where and not where to.
+# Fixed complements; after restare they say where, not where to.
 PHRASES = {
     "a casa": "home",
     "in centro": "to the centre",
@@ -199,8 +199,8 @@ STAYING = {
     "in centro": "in the centre",
 }
 
-# What a sentence begins with in Italian: in English it stays in "front", goes before the "verb", or
-# to the "end" of its clause.
+# What begins an Italian sentence: in English it stays in "front", or moves before the "verb" or to
+# the "end" of its clause.
 LEADS = {
     "oggi": ("today", "front"),
     "spesso": ("often", "verb"),
@@ -233,7 +233,7 @@ LEADS = {
     "in realtà,": ("in fact,", "front"),
 }
 
-# What is written as it stands, and so translated as it stands.
+# Fixed words and phrases, and their translations.
 FIXED = {
     ".": ".",
     ",": ",",

@@ -1,7 +1,8 @@
 """The grammar behind :mod:`train.demos.italian`: what a sentence is, and how one is drawn.
 
-`Draft` writes a sentence from left to right and notes each place where agreement decides a form.
-Read it from the end: sentences are made of clauses, clauses of subjects, verbs and noun phrases.
+`Draft` writes a sentence from left to right and records each place where agreement decides a form.
+It is best read from the end: sentences consist of clauses, and clauses of subjects, verbs and noun
+phrases.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,26 +31,27 @@ _AUXILIARY_TENSE = {
     "congiuntivo trapassato": "congiuntivo imperfetto",
     "condizionale passato": "condizionale",
 }
-CONDITIONAL_PERIOD = ("congiuntivo trapassato", "condizionale passato", "congiuntivo imperfetto")
+COUNTERFACTUAL = ("congiuntivo trapassato", "condizionale passato", "congiuntivo imperfetto")
 ARTICLES = ("articolo definito", "articolo indefinito")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Where the rest of a sentence decides a form: `text[start:end]`, which is one of `forms`."""
+    """A form that the rest of the sentence decides: `text[start:end]`, one of `forms`."""
 
     start: int
     end: int
     forms: tuple[str, ...]
     kind: str
-    pair: Pair  # the controller as it stands in the sentence, and the target: ("ragazze", "stanco")
+    pair: Pair  # the controller as the sentence has it, and the target: ("ragazze", "stanco")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """`agreements` are the places to ask about: in a held-out sentence, only the held-out ones.
+    """A sentence and what agrees in it.
 
-    `pairs` are all the combinations in the sentence, with those that cannot be asked about.
+    `agreements` are the forms to ask about: in a held-out sentence, only the held-out ones.
+    `pairs` are all the combinations in the sentence, also those that cannot be asked about.
     """
 
     text: str
@@ -57,12 +59,12 @@ class Sentence:
     pairs: tuple[Pair, ...]
 
 
-# Ways to introduce a noun, and how often. "un libro" under "non" would ask for "nessun libro".
+# Determiners and their weights. After "non", "un libro" would have to be "nessun libro".
 _ANY_DETERMINER = {"definite": 40, "indefinite": 38, "demonstrative": 14, "other": 8}
 _SPECIFIC = {"definite": 70, "demonstrative": 30}
 _NEWLY_INTRODUCED = {"indefinite": 80, "other": 20}
 
-# Shares of persons that leave the most frequent form of a verb about a third of its uses.
+# Weights of the subjects, such that the most frequent form of a verb is about a third of its uses.
 _SUBJECTS = {
     "io": 10,
     "tu": 10,
@@ -83,7 +85,7 @@ _PRONOUNS = {"io": 0, "tu": 1, "lui": 2, "lei": 2, "noi": 3, "voi": 4, "loro": 5
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Of whom a clause speaks. `name` is without a determiner: Laura e Marco, ragazze, io."""
+    """The subject of a clause. `name` has no determiner: Laura e Marco, ragazze, io."""
 
     name: str
     person: int  # 0 to 5: io, tu, lui/lei, noi, voi, loro
@@ -104,14 +106,14 @@ class Subject:
         return not set(self.name.split(" e ")).isdisjoint(name.split(" e "))
 
     def may_contrast_with(self, other: "Subject") -> bool:
-        """Laura, then Marco; but neither Laura, then Laura e Marco nor noi, then io e Marco."""
+        """Laura and then Marco; not Laura and then Laura e Marco, nor noi and then io e Marco."""
         return not self.overlaps(other.name) and (
             self.person != other.person or self.person in (2, 5)
         )
 
 
 def _gender(names: Iterable[str]) -> str:
-    """One man among them makes them masculine."""
+    """A group is feminine only if all its members are."""
     return "f" if all(name in lexicon.FEMALE_NAMES for name in names) else "m"
 
 
@@ -127,7 +129,7 @@ def _adjectives(tags: frozenset[str]) -> tuple[Adjective, ...]:
 
 @cache
 def _things() -> tuple[Noun, ...]:
-    """Whatever can be described and is not a person."""
+    """Nouns that adjectives can describe and that are not people."""
     return tuple(n for n in NOUNS if "person" not in n.tags and _adjectives(n.tags))
 
 
@@ -143,20 +145,21 @@ def _verbs_about(topics: str) -> tuple[Verb, ...]:
 
 @cache
 def _verbs_beside(verb: Verb) -> tuple[Verb, ...]:
-    """Not two verbs of movement: had you gone there, you would have come here."""
+    """Verbs for a second clause; two verbs of movement do not go together."""
     moves = verb.auxiliary == "essere"
     others = (v for v in _verbs_about(verb.topics) if v is not verb)
     return tuple(v for v in others if not (moves and v.auxiliary == "essere"))
 
 
 def draw(random: Random) -> Sentence:
+    """Draw a sentence."""
     draft = Draft(random)
     draft.compose()
     return Sentence(text=draft.text, agreements=tuple(draft.agreements), pairs=tuple(draft.pairs))
 
 
 class Draft:
-    """A sentence while it is written, from left to right."""
+    """A sentence that is being written, from left to right."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -178,13 +181,13 @@ class Draft:
     def agree(
         self, index: int, forms: Sequence[str], kind: str, pair: Pair, *, decidable: bool = True
     ) -> None:
-        """Write `forms[index]`, and count it if the rest of the sentence decides it."""
+        """Write `forms[index]`, and record an agreement if the rest of the sentence decides it."""
         form = forms[index]
         self.write(form)
         self.pairs.append(pair)
         start, end = len(self.text) - len(form), len(self.text)
         if decidable and start > 0:
-            forms = tuple(dict.fromkeys(forms))  # avessi is both io's and tu's, verde both genders'
+            forms = tuple(dict.fromkeys(forms))  # io and tu share avessi; the genders share verde
             self.agreements.append(
                 Agreement(start=start, end=end, forms=forms, kind=kind, pair=pair)
             )
@@ -205,7 +208,7 @@ class Draft:
         elif determiner == "other":
             masculine, feminine = ("altri", "altre") if plural else ("un altro", "un'altra")
             self.write(feminine if noun.gender == "f" else masculine)
-        else:  # the only one (il mare): its article has no other kind to be learnt from, so no pair
+        else:  # il mare: it takes no other article that could tell which one is right, so no pair
             self.write(lexicon.definite(form, noun.gender, plural))
         self.write(form)
 
@@ -243,7 +246,7 @@ class Draft:
     # ---- subjects
 
     def person(self, beside: Subject | None = None) -> Subject:
-        """One or more people, none of whom is in `beside`."""
+        """One person or several, none of whom is in `beside`."""
         subject = self._person()
         while beside and not subject.may_contrast_with(beside):
             subject = self._person()
@@ -256,7 +259,7 @@ class Draft:
             gender = {"lui": "m", "lei": "f"}.get(drawn, self.random.choice("mf"))
             visible = drawn in ("lui", "lei")
             return Subject(name=drawn, person=person, gender=gender, gender_is_visible=visible)
-        if drawn in ("io e", "tu e"):  # Marco makes the two masculine; with Laura, who knows
+        if drawn in ("io e", "tu e"):  # with Marco they are masculine, with Laura either gender
             other = self.random.choice(NAMES)
             visible = _gender([other]) == "m"
             gender = "m" if visible else self.random.choice("mf")
@@ -279,13 +282,13 @@ class Draft:
             self.write(subject.name)
             return
         self.noun_phrase(subject.noun, subject.is_plural, _SPECIFIC)
-        if "kin" in subject.noun.tags and self.maybe(0.2):  # another name between subject and verb
+        if "kin" in subject.noun.tags and self.maybe(0.2):  # a distractor before the verb
             self.write("di", self.random.choice(NAMES))
 
     # ---- clauses
 
     def compound_verb(self, subject: Subject) -> Verb:
-        """Verbs of movement mostly for those whose gender shows, in whom alone it can be learnt."""
+        """Verbs of movement mostly with subjects that show their gender: only these teach it."""
         moves = self.maybe(0.5 if subject.gender_is_visible else 0.15)
         return self.random.choice(_verbs_with("essere" if moves else "avere"))
 
@@ -295,7 +298,7 @@ class Draft:
             self.agree(subject.person, verb.forms(tense), "verb", pair, decidable=decidable)
             return
         auxiliary = AUXILIARIES[verb.auxiliary][_AUXILIARY_TENSE[tense]]
-        kind = "conditional period" if tense in CONDITIONAL_PERIOD else tense
+        kind = "counterfactual" if tense in COUNTERFACTUAL else tense
         self.agree(subject.person, auxiliary, f"auxiliary ({kind})", pair, decidable=decidable)
         if verb.auxiliary == "avere":
             self.write(verb.participle)
@@ -331,9 +334,9 @@ class Draft:
     # ---- sentences
 
     def compose(self) -> None:
-        """Draw one of the constructions and write it."""
+        """Draw a construction and write it."""
         constructions = (
-            *(self.conditional_period, self.simple_tense, self.passato_prossimo, self.copula),
+            *(self.counterfactual, self.simple_tense, self.passato_prossimo, self.copula),
             *(self.more_time, self.place, self.dialogue),
         )
         self.random.choices(constructions, weights=(27, 29, 12, 17, 4, 4, 8))[0]()
@@ -344,7 +347,7 @@ class Draft:
         subject, verb = self.person(), self.random.choice(VERBS)
         self.clause(subject, verb, tense)
         if self.maybe(0.2):
-            # After a name, "e" could join two names: Luca aspetta Marco e Laura ...
+            # After a name, "e" would seem to join two names: Luca aspetta Marco e Laura ...
             joins = ((",", "mentre"), (",", "ma"), ("e",))
             ends_in_name = self.text.split()[-1] in NAMES
             self.write(*self.random.choice(joins[:2] if ends_in_name else joins))
@@ -357,10 +360,10 @@ class Draft:
         self.clause(subject, self.compound_verb(subject), "passato prossimo")
         self.write(".")
 
-    def conditional_period(self) -> None:
-        """se Laura avesse scelto un altro giorno, (lei, or another) avrebbe visto il mare.
+    def counterfactual(self) -> None:
+        """se Laura avesse scelto un altro giorno, (lei or someone else) avrebbe visto il mare.
 
-        Some are left unfinished: the protasis stands alone, without a mark at its end.
+        Some break off after the protasis, and then have no full stop.
         """
         subject = self.person()
         verb = self.compound_verb(subject)
@@ -441,7 +444,7 @@ class Draft:
     def dialogue(self) -> None:
         """ciao, Laura, come va? tutto bene, grazie. a domani, Marco.
 
-        Some are written as in a quick message, with no comma before the question: ciao come va?
+        Some are written as in a text message, without commas before the question: ciao come va?
         """
         name, friend = self.random.sample(NAMES, 2)
         if self.maybe(0.1) and name in lexicon.FEMALE_NAMES:
@@ -468,12 +471,12 @@ class Draft:
             self.write(self.random.choice(lexicon.FAREWELLS), ",", friend, ".")
 
     def comma(self, is_written: bool) -> None:
-        """A comma after a greeting or a name, which quick messages leave out."""
+        """Write a comma after a greeting or a name; text messages leave it out."""
         if is_written:
             self.write(",")
 
     def question(self, name: str) -> None:
-        """hai visto il mare? There is no tu to be seen, so nothing in the verb is asked about."""
+        """hai visto il mare? No subject is written, so the verb is not asked about."""
         verb = self.random.choice(VERBS)
         asked = Subject(name="tu", person=1, gender=_gender([name]))
         self.verb(asked, verb, "passato prossimo", decidable=False)

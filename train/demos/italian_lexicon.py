@@ -1,16 +1,16 @@
-"""The words of the small Italian of :mod:`train.demos.italian`, and how they inflect.
+"""The words of :mod:`train.demos.italian`, and how they inflect.
 
 Standard library only. Nouns and adjectives are written out form by form, so that a reader can
-proofread them; verbs are conjugated by rule with the irregular stems beside each verb, since 24
-forms a verb would bury the table. Forms are kept in the order io, tu, lui/lei, noi, voi, loro
-(0 to 5), and m.sg, f.sg, m.pl, f.pl for what agrees in gender.
+proofread them. Verbs are conjugated by rule, with irregular stems beside each verb, because 24
+forms per verb would swamp the table. The order of forms is io, tu, lui/lei, noi, voi, loro (0 to 5)
+for what agrees in person, and m.sg, f.sg, m.pl, f.pl for what agrees in gender.
 
-*Tags* say what goes with what: a verb takes the nouns that carry one of its tags, and an adjective
-describes the nouns that carry one of its tags, so that nobody eats a window and no ice cream is
-timid. Of the adjectives, "mood" comes and goes with the day, "absolute" takes no molto, and
-"predicative" marks those that Italian likes before the noun (un bel libro), which here only follow
-essere. Of the nouns, "known" ones take no indefinite article (lo zio), and "unique" ones only the
-definite (il mare).
+*Tags* say which words go together: a verb takes nouns that share a tag with it, and an adjective
+describes nouns that share a tag with it, so that nobody eats a window and no ice cream is shy. Some
+tags of adjectives mean something else: "mood" is for temporary states, "absolute" ones take no
+molto, and "predicative" ones, which Italian prefers before the noun (un bel libro), only follow
+essere here. Among the nouns, "known" ones take no indefinite article (lo zio), and "unique" ones
+take the definite article alone (il mare).
 """
 
 import re
@@ -30,7 +30,7 @@ SIMPLE_TENSES = ("presente", "imperfetto", "futuro", "condizionale")
 
 @dataclass(frozen=True)
 class Noun:
-    """`plural` is None for what is not counted here (il mare); il film, i film never changes."""
+    """`plural` is None if the noun has none here (il mare); il film and i film are the same."""
 
     singular: str
     plural: str | None
@@ -48,7 +48,7 @@ class Noun:
 
 @dataclass(frozen=True)
 class Adjective:
-    """`forms` is m.sg, f.sg, m.pl, f.pl; grande has the same for both genders."""
+    """`forms` is m.sg, f.sg, m.pl, f.pl; grande has one form for both genders."""
 
     forms: tuple[str, str, str, str]
     tags: frozenset[str]
@@ -193,7 +193,7 @@ LEMMA = {form: noun.singular for noun in NOUNS for form in (noun.singular, noun.
 
 # ---- verbs ---------------------------------------------------------------------------------------
 
-# auxiliary[tense][person]; the copula uses the four simple tenses of essere
+# AUXILIARIES[auxiliary][tense][person]; the copula uses the four simple tenses of essere
 AUXILIARIES = {
     "avere": {
         "presente": _words("ho hai ha abbiamo avete hanno"),
@@ -222,11 +222,11 @@ _CONDITIONAL_ENDINGS = _words("ei esti ebbe emmo este ebbero")
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
-    """A verb, what may follow it, and the parts of it that no rule gives.
+    """A verb, what may follow it, and its irregular parts.
 
-    `objects` are tags of nouns, introduced by `preposition` if there is one; `phrases` are
-    ready-made complements. Two clauses of one sentence share one of the `topics`, so that the
-    second has something to do with the first.
+    `objects` are tags of nouns, introduced by `preposition` if there is one; `phrases` are fixed
+    complements. Verbs in the two clauses of a sentence share one of the `topics`, so that the
+    clauses have something to do with each other.
     """
 
     infinitive: str
@@ -260,7 +260,7 @@ class Verb:
 
 
 def _join(stem: str, ending: str, conjugation: str) -> str:
-    """Keep the sound of the stem in writing: cerchi, not cerci; mangi, mangerò and studi."""
+    """Spell the stem so that its sound stays the same: cerchi, not cerci; mangi, mangerò, studi."""
     if conjugation == "are" and ending[0] in "ei":
         if stem[-1] in "cg":
             return stem + "h" + ending
@@ -409,7 +409,7 @@ _STRONG = ("z", "gn", "ps")  # and s + consonant: lo zaino, lo gnomo, lo psicolo
 
 
 def is_strong(word: str) -> bool:
-    """Whether a masculine word takes lo, uno, gli for its first consonants."""
+    """Whether its first consonants make a masculine word take lo, uno, gli."""
     return word.startswith(_STRONG) or (word[0] == "s" and word[1] not in "aeiou")
 
 
@@ -441,7 +441,7 @@ def contraction(preposition: str, word: str, gender: str, plural: bool) -> str:
 
 
 def demonstrative(word: str, gender: str, plural: bool) -> str:
-    """quel, quello, quella, quell', quei, quegli, quelle: the endings are those of del, dello..."""
+    """quel, quello, quella, quell', quei, quegli, quelle, with the endings of del, dello, ..."""
     return "que" + contraction("di", word, gender, plural)[2:]
 
 
@@ -460,7 +460,7 @@ MOOD_LEADS = {
     "futuro": ("domani", "presto", "fra un mese"),
     "condizionale": ("forse", "in vacanza,", "in quel caso,"),
 }
-# What does not come and go with the day takes no "oggi", and no "domani".
+# For lasting properties, which take neither "oggi" nor "domani".
 NATURE_LEADS = {
     "presente": ("so che", "è vero che", "secondo me", "in realtà,"),
     "imperfetto": ("so che", "allora", "è vero che", "secondo me"),
@@ -480,5 +480,5 @@ FORMAL_REPLIES = ("bene, grazie, e lei?", "molto bene, grazie.", "non c'è male,
 FAREWELLS = ("a domani", "a presto", "ci vediamo domani", "grazie mille", "ciao")
 
 THERE_IS = {"presente": ("c'è", "ci sono"), "imperfetto": ("c'era", "c'erano")}
-# What is where: tags of the thing, preposition, tags of the place.
+# What may be where: tags of the thing, a preposition, tags of the place.
 PLACES = (("small", "su", "support"), ("small", "in", "bag"), ("person animal", "in", "inside"))

@@ -294,7 +294,7 @@ def test_a_protasis_may_stand_alone(training: list[Sentence], held_out: list[Sen
     assert not any(is_held_out(pair) for s in alone for pair in s.pairs)
     asked = [s for s in held_out if protasis.fullmatch(s.text)]
     assert len(asked) > 50
-    assert {a.kind for s in asked for a in s.agreements} >= {"auxiliary (conditional period)"}
+    assert {a.kind for s in asked for a in s.agreements} >= {"auxiliary (counterfactual)"}
     begun = [s for s in training if s.text.startswith("se ") and "," in s.text]
     assert len(begun) > 2 * len(alone)  # most have an apodosis
 
@@ -463,7 +463,7 @@ def test_held_out_articles_are_not_in_the_text(training: list[Sentence]) -> None
     assert unseen <= 0.05 * seen  # the rest is there to learn from
 
 
-def test_held_out_subjects_have_no_conditional_period(
+def test_held_out_subjects_have_no_counterfactual(
     training: list[Sentence], held_out: list[Sentence]
 ) -> None:
     names = "|".join(sorted(HELD_OUT_SUBJECTS))
@@ -504,7 +504,7 @@ def test_unigram_guess_is_right_a_third_of_the_time(
             hits[agreement.kind].append(unigram_guess(agreement, words) == right)
     assert set(hits) == {
         *("article", "adjective", "participle", "verb"),
-        *("auxiliary (conditional period)", "auxiliary (passato prossimo)"),
+        *("auxiliary (counterfactual)", "auxiliary (passato prossimo)"),
     }
     for kind, kind_hits in hits.items():
         assert len(kind_hits) > 150, kind

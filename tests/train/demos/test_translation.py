@@ -66,5 +66,5 @@ def test_the_pairs_of_a_finished_demo_are_not_written_over(tmp_path, capsys):
     train_file = tmp_path / "train.tsv"
     train_file.write_text("ciao.\thello.\n" * 3)
     assert translation.main(["--output", str(tmp_path), "--pairs", "9"]) == 1
-    assert "has not 9 pairs: it is of another run" in capsys.readouterr().err
+    assert "does not have 9 pairs, so it belongs to another run" in capsys.readouterr().err
     assert train_file.read_text() == "ciao.\thello.\n" * 3
