@@ -205,6 +205,7 @@ def _model_config(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Robert
         intermediate_size=arguments.intermediate_size or 4 * arguments.hidden_size,
         hidden_dropout_prob=arguments.dropout,
         attention_probs_dropout_prob=arguments.dropout,
+        initializer_range=arguments.initializer_range,
         max_position_embeddings=arguments.max_length + tokenizer.pad_token_id + 1,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.cls_token_id,
@@ -247,6 +248,9 @@ def _parser() -> Parser:
     parser.add_argument("--num-attention-heads", type=positive, default=4, help="of the model")
     parser.add_argument(
         "--intermediate-size", type=positive, help="by default 4 times the hidden size"
+    )
+    parser.add_argument(
+        "--initializer-range", type=float, default=0.02, help="standard deviation of new weights"
     )
     parser.add_argument("--dropout", type=float, default=0.0, help="everywhere in the model")
     parser.add_argument("--seed", type=int, default=0, help="for weights, order, masks, dropout")

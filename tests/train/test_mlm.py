@@ -204,6 +204,7 @@ def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
         (["--text", "nowhere.txt"], "nowhere.txt"),
         (["--seed", "-1"], "seed=-1"),
         (["--dropout", "1.5"], "hidden_dropout_prob=1.5"),
+        (["--initializer-range", "0"], "initializer_range=0.0"),
         (["--hidden-size", "15"], "hidden_size=15"),
         (["--held-out-every", "1000"], "smaller --held-out-every"),
         (["--algorithm", "bpee"], "bpee"),
