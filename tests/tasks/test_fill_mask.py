@@ -173,7 +173,7 @@ def test_the_parity_command_tells_rounding_from_a_bug(path, capsys, monkeypatch)
         "minitransformer.layers.normalization.LayerNorm.forward", lambda norm, x: x * norm.weight
     )
     assert main(["parity", str(path), "--length", "9"]) == 1
-    assert "still there in float64" in capsys.readouterr().out
+    assert "still differ in float64" in capsys.readouterr().out
 
 
 @pytest.mark.cuda
