@@ -91,6 +91,7 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
     "docs/generation.md": {"runs/lm": save_gpt2, "runs/translation": save_marian},
     "docs/looking_inside.md": MINILM | {"runs/translation": save_marian},
     "docs/parity.md": ROBERTA,
+    "docs/pytorch_tools.md": {},
     "docs/reading_order.md": {},
 }
 

@@ -521,5 +521,5 @@ def test_the_cache_of_another_source_is_refused():
     with torch.no_grad():
         layer(torch.randn(2, 1, 6), torch.randn(2, 5, 6), None, cache=cache)
         for shape in ((1, 5, 6), (2, 4, 6), (2, 5, 6)):
-            with pytest.raises(ValueError, match="the cache belongs to another source; begin with"):
+            with pytest.raises(ValueError, match="the cache belongs to another source; start with"):
                 layer(torch.randn(2, 1, 6), torch.randn(shape), None, cache=cache)

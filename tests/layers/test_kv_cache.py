@@ -154,7 +154,7 @@ def test_a_call_that_failed_spoils_the_cache_and_the_next_one_says_so():
     cache = KVCache(2)
     cache.extend(torch.ones(1, 3, dtype=torch.bool))
     cache.layers[0].self_attention.update(some_keys(1, 3), some_keys(1, 3))  # and then Ctrl-C
-    with pytest.raises(ValueError, match="ended in an error; begin with a new cache"):
+    with pytest.raises(ValueError, match="failed; start with a new cache"):
         cache.extend(torch.ones(1, 1, dtype=torch.bool))
 
 
@@ -175,6 +175,6 @@ def test_the_layers_of_another_decoder_are_refused():
     assert layer_caches(cache, 3) == cache.layers
     assert layer_caches(None, 2) == [None, None]
     with pytest.raises(
-        ValueError, match=r"the cache has 3 layers, the decoder 2; make it by model.new_cache\(\)"
+        ValueError, match=r"the cache has 3 layers, the decoder 2; make one with model.new_cache\(\)"
     ):
         layer_caches(cache, 2)

@@ -359,7 +359,7 @@ def test_a_cache_while_gradients_are_on(name, variant):
     with pytest.raises(ValueError, match=r"a cache is for generation: .*torch.no_grad\(\)"):
         step(name, model, 2, cache)
     # What failed has been counted in, so the cache is not to be used again.
-    with torch.no_grad(), pytest.raises(ValueError, match="ended in an error; begin with a new"):
+    with torch.no_grad(), pytest.raises(ValueError, match="failed; start with a new"):
         step(name, model, 2, cache)
 
 
@@ -409,7 +409,7 @@ def test_a_cache_for_another_source(name, variant):
     for other in (rows(1, 4), rows(2, 5), rows(2, 4, seed=1)):
         again = model.new_cache()
         step(name, model, 2, again, source)
-        with pytest.raises(ValueError, match="the cache belongs to another source; begin with"):
+        with pytest.raises(ValueError, match="the cache belongs to another source; start with"):
             step(name, model, 2, again, model.encode(other))
 
 

@@ -94,7 +94,7 @@ def test_one_end_of_an_answer_alone(family, name):
     position = {name: torch.tensor([0, 0])}
     refuses(
         model,
-        "start_positions and end_positions are given together",
+        "pass start_positions and end_positions together",
         **ON_THE_RIGHT,
         **position,
     )
