@@ -202,6 +202,9 @@ def test_what_has_no_effect_is_passed_over(tmp_path):
     assert config == GenerationConfig()
     with pytest.warns(UserWarning, match="the field 'invented_here' is unknown and ignored"):
         read(tmp_path, {"invented_here": 1})
+    # A name like that of a field which is also given is not taken for a misspelling.
+    with pytest.warns(UserWarning, match="the field 'num_beam' is unknown and ignored"):
+        assert read(tmp_path, {"num_beam": 4, "num_beams": 2}).num_beams == 2
 
 
 def test_every_field_of_transformers_is_known():

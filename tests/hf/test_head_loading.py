@@ -238,6 +238,16 @@ def test_every_head_can_be_put_on_a_backbone(family, head, tmp_path):
     assert_initialized(head_tensors(model), 0.02)
 
 
+def test_a_backbone_takes_its_token_embedding_from_an_lm_head_that_alone_stores_it(tmp_path):
+    saved = save("BertForMaskedLM", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    table = tensors.pop("bert.embeddings.word_embeddings.weight")
+    tensors["cls.predictions.decoder.weight"] = table
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model, _ = load_and_listen(minitransformer.BertModel.from_pretrained, tmp_path)
+    assert_same(backbone_tensors(model), backbone_tensors(saved))
+
+
 @pytest.mark.usefixtures("poisoned")
 def test_a_pooler_is_initialized_where_the_checkpoint_has_none(tmp_path):
     save("BertForMaskedLM", tmp_path)
