@@ -25,8 +25,8 @@ def causal_mask(query_positions: Tensor, num_keys: int) -> Tensor:
     """(1, 1, T, S) bool: a query attends to the keys up to its own position, to none after it.
 
     Args:
-        query_positions: (T,) int64, where among the S keys the queries stand: 0, 1, 2, ... without
-            a cache, the last T of the S positions with one.
+        query_positions: (T,) int64, the positions of the queries among the S keys: 0, 1, 2, ...
+            without a cache, the last T of the S positions with one.
         num_keys: S.
     """
     keys = torch.arange(num_keys, device=query_positions.device)  # (S,)
@@ -95,9 +95,9 @@ def sdpa_attention(
     dropout: float = 0.0,
     output_attentions: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same numbers by PyTorch, which need not keep the (B, H, T, S) weights in memory.
+    """The same numbers from PyTorch, which need not keep the (B, H, T, S) weights in memory.
 
-    Weights that are asked for are computed beside it, by the formula.
+    With `output_attentions` the weights are computed once more, by the formula.
     """
     attn_mask = mask
     if bias is not None:  # PyTorch takes either a bool mask or numbers to add to the scores
@@ -182,14 +182,14 @@ class MultiHeadAttention(nn.Module):
         cache: KeyValues | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Let each token of `hidden` gather what it needs from the tokens of `context`.
+        """Each token of `hidden` attends to the tokens of `context`.
 
         Args:
             hidden: (B, T, E), the tokens that make the queries.
             context: (B, S, E), those that make keys and values: in self-attention `hidden` itself.
             mask: bool, broadcastable to (B, H, T, S), True = attend.
             bias: added to the scores, broadcastable to (B, H, T, S).
-            cache: keys and values of the tokens before, to which those of `context` are added.
+            cache: keys and values of earlier tokens, to which those of `context` are added.
             output_attentions: whether the weights are returned.
 
         Returns:
@@ -220,7 +220,7 @@ class MultiHeadAttention(nn.Module):
         bias: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attention of every head, put together by the last projection: (B, T, E), weights."""
+        """Attend in every head and merge the heads: (B, T, E), and the weights or None."""
         dropout = self.dropout if self.training else 0.0
         attended, weights = self.attend(
             query, key, value, mask, bias, self.scale, dropout, output_attentions
@@ -247,8 +247,8 @@ class FusedSelfAttention(MultiHeadAttention):
 class CrossAttention(MultiHeadAttention):
     """The tokens of a decoder attend to those of the encoder ("encoder-decoder attention", 3.2.3).
 
-    The encoder's tokens stay what they are while the decoder generates, so with a cache their keys
-    and values are computed once. In beam search several sequences are decoded from one source:
+    The encoder's output stays the same while the decoder generates, so with a cache its keys and
+    values are computed once. In beam search several sequences are decoded from one source:
     those of source b are K b to K b + K - 1.
     """
 
@@ -262,7 +262,7 @@ class CrossAttention(MultiHeadAttention):
         cache: KeyValues | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Let each token of the decoder gather what it needs from the encoder's.
+        """Each token of the decoder attends to the tokens of the encoder.
 
         Args:
             hidden: (R, T, E), the decoder's tokens.
@@ -289,10 +289,10 @@ class CrossAttention(MultiHeadAttention):
         return self.attend_and_merge(query, key, value, mask, bias, output_attentions)
 
     def keys_and_values(self, context: Tensor, cache: KeyValues | None) -> tuple[Tensor, Tensor]:
-        """Of the encoder's tokens, (B, H, S, D) twice: from the cache, if they are there."""
+        """Keys and values of the encoder's tokens, (B, H, S, D) each, cached ones if there are."""
         if cache is not None and cache.length:
             if cache.source is not context:  # identity: comparing the values would take too long
-                raise ValueError("the cache belongs to another source; begin with a new one")
+                raise ValueError("the cache belongs to another source; start with a new one")
             return cache.keys, cache.values
         key = self.split_heads(self.key(context))  # (B, H, S, D)
         value = self.split_heads(self.value(context))  # (B, H, S, D)

@@ -58,7 +58,7 @@ def get_activation(name: str) -> Activation:
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, linear: each token by itself, through a wider middle.
+    """Linear, activation, linear, applied to each token separately.
 
     Args:
         hidden_size: E.

@@ -29,7 +29,7 @@ class KeyValues:
             Those of all tokens so far, (B, H, S, D) twice.
 
         Raises:
-            ValueError: gradients are asked for; or the batch, the heads or their size are not
+            ValueError: gradients are needed; or the batch, the heads or their size are not
                 those of the tokens before.
         """
         if self.length:
@@ -42,7 +42,7 @@ class KeyValues:
         return key, value
 
     def check(self, key: Tensor) -> None:
-        """Check that new keys, (B, H, T, D), belong with those that are here."""
+        """Check that new keys, (B, H, T, D), fit those that are stored."""
         if key.requires_grad:
             raise ValueError("a cache is for generation: call the model within torch.no_grad()")
         check_batch(self.keys.shape[0], key.shape[0])
@@ -61,7 +61,7 @@ class KeyValues:
 
 
 class LayerCache:
-    """What one layer of a decoder keeps: of its own tokens and, with an encoder, of the source."""
+    """The keys and values of one decoder layer: of self-attention and of cross-attention."""
 
     def __init__(self) -> None:
         self.self_attention = KeyValues()
@@ -69,7 +69,7 @@ class LayerCache:
 
 
 class KVCache:
-    """What a decoder keeps from call to call: pass the same one to each.
+    """The cache of a decoder: pass the same one to every call.
 
     It remembers the padding mask too: the `attention_mask` of a call is that of its new tokens.
 
@@ -85,25 +85,23 @@ class KVCache:
     def __init__(self, num_layers: int) -> None:
         self.layers = [LayerCache() for _ in range(num_layers)]
         self.length = 0  # S, padding included
-        self.attention_mask: Tensor | None = None  # (B, S) bool; None while nothing is in it
+        self.attention_mask: Tensor | None = None  # (B, S) bool; None while empty
 
     def extend(self, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Take note of new tokens.
+        """Count new tokens in.
 
         Args:
             attention_mask: (B, T) bool, True where the new tokens are real.
 
         Returns:
-            (B, S) bool for all tokens so far, and (T,) int64, where among them the new ones stand.
+            (B, S) bool for all tokens so far, and (T,) int64, the positions of the new ones.
 
         Raises:
             ValueError: an earlier call counted its tokens in and then failed, so that they have no
                 keys; or the number of sequences has changed.
         """
         if any(layer.self_attention.length != self.length for layer in self.layers):
-            raise ValueError(
-                "an earlier call with this cache ended in an error; begin with a new cache"
-            )
+            raise ValueError("an earlier call with this cache failed; start with a new cache")
         start = self.length
         if self.attention_mask is not None:
             check_batch(self.attention_mask.shape[0], attention_mask.shape[0])
@@ -126,7 +124,7 @@ class KVCache:
 
 
 def layer_caches(cache: KVCache | None, num_layers: int) -> Sequence[LayerCache | None]:
-    """What each of L layers keeps; without a cache, None for each.
+    """The cache of each of L layers; without a cache, None for each.
 
     Raises:
         ValueError: the cache was made for another number of layers.
@@ -136,15 +134,15 @@ def layer_caches(cache: KVCache | None, num_layers: int) -> Sequence[LayerCache 
     if len(cache.layers) != num_layers:
         raise ValueError(
             f"the cache has {len(cache.layers)} layers, the decoder {num_layers}; "
-            "make it by model.new_cache()"
+            "make one with model.new_cache()"
         )
     return cache.layers
 
 
 def check_batch(cached: int, new: int) -> None:
-    """Check that as many sequences come as the cache holds."""
+    """Check that a call has as many sequences as the cache."""
     if cached != new:
         raise ValueError(
-            f"the cache holds {cached} sequences, but got {new}; choose among them by "
-            "cache.select(rows), or begin with a new cache"
+            f"the cache holds {cached} sequences, but got {new}; select among them with "
+            "cache.select(rows), or start with a new cache"
         )

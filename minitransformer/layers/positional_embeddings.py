@@ -1,4 +1,4 @@
-"""Where a token stands: tables of positions, sinusoids, and T5's relative positions.
+"""Positions of tokens: learned tables, sinusoids, and T5's relative positions.
 
 B batch, T tokens (queries), S key tokens, H heads, E hidden size.
 """
@@ -86,9 +86,9 @@ class SinusoidalPositions(nn.Module):
         self.fill()
 
     def fill(self) -> None:
-        """Compute the table, rounded to float32 as Hugging Face rounds it.
+        """Compute the table, rounded to float32 as in Hugging Face.
 
-        The loader calls it again: nothing is stored that it could read.
+        The loader calls it again, because a checkpoint does not hold the table.
         """
         self.table.copy_(sinusoids(*self.table.shape).float())
 
@@ -118,7 +118,7 @@ def relative_position_bucket(
         bidirectional: whether keys may come after the query; they get the second half of the
             buckets. If not, all that come after share bucket 0 with the query itself.
         num_buckets: of both directions together.
-        max_distance: from here on all are in the last bucket.
+        max_distance: from here on all distances share the last bucket.
 
     Returns:
         int64 of the same shape, 0 <= bucket < num_buckets.
@@ -148,8 +148,8 @@ def relative_position_bucket(
 class RelativePositionBias(nn.Module):
     """A number for each bucket of distance and each head, added to the scores of attention (T5).
 
-    Distances are the same on whichever side padding stands, so nothing has to be counted. Padding
-    between two tokens does set them apart.
+    Distances are the same on whichever side the padding is, so positions need not be counted from
+    the mask. Padding between two tokens does add to their distance.
 
     Args:
         num_heads: H.
@@ -169,7 +169,7 @@ class RelativePositionBias(nn.Module):
         """The bias of T queries over all S keys: (1, H, T, S).
 
         Args:
-            query_positions: (T,) int64, where among the keys the queries stand.
+            query_positions: (T,) int64, the positions of the queries among the keys.
             num_keys: S.
         """
         keys = torch.arange(num_keys, device=query_positions.device)  # (S,)

@@ -1,8 +1,8 @@
 """BART (Lewis et al. 2019), the encoder-decoder of "Attention Is All You Need" almost as drawn.
 
 Positions are learnt, the activation is GELU, and the embeddings are normalized; all else is the
-paper's figure 1. The encoder's layers are BERT's; how encoder and decoder are put together stands
-in base.py. Matches `transformers.models.bart.modeling_bart`. Marian imports from here.
+paper's figure 1. The encoder's layers are BERT's; base.py puts encoder and decoder
+together. Matches `transformers.models.bart.modeling_bart`. Marian imports from here.
 
 B sources, S source tokens, R decoded sequences, T their tokens, L those so far, H heads,
 E hidden size, V vocabulary, C classes.
@@ -73,7 +73,7 @@ class BartFields(Config):
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.0
-    activation_dropout: float = 0.0  # between the two maps of the feed-forward
+    activation_dropout: float = 0.0  # between the two linear layers of the feed-forward
     max_position_embeddings: int = 1024  # usable positions, in either stack
     scale_embedding: bool = False  # whether token vectors are multiplied by sqrt(hidden_size)
     initializer_range: float = 0.02
@@ -133,7 +133,7 @@ class BartConfig(BartFields, ClassifierConfig):
 
     Raises:
         TypeError: a field's name is unknown.
-        ValueError: a field's value has no meaning; the message names field and value.
+        ValueError: a field's value is invalid; the message names field and value.
     """
 
     classifier_dropout: float = 0.0  # of the classification head
@@ -193,7 +193,7 @@ class DecoderLayer(nn.Module):
             mask: (R, 1, T, L) bool, True = attend.
             encoder_hidden: (B, S, E), the encoder's last hidden state.
             encoder_mask: (B, 1, 1, S) bool.
-            cache: what this layer keeps of the tokens before, and of the source.
+            cache: this layer's keys and values of earlier tokens and of the source.
             output_attentions: whether the weights are returned, (R, H, T, L) and (R, H, T, S).
         """
         self_cache = None if cache is None else cache.self_attention
@@ -327,9 +327,9 @@ class BartDecoder(nn.Module):
         Args:
             embedded: (R, T, E), the new tokens.
             attention_mask: (R, L) bool, True at real tokens, of all tokens so far.
-            positions: (T,), where among these the new ones stand.
+            positions: (T,), the positions of the new ones among these.
             encoded: the source.
-            cache: what earlier calls have kept.
+            cache: keys and values from earlier calls.
             output_hidden_states, output_attentions: what to collect.
         """
         position_ids = position_ids_from_mask(attention_mask)[:, positions]  # (R, T)
@@ -472,7 +472,7 @@ class BartForSequenceClassification(SequenceClassifier):
             output_hidden_states, output_attentions: as in :meth:`EncoderDecoder.forward`.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off.
+            ValueError: an input has the wrong shape, dtype or values.
         """
         refuse_token_types(token_type_ids, "BART")
         if labels is not None:

@@ -76,7 +76,7 @@ class Model(nn.Module):
         self.attention = attention
 
     def init_weights(self, part: nn.Module) -> None:
-        """Give a part of the model, such as a new head, the weights that training begins with."""
+        """Initialize a part of the model, such as a new head, for training."""
         init_weights(part, self.config.initializer_range)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -85,8 +85,8 @@ class Model(nn.Module):
         Raises:
             NotADirectoryError: `path` is a file.
         """
-        # This import and the next go against the direction of all others, so they are made when
-        # they are needed: models/ can be used without hf/.
+        # This import and the next go against the direction of all others. They are made here, so
+        # that models/ can be used without hf/.
         from minitransformer.hf.checkpoint import save_pretrained
 
         save_pretrained(self, path)
@@ -109,15 +109,15 @@ class Model(nn.Module):
 
         Args:
             path, attention, dtype, device: as there.
-            changes: fields of the config to be set to other values than the checkpoint's, such as
+            changes: fields of the config that get other values than in the checkpoint, such as
                 `hidden_dropout_prob=0.0` or `id2label={0: "no", 1: "maybe", 2: "yes"}`. A
                 classification head for another number of classes gets initial weights. A change of
-                `pad_token_id`, `hidden_act` or the like makes another function of the same weights.
+                `pad_token_id`, `hidden_act` or the like computes something else with these weights.
 
         Raises:
             CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.
             TypeError: a field of `changes` is unknown.
-            ValueError: a field of `changes` has a value without a meaning.
+            ValueError: a field of `changes` has an invalid value.
         """
         from minitransformer.hf.checkpoint import load_model
 
@@ -145,7 +145,7 @@ def init_weights(root: nn.Module, standard_deviation: float) -> None:
                 nn.init.zeros_(module.bias)
         elif not isinstance(module, nn.Linear | nn.Embedding):
             for parameter in module.parameters(recurse=False):
-                nn.init.zeros_(parameter)  # a bias that stands alone
+                nn.init.zeros_(parameter)  # a bias of its own
 
 
 class TaskModel(Model):
@@ -164,11 +164,11 @@ class TaskModel(Model):
         Divide by the number in the whole batch, over all of its micro-batches.
 
         Raises:
-            ValueError: the batch has no labels, or an input is off.
+            ValueError: the batch has no labels, or an input is invalid.
         """
         loss = self(**inputs).loss
         if loss is None:
-            raise ValueError("a loss needs labels: pass what `forward` makes its loss from")
+            raise ValueError("a loss needs labels: pass those that `forward` takes")
         count = self.num_supervised_tokens(inputs)
         return loss * count, count
 
@@ -178,7 +178,7 @@ class TaskModel(Model):
 
 
 class SequenceClassifier(TaskModel):
-    """Base of the models that put a text, or a pair of texts, into classes.
+    """Base of the models that classify a text, or a pair of texts.
 
     `config.problem_type` says what the scores are, and with it the loss:
 
@@ -189,13 +189,13 @@ class SequenceClassifier(TaskModel):
     - regression (None, with one class): the scores are numbers; labels (B, C), or (B,) where C = 1,
       float; squared error.
 
-    Hugging Face reads an unset problem type off the labels' dtype too; here float labels for
+    Hugging Face also infers an unset problem type from the labels' dtype; here float labels for
     several classes are an error that names the field to set.
     """
 
     @property
     def problem_type(self) -> str:
-        """What the scores are, where the config leaves it open too."""
+        """What the scores are; never None, even where the config leaves it open."""
         if self.config.problem_type is not None:
             return self.config.problem_type
         return "regression" if self.config.num_labels == 1 else "single_label_classification"
@@ -221,7 +221,7 @@ class SequenceClassifier(TaskModel):
         return total, torch.full((), labels.numel(), dtype=torch.int64, device=labels.device)
 
     def num_supervised_tokens(self, inputs: dict[str, Any]) -> Tensor:
-        """The texts, or for the other problem types the numbers, that are labelled."""
+        """The number of labelled texts or, for the other problem types, of labels."""
         labels = inputs["labels"]
         if self.problem_type == "single_label_classification":
             return (labels != IGNORED_LABEL).sum()
@@ -263,9 +263,8 @@ class LanguageModel(TaskModel):
     """Base of the models that generate text: they score the tokens that may come next.
 
     Attributes:
-        generation_config: how the checkpoint generates, by default: the defaults of
-            :func:`minitransformer.generate`.
-        task_specific_params: what the checkpoint's config.json says of single tasks, as it stands.
+        generation_config: the checkpoint's defaults for :func:`minitransformer.generate`.
+        task_specific_params: the field of this name in the checkpoint's config.json, unchanged.
     """
 
     has_lm_head = True
@@ -297,28 +296,28 @@ class LanguageModel(TaskModel):
         use_cache: bool = True,
         watched: bool = True,
     ) -> "DecodingSession":
-        """The model at work on these prompts or sources, for :func:`minitransformer.generate`.
+        """A session that generates from prompts or sources, for :func:`minitransformer.generate`.
 
         Args:
             input_ids: (B, T) int64; prompts are padded on the left.
             attention_mask: (B, T), True or 1 at real tokens; None where all are.
             config: the resolved generation config; `max_new_tokens` is known.
             use_cache: whether keys and values are kept, or all is computed anew for each token.
-            watched: whether each token is looked at as soon as it is chosen. Plain sessions look
-                always; one that captures CUDA graphs would rather not.
+            watched: whether each token is read as soon as it is chosen. It makes no difference to
+                a plain session; one that captures CUDA graphs is faster without.
         """
         raise NotImplementedError
 
 
 class DecodingSession:
-    """A language model at work on its prompts: scores of the first new token, then of each next.
+    """One run of generation: scores of the first new token, then of each next one.
 
     Sessions that are faster (minitransformer/fast) have the same methods.
 
     Attributes:
         prompt: (B, W), what the sequences begin with; `vocab_size` stands for padding.
         cache: keys and values of the tokens so far, or None.
-        eos_check_interval: how many tokens are generated between two looks at whether all
+        eos_check_interval: how many tokens are generated between two checks whether all
             sequences have ended.
     """
 
@@ -340,11 +339,11 @@ class DecodingSession:
             self.cache.select(rows)
 
     def close(self) -> None:
-        """The last token was generated. What a session keeps for speed is released here."""
+        """Release what the session keeps for speed, after the last token."""
 
 
 class CausalDecodingSession(DecodingSession):
-    """A decoder that goes on from its prompts.
+    """A decoder that continues its prompts.
 
     Args:
         model: a decoder such as GPT-2.
@@ -388,8 +387,8 @@ class Encoded:
 class EncoderDecoder(Model):
     """Base of the backbones with one token embedding, an encoder, and a decoder that attends to it.
 
-    A family says what `encoder` and `decoder` are: modules that take embedded tokens and their
-    padding mask, and what `embed` does.
+    A family provides `encoder` and `decoder`, modules that take embedded tokens and their padding
+    mask, and `embed`.
     """
 
     token_embedding: nn.Embedding
@@ -422,7 +421,7 @@ class EncoderDecoder(Model):
             output_attentions: collect each layer's attention maps.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off, or the decoder has nothing to
+            ValueError: an input has the wrong shape, dtype or values, or the decoder has nothing to
                 read.
         """
         if decoder_input_ids is None:
@@ -496,7 +495,7 @@ class EncoderDecoder(Model):
             encoded: the B sources.
             decoder_attention_mask: (R, T), 1 or True at real tokens; None where all are, whatever
                 their ids, for many a decoder's first token is the padding token.
-            cache: what earlier calls have kept; these tokens come after those.
+            cache: keys and values from earlier calls; these tokens come after those.
             output_hidden_states, output_attentions: as in `forward`.
         """
         self.check_ids("decoder_input_ids", decoder_input_ids, cache)
@@ -557,7 +556,7 @@ class Seq2SeqLM(LanguageModel):
             output_attentions: collect each layer's attention maps.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off, or the decoder has nothing to
+            ValueError: an input has the wrong shape, dtype or values, or the decoder has nothing to
                 read.
         """
         decoder_input_ids, decoder_attention_mask = self.decoder_inputs(
@@ -631,7 +630,7 @@ class Seq2SeqLM(LanguageModel):
             decoder_input_ids: (R, T), R = B * K: the first K are decoded from the first source.
             encoded: what `encode` gave for the B sources.
             decoder_attention_mask: (R, T).
-            cache: what earlier calls have kept; these tokens come after those.
+            cache: keys and values from earlier calls; these tokens come after those.
 
         Returns:
             (R, V).
@@ -699,10 +698,10 @@ class Seq2SeqDecodingSession(DecodingSession):
 
 
 def next_token_labels(labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """What a decoder by itself has to predict at each position: the labels, moved to the left.
+    """What a decoder without an encoder predicts at each position: the labels, shifted left.
 
-    It reads the very text that it is to predict. The first token of a sequence is predicted
-    nowhere, for nothing stands before it; nor is one after padding.
+    It reads the same text that it predicts. The first token of a sequence is never predicted,
+    because there is none before it; nor is one that follows padding.
 
     Args:
         labels: (B, T) int64, the token at each position, -100 where it is not to be predicted.
@@ -727,8 +726,8 @@ def shift_right(
 ) -> tuple[Tensor, Tensor]:
     """What the decoder of an encoder-decoder reads, to predict the label of the same position.
 
-    It reads the labels moved to the right, behind a start token, so that nothing sees the token
-    that it has to predict.
+    It reads the labels shifted right, after a start token, so that no position sees the token that
+    it has to predict.
 
     Args:
         labels: (B, T) int64, -100 where there is none.
@@ -758,14 +757,14 @@ def shift_right(
 
 
 def start_token(config: Any) -> int:
-    """The token that the decoder reads first, of a model's config or a generation config.
+    """The token that the decoder reads first, from a model's config or a generation config.
 
     Raises:
         ValueError: the config names none.
     """
     if config.decoder_start_token_id is None:
         raise ValueError(
-            "decoder_start_token_id=None: the decoder needs a token to begin with; set it in the "
-            "config, T5 takes the padding token's"
+            "decoder_start_token_id=None: the decoder needs a token to start with; set it in the "
+            "config (T5 starts with the padding token)"
         )
     return config.decoder_start_token_id

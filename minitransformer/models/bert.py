@@ -2,8 +2,8 @@
 
 What differs from the paper: positions are learnt, a token has a type (first or second text), the
 embeddings are normalized, and the activation is GELU. Config, embeddings, layer, encoder, then
-every head with its forward and its loss. RoBERTa and
-DistilBERT import from here and say what differs. Matches `transformers.models.bert.modeling_bert`.
+every head with its forward and its loss. RoBERTa and DistilBERT import from here and say what
+differs. Matches `transformers.models.bert.modeling_bert`.
 
 B batch, T tokens, N chosen tokens, H heads, E hidden size, V vocabulary, C classes.
 """
@@ -46,7 +46,7 @@ class BertConfig(EncoderConfig):
 
     Raises:
         TypeError: a field's name is unknown.
-        ValueError: a field's value has no meaning; the message names field and value.
+        ValueError: a field's value is invalid; the message names field and value.
     """
 
     type_vocab_size: int = 2
@@ -69,7 +69,7 @@ class BertConfig(EncoderConfig):
 
 
 class BertEmbeddings(nn.Module):
-    """What each token is, where it stands, and which of two texts it belongs to, added up.
+    """The sum of three embeddings: of the token, of its position, and of the text it belongs to.
 
     Args:
         vocab_size, hidden_size, type_vocab_size: rows and width of the tables.
@@ -178,7 +178,7 @@ class Pooler(nn.Module):
 
 
 class BertModel(Model):
-    """The encoder: embeddings, then layers, and a pooler that a task may want.
+    """The encoder: embeddings, then layers, and optionally a pooler.
 
     Args:
         config: the sizes.
@@ -246,7 +246,8 @@ class BertModel(Model):
             output_attentions: collect each layer's attention weights, before dropout.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off; see :mod:`..models.validation`.
+            ValueError: an input has the wrong shape, dtype or values, see
+                :mod:`minitransformer.models.validation`.
         """
         attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)  # (B, T)
         position_ids = self.position_ids(input_ids, attention_mask)  # (B, T)
@@ -360,7 +361,7 @@ class BertForMaskedLM(TaskModel):
             output_hidden_states, output_attentions: as there.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off.
+            ValueError: an input has the wrong shape, dtype or values.
         """
         if labels is not None:
             check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
@@ -463,10 +464,10 @@ class BertForQuestionAnswering(TaskModel):
             output_hidden_states, output_attentions: as there.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off, or a position is that of padding.
+            ValueError: an input has the wrong shape, dtype or values, or a position is at padding.
         """
         if (start_positions is None) != (end_positions is None):
-            raise ValueError("start_positions and end_positions are given together or not at all")
+            raise ValueError("pass start_positions and end_positions together, or neither")
         if start_positions is not None and end_positions is not None:
             check_answer_positions(start_positions, end_positions, input_ids, attention_mask)
         output = self.backbone(
@@ -548,7 +549,7 @@ class BertForSequenceClassification(SequenceClassifier):
             output_hidden_states, output_attentions: as in :meth:`BertModel.forward`.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off.
+            ValueError: an input has the wrong shape, dtype or values.
         """
         if labels is not None:
             labels = self.checked_labels(labels, input_ids)
@@ -571,7 +572,7 @@ class BertForSequenceClassification(SequenceClassifier):
         )
 
     def pool(self, output: EncoderOutput, attention_mask: Tensor | None) -> Tensor:
-        """What stands for each text, (B, E)."""
+        """The vector of each text, (B, E)."""
         assert output.pooler_output is not None
         return output.pooler_output
 
@@ -618,7 +619,7 @@ class BertForTokenClassification(TaskModel):
             output_hidden_states, output_attentions: as there.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off.
+            ValueError: an input has the wrong shape, dtype or values.
         """
         if labels is not None:
             check_labels(labels, input_ids, attention_mask, self.config.num_labels)

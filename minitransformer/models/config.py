@@ -12,7 +12,7 @@ LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of the configs: frozen, keyword-only, without room for a misspelled field.
+    """Base of the configs: frozen and keyword-only; a misspelled field is an error.
 
     Fields have one name in all families, where possible the one that Hugging Face's BERT has;
     `known_elsewhere` knows the others. In `__post_init__` a family says with the checks
@@ -180,7 +180,7 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a number, finite and no larger than any size."""
+    """Whether it is a finite number, and not larger than `LARGEST`."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)

@@ -32,7 +32,7 @@ class DistilBertConfig(EncoderConfig):
 
     Raises:
         TypeError: a field's name is unknown.
-        ValueError: a field's value has no meaning; the message names field and value.
+        ValueError: a field's value is invalid; the message names field and value.
     """
 
     num_hidden_layers: int = 6
@@ -57,7 +57,7 @@ class DistilBertConfig(EncoderConfig):
 
 
 class DistilBertEmbeddings(nn.Module):
-    """What each token is and where it stands, added up.
+    """The sum of two embeddings: of the token and of its position.
 
     Args:
         vocab_size, hidden_size: rows and width of the table.

@@ -51,7 +51,7 @@ class GPT2Config(ClassifierConfig):
 
     Raises:
         TypeError: a field's name is unknown.
-        ValueError: a field's value has no meaning; the message names field and value.
+        ValueError: a field's value is invalid; the message names field and value.
     """
 
     vocab_size: int = 50_257
@@ -154,7 +154,7 @@ class GPT2Layer(nn.Module):
         Args:
             hidden: (B, T, E).
             mask: (B, 1, T, S) bool, True = attend.
-            cache: what this layer keeps of the tokens before.
+            cache: this layer's keys and values of earlier tokens.
             output_attentions: whether the weights are returned.
         """
         normed = self.attention_norm(hidden)
@@ -232,12 +232,13 @@ class GPT2Model(Model):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 or True at real tokens; may be left out where none is padded.
-            cache: what earlier calls have kept; these tokens come after those.
+            cache: keys and values from earlier calls; these tokens come after those.
             output_hidden_states: collect what enters each layer, and what leaves the final norm.
             output_attentions: collect each layer's attention weights, before dropout.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off; see :mod:`..models.validation`.
+            ValueError: an input has the wrong shape, dtype or values, see
+                :mod:`minitransformer.models.validation`.
         """
         attention_mask = self.check_inputs(input_ids, attention_mask, cache)  # (B, T)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
@@ -267,7 +268,7 @@ class GPT2Model(Model):
         Args:
             input_ids: (B, T).
             attention_mask: (B, S) bool, of all tokens so far.
-            positions: (T,), where among these the new ones stand.
+            positions: (T,), the positions of the new ones among these.
         """
         position_ids = position_ids_from_mask(attention_mask)[:, positions]  # (B, T)
         embedded = self.token_embedding(input_ids) + self.position_embedding(position_ids)
@@ -326,7 +327,7 @@ class GPT2LMHeadModel(LanguageModel):
             output_hidden_states, output_attentions: as there.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off.
+            ValueError: an input has the wrong shape, dtype or values.
         """
         if labels is not None:
             check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
@@ -437,7 +438,7 @@ class GPT2ForSequenceClassification(SequenceClassifier):
             output_hidden_states, output_attentions: as in :meth:`GPT2Model.forward`.
 
         Raises:
-            ValueError: an input's shape, dtype or values are off.
+            ValueError: an input has the wrong shape, dtype or values.
         """
         refuse_token_types(token_type_ids, "GPT-2")
         if labels is not None:

@@ -20,7 +20,7 @@ class MarianConfig(BartFields):
 
     Raises:
         TypeError: a field's name is unknown.
-        ValueError: a field's value has no meaning; the message names field and value.
+        ValueError: a field's value is invalid; the message names field and value.
     """
 
     vocab_size: int = 58_101
@@ -40,7 +40,7 @@ class MarianModel(BartModel):
         return SinusoidalPositions(self.config.max_position_embeddings, self.config.hidden_size)
 
     def build_embedding_norm(self) -> nn.Module:
-        """Nothing."""
+        """No norm."""
         return nn.Identity()
 
 

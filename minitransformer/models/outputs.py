@@ -12,7 +12,7 @@ from torch.export import register_dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What every model returns if it is asked for it."""
+    """What every model returns on request."""
 
     # What enters each layer, and what leaves the stack: (B, T, E) each.
     hidden_states: tuple[Tensor, ...] | None = None

@@ -33,7 +33,7 @@ class RobertaConfig(BertConfig):
 
     Raises:
         TypeError: a field's name is unknown.
-        ValueError: a field's value has no meaning; the message names field and value.
+        ValueError: a field's value is invalid; the message names field and value.
     """
 
     vocab_size: int = 50_265

@@ -2,8 +2,8 @@
 
 What differs from the original paper: norms come first, have no mean and no bias, and stand once
 more at the end; no linear layer has a bias; scores are not scaled; positions are a bias on the
-scores, one table for all layers of a stack. How encoder and decoder are put together stands in
-base.py. Matches `transformers.models.t5.modeling_t5`.
+scores, one table for all layers of a stack. base.py puts encoder and decoder
+together. Matches `transformers.models.t5.modeling_t5`.
 
 B sources, S source tokens, R decoded sequences, T their tokens, L those so far, H heads,
 E hidden size, V vocabulary.
@@ -39,7 +39,7 @@ class T5Config(Config):
 
     Raises:
         TypeError: a field's name is unknown.
-        ValueError: a field's value has no meaning; the message names field and value.
+        ValueError: a field's value is invalid; the message names field and value.
     """
 
     vocab_size: int = 32_128
@@ -193,7 +193,7 @@ class T5DecoderLayer(nn.Module):
             bias: (1, H, T, L), of relative positions.
             encoder_hidden: (B, S, E), the encoder's last hidden state.
             encoder_mask: (B, 1, 1, S) bool.
-            cache: what this layer keeps of the tokens before, and of the source.
+            cache: this layer's keys and values of earlier tokens and of the source.
             output_attentions: whether the weights are returned, (R, H, T, L) and (R, H, T, S).
         """
         normed = self.attention_norm(hidden)
@@ -308,9 +308,9 @@ class T5Decoder(nn.Module):
         Args:
             embedded: (R, T, E), the new tokens.
             attention_mask: (R, L) bool, True at real tokens, of all tokens so far.
-            positions: (T,), where among these the new ones stand.
+            positions: (T,), the positions of the new ones among these.
             encoded: the source.
-            cache: what earlier calls have kept.
+            cache: keys and values from earlier calls.
             output_hidden_states, output_attentions: what to collect.
         """
         so_far = attention_mask.shape[1]  # L
@@ -399,7 +399,7 @@ class T5ForConditionalGeneration(Seq2SeqLM):
     def init_weights(self, part: nn.Module) -> None:
         """Give a part of the model the weights that training begins with; see `init_t5_weights`.
 
-        A head of its own is drawn like the token embedding, in whose place it stands.
+        A head of its own is drawn like the token embedding, which it replaces.
         """
         init_t5_weights(part, self.config)
         if part is self.lm_head:

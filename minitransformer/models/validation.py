@@ -26,7 +26,7 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def strict_names(method: Callable[P, R]) -> Callable[P, R]:
-    """Make a method say the nearest right name when an argument is misspelled."""
+    """Make a method suggest the nearest known name when an argument is misspelled."""
     known = frozenset(name for name in inspect.signature(method).parameters if name != "self")
 
     @functools.wraps(method)
@@ -44,7 +44,7 @@ def check_shape(name: str, ids: Tensor) -> None:
     """Check that `ids` is a tensor of shape (B, T) with at least one token.
 
     Raises:
-        TypeError: it is no tensor.
+        TypeError: it is not a tensor.
         ValueError: its shape is another.
     """
     if not isinstance(ids, Tensor):
@@ -60,8 +60,8 @@ def check_ids(name: str, ids: Tensor, *, size: int, size_name: str) -> None:
     """Check that `ids` is (B, T), integer, and within 0 <= id < size.
 
     Raises:
-        TypeError: it is no tensor.
-        ValueError: its shape, dtype or values are off.
+        TypeError: it is not a tensor.
+        ValueError: its shape, dtype or values are wrong.
     """
     check_shape(name, ids)
     if ids.dtype not in (torch.int64, torch.int32):
@@ -80,7 +80,7 @@ def check_same_shape(
     """Check that `tensor` has a value for each token of `input_ids`, (B, T).
 
     Raises:
-        TypeError: one of them is no tensor.
+        TypeError: one of them is not a tensor.
         ValueError: the shapes differ.
     """
     check_shape(ids_name, input_ids)
@@ -131,8 +131,8 @@ def check_attention_mask(
         name: of the mask.
 
     Raises:
-        TypeError: it is no tensor.
-        ValueError: its shape, dtype or values are off, or it is missing where there is padding.
+        TypeError: it is not a tensor.
+        ValueError: its shape, dtype or values are wrong, or it is missing where there is padding.
     """
     readable = values_are_readable(input_ids)
     if attention_mask is None:
@@ -147,17 +147,17 @@ def check_attention_mask(
     if mask is not attention_mask and readable and not bool((attention_mask == mask).all()):
         raise ValueError(
             f"{name} holds {int(attention_mask[attention_mask != mask][0])}; "
-            "only 1 (a real token) and 0 (padding) have a meaning"
+            "only 1 (a real token) and 0 (padding) are allowed"
         )
     return mask
 
 
 def _check_mask_kind(name: str, mask: Tensor, input_ids: Tensor, ids_name: str) -> None:
-    """Whatever its values: (B, T), and of a dtype in which 0 stands for padding."""
+    """Check the shape, (B, T), and the dtype, but no values."""
     check_same_shape(name, mask, input_ids, ids_name)
     if mask.dtype not in (torch.bool, *_INTEGERS):
         raise ValueError(
-            f"{name} has dtype {mask.dtype}; bool or an integer of 0 and 1 is needed. Of an "
+            f"{name} has dtype {mask.dtype}; bool or an integer of 0 and 1 is needed. For an "
             "additive mask (0 and -inf) pass `mask == 0`"
         )
 
@@ -170,8 +170,8 @@ def refuse_token_types(token_type_ids: Tensor | None, family: str) -> None:
     """
     if token_type_ids is not None:
         raise ValueError(
-            f"token_type_ids was given, but {family} has no token types; leave it out. A "
-            "tokenizer that returns it anyway: tokenizer.token_types = False"
+            f"token_type_ids was given, but {family} has no token types; leave it out. If "
+            "the tokenizer returns it, set tokenizer.token_types = False"
         )
 
 
@@ -188,8 +188,8 @@ def check_labels(
     padding. `prefix` is what the names of ids and mask begin with: "decoder_" for a decoder's.
 
     Raises:
-        TypeError: it is no tensor.
-        ValueError: the shape, the dtype or a value is off, or padding is labelled.
+        TypeError: it is not a tensor.
+        ValueError: the shape, the dtype or a value is wrong, or padding is labelled.
     """
     ids_name, mask_name = f"{prefix}input_ids", f"{prefix}attention_mask"
     check_same_shape("labels", labels, input_ids, ids_name)
@@ -210,8 +210,8 @@ def check_class_labels(labels: Tensor, batch_size: int, num_classes: int) -> Non
     """Check labels for every sequence: (B,) int64, a class or -100 for none.
 
     Raises:
-        TypeError: it is no tensor.
-        ValueError: the shape, the dtype or a value is off.
+        TypeError: it is not a tensor.
+        ValueError: the shape, the dtype or a value is wrong.
     """
     _check_vector("labels", labels, batch_size)
     if labels.is_floating_point():
@@ -232,8 +232,8 @@ def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bo
         between_0_and_1: whether a label is the share of a class, not just any number.
 
     Raises:
-        TypeError: it is no tensor.
-        ValueError: the shape, the dtype or a value is off.
+        TypeError: it is not a tensor.
+        ValueError: the shape, the dtype or a value is wrong.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels is a {type(labels).__name__}; a tensor is needed")
@@ -249,9 +249,7 @@ def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bo
         if not bool(labels.isfinite().all()):
             raise ValueError("labels holds a number that is NaN or infinite")
         if between_0_and_1 and not bool(((labels >= 0) & (labels <= 1)).all()):
-            raise ValueError(
-                "labels holds a number outside 0 to 1; 1 stands for a class that is so"
-            )
+            raise ValueError("labels holds a number outside 0 to 1; 1 means that the class applies")
     return labels
 
 
@@ -264,8 +262,8 @@ def check_answer_positions(
     """Check the positions of answers: (B,) int64 each, of real tokens, no end before its start.
 
     Raises:
-        TypeError: one is no tensor.
-        ValueError: a shape, a dtype or a value is off; the message names the sequence.
+        TypeError: one is not a tensor.
+        ValueError: a shape, a dtype or a value is wrong; the message names the sequence.
     """
     check_shape("input_ids", input_ids)
     if attention_mask is not None:
