@@ -230,12 +230,7 @@ class Timer:
         return one * UNTIMED_CALLS + self.rounds * max(one, SHORTEST_TIME)
 
     def predict_memory(self, job: Job, point: Point) -> float:
-        """Bytes that it will need, if the formula is off as much as at the last length."""
-        factor = job.learned.get("memory_by_formula", 1.0) if job.learned else 1.0
-        return factor * self.memory_by_formula(job, point)
-
-    def memory_by_formula(self, job: Job, point: Point) -> float:
-        """Bytes, roughly."""
+        """Bytes that it will need, roughly."""
         size, how = self.weights.dtype.itemsize, {"backward": point.backward, "fused": job.is_fused}
         return formulas.highest_memory(self.weights.sizes, *job.layout.shape, size, **how)
 
@@ -280,7 +275,6 @@ class Timer:
                 row |= spread("times_faster", ratios(other.seconds, job.seconds))
         if job.peak is not None:
             row["peak_megabytes"] = job.peak / 1e6
-            row["memory_by_formula"] = job.peak / self.memory_by_formula(job, point)
         return row
 
 

@@ -72,6 +72,7 @@ def add_options(parser: Parser, cases: Iterable[str]) -> None:
         default=SETTINGS,
         help="transformers with its default settings, with its best, and ours on the same batches",
     )
+    parser.add_argument("--batches", type=positive, help="of a pass, in place of each case's own")
     parser.add_argument("--passes", type=positive, help="times over the batches of each case")
     parser.add_argument(
         "--compile-theirs",
@@ -233,6 +234,7 @@ def run_cases(
         case = replace(
             case,
             pad_token_id=sequences[kind].pad_token_id,
+            num_batches=arguments.batches or case.num_batches,
             **{key: getattr(arguments, key) for key in ("dtype", "device", "attention", "seed")},
         )
         measure = partial(

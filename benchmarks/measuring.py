@@ -32,7 +32,7 @@ _PROCESS, _MACHINE = Path("/proc/self"), Path("/proc/meminfo")
 # What every process needs and takes seconds to import: imported once, and inherited. A name that
 # cannot be imported there is skipped, and costs those seconds.
 _PRELOADED = [
-    "benchmarks.training",
+    "benchmarks.encoders",
     "transformers.models.bert.modeling_bert",
     "transformers.models.distilbert.modeling_distilbert",
     "transformers.models.roberta.modeling_roberta",

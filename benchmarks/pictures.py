@@ -1,6 +1,6 @@
 """The pictures of all benchmarks, drawn from the rows of their CSV files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,6 @@ ATTENTION_COLOURS = {
     "ours sdpa, padded": "cornflowerblue",
     "transformers sdpa, padded": "tab:brown",
 }
-_GAP = 0.058  # between labels, of the height of a panel
 
 
 def draw_all(directory: Path) -> list[str]:
@@ -300,18 +299,19 @@ def _draw_panel(axes: Any, rows: list[Row], part: str, batch_is_fixed: bool) -> 
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     shown = [row for row in rows if part == row["part"] or row["implementation"] == "no attention"]
-    labels = []
-    for (*_, name), curve in group(shown, *CURVE).items():
-        lengths, rest = [row["length"] for row in curve], name == "no attention"
+    curves = group(shown, *CURVE)
+    for key in sorted(curves, key=lambda key: -curves[key][-1]["milliseconds"]):
+        curve, name, rest = curves[key], key[-1], key[-1] == "no attention"
         full = curve[0]["rows"] * curve[0]["length"] == curve[0]["tokens"]
         style: dict[str, Any] = {"linestyle": "-" if full else "--"}
         style |= {"linewidth": 4 if rest else 1.3, "alpha": 0.5 if rest else 1}
-        colour = ATTENTION_COLOURS[name]
-        _draw_line(axes, lengths, curve, "milliseconds", colour, **style)
         power = exponent(curve)
-        text = f"{name}  T$^{{{power.exponent:.2f}}}$" if power else name
-        text = f"the layer without attention{text.removeprefix(name)}" if rest else text
-        labels.append((lengths[-1], curve[-1]["milliseconds"], text, colour))
+        style["label"] = "the layer without attention" if rest else name
+        style["label"] += f"  T$^{{{power.exponent:.2f}}}$" if power else ""
+        lengths = [row["length"] for row in curve]
+        _draw_line(axes, lengths, curve, "milliseconds", ATTENTION_COLOURS[name], **style)
+    # In the order in which the curves end, from the slowest to the fastest.
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     if shown:
         _draw_slopes(axes, shown, (1, 2) if batch_is_fixed else (0, 1))
     if part == ATTENTION and shown:
@@ -322,7 +322,6 @@ def _draw_panel(axes: Any, rows: list[Row], part: str, batch_is_fixed: bool) -> 
     axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.grid(alpha=0.25)
-    _write_labels(axes, labels)
 
 
 def _draw_slopes(axes: Any, rows: list[Row], slopes: tuple[int, int]) -> None:
@@ -355,41 +354,3 @@ def _draw_crossings(axes: Any, rows: list[Row]) -> None:
     for line, (text, colour) in enumerate(texts.items()):  # top left, where no curve is
         where = {"transform": axes.transAxes, "va": "top", "fontsize": 8}
         axes.text(0.02, 0.98 - 0.05 * line, text, color=colour, **where)
-
-
-def _write_labels(axes: Any, labels: list[tuple[float, float, str, str]]) -> None:
-    """A label to the right of each line's end, moved so that none overlaps another."""
-    labels = sorted(labels, key=lambda label: label[1])
-    to_axes = axes.transData + axes.transAxes.inverted()
-    heights = apart([to_axes.transform((x, y))[1] for x, y, *_ in labels], _GAP)
-    too_high = max(0, heights[-1] - 1) if heights else 0
-    for (x, y, text, colour), height in zip(labels, heights, strict=True):
-        axes.annotate(
-            text,
-            (x, y),
-            (1.07, height - too_high),
-            textcoords="axes fraction",
-            fontsize=8,
-            color=colour,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0, 0.5)},
-        )
-
-
-def apart(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places, moved as little as it takes for neighbours to be `gap` apart.
-
-    Those that meet form a pile, which stays around the mean of where its members wanted to be.
-    """
-
-    def bottom(pile: list[float]) -> float:
-        return sum(pile) / len(pile) - gap * (len(pile) - 1) / 2
-
-    piles: list[list[float]] = []
-    for place in places:
-        piles.append([place])
-        while len(piles) > 1 and bottom(piles[-2]) + gap * len(piles[-2]) > bottom(piles[-1]):
-            last = piles.pop()
-            piles[-1] += last
-    return [bottom(pile) + gap * number for pile in piles for number in range(len(pile))]

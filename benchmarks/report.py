@@ -83,26 +83,18 @@ def machine(row: Row) -> str:
     )
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table whose first line is its header; its columns are aligned."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
-    return "".join(
-        f"| {' | '.join(f'{cell:{w}}' for cell, w in zip(line, widths, strict=True))} |\n"
-        for line in lines
-    )
+def markdown(lines: Sequence[Sequence[str]], *, aligned: bool = True) -> str:
+    """A table whose first line is its header."""
+    widths = [max(map(len, column)) if aligned else 0 for column in zip(*lines, strict=True)]
+    lines = [lines[0], ["-" * max(3, width) for width in widths], *lines[1:]]
+    cells = [map(str.ljust, line, widths) for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def side_table(rows: Iterable[Row], columns: Columns) -> str:
     """A line for each row; what a row does not have is left out."""
     lines = [[cell(row).replace("nan", "") for cell in columns.values()] for row in rows]
     return markdown([list(columns), *lines])
-
-
-def plain_markdown(lines: Sequence[Sequence[str]]) -> str:
-    """The same for a page, without alignment."""
-    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def with_quartiles(row: Row, name: str, digits: int = 2) -> str:
@@ -284,8 +276,8 @@ def attention_table(rows: Sequence[Row]) -> str:
     ends = group([row for row in rows if row.get("reason")], *CURVE[:3], "length")
     for (*curve, length), ended in ends.items():
         place = ", ".join(filter(None, [*curve, f"{length:,.0f}" if length else ""]))
-        names = ", ".join(row["implementation"] for row in ended)
-        parts.append(f"{place}: {names}: {ended[0]['reason']}")
+        sides = ", ".join(row["implementation"] for row in ended)
+        parts.append(f"{place}: {sides}: {ended[0]['reason']}")
     return "\n".join(parts)
 
 
@@ -319,7 +311,7 @@ def speed_table(directory: Path) -> str:
         raise ValueError(f"{directory} holds no float32 rows of training, inference or generation")
     if len({machine(row) for row in rows}) > 1:
         raise ValueError(f"{directory}: not all of it was measured under the same conditions")
-    return f"{machine(rows[0])}, float32; median (quartiles)\n\n{plain_markdown(lines)}"
+    return f"{machine(rows[0])}, float32; median (quartiles)\n\n{markdown(lines, aligned=False)}"
 
 
 def is_default(row: Row) -> bool:
@@ -344,7 +336,7 @@ def ratios_table(rows: Sequence[Row]) -> str:
                     with_quartiles(row, f"times_{name}") for row in mine if row["dtype"] == dtype
                 ]
                 lines[-1].append(next(filter(None, found), "not measured"))
-    return plain_markdown(lines)
+    return markdown(lines, aligned=False)
 
 
 def renewed(page: str, directory: Path) -> str:

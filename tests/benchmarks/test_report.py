@@ -8,7 +8,6 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from benchmarks import report
-from benchmarks.pictures import apart
 from benchmarks.report import (
     ATTENTION,
     FIXED_BATCH,
@@ -107,7 +106,8 @@ def test_pictures_show_what_the_committed_files_hold(drawn):
                     and (row["part"] == part or row["implementation"] == "no attention")
                 } - {"sdpa: flash"}
                 assert len([line for line in axes.lines if len(line.get_xdata()) > 2]) == len(names)
-                labels = {text.get_text().split("  T$")[0] for text in axes.texts}
+                legend = axes.get_legend().get_texts()
+                labels = {text.get_text().split("  T$")[0] for text in legend}
                 assert names - {"no attention"} <= labels
 
 
@@ -242,14 +242,6 @@ def test_exponents_and_crossings_of_made_curves():
     assert where["ours sdpa"]["where"] == "beyond 1024"
     assert where["sdpa: math"]["where"] == "below 128"
     assert "transformers sdpa" not in where  # the layer without attention is ours
-
-
-def test_labels_lie_apart():
-    assert apart([], 0.1) == []
-    assert apart([0.1, 0.5], 0.1) == pytest.approx([0.1, 0.5])
-    assert apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    # The pile of the upper two reaches the lowest, which joins it.
-    assert apart([0.4, 0.5, 0.5], 0.2) == pytest.approx([0.2667, 0.4667, 0.6667], abs=1e-3)
 
 
 def test_a_directory_without_results(tmp_path, capsys):
