@@ -27,6 +27,7 @@ RATIO_PANELS = {
     "default": "transformers, default settings\nsequences in random order; ours sorts by length",
     "best": "transformers, best settings\nboth get the same sequences, sorted by length",
 }
+VARIANT = ("implementation", "dtype", "dropout")  # a line each, in every case
 DTYPE_COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
 SIDE_COLOURS = {
     ("transformers", "float32"): "tab:gray",
@@ -86,8 +87,7 @@ def draw_ratios(directory: Path, name: str) -> None:
     """Draw NAME.png from the files of all dtypes: of training or of inference.
 
     A panel for transformers with default settings and one for best settings; in it a line for each
-    case, and a dot for each ratio with its quartiles: large for the optimized model, small for the
-    plain one.
+    case, implementation, dtype and dropout, with the ratio and its quartiles.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -96,18 +96,18 @@ def draw_ratios(directory: Path, name: str) -> None:
         row for row in read_all(directory, name) if row["implementation"] in ("plain", "optimized")
     ]
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    variants = list(dict.fromkeys(_variant(row) for row in rows))
+    variants = list(group(rows, *VARIANT))
     figure = new_figure(height=1.8 + len(cases) * (0.35 + 0.2 * len(variants)))
     figure.set_figwidth(10)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, (settings, title) in zip(panels, RATIO_PANELS.items(), strict=True):
         for row in rows:
-            number = variants.index(_variant(row))
+            number = variants.index(tuple(row.get(name) for name in VARIANT))
             place = float(cases.index(row["case"]))
             place += (number - (len(variants) - 1) / 2) * 0.8 / len(variants)
             if f"times_{settings}" in row:
                 _draw_ratio(panel, row, f"times_{settings}", place)
-            if settings == "default" and "times_same" in row and row["implementation"] != "plain":
+            if settings == "default" and "times_same" in row:
                 panel.plot(row["times_same"], place, "x", ms=6, color="gray")
             if target := row.get(f"{settings}_target"):
                 at = cases.index(row["case"])
@@ -128,13 +128,10 @@ def draw_ratios(directory: Path, name: str) -> None:
         f"transformers\n{machine(rows[0])}",
         fontsize=11,
     )
-    for variant in variants:
-        dtype = variant.split(",")[0]
-        hollow = variant.endswith("dropout 0")
-        style = {"color": DTYPE_COLOURS[dtype], "mfc": "white" if hollow else DTYPE_COLOURS[dtype]}
-        panels[0].plot([], [], "o", ms=7, label=f"optimized, {variant}", **style)
-    if any(row["implementation"] == "plain" for row in rows):
-        panels[0].plot([], [], "d", ms=4, color="dimgray", label="plain")
+    for variant, (row, *_) in group(rows, *VARIANT).items():
+        label = ", ".join(map(str, variant[:2]))
+        label += f", dropout {row['dropout']:g}" if "dropout" in row else ""
+        panels[0].plot([], [], label=label, **_marker(row))
     panels[0].plot([], [], "x", ms=6, color="gray", label="ours unsorted, on their batches")
     panels[0].plot([], [], color="tab:red", linewidth=2, label="target")
     panels[0].plot([], [], color="black", linewidth=1, label="equally fast")
@@ -142,20 +139,18 @@ def draw_ratios(directory: Path, name: str) -> None:
     figure.savefig(directory / f"{name}.png")
 
 
-def _variant(row: Row) -> str:
-    """The dtype, and where it is a matter of training the dropout."""
-    return row["dtype"] + (f", dropout {row['dropout']:g}" if "dropout" in row else "")
+def _marker(row: Row) -> dict[str, Any]:
+    """A diamond for plain, a dot for optimized; hollow without dropout."""
+    colour, plain = DTYPE_COLOURS[row["dtype"]], row["implementation"] == "plain"
+    style = {"marker": "d" if plain else "o", "ms": 5 if plain else 7, "linestyle": ""}
+    return style | {"color": colour, "mfc": "white" if row.get("dropout") == 0 else colour}
 
 
 def _draw_ratio(axes: Any, row: Row, name: str, place: float) -> None:
-    """A dot with its quartiles and its number; hollow without dropout; a diamond for plain."""
-    ratio, colour, plain = row[name], DTYPE_COLOURS[row["dtype"]], row["implementation"] == "plain"
-    filling = "white" if row.get("dropout") == 0 else colour
-    errors = [[ratio - row[f"{name}_low"]], [row[f"{name}_high"] - ratio]]
-    style = {"fmt": "d" if plain else "o", "ms": 4 if plain else 7, "capsize": 3}
-    axes.errorbar(ratio, place, xerr=errors, color=colour, mfc=filling, **style)
-    if not plain:
-        _annotate(axes, f"{ratio:.2f}", (row[f"{name}_high"], place), (6, 0), va="center")
+    """A mark with its quartiles and its number."""
+    errors = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
+    axes.errorbar(row[name], place, xerr=errors, capsize=3, **_marker(row))
+    _annotate(axes, f"{row[name]:.2f}", (row[f"{name}_high"], place), (6, 0), va="center")
 
 
 def _annotate(axes: Any, text: str, xy: tuple[float, float], offset: Any, **style: Any) -> None:

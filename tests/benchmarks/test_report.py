@@ -76,7 +76,7 @@ def test_pictures_show_what_the_committed_files_hold(drawn):
         for axes, settings in zip(drawn[f"{name}.png"].axes, ("default", "best"), strict=True):
             dots = [row for row in rows if f"times_{settings}" in row]
             assert len(error_bars(axes)) == len(dots) > 0
-            shown = {f"{row[f'times_{settings}']:.2f}" for row in dots if is_optimized(row)}
+            shown = {f"{row[f'times_{settings}']:.2f}" for row in dots}
             assert {text.get_text() for text in axes.texts} == shown
             targets = {row[f"{settings}_target"] for row in rows if f"{settings}_target" in row}
             lines = [line for line in axes.lines if line.get_color() == "tab:red"]
@@ -109,10 +109,6 @@ def test_pictures_show_what_the_committed_files_hold(drawn):
                 legend = axes.get_legend().get_texts()
                 labels = {text.get_text().split("  T$")[0] for text in legend}
                 assert names - {"no attention"} <= labels
-
-
-def is_optimized(row):
-    return row["implementation"] == "optimized"
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/results/README.md"])
