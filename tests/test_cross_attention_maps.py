@@ -85,14 +85,14 @@ def test_the_maps_are_those_of_the_model(name, kind, load):
 def test_cross_attention_is_what_is_shown_by_default(load):
     model, tokenizer = load("BartForConditionalGeneration")
     found = attention_maps(model, tokenizer, TEXT, target=TARGET)
-    assert found.maps.shape == (1, 4, len(found.tokens), len(found.source.tokens))
+    assert found.maps.shape == (3, 2, len(found.tokens), len(found.source.tokens))
     assert found.title == "Cross-attention"
 
 
 def test_a_decoder_does_not_see_what_comes(load):
     model, tokenizer = load("GPT2LMHeadModel")
     found = attention_maps(model, tokenizer, TEXT)
-    assert found.maps.shape == (2, 2, len(found.tokens), len(found.tokens))
+    assert found.maps.shape == (2, 3, len(found.tokens), len(found.tokens))
     assert torch.equal(found.maps, found.maps.tril())
     assert (found.maps[:, :, -1] > 0).all()
     same = attention_maps(model, tokenizer, TEXT, kind="decoder").maps
@@ -307,11 +307,11 @@ def test_a_grid_of_maps_that_are_no_squares(figures, tmp_path):
 def test_the_picture_of_a_checkpoint(paths, figures, tmp_path):
     path, picture = paths("BartForConditionalGeneration"), tmp_path / "a.png"
     attention_picture(path, TEXT, picture, target=TARGET)
-    assert {"Cross-attention in 1 layer of 4 heads", "ciao", "·libro"} <= set(texts_of(figures[0]))
+    assert {"Cross-attention in 3 layers of 2 heads", "ciao", "·libro"} <= set(texts_of(figures[0]))
     attention_picture(path, TEXT, picture, kind="encoder", layer=1)
     assert "Encoder self-attention in layer 1" in texts_of(figures[1])
-    with pytest.raises(ValueError, match="layer=1 does not exist; the layers are 0 to 0"):
-        attention_picture(path, TEXT, picture, kind="decoder", layer=1, target=TARGET)
+    with pytest.raises(ValueError, match="layer=3 does not exist; the layers are 0 to 2"):
+        attention_picture(path, TEXT, picture, kind="decoder", layer=3, target=TARGET)
 
 
 def test_a_misspelled_kind_is_refused_before_the_model_is_loaded(tmp_path):
