@@ -305,9 +305,9 @@ def _draw_panel(axes: Any, rows: list[Row], part: str, batch_is_fixed: bool) -> 
         style["label"] += f"  T$^{{{power.exponent:.2f}}}$" if power else ""
         lengths = [row["length"] for row in curve]
         _draw_line(axes, lengths, curve, "milliseconds", ATTENTION_COLOURS[name], **style)
-    # In the order in which the curves end, from the slowest to the fastest.
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     if shown:
+        # In the order in which the curves end, from the slowest to the fastest.
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
         _draw_slopes(axes, shown, (1, 2) if batch_is_fixed else (0, 1))
     if part == ATTENTION and shown:
         _draw_crossings(axes, rows)

@@ -40,7 +40,7 @@ def benchmark_parser(module: str, description: str) -> Parser:
     parser.add_argument(
         "--threads", type=positive, default=torch.get_num_threads(), help="of the CPU"
     )
-    parser.add_argument("--quick", action="store_true", help="a small model; ends within a minute")
+    parser.add_argument("--quick", action="store_true", help="small models, to see that it works")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run that was stopped in --out"
     )
