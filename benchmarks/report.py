@@ -85,7 +85,7 @@ def machine(row: Row) -> str:
 
 def markdown(lines: Sequence[Sequence[str]], *, aligned: bool = True) -> str:
     """A table whose first line is its header."""
-    widths = [max(map(len, column)) if aligned else 0 for column in zip(*lines, strict=True)]
+    widths = [max(3, *map(len, column)) if aligned else 0 for column in zip(*lines, strict=True)]
     lines = [lines[0], ["-" * max(3, width) for width in widths], *lines[1:]]
     cells = [map(str.ljust, line, widths) for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
