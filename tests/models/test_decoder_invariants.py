@@ -179,10 +179,12 @@ def test_a_fully_masked_sequence_is_finite_and_changes_no_other(name, variant):
 @every_encoder_decoder
 @every_variant
 @pytest.mark.parametrize("masked", ["attention_mask", "decoder_attention_mask"])
-def test_a_fully_masked_source_or_target_is_finite(name, variant, masked):
+def test_a_fully_masked_source_or_target_is_finite_and_changes_no_other(name, variant, masked):
     model = build(name, variant)
     batch = collate(name, examples_of(name, [4, 2]), left=False, left_target=False)
+    expected = results_of(name, batch, variant)[0]
     batch[masked] = batch[masked] * torch.tensor([[1], [0]])
+    assert_equal(results_of(name, batch, variant)[0], expected)
     output = model(**batch)
     outcome = output.last_hidden_state if hasattr(output, "last_hidden_state") else output.logits
     assert outcome.isfinite().all()
