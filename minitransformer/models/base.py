@@ -431,8 +431,8 @@ class EncoderDecoder(Model):
         sources, targets = input_ids.shape[0], decoder_input_ids.shape[0]
         if targets != sources:
             raise ValueError(
-                f"input_ids has {sources} sequences, but decoder_input_ids (made of the labels, "
-                f"where it is not given) has {targets}; one for each source is needed"
+                f"input_ids has {sources} sequences, but decoder_input_ids (made from the "
+                f"labels if not given) has {targets}; it needs one for each source"
             )
         encoded = self.encode(
             input_ids,
@@ -502,7 +502,7 @@ class EncoderDecoder(Model):
         sequences, sources = decoder_input_ids.shape[0], encoded.last_hidden_state.shape[0]
         if sequences % sources:
             raise ValueError(
-                f"decoder_input_ids has {sequences} sequences, which is no multiple of the "
+                f"decoder_input_ids has {sequences} sequences, which is not a multiple of the "
                 f"{sources} sources"
             )
         mask = check_attention_mask(

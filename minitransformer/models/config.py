@@ -114,9 +114,7 @@ class ClassifierConfig(Config):
         numbers = [*labels] if isinstance(labels, dict) else []
         # True and 1.0 are as good as 1 to Python, but not to JSON.
         if not numbers or numbers != [*range(len(numbers))] or {*map(type, numbers)} != {int}:
-            raise ValueError(
-                f"id2label={labels!r} must be a dict from 0, 1, 2, ... in this order to names"
-            )
+            raise ValueError(f"id2label={labels!r} must map 0, 1, 2, ..., in this order, to names")
         names = list(labels.values())
         if not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"id2label={labels!r} must give every class a name")

@@ -216,7 +216,7 @@ def check_class_labels(labels: Tensor, batch_size: int, num_classes: int) -> Non
     _check_vector("labels", labels, batch_size)
     if labels.is_floating_point():
         raise ValueError(
-            f"labels has dtype {labels.dtype}; a class for each sequence is torch.int64. For "
+            f"labels has dtype {labels.dtype}; class labels must be torch.int64. For "
             "several classes per sequence set problem_type='multi_label_classification', for "
             "numbers 'regression'"
         )
@@ -238,7 +238,9 @@ def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bo
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels is a {type(labels).__name__}; a tensor is needed")
     if not labels.is_floating_point():
-        raise ValueError(f"labels has dtype {labels.dtype}; a number for each score is a float")
+        raise ValueError(
+            f"labels has dtype {labels.dtype}; regression and multi-label targets must be floats"
+        )
     if labels.dim() == 1 and shape[1] == 1:
         labels = labels[:, None]
     if labels.shape != shape:

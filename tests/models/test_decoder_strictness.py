@@ -291,7 +291,9 @@ def test_sequences_that_are_no_multiple_of_the_sources(name):
     backbone = backbone_of(build(name))
     encoded = backbone.encode(rows(2, 4))
     for number in (3, 1):
-        message = f"decoder_input_ids has {number} sequences, which is no multiple of the 2 sources"
+        message = (
+            f"decoder_input_ids has {number} sequences, which is not a multiple of the 2 sources"
+        )
         with pytest.raises(ValueError, match=message):
             backbone.decode(rows(number, 2), encoded)
     output = backbone.decode(rows(4, 2), encoded)  # two for each source

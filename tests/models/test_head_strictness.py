@@ -138,9 +138,24 @@ NUMBERS = {"id2label": THREE_CLASSES, "problem_type": "regression"}
         ),
         (SINGLE, torch.tensor([[0.0, 1.0, 1.0]] * 2), ValueError, r"shape \(2, 3\).*\(2,\)"),
         (SINGLE, [0, 1], TypeError, r"is a list.*shape \(B,\)"),
-        (MULTI, torch.tensor([0, 1]), ValueError, "int64; a number for each score is a float"),
-        (MULTI, torch.ones(2, 3).long(), ValueError, "int64; a number for each score is a float"),
-        (MULTI, torch.ones(2, 3).bool(), ValueError, "bool; a number for each score is a float"),
+        (
+            MULTI,
+            torch.tensor([0, 1]),
+            ValueError,
+            "int64; regression and multi-label targets must be floats",
+        ),
+        (
+            MULTI,
+            torch.ones(2, 3).long(),
+            ValueError,
+            "int64; regression and multi-label targets must be floats",
+        ),
+        (
+            MULTI,
+            torch.ones(2, 3).bool(),
+            ValueError,
+            "bool; regression and multi-label targets must be floats",
+        ),
         (MULTI, torch.ones(2), ValueError, r"shape \(2,\).*each score is needed, \(2, 3\)"),
         (MULTI, torch.ones(2, 4), ValueError, r"shape \(2, 4\).*\(2, 3\)"),
         (MULTI, torch.ones(1, 3), ValueError, r"shape \(1, 3\).*\(2, 3\)"),
@@ -148,7 +163,12 @@ NUMBERS = {"id2label": THREE_CLASSES, "problem_type": "regression"}
         (MULTI, torch.full((2, 3), -100.0), ValueError, "outside 0 to 1"),
         (MULTI, torch.full((2, 3), float("nan")), ValueError, "NaN or infinite"),
         (MULTI, [[0.0, 1.0, 1.0]] * 2, TypeError, "is a list; a tensor is needed"),
-        (STARS, torch.tensor([4, 5]), ValueError, "int64; a number for each score is a float"),
+        (
+            STARS,
+            torch.tensor([4, 5]),
+            ValueError,
+            "int64; regression and multi-label targets must be floats",
+        ),
         (STARS, torch.ones(3), ValueError, r"shape \(3, 1\).*\(2, 1\)"),
         (STARS, torch.ones(2, 2), ValueError, r"shape \(2, 2\).*\(2, 1\)"),
         (STARS, torch.tensor(1.0), ValueError, r"shape \(\).*\(2, 1\)"),
@@ -276,10 +296,10 @@ def test_a_misspelled_argument_gets_the_right_name(family, head, wrong, right):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({0: "a", 2: "b"}, "from 0, 1, 2"),
-        ({1: "a", 2: "b"}, "from 0, 1, 2"),
+        ({0: "a", 2: "b"}, "must map 0, 1, 2"),
+        ({1: "a", 2: "b"}, "must map 0, 1, 2"),
         ({1: "b", 0: "a"}, "in this order"),
-        ({"0": "a", "1": "b"}, "from 0, 1, 2"),
+        ({"0": "a", "1": "b"}, "must map 0, 1, 2"),
         ({}, "must be a dict"),
         (None, "must be a dict"),
         (["a", "b"], "must be a dict"),
@@ -289,8 +309,8 @@ def test_a_misspelled_argument_gets_the_right_name(family, head, wrong, right):
         ({0: "a", 1: ""}, "every class a name"),
         ({0: "a", 1: "a"}, "two classes one name"),
         # What Python holds for 0 and 1, JSON does not: such a checkpoint could not be loaded.
-        ({False: "a", True: "b"}, "from 0, 1, 2"),
-        ({0.0: "a", 1.0: "b"}, "from 0, 1, 2"),
+        ({False: "a", True: "b"}, "must map 0, 1, 2"),
+        ({0.0: "a", 1.0: "b"}, "must map 0, 1, 2"),
     ],
 )
 def test_classes_that_are_not_numbered(config_class, labels, message):
