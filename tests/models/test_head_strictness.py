@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import minitransformer
 from minitransformer import BertConfig, DistilBertConfig, RobertaConfig
@@ -184,19 +185,24 @@ def test_labels_of_texts(family, fields, labels, error, message):
 
 @every_family
 def test_labels_of_texts_that_are_right(family):
-    """The limits of what is refused: each of these has a loss."""
-    for fields, labels in [
-        (SINGLE, torch.tensor([2, -100])),
-        (MULTI, torch.tensor([[0.0, 1.0, 0.5]] * 2)),
-        (STARS, torch.tensor([-7.5, 1e3])),
-        (STARS, torch.tensor([[-7.5], [1e3]])),
-        (NUMBERS, torch.tensor([[-1.0, 0.0, 9.0]] * 2).double()),
+    """The limits of what is refused: each of these has the loss of its problem type."""
+    for fields, labels, loss_of in [
+        (SINGLE, torch.tensor([2, -100]), F.cross_entropy),
+        (MULTI, torch.tensor([[0.0, 1.0, 0.5]] * 2), F.binary_cross_entropy_with_logits),
+        (STARS, torch.tensor([-7.5, 1e3]), F.mse_loss),
+        (STARS, torch.tensor([[-7.5], [1e3]]), F.mse_loss),
+        (NUMBERS, torch.tensor([[-1.0, 0.0, 9.0]] * 2).double(), F.mse_loss),
     ]:
         model = build(family, "ForSequenceClassification", pad_token_id=1, **fields)
+        logits = model(**ON_THE_RIGHT).logits
+        targets = labels if fields is SINGLE else labels.view_as(logits).to(logits.dtype)
+        expected = loss_of(logits, targets)
         for call in calls(model):
             result = call(**ON_THE_RIGHT, labels=labels)
-            loss = result[0] if isinstance(result, tuple) else getattr(result, "loss", result)
-            assert loss.isfinite()
+            if isinstance(result, tuple):
+                total, count = result
+                result = total / count
+            torch.testing.assert_close(getattr(result, "loss", result), expected)
 
 
 @every_family
