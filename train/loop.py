@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from minitransformer.fast import is_optimized, optimize
 from minitransformer.fast.linear import measured_library, set_library
-from minitransformer.fast.measuring import ANSWERS
+from minitransformer.fast.measuring import SPEEDUPS
 from minitransformer.files import remove_unfinished
 from minitransformer.hf.config import reference_class
 from minitransformer.models.base import Model, TaskModel
@@ -129,7 +129,7 @@ def train(
             "progress": asdict(replace(progress, stop_signal=None)),
             "run": run,
             "library": measured_library() if is_optimized(model) and device.type == "cpu" else None,
-            "measured": dict(ANSWERS),  # about this processor; decides how evaluations round
+            "measured": dict(SPEEDUPS),  # about this processor; decides how evaluations round
         }
         save_checkpoint(config, model, optimizer, state, step=progress.step)
 
@@ -310,7 +310,7 @@ def _start_or_resume(
             f"{path} belongs to another run: {'; '.join(changed)}. Resume with the same settings, "
             "or choose another --output"
         )
-    ANSWERS.update(state.get("measured", {}))
+    SPEEDUPS.update(state.get("measured", {}))
     if library := state.get("library"):
         try:
             set_library(library)  # the libraries differ in the last bit

@@ -1,7 +1,7 @@
-"""The same numbers, faster: :func:`optimize` puts the twins in place.
+"""The same numbers, faster: :func:`optimize` replaces plain modules by their twins.
 
-`optimize` has the table of twins; `model_twins` and `layer_twins` the twins; every other file is
-one technique.
+The table of twins is in `optimize.py`, the twins themselves are in `model_twins.py` and
+`layer_twins.py`, and each of the other files holds one technique or a helper of several.
 """
 
 from minitransformer.fast.optimize import Report, is_optimized, optimize, report, restore

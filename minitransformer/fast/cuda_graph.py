@@ -1,13 +1,15 @@
 """Decoding on a GPU: the step of the model is captured once as a CUDA graph, and replayed.
 
-A step is some hundred small kernels, and to launch each of them takes the host longer than the GPU
-takes to run it. In a graph they are launched all at once. A graph repeats the same kernels on the
-same memory, hence the static cache (:mod:`minitransformer.fast.static_kv_cache`). Nor does the host
-wait for the GPU after each token: it looks every 16 tokens whether all sequences have ended.
-Written for generation on a GPU without beams, tested with a stand-in for the graph, and not run on
-a GPU.
+A step consists of hundreds of small kernels, and the host takes longer to launch each of them than
+the GPU takes to run it. A graph launches them all at once. It repeats the same kernels on the same
+memory, and therefore needs a static cache (:mod:`minitransformer.fast.static_kv_cache`). The host
+does not wait for the GPU after each token either: it checks every 16 tokens whether all sequences
+have ended.
 
-B prompts, W their tokens, R decoded sequences, L tokens so far, S positions, V vocabulary.
+Meant to speed up generation on a GPU without beams, which the speed tables do not measure: it is
+tested with a stand-in for the graph and has not run on a GPU.
+
+B prompts, W tokens of a prompt, R decoded sequences, L tokens so far, S positions, V vocabulary.
 """
 
 import warnings
@@ -29,59 +31,60 @@ from minitransformer.models.base import (
     Seq2SeqDecodingSession,
 )
 
-EOS_CHECK_INTERVAL = 16  # tokens between two looks of the host at whether all sequences ended
-# Tokens: capturing takes as long as some five of them without it, which is estimated, not measured.
-_WORTH_A_GRAPH = 16
-_NUM_WARM_UPS = 3  # runs before the capture, in which libraries set up what they need
-_STEP_OF_SIZES = 64  # S is a multiple of it, so that similar lengths share a graph
-# All positions are allocated and attended to from the first token on: where a model sets no limit,
-# a generous one of the caller's, which the text may never come near, must not cost its memory.
-_MOST_POSITIONS = 4096
-_CAPTURING = Lock()  # only one capture may be under way in a process
+EOS_CHECK_INTERVAL = 16  # tokens between two checks whether all sequences have ended
+# For fewer tokens no step is captured. Capturing takes about as long as five steps without a graph,
+# which is an estimate, not a measurement.
+_MIN_NEW_TOKENS = 16
+_NUM_WARM_UPS = 3  # runs before the capture, in which libraries allocate what they need
+_POSITIONS_MULTIPLE = 64  # S is a multiple of this, so that similar lengths share a graph
+# All positions are allocated and attended to from the first token on. If neither the model nor the
+# caller sets a low limit, a cache for all of them would take far more memory than the text needs.
+_MAX_POSITIONS = 4096
+_CAPTURE_LOCK = Lock()  # only one capture may be under way in a process
 
 Session = CausalDecodingSession | Seq2SeqDecodingSession
 Run = Callable[[], Tensor]
 
 
 class CaptureError(RuntimeError):
-    """The device refused to capture what it had run before."""
+    """The device could not capture a step that it had run before."""
 
 
-def runs_ahead(device: torch.device) -> bool:
-    """Whether this device works while the host already hands it the next tokens."""
+def runs_asynchronously(device: torch.device) -> bool:
+    """Whether this device runs its kernels while the host goes on."""
     return device.type == "cuda"
 
 
 def capture(run: Run, device: torch.device) -> Run:
-    """Capture what `run` does on a GPU; the answer does it once more, with the same memory.
+    """Capture what `run` does on a GPU, and return a function that replays it.
 
     Args:
-        run: without arguments; what it reads and writes lies in memory that stays, and to run it
-            several times does what running it once does.
+        run: takes no arguments. It reads and writes memory that stays allocated, and running it
+            several times has the effect of running it once.
         device: the GPU.
 
     Returns:
-        A function whose result is always the same tensor, with new numbers in it.
+        A function that returns the same tensor each time, with new values in it.
 
     Raises:
-        CaptureError: `run` did what cannot be captured.
-        torch.OutOfMemoryError: the memory of the GPU did not suffice.
+        CaptureError: `run` contains something that cannot be captured.
+        torch.OutOfMemoryError: the GPU does not have enough memory.
     """
     main = torch.cuda.current_stream(device)
-    # The stream too is set back: a capture that fails leaves its own one set.
-    with _CAPTURING, torch.cuda.device(device), torch.cuda.stream(main):
+    # This block also restores the current stream: a failed capture leaves its own stream current.
+    with _CAPTURE_LOCK, torch.cuda.device(device), torch.cuda.stream(main):
         side = torch.cuda.Stream()
         side.wait_stream(main)
         try:
             with torch.cuda.stream(side):
                 for _ in range(_NUM_WARM_UPS):
                     run()
-        finally:  # the memory may be used again after an error
+        finally:  # also after an error, for the memory may then be used again
             main.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # The stream of the warm-up: what libraries set up, some of them set up for a stream.
+        # Captured on the stream of the warm-up, since some libraries allocate memory per stream.
         try:
-            # What other threads do meanwhile, such as allocating memory, is theirs.
+            # Other threads may go on, and may allocate memory, during the capture.
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 output = run()
         except torch.OutOfMemoryError:
@@ -97,15 +100,15 @@ def capture(run: Run, device: torch.device) -> Run:
 
 
 class CapturedStep:
-    """A step of one model for one set of sizes, with the memory that it works in.
+    """A captured step of one model for one set of sizes, with the memory that it uses.
 
-    It holds no reference to the model, whose weights the graph knows by their address.
+    It holds no reference to the model: the graph contains the addresses of the weights.
 
     Args:
-        session: its prompt read. It gets a static cache; where the capture fails, it is left as it
-            was.
+        session: a session that has read its prompt. It gets a static cache; if the capture fails,
+            it is left unchanged.
         num_positions: S, of that cache.
-        token: (R, 1), the first token that is read.
+        token: (R, 1), the first token to read.
 
     Raises:
         CaptureError, torch.OutOfMemoryError: as :func:`capture`.
@@ -127,19 +130,19 @@ class CapturedStep:
                 assert encoded is not None
                 session.encoded = encoded
             raise
-        self.cache.fill(past)  # as if nothing had been tried
+        self.cache.fill(past)  # undo what the warm-up and the capture wrote
 
     def _captured(self, session: Session) -> Run:
-        """Let the session work in this memory, and capture its step there."""
+        """Make the session use this memory, and capture its step."""
         session.cache = self.cache
         if isinstance(session, Seq2SeqDecodingSession):
             self.source_mask = session.encoded.attention_mask.clone()
             session.encoded = replace(session.encoded, attention_mask=self.source_mask)
-        self.cache.advance()  # to the position that is written while the step is captured
+        self.cache.advance()  # to the position that the capture writes
         return capture(lambda: session.step(self.token), self.token.device)
 
-    def take_over(self, session: Session) -> None:
-        """Hold what another session of the same sizes has read, and go on from there."""
+    def continue_from(self, session: Session) -> None:
+        """Copy what another session of the same sizes has read, and continue from there."""
         assert session.cache is not None
         self.cache.fill(session.cache)
         if isinstance(session, Seq2SeqDecodingSession):
@@ -147,28 +150,28 @@ class CapturedStep:
             self.source_mask.copy_(session.encoded.attention_mask)
 
     def __call__(self, token: Tensor) -> Tensor:
-        """Read a token of each sequence, (R, 1): the scores of the next one, (R, V).
+        """Read one token of each sequence, (R, 1), and return the scores of the next, (R, V).
 
-        The next call puts others into the same memory.
+        The next call overwrites the returned scores.
         """
         self.cache.advance()
         self.token.copy_(token)
         return self._replay()
 
 
-# The last captured step of each model. It is taken out while it is in use: two texts that are
-# decoded in turn cannot share its memory.
-_KEPT: WeakKeyDictionary[nn.Module, CapturedStep] = WeakKeyDictionary()
+# The last captured step of each model. A session removes it while it is in use, because two
+# sessions that run at the same time cannot share its memory.
+_CAPTURED_STEPS: WeakKeyDictionary[nn.Module, CapturedStep] = WeakKeyDictionary()
 
 
 class GraphedSession(DecodingSession):
-    """A session whose steps, all but the reading of the prompt, are one captured step.
+    """A session that reads the prompt as usual and then replays one captured step.
 
-    Where that step cannot be captured, this is the session itself, and a warning says why.
+    If the step cannot be captured, a warning says why, and the wrapped session runs each step.
 
     Args:
-        session: the model with its prompts, and with a cache.
-        max_new_tokens: tokens that will be generated at most.
+        session: the session to speed up; it has a cache.
+        max_new_tokens: the most tokens that will be generated.
     """
 
     eos_check_interval = EOS_CHECK_INTERVAL
@@ -196,9 +199,9 @@ class GraphedSession(DecodingSession):
         self.session.select(rows)
 
     def close(self) -> None:
-        """Keep the captured step for the next text."""
+        """Keep the captured step for the next session."""
         if self.captured is not None:
-            _KEPT[self.session.model] = self.captured
+            _CAPTURED_STEPS[self.session.model] = self.captured
         self.session.close()
 
     def _begin(self, token: Tensor) -> None:
@@ -207,62 +210,63 @@ class GraphedSession(DecodingSession):
         except (CaptureError, torch.OutOfMemoryError) as error:
             self._failed = True
             warnings.warn(
-                f"the step for a token could not be captured on {token.device}, and is run anew "
-                f"for each, which is slower; restore(model) does not try: {error}",
+                f"the step of the model could not be captured as a CUDA graph on {token.device}; "
+                "generation continues without it, which is slower. After restore(model) no "
+                f"capture is tried. The error was: {error}",
                 stacklevel=2,
             )
 
     def _kept_or_new(self, token: Tensor) -> CapturedStep:
-        kept = _KEPT.pop(self.session.model, None)
+        kept = _CAPTURED_STEPS.pop(self.session.model, None)
         if kept is not None and kept.key == step_key(self.session, self.num_positions):
-            kept.take_over(self.session)
+            kept.continue_from(self.session)
             return kept
-        del kept  # its memory is free before a new one takes as much
+        del kept  # frees its memory before a new step takes as much
         return CapturedStep(self.session, self.num_positions, token)
 
 
 def graphed_session(
-    session: DecodingSession, max_new_tokens: int, watched: bool
+    session: DecodingSession, max_new_tokens: int, read_every_step: bool
 ) -> DecodingSession:
-    """The session itself, or one that replays a captured step where that is possible and pays.
+    """A session that replays a captured step if that is possible and pays, else the given session.
 
-    On a GPU, the host then looks only every :data:`EOS_CHECK_INTERVAL` tokens whether all sequences
-    have ended. The captured step of the last text is kept as long as the model, for texts of the
-    same sizes; :func:`forget_step` frees its memory.
+    On a GPU, the host then checks only every :data:`EOS_CHECK_INTERVAL` tokens whether all
+    sequences have ended. The last captured step is kept as long as the model, for later sessions
+    of the same sizes; :func:`free_captured_step` frees its memory.
 
     Args:
-        session: the model with its prompts.
+        session: the session to speed up.
         max_new_tokens: of the resolved generation config.
-        watched: whether the host looks at each token as it comes.
+        read_every_step: whether the host reads the tokens of each step as soon as they are chosen.
     """
-    if watched or not isinstance(session, CausalDecodingSession | Seq2SeqDecodingSession):
+    if read_every_step or not isinstance(session, CausalDecodingSession | Seq2SeqDecodingSession):
         return session
-    if runs_ahead(session.prompt.device):
+    if runs_asynchronously(session.prompt.device):
         session.eos_check_interval = EOS_CHECK_INTERVAL
     if not _can_be_captured(session):
-        forget_step(session.model)
+        free_captured_step(session.model)
         return session
-    if max_new_tokens < _WORTH_A_GRAPH:
+    if max_new_tokens < _MIN_NEW_TOKENS:
         return session
-    quick = GraphedSession(session, max_new_tokens)
-    return session if quick.num_positions > _MOST_POSITIONS else quick
+    graphed = GraphedSession(session, max_new_tokens)
+    return session if graphed.num_positions > _MAX_POSITIONS else graphed
 
 
-def forget_step(model: nn.Module) -> None:
-    """Free the memory of the step that is kept for this model."""
-    _KEPT.pop(model, None)
+def free_captured_step(model: nn.Module) -> None:
+    """Free the memory of this model's captured step."""
+    _CAPTURED_STEPS.pop(model, None)
 
 
 def positions_for(session: Session, max_new_tokens: int) -> int:
-    """S, for the prompt and all new tokens but the last, after which nothing is read."""
+    """S, for the prompt and all new tokens but the last, which the model never reads."""
     needed = session.prompt.shape[1] + max_new_tokens - 1
-    rounded = -(-needed // _STEP_OF_SIZES) * _STEP_OF_SIZES
-    longest: int | None = session.model.config.max_sequence_length
-    return rounded if longest is None else min(rounded, longest - 1)
+    rounded = -(-needed // _POSITIONS_MULTIPLE) * _POSITIONS_MULTIPLE
+    limit: int | None = session.model.config.max_sequence_length
+    return rounded if limit is None else min(rounded, limit - 1)
 
 
 def step_key(session: Session, num_positions: int) -> tuple[Any, ...]:
-    """All that a captured step depends on beside the numbers in its memory."""
+    """Everything that a captured step depends on, except the values in its memory."""
     assert session.cache is not None
     first = session.cache.layers[0]
     source = first.cross_attention
@@ -271,22 +275,22 @@ def step_key(session: Session, num_positions: int) -> tuple[Any, ...]:
         num_positions,
         len(first.self_attention.keys),  # R
         source.keys.shape[:3] if source.length else None,  # (B, H, S)
-        torch.is_inference_mode_enabled(),  # its tensors cannot be written outside of it
-        torch.backends.cuda.matmul.fp32_precision,  # by which kernels are chosen
+        torch.is_inference_mode_enabled(),  # its tensors cannot be written outside it
+        torch.backends.cuda.matmul.fp32_precision,  # the choice of kernels depends on it
         tuple((weight.data_ptr(), weight.dtype) for weight in weights),
-        # A module that took the place of another may compute something else with the same weights.
-        # Not their ids, which a later object may have again.
+        # A module that replaced another may compute something else with the same weights. Weak
+        # references, because a later object may have the same id.
         tuple(ref(module) for module in session.model.modules()),
     )
 
 
 def _can_be_captured(session: Session) -> bool:
-    """Whether a step is nothing but kernels on a device that can repeat them."""
+    """Whether a step consists of kernels only, on a device that can replay them."""
     return (
         session.cache is not None
-        and runs_ahead(session.prompt.device)
-        # Autocast's copies of the weights go with the block that it was turned on for.
+        and runs_asynchronously(session.prompt.device)
+        # Autocast's copies of the weights are freed at the end of its block.
         and not torch.is_autocast_enabled(session.prompt.device.type)
-        # Hooks are Python, of which nothing is repeated.
+        # Hooks are Python code, which a graph does not repeat.
         and has_no_hooks(*session.model.modules())
     )

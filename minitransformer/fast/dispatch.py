@@ -1,11 +1,10 @@
 """Dispatch guards: when a twin may compute its numbers in another way than the plain module.
 
-A faster way to the same numbers may run only where nothing but the caller, and autograd, can tell
-the difference. What observes or transforms operations (torch.compile, torch.export,
-jit traces, dispatch modes such as a counter of FLOPs, vmap and the other transforms of
-`torch.func`, forward-mode AD, autocast, tensor subclasses, hooks) gets the plain modules and
-PyTorch's public operations. The guards save nothing themselves; every technique of this package
-checks them first.
+A faster computation may run only where nothing except the caller and autograd can observe the
+difference. Anything that observes or transforms operations (torch.compile, torch.export, jit
+traces, dispatch modes such as a FLOP counter, vmap and the other transforms of `torch.func`,
+forward-mode AD, autocast, tensor subclasses, hooks) gets the plain modules and PyTorch's public
+operations. The guards themselves save no time; every technique of this package checks them first.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from torch.autograd import forward_ad
 
 
 def _private(module: Any, name: str) -> Callable[..., bool]:
-    """A private predicate of PyTorch's; in a PyTorch without it, one that is always true."""
+    """A private predicate of PyTorch; where it does not exist, one that is always true."""
     return getattr(module, name, lambda *_: True)
 
 
@@ -29,17 +28,17 @@ _is_batched = _private(getattr(torch._C, "_functorch", None), "is_legacy_batched
 
 
 def is_plain_eager(*tensors: Tensor | None, under_autocast: bool = False) -> bool:
-    """Whether only autograd sees what is done with these tensors, on any device that has values.
+    """Whether nothing but autograd observes operations on these tensors, and they have values.
 
     Args:
-        tensors: what is computed with, none of it empty; None is skipped.
+        tensors: the inputs, on any device; None is skipped. An empty tensor makes it False.
         under_autocast: whether the caller handles autocast itself.
     """
-    if torch.compiler.is_compiling():  # first, for the compiler cannot trace the rest
+    if torch.compiler.is_compiling():  # first: the compiler cannot trace the rest
         return False
-    if torch.jit.is_tracing() or _in_dispatch_mode() or not only_backward_derives():
+    if torch.jit.is_tracing() or _in_dispatch_mode() or not is_reverse_mode_only():
         return False
-    for tensor in tensors:  # a loop, for `all` takes twice as long, and there are many layers
+    for tensor in tensors:  # a loop: `all` takes twice as long, and every layer calls this
         if tensor is None:
             continue
         if not _is_plain(tensor) or (
@@ -61,16 +60,16 @@ def is_plain_eager_cpu(*tensors: Tensor | None) -> bool:
     return bool(torch.backends.mkldnn.enabled) and is_plain_eager(*tensors)
 
 
-def only_backward_derives() -> bool:
+def is_reverse_mode_only() -> bool:
     """Whether neither forward-mode AD nor a transform of `torch.func` is active."""
     return not _in_functorch_transform() and getattr(forward_ad, "_current_level", 0) < 0
 
 
 def has_no_hooks(*modules: nn.Module) -> bool:
-    """Whether no hook sees what these modules compute, and each runs the forward of its class.
+    """Whether these modules have no hooks, and each runs the forward of its class.
 
-    A `forward` that was set on the instance, as some tools do, counts as a hook; so do PyTorch's
-    global module hooks.
+    PyTorch's global module hooks count, and so does a `forward` that was set on the instance, as
+    some tools do.
     """
     return not _has_global_hook() and not any(
         module._forward_hooks
@@ -82,7 +81,7 @@ def has_no_hooks(*modules: nn.Module) -> bool:
     )
 
 
-_TYPES = (Tensor, nn.Parameter)  # a subclass may mean other values than it holds
+_TYPES = (Tensor, nn.Parameter)  # a subclass may redefine operations
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -1,12 +1,14 @@
-"""Dropout (Srivastava et al. 2014) with 16 random bits for each number, on a CPU.
+"""Dropout (Srivastava et al. 2014) with 16 random bits per number, on a CPU.
 
-PyTorch draws a random float for each number, which on a CPU takes as long as a matrix product of a
-small layer: 15 ms for 3 million numbers, against 3 ms for the bits drawn here. Drawn so, dropout
-was a fifth of a training step. Serves the training rows of the speed tables with dropout on (MLM
-on rows of 512 and on lines, SQuAD); measured: see docs/decisions.md.
+PyTorch draws a random float per number, which takes 15 ms for 3 million numbers on a CPU, about as
+long as a matrix product of a small layer, and was a fifth of a training step. Drawing 16 bits takes
+3 ms.
 
-The probability is rounded to a multiple of 1 / 65,536, and the scale follows the rounded one. A
-seed does not drop the same numbers as PyTorch's dropout does.
+Speeds up all rows of the training table with dropout. Measurements: benchmarks/results/README.md,
+"Measurements behind decisions".
+
+The probability is rounded to a multiple of 1 / 65,536, and the scale fits the rounded probability.
+With the same seed, PyTorch's dropout drops other numbers.
 """
 
 import math
@@ -21,13 +23,13 @@ STEPS = 2**16  # probabilities are multiples of 1 / 65,536: 16 random bits decid
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """Zero numbers at random while training, and scale the others so that the mean stays.
+    """Zero random elements while training, and scale the others so that the mean stays the same.
 
-    On other devices than a CPU, and where more than autograd sees it, PyTorch's own dropout runs.
+    On other devices, and where something other than autograd observes it, PyTorch's dropout runs.
 
     Args:
         x: of any shape.
-        probability: of a zero.
+        probability: of an element being zeroed.
         training: False returns `x` itself.
     """
     if not training or probability == 0.0:
@@ -35,15 +37,15 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     if not is_plain_eager(x, under_autocast=True) or x.device.type != "cpu":
         return F.dropout(x, probability)
     mask, scale = dropout_mask(x.shape, probability)
-    return x * ones_where(mask, x.dtype).mul_(scale)
+    return x * mask_to_dtype(mask, x.dtype).mul_(scale)
 
 
 def dropout_mask(shape: torch.Size, probability: float) -> tuple[Tensor, float]:
-    """The numbers that dropout keeps, on a CPU: (shape) bool, True with 1 - p; and their scale.
+    """A dropout mask on the CPU, bool of this shape, True = keep; and the scale of what is kept.
 
-    Each 64-bit integer of PyTorch's generator decides about four numbers.
+    Each 64-bit integer of PyTorch's generator provides the bits for four elements.
     """
-    dropped = round(probability * STEPS)  # of as many steps
+    dropped = round(probability * STEPS)  # out of STEPS
     if dropped == STEPS:
         return torch.zeros(shape, dtype=torch.bool, device="cpu"), 0.0
     count = math.prod(shape)
@@ -52,9 +54,9 @@ def dropout_mask(shape: torch.Size, probability: float) -> tuple[Tensor, float]:
     return bits >= dropped - STEPS // 2, STEPS / (STEPS - dropped)
 
 
-def ones_where(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 where `mask`, any shape of bool, is True, and 0 elsewhere.
+def mask_to_dtype(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A bool mask of any shape as ones and zeros of another dtype.
 
-    Bytes become floats five times as fast as bools do.
+    PyTorch converts bytes to floats five times as fast as bools.
     """
     return mask.view(torch.uint8).to(dtype)

@@ -1,11 +1,11 @@
-"""The twins of layers: subclasses without parameters that compute the same numbers faster.
+"""The twins of layers: subclasses without new parameters that compute the same numbers faster.
 
-Each combines the techniques that serve there, and runs the plain forward wherever a dispatch guard
-says that something else would see the difference. They call their submodules, so hooks on these go
-on working. Rows and measurements: in the files of the techniques.
+Each combines the techniques that apply to it, and runs the plain forward where a dispatch guard
+finds that something else could observe the difference. Submodules are called, so that hooks on them
+keep working. The file of each technique names the rows of the speed tables and the measurements.
 
-B batch, T tokens, S key tokens, N tokens of an unpadded batch, R = B * K decoded sequences, K of
-each source, H heads, D head size, E hidden size, I intermediate size.
+B batch, T tokens, S key tokens, N tokens of an unpadded batch, H heads, D head size, E hidden size,
+I intermediate size or inputs, O outputs.
 """
 
 import torch
@@ -32,7 +32,7 @@ from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
 
 
 class FastLinear(nn.Linear):
-    """While training, the faster library's product; while decoding, a prepacked weight."""
+    """A linear layer by the faster library in training, and by a prepacked weight in decoding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., O)."""
@@ -40,17 +40,17 @@ class FastLinear(nn.Linear):
 
 
 class FastDropout(nn.Dropout):
-    """Dropout with 16 random bits for each number."""
+    """Dropout with 16 random bits per number."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Any shape to the same shape."""
         if self.inplace:
             return super().forward(x)
         return dropout(x, self.p, self.training)
 
 
 class FastFeedForward(FeedForward):
-    """In blocks, and without gradients with the activation fused into the product or in place."""
+    """In blocks; without gradients, the activation is fused with the product or in place."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
@@ -60,12 +60,12 @@ class FastFeedForward(FeedForward):
 
     def _block(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., E)."""
-        middle = linear_with_activation(hidden, self.up_proj, self.activation)  # (..., I)
-        return linear_with_activation(self.dropout(middle), self.down_proj)
+        hidden = linear_with_activation(hidden, self.up_proj, self.activation)  # (..., I)
+        return linear_with_activation(self.dropout(hidden), self.down_proj)
 
 
 class FastGatedFeedForward(GatedFeedForward):
-    """The same of a gated network."""
+    """The same for a gated network."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
@@ -76,14 +76,14 @@ class FastGatedFeedForward(GatedFeedForward):
     def _block(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., E)."""
         gate = linear_with_activation(hidden, self.gate_proj, self.activation)  # (..., I)
-        middle = gate * linear_with_activation(hidden, self.up_proj)
-        return linear_with_activation(self.dropout(middle), self.down_proj)
+        hidden = gate * linear_with_activation(hidden, self.up_proj)  # (..., I)
+        return linear_with_activation(self.dropout(hidden), self.down_proj)
 
 
 class FastMultiHeadAttention(MultiHeadAttention):
-    """Attention by the fastest kernel for the batch, which may be unpadded.
+    """Attention by the fastest kernel for a batch, which may be unpadded.
 
-    `mask` may be an :class:`UnpaddedMask`, with `hidden` and `context` (1, N, E).
+    With an :class:`UnpaddedMask` as `mask`, `hidden` and `context` are (1, N, E).
     """
 
     def attend_and_merge(
@@ -95,7 +95,7 @@ class FastMultiHeadAttention(MultiHeadAttention):
         bias: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attention of every head, put together by the last projection: (B, T, E), weights."""
+        """Attention of all heads, merged by the output projection: (B, T, E), and the weights."""
         probability = self.dropout if self.training else 0.0
         if isinstance(mask, UnpaddedMask):
             assert not output_attentions, "attention weights are collected from padded batches"
@@ -103,7 +103,7 @@ class FastMultiHeadAttention(MultiHeadAttention):
                 query, key, value, mask, bias, scale=self.scale, dropout=probability
             )  # (1, H, N, D)
         elif not output_attentions and self._can_choose_kernel(query, key, value, mask, bias):
-            simple, is_triangle = simplified_mask(mask, query.shape[2])
+            simple, is_causal = simplified_mask(mask, query.shape[2])
             attended = padded_attention(
                 query,
                 key,
@@ -112,14 +112,14 @@ class FastMultiHeadAttention(MultiHeadAttention):
                 bias,
                 scale=self.scale,
                 dropout=probability,
-                causal=is_triangle,
+                causal=is_causal,
             )  # (B, H, T, D)
         else:
             return super().attend_and_merge(query, key, value, mask, bias, output_attentions)
         return self.output(attended.transpose(1, 2).flatten(2)), None
 
     def _can_choose_kernel(self, *tensors: Tensor | None) -> bool:
-        """On a CPU, where the values of a mask may be read, and no other attention was put here."""
+        """Whether the values may be read, on a CPU, and the attention is a built-in one."""
         return (
             is_plain_eager(*tensors, under_autocast=True)
             and has_usual_attention(self)
@@ -128,25 +128,25 @@ class FastMultiHeadAttention(MultiHeadAttention):
 
 
 class FastFusedSelfAttention(FastMultiHeadAttention, FusedSelfAttention):
-    """The same with queries, keys and values from one matrix."""
+    """The same, with queries, keys and values from one matrix."""
 
 
 class FastCrossAttention(FastMultiHeadAttention, CrossAttention):
-    """The same over an encoder's tokens."""
+    """The same, over an encoder's tokens."""
 
 
 def has_usual_attention(module: MultiHeadAttention) -> bool:
-    """Whether it attends by one of our implementations, in whose place a kernel may be chosen."""
+    """Whether it uses a built-in attention implementation, which a faster kernel may replace."""
     return module.attend in ATTENTION_IMPLEMENTATIONS.values()
 
 
 def _can_be_fused(x: Tensor, dropout: nn.Module, *linears: nn.Linear) -> bool:
-    """Whether nothing but autograd sees what these modules make of x, on a CPU.
+    """Whether nothing but autograd observes what these modules compute from x, on a CPU.
 
-    Not where the first linear map has a prepacked weight that serves, which is faster still.
+    False if the first linear layer has a prepacked weight for x, which is even faster.
     """
     return (
-        not torch.compiler.is_compiling()  # first, for the compiler cannot trace the rest
+        not torch.compiler.is_compiling()  # first: the compiler cannot trace the rest
         and type(dropout) in (nn.Dropout, FastDropout)
         and all(type(module) in (nn.Linear, FastLinear) for module in linears)
         and has_no_hooks(dropout, *linears)

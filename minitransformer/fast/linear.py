@@ -1,17 +1,20 @@
-"""Linear maps in float32 and bfloat16 by the faster product that PyTorch has for a CPU.
+"""Linear layers in float32 and bfloat16 by the faster matrix product of PyTorch on this CPU.
 
-While training (:func:`linear`): PyTorch multiplies matrices of float32 by Intel's MKL, and oneDNN,
-which comes with PyTorch too, is faster on some processors. On an EPYC with AVX-512, oneDNN took a
-step of "MLM, one line a row" from 1.87 to 1.76 s, one of SQuAD from 4.2 to 3.9 s; on one with AVX2
-alone it is the slower one. Without gradients PyTorch's choice stays, for results then lie nearer to
-Hugging Face's.
+In training (:func:`linear`): PyTorch multiplies float32 matrices by Intel's MKL. oneDNN, which also
+comes with PyTorch, is faster on some processors. On an EPYC with AVX-512, oneDNN reduced a step of
+"MLM, one line a sequence" from 1.87 to 1.76 s and one of "SQuAD, windows of 384" from 4.2 to 3.9 s;
+on an EPYC with AVX2 only, it is slower than MKL. Without gradients PyTorch's choice stays, because
+the results are then closer to Hugging Face's.
 
-Without gradients (:func:`linear_with_activation`): a linear map and its activation, each by itself,
-write N O numbers, read them and write them again. Where it is faster, oneDNN applies the activation
-before a block leaves the cache; elsewhere the activation at least writes in place.
+Without gradients (:func:`linear_with_activation`): a linear layer and then its activation write N O
+numbers, read them and write them again. oneDNN applies the activation before a block leaves the
+cache, and is used where that is faster; elsewhere the activation is computed in place. Speeds up
+the inference rows, together with :mod:`minitransformer.fast.feed_forward`.
 
-Which is faster here is measured (:mod:`minitransformer.fast.measuring`). N rows, I inputs,
-O outputs.
+Which way is faster is measured on the processor at hand (:mod:`minitransformer.fast.measuring`).
+Measurements: benchmarks/results/README.md, "Measurements behind decisions".
+
+N rows, I inputs, O outputs.
 """
 
 from collections.abc import Callable
@@ -27,9 +30,9 @@ from minitransformer.fast.measuring import is_faster
 from minitransformer.layers.feed_forward import ACTIVATIONS, Activation
 
 LIBRARIES = ("onednn", "default")
-_QUESTION = "products by oneDNN while training, torch.float32"
+_COMPARISON = "products by oneDNN while training, torch.float32"
 
-# What oneDNN calls the activations that it knows, None among them: name and algorithm.
+# oneDNN's name and algorithm of each activation that it can fuse; None is no activation.
 _FUSED: dict[Activation | None, tuple[str, str]] = {
     None: ("none", ""),
     ACTIVATIONS["gelu"]: ("gelu", "none"),
@@ -42,16 +45,15 @@ _IN_PLACE: dict[Activation, Activation] = {
     ACTIVATIONS["relu"]: torch.relu_,
     ACTIVATIONS["silu"]: partial(F.silu, inplace=True),
 }
-# In float32 oneDNN's products may serve below. Above, where they are the faster ones, results would
-# lie further from Hugging Face's, which multiplies by MKL.
-_MOST_ROWS_IN_FLOAT32 = 512
-
+# In float32, oneDNN is used for at most so many rows. For more rows it may be faster too, but its
+# results would be further from those of Hugging Face, which multiplies by MKL.
+_MAX_ROWS_IN_FLOAT32 = 512
 
 _chosen: str | None = None  # by set_library
 
 
 def measured_library() -> str:
-    """The library that multiplies float32 while training, measured at the first call.
+    """The library that multiplies float32 matrices in training, measured at the first call.
 
     Returns:
         "onednn" or "default", which is PyTorch's own choice.
@@ -60,21 +62,21 @@ def measured_library() -> str:
         return _chosen
     if not torch.backends.mkl.is_available() or not torch.backends.mkldnn.enabled:
         return "default"
-    faster = onednn_works() and is_faster(_QUESTION, _both_products, rounds=5)
+    faster = onednn_works() and is_faster(_COMPARISON, _both_products, rounds=5)
     return "onednn" if faster else "default"
 
 
 def set_library(name: str | None) -> None:
-    """Let this library multiply from now on, whatever is measured; None: what is measured.
+    """Use this library from now on, or with None, the one that is measured to be faster.
 
-    A training run that is resumed goes on with the library that it began with, for the two differ
-    in the last bit.
+    A resumed training run continues with the library that it began with, because the results of the
+    two differ in the last bit.
 
     Args:
         name: "onednn", "default" or None.
 
     Raises:
-        ValueError: there is no such library, or this PyTorch is without it.
+        ValueError: the library is unknown, or this PyTorch does not have it.
     """
     global _chosen
     if name not in (*LIBRARIES, None):
@@ -85,19 +87,19 @@ def set_library(name: str | None) -> None:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Tensor:
-    """x W^T + b: the numbers of `F.linear`, and while training those but for rounding.
+    """x W^T + b: exactly `F.linear`, or in training, equal to it up to rounding.
 
     Args:
         x: (..., I).
         weight: (O, I).
         bias: (O,), or None.
-        training: whether it belongs to a model that trains.
+        training: whether the module is in training mode.
 
     Returns:
         (..., O).
 
     Raises:
-        RuntimeError: the shapes or the dtypes do not fit; it is PyTorch's own.
+        RuntimeError: the shapes or the dtypes do not match; raised by PyTorch.
     """
     trains = training and torch.is_grad_enabled()
     return _product(x, weight, bias) if trains else F.linear(x, weight, bias)
@@ -108,14 +110,14 @@ def linear_with_activation(
 ) -> Tensor:
     """activation(x W^T + b), with fewer passes over memory where no gradient is needed.
 
-    The numbers are the same but for rounding: in bfloat16, what the activation takes is not
+    The numbers are the same up to rounding: in bfloat16, the input of a fused activation is not
     rounded.
 
     Args:
-        x: (..., I), on a CPU, with nothing but autograd to see what is computed.
-        module: computes x W^T + b and has no hooks: `nn.Linear` or its twin.
-        activation: of :data:`minitransformer.layers.feed_forward.ACTIVATIONS`, or any other; or
-            None.
+        x: (..., I), on a CPU; nothing but autograd observes what is computed.
+        module: `nn.Linear` or its twin, without hooks.
+        activation: one of :data:`minitransformer.layers.feed_forward.ACTIVATIONS`, or any other
+            function; None for none.
 
     Returns:
         (..., O).
@@ -124,8 +126,8 @@ def linear_with_activation(
         product = module(x)
         return product if activation is None else activation(product)
     num_rows = x.numel() // x.shape[-1]
-    may_fuse = num_rows <= _MOST_ROWS_IN_FLOAT32 or x.dtype == torch.bfloat16
-    if may_fuse and activation in _FUSED and _fusing_pays(x.dtype, activation, num_rows):
+    may_fuse = num_rows <= _MAX_ROWS_IN_FLOAT32 or x.dtype == torch.bfloat16
+    if may_fuse and activation in _FUSED and _is_fusing_faster(x.dtype, activation, num_rows):
         return onednn_linear(x, module.weight, module.bias, *_FUSED[activation])
     product = module(x)
     return product if activation is None else _IN_PLACE.get(activation, activation)(product)
@@ -138,9 +140,9 @@ def onednn_linear(
 
     Args:
         x: (..., I).
-        weight: (O, I), or what `torch.ops.mkldnn._reorder_linear_weight` made of it.
+        weight: (O, I), or the result of `torch.ops.mkldnn._reorder_linear_weight` for it.
         bias: (O,), or None.
-        activation, algorithm: as oneDNN calls them.
+        activation, algorithm: oneDNN's names.
 
     Returns:
         (..., O).
@@ -148,32 +150,32 @@ def onednn_linear(
     Raises:
         AttributeError, RuntimeError: this PyTorch has no such kernel.
     """
-    # The kernel reads a bias as if it were contiguous.
+    # The kernel ignores the stride of a bias.
     bias = None if bias is None else bias.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
 
 
 @cache
 def onednn_works() -> bool:
-    """Whether this PyTorch has oneDNN's kernel for float32, and it computes what it should.
+    """Whether this PyTorch has oneDNN's kernel for float32, and its results are right.
 
-    It is not part of PyTorch's public interface, so it is tried before it is trusted.
+    The kernel is not part of PyTorch's public interface, so it is tested before it is used.
     """
     small = torch.arange(15, device="cpu").view(5, 3) - 7  # integers: nothing is rounded
     weight = small.float()
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            there = onednn_linear(x, weight, bias)  # (2, 5)
-            back = onednn_linear(there, weight.t(), None)  # (2, 3)
+            product = onednn_linear(x, weight, bias)  # (2, 5)
+            transposed = onednn_linear(product, weight.t(), None)  # (2, 3)
             expected = F.linear(x, weight, bias)
-            return torch.equal(there, expected) and torch.equal(back, expected @ weight)
+            return torch.equal(product, expected) and torch.equal(transposed, expected @ weight)
     except (AttributeError, RuntimeError, TypeError):
         return False
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b by the faster library: forward, and in `backward`, which needs no gradient."""
+    """x W^T + b by the faster library, in the forward and the backward pass."""
     faster = (
         is_plain_eager_cpu(x, weight, bias)  # first: the compiler cannot trace the rest
         and x.dtype == torch.float32
@@ -188,12 +190,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """Both gradients are products too, so that they have gradients of their own."""
+    """x W^T + b by oneDNN, with gradients of any order: each is a product of the same kind."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         for_x, for_weight, _ = context.needs_input_grad
-        # Each gradient needs the other factor; what none needs may change or be freed.
+        # Each gradient needs the other factor. A factor that is not saved may change or be freed.
         context.save_for_backward(x if for_weight else None, weight if for_x else None)
         return onednn_linear(x, weight, bias)
 
@@ -206,7 +208,7 @@ class _Linear(torch.autograd.Function):
             x_gradient = _product(gradient, weight.t())  # (..., I)
         if x is not None:
             x = x.reshape(-1, x.shape[-1])  # (N, I)
-            # oneDNN copies a transposed left factor, which pays where that is the smaller one.
+            # oneDNN copies a transposed left factor, which pays if that is the smaller of the two.
             is_small = rows.shape[1] < x.shape[1]
             weight_gradient = _product(rows.t(), x.t()) if is_small else rows.t() @ x  # (O, I)
         if context.needs_input_grad[2]:
@@ -215,33 +217,33 @@ class _Linear(torch.autograd.Function):
 
 
 def _both_products() -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The maps of a layer of a base model, by PyTorch's choice and by oneDNN."""
-    # Not drawn: measuring must not move the generator that training draws from.
+    """Linear layers with the sizes of a base model, by PyTorch's choice and by oneDNN."""
+    # Not random: measuring must not advance the generator that training uses.
     x, square, wide = (ones(rows, 768) for rows in (1024, 768, 3072))
     bias = ones(3072)
 
-    def multiply(way: Callable[..., Tensor]) -> None:
-        way(x, square, bias[:768])
-        way(x, wide, bias)
+    def multiply(product: Callable[..., Tensor]) -> None:
+        product(x, square, bias[:768])
+        product(x, wide, bias)
 
     return partial(multiply, F.linear), partial(multiply, onednn_linear)
 
 
 def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Something to measure with, on the CPU, whatever the default dtype and device."""
+    """Ones to measure with, on the CPU, whatever the default dtype and device are."""
     return torch.ones(*shape, dtype=dtype, device="cpu")
 
 
-def _fusing_pays(dtype: torch.dtype, activation: Activation | None, num_rows: int) -> bool:
-    """Whether oneDNN's product with the activation is faster than PyTorch's, then it in place."""
+def _is_fusing_faster(dtype: torch.dtype, activation: Activation | None, num_rows: int) -> bool:
+    """Whether oneDNN's fused kernel is faster than a product and then the activation in place."""
     if not _kernel_works(dtype, activation):
         return False
-    measured = 16 if num_rows <= 32 else 256
-    name = f"a linear map fused with {_FUSED[activation][0]}, {measured} rows, {dtype}"
-    return is_faster(name, partial(_fused_or_not, dtype, activation, measured))
+    measured_rows = 16 if num_rows <= 32 else 256
+    name = f"a linear map fused with {_FUSED[activation][0]}, {measured_rows} rows, {dtype}"
+    return is_faster(name, partial(_separate_and_fused, dtype, activation, measured_rows))
 
 
-def _fused_or_not(
+def _separate_and_fused(
     dtype: torch.dtype, activation: Activation | None, num_rows: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
     x, weight, bias = (
@@ -258,7 +260,7 @@ def _fused_or_not(
 
 
 def _shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether shapes and dtypes are those of a linear map; of others PyTorch says what is wrong."""
+    """Whether shapes and dtypes match; if not, PyTorch's own function raises the error."""
     return (
         x.dim() > 1
         and weight.dim() == 2
@@ -270,9 +272,9 @@ def _shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 @cache
 def _kernel_works(dtype: torch.dtype, activation: Activation | None) -> bool:
-    """Whether this PyTorch has oneDNN's kernel with this activation, and it is right.
+    """Whether this PyTorch has oneDNN's kernel with this activation, and its results are right.
 
-    It is not part of PyTorch's public interface, so it is tried before it is trusted.
+    The kernel is not part of PyTorch's public interface, so it is tested before it is used.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return False

@@ -1,8 +1,8 @@
-"""What this processor is good at: two ways to the same numbers, timed in turns, once in a process.
+"""Which of two ways to compute the same numbers is faster here: timed alternately, once a process.
 
-Which way is faster differs between processors of one maker, so it is never read off a name. The
-questions are asked where a technique is first used, and take a few hundredths of a second each;
-:func:`minitransformer.report` shows the answers.
+The faster way differs even between processors of one manufacturer, so it is not derived from the
+processor's name. Each comparison runs when its technique is first used, and takes a few hundredths
+of a second; :func:`minitransformer.report` shows the results.
 """
 
 import time
@@ -12,33 +12,33 @@ from typing import Any
 
 import torch
 
-WORTH_IT = 1.05  # the other way has to be faster by so much
+MIN_SPEEDUP = 1.05  # the other way must be at least so many times as fast
 
-# Question to answer: the time of the usual way over that of the other.
-ANSWERS: dict[str, float] = {}
+# For each comparison so far, how many times as fast the other way is as the usual one.
+SPEEDUPS: dict[str, float] = {}
 _MEASURING = Lock()
 
 
 def is_faster(
-    question: str,
+    comparison: str,
     make: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]],
     rounds: int = 12,
 ) -> bool:
-    """Whether another way is faster than the usual one, by at least :data:`WORTH_IT`.
+    """Whether another way is at least :data:`MIN_SPEEDUP` times as fast as the usual one.
 
     Args:
-        question: what is asked; its answer is kept.
-        make: gives both ways, the usual one first: calls that take some milliseconds.
+        comparison: its name, under which the result is stored.
+        make: returns both ways, the usual one first: functions that take a few milliseconds.
         rounds: how often each is timed.
     """
-    if question not in ANSWERS:  # the lock only where something is to be measured
+    if comparison not in SPEEDUPS:  # the lock is only for measuring
         with _MEASURING:
-            if question not in ANSWERS:
-                ANSWERS[question] = _answer(make, rounds)
-    return ANSWERS[question] >= WORTH_IT
+            if comparison not in SPEEDUPS:
+                SPEEDUPS[comparison] = _speedup(make, rounds)
+    return SPEEDUPS[comparison] >= MIN_SPEEDUP
 
 
-def _answer(make: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]], rounds: int) -> float:
+def _speedup(make: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]], rounds: int) -> float:
     """The ratio; 0 where this PyTorch does not have the other way."""
     try:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
@@ -48,9 +48,9 @@ def _answer(make: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]], rou
 
 
 def _ratio(usual: Callable[[], Any], other: Callable[[], Any], rounds: int) -> float:
-    """Of the least of several short times each: one that no other process disturbed is among them.
+    """The ratio of the shortest times, which are the least disturbed by other processes.
 
-    The first of each is not counted: it sets things up.
+    The first run of each is a warm-up and does not count.
     """
     times = [[_seconds(way) for way in (usual, other)] for _ in range(1 + rounds)][1:]
     return min(pair[0] for pair in times) / min(pair[1] for pair in times)

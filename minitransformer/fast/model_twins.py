@@ -1,16 +1,21 @@
-"""The twins of backbones and task models: no padding, and no work that nothing looks at.
+"""The twins of backbones and task models: they compute no padding and no unused outputs.
 
-Unpadding (:mod:`minitransformer.fast.unpadding`) takes padding out before the first layer and puts
-it back after the last. In a loss, and in the logits at chosen positions, the last layer and the
-head compute the tokens that count alone; a classifier's last layer computes the first token alone.
-Every number that is returned for a real token is that of the plain model; padding gets zeros.
+Unpadding (:mod:`minitransformer.fast.unpadding`) removes padding before the first layer and puts it
+back after the last. For a loss, and for the logits at given positions, the head and an encoder's
+last layer compute only the tokens that are needed; the last layer of an encoder's classifier
+computes only the first token. The numbers of real tokens are those of the plain model; padding gets
+zeros.
 
-The plain forward runs wherever something else would see the difference: hidden states or attention
-weights are collected, a hook is set on a module inside, the model is compiled, exported or traced,
-or a submodule is a subclass that these twins do not know.
+The plain forward runs wherever something else could observe the difference: when hidden states or
+attention weights are collected, a module inside has a hook, the model is compiled, exported or
+traced, or a submodule is of a class that is not listed here.
 
-B batch, T tokens, S source tokens, N real tokens of a batch, P selected tokens of the sequence that
-has most, W of all sequences, E hidden size, V vocabulary.
+Speeds up the rows of the training and inference tables with padding, MLM and SQuAD. Measurements:
+benchmarks/results/README.md, "What makes the difference".
+
+B batch, T tokens, S source tokens, N real tokens of a batch, R decoded sequences, P the most
+selected tokens of a sequence, W selected tokens of all sequences, E hidden size, C classes, V
+vocabulary.
 """
 
 from collections.abc import Callable
@@ -19,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from minitransformer.fast.cuda_graph import graphed_session, runs_ahead
+from minitransformer.fast.cuda_graph import graphed_session, runs_asynchronously
 from minitransformer.fast.dispatch import has_no_hooks, is_plain_eager
 from minitransformer.fast.layer_twins import (
     FastCrossAttention,
@@ -42,7 +47,7 @@ from minitransformer.fast.unpadding import (
     PaddedBatch,
     QueryPositions,
     UnpaddedBatch,
-    is_unbroken,
+    is_contiguous,
     query_positions,
     until_last_label,
 )
@@ -116,31 +121,31 @@ _ATTENTIONS = (FastMultiHeadAttention, FastFusedSelfAttention, FastCrossAttentio
 
 
 def can_unpad(stack: nn.Module, *tensors: Tensor | None) -> bool:
-    """Whether a stack of layers may see its tokens in another shape than (B, T, E).
+    """Whether a stack of layers may get its tokens in another shape than (B, T, E).
 
-    Not where something sees the difference, nor where a module inside is of a class that is not
-    known to treat each token by itself, such as a subclass of yours.
+    False if something else could observe the difference, or if a module inside is of a class that
+    is not known to compute each token independently, such as a user's subclass.
 
     Args:
-        stack: has the layers, and all that runs with them, inside.
-        tensors: what goes in, some of it.
+        stack: contains the layers and every other module that runs with them.
+        tensors: inputs to check; None is skipped.
     """
     return (
         is_plain_eager(*tensors, under_autocast=True)
-        and all(map(_is_known, stack.modules()))
+        and all(map(_is_tokenwise, stack.modules()))
         and has_no_hooks(*stack.modules())
     )
 
 
-def _is_known(module: nn.Module) -> bool:
-    """Whether it treats each token by itself, or is an attention that takes unpadded batches."""
+def _is_tokenwise(module: nn.Module) -> bool:
+    """Whether it computes each token independently, or is attention for unpadded batches."""
     if isinstance(module, _ATTENTIONS):
         return type(module) in _ATTENTIONS and has_usual_attention(module)
-    return type(module) in _TREATS_TOKENS_ALONE
+    return type(module) in _TOKENWISE_MODULES
 
 
 def _has_padding(stack: nn.Module, attention_mask: Tensor, tokens: Tensor) -> bool:
-    """Whether there is padding, and tokens between it, and it can be taken out of this stack."""
+    """Whether there is padding beside real tokens, and this stack can run without it."""
     if not is_plain_eager(attention_mask, under_autocast=True):
         return False
     real = attention_mask != 0
@@ -148,7 +153,7 @@ def _has_padding(stack: nn.Module, attention_mask: Tensor, tokens: Tensor) -> bo
 
 
 def _has_labels(inputs: dict[str, Any], known: set[str]) -> bool:
-    """Whether a loss is asked for of known inputs alone; the plain model says what is wrong."""
+    """Whether there are labels and only known inputs; the plain model reports what is wrong."""
     return isinstance(inputs.get("labels"), Tensor) and inputs.keys() <= known
 
 
@@ -160,7 +165,7 @@ def _tensors(inputs: dict[str, Any]) -> list[Tensor]:
 
 
 class FastEncoderLayer(EncoderLayer):
-    """A layer that can compute some of its tokens alone, all others being keys and values."""
+    """A layer that can compute some of its tokens only; all of them are keys and values."""
 
     def forward(
         self,
@@ -181,11 +186,11 @@ class FastEncoderLayer(EncoderLayer):
 
 
 class FastDistilBertLayer(FastEncoderLayer, DistilBertLayer):
-    """The same of DistilBERT's layer."""
+    """The same for DistilBERT's layer."""
 
 
 class FastBertModel(BertModel):
-    """The encoder without padding, and for some tokens alone."""
+    """The encoder without padding, and with a last layer for some tokens only."""
 
     @strict_names
     def forward(
@@ -221,12 +226,12 @@ class FastBertModel(BertModel):
         token_type_ids: Tensor | None,
         queries: QueryPositions | None = None,
     ) -> Tensor:
-        """Checked inputs through embeddings and layers.
+        """Pass checked inputs through the embeddings and the layers.
 
         Args:
             input_ids, token_type_ids: (B, T) each.
             attention_mask: (B, T) bool.
-            queries: the tokens that the last layer computes; None: all of them.
+            queries: the positions that the last layer computes; None for all.
 
         Returns:
             (B, T, E), or (W, E) for the selected tokens, sequence after sequence.
@@ -242,7 +247,7 @@ class FastBertModel(BertModel):
         if token_type_ids is not None:
             token_type_ids = batch.unpad(token_type_ids)
         hidden = self.embeddings(batch.unpad(input_ids), position_ids, token_type_ids)
-        # Before the layers, for it waits for a GPU, which has nothing to do yet.
+        # Before the layers: it waits for the GPU, which is still idle.
         selection = None if queries is None else batch.select(queries)
         *earlier, last = self.layers
         for layer in earlier:
@@ -255,7 +260,7 @@ class FastBertModel(BertModel):
     def first_token(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
     ) -> EncoderOutput:
-        """What `forward` returns, but (B, 1, E): the first real token of each sequence alone."""
+        """As `forward`, but for the first real token of each sequence only: (B, 1, E)."""
         attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
         first = attention_mask.int().argmax(dim=1, keepdim=True)  # (B, 1)
         queries = QueryPositions(first, None)
@@ -266,15 +271,15 @@ class FastBertModel(BertModel):
 
 
 class FastRobertaModel(FastBertModel, RobertaModel):
-    """The same of RoBERTa's encoder."""
+    """The same for RoBERTa's encoder."""
 
 
 class FastDistilBertModel(FastBertModel, DistilBertModel):
-    """The same of DistilBERT's encoder."""
+    """The same for DistilBERT's encoder."""
 
 
 class FastMaskedLMHead(MaskedLMHead):
-    """The head with the faster product."""
+    """The head with the faster matrix product."""
 
     def forward(self, hidden: Tensor, token_embedding: Tensor) -> Tensor:
         """(..., E) and (V, E) to (..., V)."""
@@ -283,10 +288,10 @@ class FastMaskedLMHead(MaskedLMHead):
 
 
 class FastBertForMaskedLM(BertForMaskedLM):
-    """The last layer and the head for the tokens that count alone."""
+    """BERT with a last layer and a head for the needed tokens only."""
 
     def loss_sum(self, **inputs: Any) -> tuple[Tensor, Tensor]:
-        """See :meth:`TaskModel.loss_sum`: without the logits of unlabelled tokens."""
+        """See :meth:`TaskModel.loss_sum`; computes no logits of unlabelled tokens."""
         known = {"input_ids", "attention_mask", "token_type_ids", "labels"}
         if not _has_labels(inputs, known) or not self._can_select(*_tensors(inputs)):
             return super().loss_sum(**inputs)
@@ -314,7 +319,7 @@ class FastBertForMaskedLM(BertForMaskedLM):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
-        """See :meth:`BertForMaskedLM.logits_at`: without the other positions' logits."""
+        """See :meth:`BertForMaskedLM.logits_at`; computes no other positions' logits."""
         check_same_shape("positions", positions, input_ids)
         possible = self._can_select(positions, input_ids, attention_mask, token_type_ids)
         if positions.dtype != torch.bool or not possible:
@@ -336,7 +341,7 @@ class FastBertForMaskedLM(BertForMaskedLM):
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
     ) -> Tensor:
-        """(W, V), of the tokens where `selected`, (B, T) bool, is True."""
+        """The logits, (W, V), of the tokens where `selected`, (B, T) bool, is True."""
         assert isinstance(self.backbone, FastBertModel)
         mask = self.backbone.check_inputs(input_ids, attention_mask, token_type_ids)
         queries = query_positions(selected)
@@ -345,15 +350,15 @@ class FastBertForMaskedLM(BertForMaskedLM):
 
 
 class FastRobertaForMaskedLM(FastBertForMaskedLM, RobertaForMaskedLM):
-    """The same of RoBERTa."""
+    """The same for RoBERTa."""
 
 
 class FastDistilBertForMaskedLM(FastBertForMaskedLM, DistilBertForMaskedLM):
-    """The same of DistilBERT."""
+    """The same for DistilBERT."""
 
 
 class FastBertForSequenceClassification(BertForSequenceClassification):
-    """The last layer for the first token alone."""
+    """BERT's classifier with a last layer for the first token only."""
 
     @strict_names
     def forward(
@@ -394,13 +399,13 @@ class FastBertForSequenceClassification(BertForSequenceClassification):
 class FastRobertaForSequenceClassification(
     FastBertForSequenceClassification, RobertaForSequenceClassification
 ):
-    """The same of RoBERTa."""
+    """The same for RoBERTa."""
 
 
 class FastDistilBertForSequenceClassification(
     FastBertForSequenceClassification, DistilBertForSequenceClassification
 ):
-    """The same of DistilBERT."""
+    """The same for DistilBERT."""
 
 
 # ---- decoders ----
@@ -439,13 +444,13 @@ class FastGPT2Model(GPT2Model):
 
 
 class FastLanguageModel(LanguageModel):
-    """The head for labelled tokens alone; sessions that decode faster."""
+    """A loss from labelled tokens only, and faster decoding sessions."""
 
-    selected_loss_sum: Callable[..., tuple[Tensor, Tensor]]  # of the labelled tokens' logits alone
-    loss_inputs: ClassVar[set[str]]  # the arguments that it knows
+    selected_loss_sum: Callable[..., tuple[Tensor, Tensor]]  # from labelled tokens only
+    loss_inputs: ClassVar[set[str]]  # its arguments
 
     def loss_sum(self, **inputs: Any) -> tuple[Tensor, Tensor]:
-        """See :meth:`TaskModel.loss_sum`: without the logits of unlabelled tokens."""
+        """See :meth:`TaskModel.loss_sum`; computes no logits of unlabelled tokens."""
         head = getattr(self, "lm_head", None)
         if (
             not _has_labels(inputs, self.loss_inputs)
@@ -457,14 +462,20 @@ class FastLanguageModel(LanguageModel):
         return self.selected_loss_sum(**inputs)
 
     def labelled_loss_sum(
-        self, hidden: Tensor, labels: Tensor, labelled: Tensor
+        self, hidden: Tensor, labels: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of (B, T, E), (B, T) labels of the same positions, and what `labelled` gave for these."""
-        hidden = hidden.flatten(0, 1).index_select(0, labelled)  # (W, E)
-        return cross_entropy_sum(self.logits(hidden), labels.flatten().index_select(0, labelled))
+        """The sum of the losses of the labelled tokens, and their number.
+
+        Args:
+            hidden: (B, T, E).
+            labels: (B, T), those of the same positions.
+            indices: (W,), the result of :func:`labelled_indices` for the labels.
+        """
+        hidden = hidden.flatten(0, 1).index_select(0, indices)  # (W, E)
+        return cross_entropy_sum(self.logits(hidden), labels.flatten().index_select(0, indices))
 
     def new_cache(self) -> KVCache:
-        """An empty cache that grows in place."""
+        """An empty cache that writes new tokens in place."""
         return PreallocatedKVCache(len(super().new_cache().layers))
 
     def decoding_session(
@@ -472,34 +483,37 @@ class FastLanguageModel(LanguageModel):
     ) -> DecodingSession:
         """See :meth:`LanguageModel.decoding_session`."""
         session = super().decoding_session(input_ids, attention_mask, **settings)
-        config, watched = settings["config"], settings.get("watched", True)
-        if runs_ahead(session.prompt.device):
-            return graphed_session(session, config.max_new_tokens, watched)
+        config, read_every_step = settings["config"], settings.get("read_every_step", True)
+        if runs_asynchronously(session.prompt.device):
+            return graphed_session(session, config.max_new_tokens, read_every_step)
         per_prompt = max(config.num_beams, config.num_return_sequences)
         num_sequences = len(session.prompt) * per_prompt  # R
         modules = weights_of_a_step(self)
         return PrepackedSession(session, modules, config.max_new_tokens, num_sequences)
 
 
-def labelled(labels: Tensor) -> Tensor:
-    """(W,), where the labels are among B * T. Call it before the layers: it waits for a GPU."""
+def labelled_indices(labels: Tensor) -> Tensor:
+    """(W,), the indices of labelled tokens among B * T.
+
+    To be called before the layers, because it waits for the GPU.
+    """
     return (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
 
 
 class FastGPT2LMHeadModel(FastLanguageModel, GPT2LMHeadModel):
-    """GPT-2 without the logits of unlabelled tokens, with faster sessions."""
+    """GPT-2 with a loss from labelled tokens only, and faster decoding sessions."""
 
     loss_inputs: ClassVar[set[str]] = {"input_ids", "attention_mask", "labels"}
 
     def selected_loss_sum(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the labelled tokens' logits alone."""
+        """The loss, from the labelled tokens' logits only."""
         check_labels(labels, input_ids, attention_mask, self.config.vocab_size)
         labels = shifted_labels(labels, attention_mask)  # (B, T)
-        found = labelled(labels)
+        indices = labelled_indices(labels)
         hidden = self.backbone(input_ids, attention_mask).last_hidden_state  # (B, T, E)
-        return self.labelled_loss_sum(hidden, labels, found)
+        return self.labelled_loss_sum(hidden, labels, indices)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
@@ -568,7 +582,7 @@ class FastBartDecoder(BartDecoder):
 
 
 class FastT5Encoder(T5Encoder):
-    """The encoder without padding, where none stands between two tokens."""
+    """The encoder without padding, unless there is padding between two tokens."""
 
     def forward(
         self,
@@ -594,7 +608,7 @@ class FastT5Encoder(T5Encoder):
 
 
 class FastT5Decoder(T5Decoder):
-    """The decoder without padding, where none stands between two tokens."""
+    """The decoder without padding, unless there is padding between two tokens."""
 
     def forward(
         self,
@@ -630,11 +644,11 @@ class FastT5Decoder(T5Decoder):
 
 
 def _t5_can_unpad(stack: nn.Module, embedded: Tensor, attention_mask: Tensor) -> bool:
-    return _has_padding(stack, attention_mask, embedded) and is_unbroken(attention_mask)
+    return _has_padding(stack, attention_mask, embedded) and is_contiguous(attention_mask)
 
 
 class FastSeq2SeqLM(FastLanguageModel, Seq2SeqLM):
-    """An encoder-decoder with the head for labelled tokens alone."""
+    """An encoder-decoder with a loss from labelled tokens only, and faster decoding sessions."""
 
     loss_inputs: ClassVar[set[str]] = {
         "input_ids",
@@ -653,21 +667,21 @@ class FastSeq2SeqLM(FastLanguageModel, Seq2SeqLM):
         *,
         labels: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the labelled tokens' logits alone; a target ends with its last label."""
+        """The loss, from the labelled tokens' logits only; a target ends with its last label."""
         decoder_input_ids, decoder_mask = self.decoder_inputs(
             decoder_input_ids, decoder_attention_mask, labels
         )
         mask_name = "decoder_attention_mask"
         decoder_mask = check_attention_mask(decoder_mask, decoder_input_ids, None, mask_name)
-        if can_unpad(self.backbone.decoder):  # else something inside may look at later tokens
+        if can_unpad(self.backbone.decoder):  # else a module inside may use later tokens
             decoder_mask = decoder_mask & until_last_label(labels)  # (B, T)
-        found = labelled(labels)
+        indices = labelled_indices(labels)
         output = self.backbone(input_ids, attention_mask, decoder_input_ids, decoder_mask)
-        return self.labelled_loss_sum(output.last_hidden_state, labels, found)
+        return self.labelled_loss_sum(output.last_hidden_state, labels, indices)
 
 
 class FastBartForConditionalGeneration(FastSeq2SeqLM, BartForConditionalGeneration):
-    """BART without the logits of unlabelled tokens, with faster sessions."""
+    """BART with a loss from labelled tokens only, and faster decoding sessions."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
@@ -676,11 +690,11 @@ class FastBartForConditionalGeneration(FastSeq2SeqLM, BartForConditionalGenerati
 
 
 class FastMarianMTModel(FastBartForConditionalGeneration, MarianMTModel):
-    """Marian without the logits of unlabelled tokens, with faster sessions."""
+    """Marian with a loss from labelled tokens only, and faster decoding sessions."""
 
 
 class FastT5ForConditionalGeneration(FastSeq2SeqLM, T5ForConditionalGeneration):
-    """T5 without the logits of unlabelled tokens, with faster sessions."""
+    """T5 with a loss from labelled tokens only, and faster decoding sessions."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., E) to (..., V)."""
@@ -691,9 +705,9 @@ class FastT5ForConditionalGeneration(FastSeq2SeqLM, T5ForConditionalGeneration):
         return prepacked_linear(hidden, self.backbone.token_embedding)
 
 
-# Modules that give each token the same numbers whatever the shape of the batch: what may stand
-# inside a stack that is unpadded.
-_TREATS_TOKENS_ALONE = {
+# Modules that compute each token independently of the shape of the batch, and therefore may be part
+# of an unpadded stack.
+_TOKENWISE_MODULES = {
     nn.Linear,
     nn.Embedding,
     nn.Dropout,

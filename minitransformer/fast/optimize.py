@@ -1,8 +1,8 @@
-"""`optimize`, `restore`, `report`: put the faster twins in place, take them out, say which.
+"""`optimize`, `restore` and `report`: replace modules by faster twins, undo it, and list them.
 
 A twin is a subclass of a plain class, without parameters of its own, that computes the same numbers
-faster. Putting it in place changes the class of a module and nothing else: weights, names, state
-dicts, hooks and copies stay what they were.
+faster. Optimizing changes the class of a module and nothing else: weights, names, state dicts,
+hooks and copies stay what they were.
 """
 
 from collections import Counter
@@ -12,10 +12,10 @@ from typing import TypeVar
 from torch import nn
 
 from minitransformer.fast import layer_twins, model_twins
-from minitransformer.fast.cuda_graph import forget_step
+from minitransformer.fast.cuda_graph import free_captured_step
 from minitransformer.fast.linear import measured_library
-from minitransformer.fast.measuring import ANSWERS
-from minitransformer.fast.prepacked_linear import forget
+from minitransformer.fast.measuring import SPEEDUPS
+from minitransformer.fast.prepacked_linear import free_prepacked
 from minitransformer.layers.attention import CrossAttention, FusedSelfAttention, MultiHeadAttention
 from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
 from minitransformer.models.bart import BartDecoder, BartEncoder, BartForConditionalGeneration
@@ -75,7 +75,7 @@ REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     T5ForConditionalGeneration: model_twins.FastT5ForConditionalGeneration,
 }
 _PLAIN = {twin: plain for plain, twin in REPLACEMENTS.items()}
-# Classes whose modules hold on to what is inside them: to be made after `optimize`.
+# Wrappers that keep what they find in a model when they are made, and so come after `optimize`.
 _WRAPPERS = {
     "DataParallel",
     "DistributedDataParallel",
@@ -89,14 +89,15 @@ _WRAPPERS = {
 def optimize(model: SomeModule) -> SomeModule:
     """Replace each plain module by its faster twin, in place.
 
-    The numbers stay the same but for rounding; with dropout, their distribution does. A module
-    whose class is a subclass of yours is left alone. The order is: load, optimize, then compile,
-    DistributedDataParallel or fully_shard; quantize after :func:`restore`, for
-    `quantize_dynamic` looks for the very class `nn.Linear`. Second derivatives of attention are
-    for plain models, as are those of PyTorch's own fused attention.
+    The numbers stay the same up to rounding; with dropout, their distribution stays the same. A
+    module of a user's subclass is left alone. The order is: load, optimize, then compile,
+    DistributedDataParallel or fully_shard. Quantize after :func:`restore`, because
+    `quantize_dynamic` replaces only modules whose class is exactly `nn.Linear`. For second
+    derivatives of attention, use the plain model with attention="eager": neither the twins nor
+    PyTorch's fused attention have them.
 
     Args:
-        model: any module; one that is optimized already stays so.
+        model: any module; if it is already optimized, nothing changes.
 
     Returns:
         The model itself.
@@ -112,27 +113,27 @@ def optimize(model: SomeModule) -> SomeModule:
 
 
 def restore(model: SomeModule) -> SomeModule:
-    """Undo :func:`optimize`, in place: every twin becomes the plain module that it was.
+    """Undo :func:`optimize`, in place: every twin becomes the plain module that it was before.
 
-    What was kept for speed, prepacked weights and a captured step, is freed.
+    Prepacked weights and a captured step are freed.
 
     Returns:
         The model itself.
 
     Raises:
         ValueError: the model is compiled, or wrapped for several devices, or the class of a twin
-            was changed since.
+            was changed after :func:`optimize`.
     """
     _refuse_wrapped(model, "restore")
     for name, module in model.named_modules():
         if type(module) not in _PLAIN and any(base in _PLAIN for base in type(module).__mro__):
             raise ValueError(
-                f"{name or 'the model'} is a {type(module).__name__}, made from a twin after "
-                "optimize(model), as parametrizations are; remove that first"
+                f"{name or 'the model'} is a {type(module).__name__}: the class of its twin was "
+                "changed after optimize(model), for example by a parametrization; undo that first"
             )
-    forget(model.modules())
+    free_prepacked(model.modules())
     for module in model.modules():
-        forget_step(module)
+        free_captured_step(module)
         if type(module) in _PLAIN:
             module.__class__ = _PLAIN[type(module)]
     return model
@@ -145,14 +146,15 @@ def is_optimized(model: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`optimize` did to a model, or left.
+    """What :func:`optimize` changed in a model, and what it left alone.
 
     Attributes:
-        replaced: the names of twins, to how many modules are one.
-        left: the modules that could be expected to be a twin and are none, by name, and why.
-        library: what multiplies float32 matrices while training on this processor, found by
-            measuring it: "onednn", or "default", which is PyTorch's choice.
-        measured: what else was measured so far, to how many times as fast it is as the usual way.
+        replaced: for each class of twins, the number of modules.
+        left: the names of modules that have a twin but were left alone, and why.
+        library: what multiplies float32 matrices in training, found by measuring this processor:
+            "onednn", or "default", which is PyTorch's choice.
+        measured: other comparisons so far, and how many times as fast the other way is as the
+            usual one.
     """
 
     replaced: dict[str, int]
@@ -169,7 +171,7 @@ class Report:
 
 
 def report(model: nn.Module) -> Report:
-    """Say which modules of a model are twins, which were left, and why.
+    """Which modules of a model are twins, which were left alone, and why.
 
     The first call measures the processor, which takes a fraction of a second.
     """
@@ -182,12 +184,12 @@ def report(model: nn.Module) -> Report:
         elif kind in REPLACEMENTS:
             left[name] = f"a {kind.__name__}: not optimized yet; call optimize(model)"
         elif base := next((c for c in kind.__mro__ if c in REPLACEMENTS or c in _PLAIN), None):
-            reason = f"the twin of {base.__name__} would undo its changes"
+            reason = f"a subclass of {base.__name__}, whose twin would undo its changes"
             if base in _PLAIN:
-                reason = "made from a twin after optimize(model)"
+                reason = "its class was changed after optimize(model)"
             left[name] = f"a {kind.__name__}: {reason}"
     library = measured_library()
-    return Report(dict(replaced), left, library, dict(ANSWERS))
+    return Report(dict(replaced), left, library, dict(SPEEDUPS))
 
 
 def _refuse_wrapped(model: nn.Module, verb: str) -> None:

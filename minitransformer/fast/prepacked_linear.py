@@ -1,17 +1,19 @@
-"""Linear maps of few rows at the speed of the memory: weights in the layout that kernels read best.
+"""Linear layers with few rows at memory bandwidth: weights are prepacked for oneDNN's kernels.
 
-Decoding one token at a time reads every weight for it and computes two operations with each, so no
-decoder is faster than its memory. The usual product, whose weights lie row after row, is slower: by
-a factor of two to four for 8 rows, as measured on two cores. oneDNN, which comes with PyTorch, has
-kernels that keep up with the memory if the weights lie in blocks. Packing takes as long as ten
-products and a second copy of each weight, and is done once. Serves the rows of generation (GPT-2
-with 1 and 8 prompts, T5 and Marian with 4 beams); measured: see docs/decisions.md.
+Decoding one token reads every weight and computes two operations with each, so its speed is limited
+by memory bandwidth. PyTorch's product, whose weights are stored row after row, does not reach it:
+for 8 rows on two cores it was two to four times slower. oneDNN, which comes with PyTorch, has
+kernels that do, for weights stored in blocks. Prepacking takes the time of about ten products and
+the memory of a second copy of each weight, and is done once.
 
-The numbers are those of `F.linear` but for rounding. The copies serve within the steps of a
-:class:`PrepackedSession`, and there only where they are of use: few rows, no gradient, nothing but
-autograd to see it, and a weight that has not changed.
+Speeds up all rows of the generation table. Measurements: benchmarks/results/README.md,
+"Measurements behind decisions".
 
-O outputs, I inputs.
+The numbers are those of `F.linear` up to rounding. The copies are used only in the steps of a
+:class:`PrepackedSession`, and there only for few rows, without gradients, where nothing but
+autograd observes it, and as long as the weight has not changed.
+
+B prompts, R decoded sequences, L tokens so far, V vocabulary, I inputs, O outputs.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,19 +33,20 @@ from minitransformer.fast.linear import linear, onednn_linear, ones
 from minitransformer.fast.measuring import is_faster
 from minitransformer.models.base import DecodingSession, LanguageModel
 
-# oneDNN is told how many rows to expect. Of 1, 8 and 64, measured with 1 to 128 rows, 8 gives the
-# layout that is nearly the fastest for all.
+# oneDNN chooses the layout for an expected number of rows. Of 1, 8 and 64, measured with 1 to 128
+# rows, 8 gives a layout that is nearly the fastest for all.
 _EXPECTED_ROWS = 8
-_MOST_ROWS = 64  # more are as fast, or faster, by the usual product
-# Its kernel for one row reads more slowly than that for four, so a single row is given four times.
-_FEWEST_ROWS = 4
-_WORTH_A_COPY = 16  # uses: a copy takes as long as some ten products, and saves half of each
-_NUM_MEASURED = 4  # weights of 9 MB in float32
-_PARTS = 8  # of a weight, each with a checksum of its own
+_MAX_ROWS = 64  # for more, the usual product is as fast or faster
+# oneDNN's kernel for one row is slower than that for four, so a single row is repeated four times.
+_MIN_ROWS = 4
+# For fewer uses no copy is made. It takes as long as about ten products, and saves half of each.
+_MIN_USES = 16
+_NUM_MEASURED = 4  # weights, of 9 MB each in float32
+_PARTS = 8  # of a weight, each with its own checksum
 
 
 class PrepackedWeight:
-    """A prepacked copy of a weight, and what the weight was when it was made.
+    """A prepacked copy of a weight, and the state of the weight when it was copied.
 
     Args:
         weight: (O, I).
@@ -58,65 +61,65 @@ class PrepackedWeight:
         """x W^T + b: (..., I) to (..., O)."""
         if x.numel() > x.shape[-1]:
             return onednn_linear(x, self.blocks, bias)
-        rows = x.reshape(1, -1).expand(_FEWEST_ROWS, -1)  # (4, I)
+        rows = x.reshape(1, -1).expand(_MIN_ROWS, -1)  # (4, I)
         products = onednn_linear(rows, self.blocks, bias)
         return products[0].view(*x.shape[:-1], -1)
 
     def serves(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether it may stand for `weight` in a product with `x`."""
+        """Whether it may replace `weight` in a product with `x`."""
         return (
             is_plain_eager_cpu(x, weight)
             and x.dtype == weight.dtype
             and x.dim() > 1
-            and _pays(x.dtype, x.numel() // x.shape[-1])
+            and _is_faster_for(x.dtype, x.numel() // x.shape[-1])
             and self._state == _state(weight)
         )
 
     def is_current(self, weight: Tensor) -> bool:
-        """Whether it is a copy of what `weight` is now.
+        """Whether it still is a copy of `weight`.
 
-        PyTorch counts the changes of a tensor, though not those through `.data`. For these the
-        weight is read once, which takes about as long as decoding one token.
+        PyTorch counts the changes of a tensor, but not those through `.data`. To detect these, a
+        checksum is computed, which takes about as long as decoding one token.
         """
         return self._state == _state(weight) and self._checksum == _checksum(weight)
 
 
-# Beside the modules, not in them: neither a deep copy nor a state dict of a model has anything to
-# do with the copies, which go when their modules go.
+# Stored outside the modules, so that deep copies and state dicts of a model do not contain the
+# copies. They are freed with their modules.
 _COPIES: WeakKeyDictionary[nn.Module, PrepackedWeight] = WeakKeyDictionary()
 _CHANGING = Lock()
-# Only within a step of a session: all other calls, in other threads too, multiply as usual.
+# True only within a step of a session: all other calls, and other threads, multiply as usual.
 _IS_DECODING: ContextVar[bool] = ContextVar("is_decoding", default=False)
 
 
 def prepack(modules: Iterable[nn.Module], num_uses: int, num_rows: int) -> None:
-    """Make prepacked copies of these modules' weights, and drop those that are out of date.
+    """Make prepacked copies of these modules' weights, and free copies that are out of date.
 
-    The copies are kept for the next session, as long as the modules live. They take as much memory
-    as the weights; :func:`forget` frees it.
+    The copies are kept for later sessions, as long as the modules exist. They take as much memory
+    as the weights; :func:`free_prepacked` frees it.
 
     Args:
         modules: linear layers, and modules whose weight is used by :func:`prepacked_linear`, such
-            as a token embedding that is the head as well.
-        num_uses: how often each weight will be used. For a few times no copies are made, but those
-            that are there serve.
-        num_rows: of what the weights will be multiplied by, the sequences that are decoded; no
-            copies are made where they do not pay for so many on this processor.
+            as a token embedding that is also the LM head.
+        num_uses: how often each weight will be used. For few uses no copies are made, but existing
+            ones are used.
+        num_rows: rows of the inputs, which are the decoded sequences. No copies are made if they
+            are no faster for so many rows on this processor.
     """
     for module in modules:
         weight: Any = module.weight
         possible = _can_be_prepacked(weight)
-        wanted = possible and num_uses >= _WORTH_A_COPY and _pays(weight.dtype, num_rows)
+        worthwhile = possible and num_uses >= _MIN_USES and _is_faster_for(weight.dtype, num_rows)
         with _CHANGING:
             copy = _COPIES.get(module)
             if possible and copy is not None and copy.is_current(weight):
                 continue
-            _COPIES.pop(module, None)  # before a new one takes its memory
-            if wanted:
+            _COPIES.pop(module, None)  # frees its memory before a new copy takes as much
+            if worthwhile:
                 _COPIES[module] = PrepackedWeight(weight)
 
 
-def forget(modules: Iterable[nn.Module]) -> None:
+def free_prepacked(modules: Iterable[nn.Module]) -> None:
     """Free the memory of the copies of these modules' weights."""
     with _CHANGING:
         for module in modules:
@@ -125,7 +128,7 @@ def forget(modules: Iterable[nn.Module]) -> None:
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Inside the block, in this thread, the copies serve."""
+    """A block within which this thread uses the copies."""
     token = _IS_DECODING.set(True)
     try:
         yield
@@ -134,8 +137,8 @@ def decoding() -> Iterator[None]:
 
 
 def prepacked_copy(module: nn.Module, x: Tensor) -> PrepackedWeight | None:
-    """The copy that may stand for the module's weight in a product with x, (..., I), if any."""
-    # Whether it compiles, first: the compiler cannot trace the rest.
+    """The copy that may replace the module's weight in a product with x, (..., I), if any."""
+    # Compilation is checked first: the compiler cannot trace the rest.
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return None
     if not _IS_DECODING.get():
@@ -146,11 +149,11 @@ def prepacked_copy(module: nn.Module, x: Tensor) -> PrepackedWeight | None:
 
 
 def prepacked_linear(x: Tensor, module: nn.Module, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, through the prepacked copy of the module's weight where there is one that serves.
+    """x W^T + b, by the prepacked copy of the module's weight if there is one for this product.
 
     Args:
         x: (..., I).
-        module: whose `weight` is (O, I): a linear map, or a token embedding that is the head.
+        module: has a `weight`, (O, I): a linear layer, or a token embedding that is the LM head.
         bias: (O,), or None.
 
     Returns:
@@ -163,21 +166,22 @@ def prepacked_linear(x: Tensor, module: nn.Module, bias: Tensor | None = None) -
     return linear(x, weight, bias, module.training)
 
 
-def _pays(dtype: torch.dtype, num_rows: int) -> bool:
-    """Whether prepacked weights are faster here for so many rows."""
-    if num_rows > _MOST_ROWS:
+def _is_faster_for(dtype: torch.dtype, num_rows: int) -> bool:
+    """Whether prepacked weights are faster on this processor for so many rows."""
+    if num_rows > _MAX_ROWS:
         return False
-    measured = 1 if num_rows == 1 else _EXPECTED_ROWS
-    question = f"prepacked weights for {'one row' if measured == 1 else 'several rows'}, {dtype}"
-    return is_faster(question, lambda: _prepacked_or_not(dtype, measured))
+    measured_rows = 1 if num_rows == 1 else _EXPECTED_ROWS
+    rows = "one row" if measured_rows == 1 else "several rows"
+    name = f"prepacked weights for {rows}, {dtype}"
+    return is_faster(name, lambda: _usual_and_prepacked(dtype, measured_rows))
 
 
-def _prepacked_or_not(
+def _usual_and_prepacked(
     dtype: torch.dtype, num_rows: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """The products of one token with several weights, which no cache holds all of."""
+    """Products of the same input with several weights, which together exceed the cache."""
     x, bias = ones(num_rows, 768, dtype=dtype), ones(3072, dtype=dtype)
-    with torch.inference_mode(False):  # changes of such weights would not be counted
+    with torch.inference_mode(False):  # PyTorch counts no changes of inference tensors
         weights = [ones(3072, 768, dtype=dtype) for _ in range(_NUM_MEASURED)]
         copies = [PrepackedWeight(weight) for weight in weights]
     return (
@@ -192,7 +196,7 @@ def _can_be_prepacked(weight: Tensor) -> bool:
         and weight.device.type == "cpu"
         and weight.dim() == 2
         and weight.numel() > 0
-        and not weight.is_inference()  # whose changes are not counted
+        and not weight.is_inference()  # PyTorch counts no changes of these
         and bool(torch.backends.mkldnn.enabled)
         and _kernels_work(weight.dtype)
     )
@@ -200,9 +204,9 @@ def _can_be_prepacked(weight: Tensor) -> bool:
 
 @cache
 def _kernels_work(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has oneDNN's kernels for a dtype, and they compute what they should.
+    """Whether this PyTorch has oneDNN's kernels for a dtype, and their results are right.
 
-    They are not part of PyTorch's public interface, so they are tried before they are trusted.
+    They are not part of PyTorch's public interface, so they are tested before they are used.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return False
@@ -221,17 +225,17 @@ def _state(weight: Tensor) -> tuple[int, int, torch.dtype]:
 
 
 def _checksum(weight: Tensor) -> tuple[int, ...]:
-    """Sums of the bits of a weight, eight bytes at a time, of each eighth of its rows."""
-    bits = weight.detach().contiguous().flatten()
-    in_words = bits.nbytes % 8 == 0
-    parts = bits.view(torch.int64 if in_words else torch.uint8).tensor_split(_PARTS)
+    """For each of `_PARTS` parts of a weight, the sum of its bytes, taken as int64 if possible."""
+    values = weight.detach().contiguous().flatten()
+    as_integers = values.view(torch.int64 if values.nbytes % 8 == 0 else torch.uint8)
+    parts = as_integers.tensor_split(_PARTS)
     return tuple(torch.stack([part.sum() for part in parts]).tolist())
 
 
 def weights_of_a_step(model: LanguageModel) -> list[nn.Module]:
-    """The modules whose weights are read for every token that is generated: decoder and head.
+    """The modules whose weights are read for every generated token: the decoder and the head.
 
-    The encoder, which runs once a text, is not among them.
+    The encoder is not included, because it runs only once for each source.
     """
     backbone: Any = model.backbone
     modules = getattr(backbone, "decoder", backbone).modules()
@@ -243,10 +247,10 @@ class PrepackedSession(DecodingSession):
     """A session during which the decoder's weights are prepacked.
 
     Args:
-        session: that decodes.
-        modules: whose weights are read in each step.
-        num_uses: how often, at most.
-        num_sequences: R, that are decoded side by side.
+        session: the session to speed up.
+        modules: the modules whose weights are read in each step.
+        num_uses: the most steps that there will be.
+        num_sequences: R.
     """
 
     def __init__(
@@ -275,5 +279,5 @@ class PrepackedSession(DecodingSession):
         self.session.select(rows)
 
     def close(self) -> None:
-        """The last token was generated; the copies stay for the next session."""
+        """Close the session; the copies are kept for the next one."""
         self.session.close()

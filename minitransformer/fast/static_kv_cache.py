@@ -1,16 +1,15 @@
 """Caches of keys and values that write new tokens in place.
 
-:class:`PreallocatedKVCache`, for a CPU: the plain cache joins old and new keys anew for every
-token, which copies all that came before. Here memory grows by doubling. Serves the rows of
-generation (GPT-2 with 1 and 8 prompts, T5 and Marian with 4 beams).
+:class:`PreallocatedKVCache`, for a CPU: the plain cache concatenates old and new keys for every
+token, which copies all earlier tokens. Here the allocated memory doubles when it is full. Speeds up
+all rows of the generation table. Measurements: benchmarks/results/README.md, "Generation".
 
 :class:`StaticKVCache`, for a CUDA graph (:mod:`minitransformer.fast.cuda_graph`): a graph repeats
-its kernels with the sizes and addresses that it was captured with, so nothing in the captured step
-may depend on a number that Python knows. The position of the next token is a tensor; all positions
-take part in every step, and a mask leaves out those not yet written.
+its kernels with the sizes and addresses that were captured, so nothing in a step may depend on a
+Python number. The position of the next token is therefore a tensor; all positions take part in each
+step, and a mask excludes those not yet written.
 
-Measured: see docs/decisions.md. B prompts, R decoded sequences, T new tokens, S positions, H heads,
-D head size.
+B prompts, R decoded sequences, T new tokens, S positions, H heads, D head size.
 """
 
 import torch
@@ -20,7 +19,7 @@ from minitransformer.layers.kv_cache import KeyValues, KVCache, check_batch
 
 
 class PreallocatedKeyValues(KeyValues):
-    """The keys and values of one attention, in memory for more tokens than there are yet."""
+    """The keys and values of one attention module, with memory for more tokens than so far."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,38 +27,39 @@ class PreallocatedKeyValues(KeyValues):
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the keys and values of new tokens; see :meth:`KeyValues.update`."""
-        if not self.length:  # what is computed at once, such as a prompt, is not copied
+        if not self.length:  # a first call, which reads a whole prompt, copies nothing
             return super().update(key, value)
         self.check(key)
         start, self.length = self.length, self.length + key.shape[2]
         if (
             self._memory is None
             or self._memory[0].shape[2] < self.length
-            # Memory of inference mode cannot be written outside of it.
+            # Inference tensors cannot be written outside inference mode.
             or (self._memory[0].is_inference() and not torch.is_inference_mode_enabled())
         ):
             capacity = max(2 * start, self.length)
             self._memory = _grown(self.keys, capacity), _grown(self.values, capacity)
         for memory, new in zip(self._memory, (key, value), strict=True):
             memory[:, :, start : self.length] = new
-        self._look_at_memory()
+        self._update_views()
         return self.keys, self.values
 
     def select(self, rows: Tensor) -> None:
-        """Make sequence r what sequence `rows[r]` was; rows is (R,) int64, R need not be B."""
+        """Make sequence r what sequence `rows[r]` was; rows is (R,), and R may differ from B."""
         if not self.length:
             return
         capacity = self.length if self._memory is None else self._memory[0].shape[2]
         self._memory = _selected(self.keys, rows, capacity), _selected(self.values, rows, capacity)
-        self._look_at_memory()
+        self._update_views()
 
-    def _look_at_memory(self) -> None:
+    def _update_views(self) -> None:
+        """Make the keys and values views of the written part of the memory."""
         assert self._memory is not None
         self.keys, self.values = (memory[:, :, : self.length] for memory in self._memory)
 
 
 class PreallocatedKVCache(KVCache):
-    """What a decoder keeps from call to call, its own tokens in memory that grows by doubling.
+    """A decoder's KV cache that writes new tokens in place, and doubles its memory when it is full.
 
     Args:
         num_layers: of the decoder.
@@ -72,12 +72,12 @@ class PreallocatedKVCache(KVCache):
 
 
 class StaticKeyValues(KeyValues):
-    """The keys and values of one attention, in memory for all the tokens that there will be.
+    """The keys and values of one attention module, in fixed memory for all positions.
 
     Args:
-        past: those so far.
+        past: the keys and values so far.
         num_positions: S.
-        cache_position: (1,) int64, where the next token is written; shared by all layers.
+        cache_position: (1,) int64, the position of the next token; all layers share the tensor.
     """
 
     def __init__(self, past: KeyValues, num_positions: int, cache_position: Tensor) -> None:
@@ -89,35 +89,37 @@ class StaticKeyValues(KeyValues):
         self.fill(past)
 
     def fill(self, past: KeyValues) -> None:
-        """Hold what `past` holds, in the same memory as before."""
+        """Copy the keys and values of `past` into this memory."""
         self.source = past.source
-        for memory, held in ((self.keys, past.keys), (self.values, past.values)):
-            # Zeros where nothing is written: a weight of zero times what lies there by chance,
-            # which may be NaN, must be zero.
+        for memory, values in ((self.keys, past.keys), (self.values, past.values)):
+            # Zeros at positions not yet written: uninitialized memory may contain NaN, and a weight
+            # of zero times NaN is NaN.
             memory[:, :, past.length :] = 0
-            memory[:, :, : past.length] = held
+            memory[:, :, : past.length] = values
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write the keys and values of one token, (R, H, 1, D) each.
 
         Returns:
-            Those of all positions, (R, H, S, D) twice.
+            The keys and the values of all positions, (R, H, S, D) each.
         """
         self.keys.index_copy_(2, self._cache_position, key)
         self.values.index_copy_(2, self._cache_position, value)
         return self.keys, self.values
 
     def select(self, rows: Tensor) -> None:
-        """Not here: sequences that change places need a cache that grows."""
-        raise ValueError("the sequences of a static cache keep their places; select them before")
+        """Not possible: reordering sequences needs a cache that grows."""
+        raise ValueError(
+            "a static cache cannot select sequences; call select on the cache that it is made from"
+        )
 
 
 class StaticKVCache(KVCache):
-    """What a decoder keeps while it generates one token a call, all of it in fixed memory.
+    """A decoder's KV cache in fixed memory, for generating one token a call.
 
-    It takes over from a cache that has seen the prompt. Before each call, :meth:`advance` makes
-    the next position the one that is written; a call without it writes the same position once more,
-    with the same result. So a step may be tried before it is captured.
+    It is made from a cache that contains the prompt. Before each call, :meth:`advance` moves to the
+    next position. A call without it writes the same position again, with the same result, so that a
+    step may run before it is captured.
 
     Example:
         >>> static = StaticKVCache(cache, num_positions=cache.length + 9)
@@ -125,7 +127,7 @@ class StaticKVCache(KVCache):
         >>> logits = model.next_token_logits(token, cache=static)
 
     Args:
-        past: what there is so far, of at least one token.
+        past: the cache so far, of at least one token.
         num_positions: S, for the tokens of `past` and all that will be read after them.
     """
 
@@ -134,33 +136,33 @@ class StaticKVCache(KVCache):
     def __init__(self, past: KVCache, num_positions: int) -> None:
         super().__init__(len(past.layers))
         keys = past.layers[0].self_attention.keys
-        self.length = num_positions  # all positions are attended to, written or not
+        self.length = num_positions  # all positions take part, written or not
         self.cache_position = torch.zeros(1, dtype=torch.int64, device=keys.device)
         self.attention_mask = torch.zeros(
             len(keys), num_positions, dtype=torch.bool, device=keys.device
         )
-        for mine, other in zip(self.layers, past.layers, strict=True):
-            mine.self_attention = StaticKeyValues(
-                other.self_attention, num_positions, self.cache_position
+        for layer, past_layer in zip(self.layers, past.layers, strict=True):
+            layer.self_attention = StaticKeyValues(
+                past_layer.self_attention, num_positions, self.cache_position
             )
-            source = other.cross_attention
+            source = past_layer.cross_attention
             if source.length:
-                mine.cross_attention = StaticKeyValues(source, source.length, self.cache_position)
+                layer.cross_attention = StaticKeyValues(source, source.length, self.cache_position)
         self._fill_mask(past)
 
     def fill(self, past: KVCache) -> None:
-        """Hold what another cache of the same sizes holds, in the same memory as before."""
-        for mine, other in zip(self.layers, past.layers, strict=True):
-            for held, came in (
-                (mine.self_attention, other.self_attention),
-                (mine.cross_attention, other.cross_attention),
+        """Copy another cache of the same sizes into this memory."""
+        for layer, past_layer in zip(self.layers, past.layers, strict=True):
+            for static, past_values in (
+                (layer.self_attention, past_layer.self_attention),
+                (layer.cross_attention, past_layer.cross_attention),
             ):
-                if isinstance(held, StaticKeyValues):
-                    held.fill(came)
+                if isinstance(static, StaticKeyValues):
+                    static.fill(past_values)
         self._fill_mask(past)
 
     def advance(self) -> None:
-        """Go on to the next position: called for each token, outside of what is captured.
+        """Move to the next position: to be called before each token, outside the captured step.
 
         Raises:
             ValueError: all positions are written.
@@ -171,7 +173,7 @@ class StaticKVCache(KVCache):
         self._num_written += 1
 
     def extend(self, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Count the token of each sequence in.
+        """Add one token of each sequence to the padding mask.
 
         Args:
             attention_mask: (R, 1) bool.
@@ -181,7 +183,7 @@ class StaticKVCache(KVCache):
             of the token.
 
         Raises:
-            ValueError: other sequences came than there are, or not one token of each.
+            ValueError: the number of sequences is not R, or there is not one token of each.
         """
         check_batch(len(self.attention_mask), len(attention_mask))
         if attention_mask.shape[1] != 1:
@@ -193,11 +195,11 @@ class StaticKVCache(KVCache):
         return self.attention_mask, self.cache_position
 
     def select(self, rows: Tensor) -> None:
-        """Not here; see :meth:`StaticKeyValues.select`."""
+        """Not possible; see :meth:`StaticKeyValues.select`."""
         self.layers[0].self_attention.select(rows)
 
     def _fill_mask(self, past: KVCache) -> None:
-        """Take over how many positions are written, and which of them are real."""
+        """Copy the number of written positions, and which of them are real."""
         assert past.attention_mask is not None
         self._num_written = past.length
         self.attention_mask[:, past.length :] = False
@@ -205,7 +207,7 @@ class StaticKVCache(KVCache):
 
 
 def _grown(tensor: Tensor, capacity: int) -> Tensor:
-    """(B, H, T, D) at the beginning of new memory, (B, H, capacity, D)."""
+    """Copy (B, H, T, D) to the beginning of new memory, (B, H, capacity, D)."""
     batch, heads, length, size = tensor.shape
     grown = tensor.new_empty(batch, heads, capacity, size)
     grown[:, :, :length] = tensor
@@ -213,7 +215,7 @@ def _grown(tensor: Tensor, capacity: int) -> Tensor:
 
 
 def _selected(tensor: Tensor, rows: Tensor, capacity: int) -> Tensor:
-    """Sequences of (B, H, T, D) at the beginning of new memory, (R, H, capacity, D)."""
+    """Copy selected sequences of (B, H, T, D) to the beginning of new (R, H, capacity, D)."""
     _, heads, length, size = tensor.shape
     selected = tensor.new_empty(len(rows), heads, capacity, size)
     torch.index_select(tensor, 0, rows, out=selected[:, :, :length])

@@ -1,15 +1,19 @@
-"""Batches without their padding: taken out once before the first layer, put back after the last.
+"""Unpadding: padding is removed once before the first layer, and put back after the last.
 
-Everything but attention treats each token by itself, so B sequences of unequal length can as well
-be one sequence of all their tokens; attention is told where each begins (:class:`UnpaddedMask`).
-What is saved is the padding's share of every layer, and of the last one the share of the tokens
-that nothing is computed from (:meth:`UnpaddedBatch.select`). Serves "encode, ragged rows",
-"classify, ragged rows", SQuAD and MLM on lines; measured: see docs/decisions.md.
+All layers except attention compute each token independently, so B sequences of unequal length can
+be joined into one sequence of all their tokens; attention gets their boundaries
+(:class:`UnpaddedMask`). This saves the computation of padding in every layer. In the last layer,
+tokens whose output is not needed are not computed either (:meth:`UnpaddedBatch.select`).
 
-Padding gets zeros: in hidden states where the plain model has numbers without a meaning.
+Speeds up the rows "MLM, one line a sequence", "SQuAD, windows of 384", "encode, ragged sequences"
+and "classify, ragged sequences". Measurements: benchmarks/results/README.md, "What makes the
+difference".
 
-B batch, T tokens of a padded sequence, N real tokens of all sequences, P query positions of the
-sequence that has most, M query positions of all, W selected ones, E hidden size.
+Hidden states are zeros at padding, where the plain model gives meaningless numbers.
+
+B batch, T tokens of a padded sequence, S source tokens, N real tokens of all sequences, P the most
+query positions of a sequence, M query positions of all sequences, W selected tokens, H heads, D
+head size, E hidden size.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,21 +29,21 @@ from minitransformer.models.losses import IGNORED_LABEL
 
 
 class Unpadding:
-    """Which tokens of (B, T) are real, and in which order they lie without padding.
+    """Which tokens of (B, T) are real, and their order without padding.
 
-    The sequences are sorted by their number of tokens: those of equal length lie side by side, and
-    are a view of shape (sequences, length) for kernels that take no mask. Where nothing is padded,
-    padding and unpadding are views too.
+    The sequences are sorted by length. Sequences of equal length are then adjacent, and can be
+    viewed as (sequences, length) for kernels without a mask. If there is no padding, `pad` and
+    `unpad` return views too.
 
     Args:
         attention_mask: (B, T) bool, True at real tokens.
-        order: (B,) int64, the sequences in another order.
+        order: (B,) int64, another order of the sequences.
     """
 
     def __init__(self, attention_mask: Tensor, order: Tensor | None = None) -> None:
         counts = attention_mask.sum(dim=1)  # (B,)
         self.order = counts.argsort(stable=True) if order is None else order  # (B,)
-        self.lengths: list[int] = counts[self.order].tolist()  # here a GPU is waited for
+        self.lengths: list[int] = counts[self.order].tolist()  # waits for the GPU
         self.num_tokens = sum(self.lengths)  # N
         self.max_seqlen = max(self.lengths)
         self.shape = attention_mask.shape
@@ -63,9 +67,9 @@ class Unpadding:
 
     @cached_property
     def cu_seqlens(self) -> Tensor:
-        """(B + 1,) int32, where each sequence begins and the last one ends."""
-        begins = [0, *accumulate(self.lengths)]
-        return torch.tensor(begins, dtype=torch.int32, device=self.indices.device)
+        """(B + 1,) int32, the start of each sequence, and the end of the last."""
+        boundaries = [0, *accumulate(self.lengths)]
+        return torch.tensor(boundaries, dtype=torch.int32, device=self.indices.device)
 
     @cached_property
     def attention_mask(self) -> Tensor:
@@ -74,7 +78,7 @@ class Unpadding:
 
 
 class Bucket(NamedTuple):
-    """Sequences that lie side by side with equally many queries, and equally many keys."""
+    """Adjacent sequences with the same number of queries and the same number of keys."""
 
     num_sequences: int
     num_queries: int  # of each sequence
@@ -82,11 +86,11 @@ class Bucket(NamedTuple):
 
 
 class UnpaddedMask:
-    """Attention over unpadded batches: the queries of a sequence attend to the keys of that one.
+    """The mask of attention over unpadded batches: queries attend to keys of their own sequence.
 
     Args:
-        queries, keys: how the two sides are unpadded, their sequences in the same order.
-        causal: a query, one of the last T of the S tokens, attends to none after it.
+        queries, keys: how queries and keys are unpadded, with the sequences in the same order.
+        causal: whether a query, which is one of the last T of S tokens, attends to no later token.
     """
 
     def __init__(self, queries: Unpadding, keys: Unpadding, causal: bool = False) -> None:
@@ -98,17 +102,17 @@ class UnpaddedMask:
 
 
 def split_queries(tensor: Tensor, buckets: Sequence[Bucket]) -> list[Tensor]:
-    """Views of (1, H, N, D), the queries' side: (sequences, H, T, D) of each bucket."""
+    """Split queries, (1, H, N, D), into a view for each bucket: (sequences, H, T, D)."""
     return _split(tensor, [(bucket.num_sequences, bucket.num_queries) for bucket in buckets])
 
 
 def split_keys(tensor: Tensor, buckets: Sequence[Bucket]) -> list[Tensor]:
-    """Views of (1, H, N, D), the keys' side: (sequences, H, S, D) of each bucket."""
+    """Split keys, (1, H, N, D), into a view for each bucket: (sequences, H, S, D)."""
     return _split(tensor, [(bucket.num_sequences, bucket.num_keys) for bucket in buckets])
 
 
 def _split(tensor: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
-    # The gradient of a split is one tensor, where slices would have one each to be added.
+    # The gradient of a split is one tensor. Slices would have one each, which are then added.
     parts = tensor.squeeze(0).split([number * length for number, length in shapes], dim=1)
     return [
         part.unflatten(1, shape).transpose(0, 1) for part, shape in zip(parts, shapes, strict=True)
@@ -116,77 +120,78 @@ def _split(tensor: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
 
 
 class QueryPositions(NamedTuple):
-    """Positions of each sequence for which alone something is computed."""
+    """The positions of each sequence for which outputs are computed."""
 
     positions: Tensor  # (B, P) int64, none twice in a sequence
-    mask: Tensor | None  # (B, P) bool, False where a position only fills up; None: nowhere
+    mask: Tensor | None  # (B, P) bool, False at filler positions; None if there are none
 
 
 def query_positions(selected: Tensor) -> QueryPositions:
-    """Turn a bool map of tokens into positions for a gather of fixed size.
+    """Convert a bool mask of tokens to positions, as many for each sequence.
 
-    Sequences with fewer selected tokens than P are filled up with other positions, which the mask
-    marks. P is at least 1, for attention kernels need a query.
+    Sequences with fewer than P selected tokens get other positions as fillers, at which the mask is
+    False. P is at least 1, because attention kernels need a query.
 
     Args:
         selected: (B, T) bool.
 
     Returns:
-        The positions of the selected tokens in their order, then the others.
+        The positions of the selected tokens in order, then the fillers.
 
     Example:
         >>> query_positions(torch.tensor([[False, True, True], [False, False, True]])).positions
         tensor([[1, 2],
                 [2, 0]])
     """
-    most = max(1, int(selected.sum(dim=1).max()))
-    positions = selected.byte().argsort(dim=1, descending=True, stable=True)[:, :most]  # (B, P)
+    num_positions = max(1, int(selected.sum(dim=1).max()))  # P
+    positions = selected.byte().argsort(dim=1, descending=True, stable=True)
+    positions = positions[:, :num_positions]  # (B, P)
     return QueryPositions(positions, selected.gather(1, positions))
 
 
 class Selection(NamedTuple):
-    """The tokens for which alone the last layer computes."""
+    """The tokens that the last layer computes."""
 
-    indices: Tensor  # (B, P) or (1, M) int64, where they stand in the batch that the layers see
-    mask: Tensor | UnpaddedMask | None  # of attention with these tokens as queries
+    indices: Tensor  # (B, P) or (1, M) int64, their indices in the batch of the layers
+    mask: Tensor | UnpaddedMask | None  # of attention, with these tokens as queries
     gather: Callable[[Tensor], Tensor]  # (B, P, E) or (1, M, E) to (W, E), sequence after sequence
 
 
 class PaddedBatch:
-    """A batch that stays padded, with a mask. An encoder sees it as an :class:`UnpaddedBatch`.
+    """A batch that stays padded, with the methods of an :class:`UnpaddedBatch`.
 
     Args:
-        attention_mask: (B, T) bool, True at real tokens; None where all are.
+        attention_mask: (B, T) bool, True at real tokens; None if all are real.
     """
 
     def __init__(self, attention_mask: Tensor | None) -> None:
         self.mask = None if attention_mask is None else padding_mask(attention_mask)
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """(B, T, ...) as the layers see it: as it is."""
+        """Return (B, T, ...) unchanged, which is the layers' input."""
         return padded
 
     def pad(self, hidden: Tensor) -> Tensor:
-        """What the layers return, as (B, T, ...)."""
+        """Return the layers' output, (B, T, ...), unchanged."""
         return hidden
 
     def select(self, queries: QueryPositions) -> Selection:
         """The tokens at these positions."""
-        positions, valid = queries  # (B, P) twice
-        if valid is None:
+        positions, mask = queries  # (B, P) twice
+        if mask is None:
             return Selection(positions, self.mask, lambda hidden: hidden.flatten(0, 1))
-        found = valid.flatten().nonzero().squeeze(1)  # (W,), among B * P
+        indices = mask.flatten().nonzero().squeeze(1)  # (W,), among B * P
         return Selection(
-            positions, self.mask, lambda hidden: hidden.flatten(0, 1).index_select(0, found)
+            positions, self.mask, lambda hidden: hidden.flatten(0, 1).index_select(0, indices)
         )
 
 
 class UnpaddedBatch:
-    """A batch whose real tokens lie end to end.
+    """A batch whose real tokens are joined into one sequence.
 
     Args:
-        attention_mask: (B, T) bool, True at real tokens, of which there is one at least.
-        causal: whether a token attends to none after it.
+        attention_mask: (B, T) bool, True at real tokens; at least one is real.
+        causal: whether a token attends to no later token.
     """
 
     def __init__(self, attention_mask: Tensor, causal: bool = False) -> None:
@@ -194,7 +199,7 @@ class UnpaddedBatch:
         self.mask = UnpaddedMask(self.unpadding, self.unpadding, causal)
 
     def unpad(self, padded: Tensor) -> Tensor:
-        """(B, T, ...) as the layers see it: (1, N, ...)."""
+        """(B, T, ...) to (1, N, ...), which is the layers' input."""
         return self.unpadding.unpad(padded)
 
     def pad(self, hidden: Tensor) -> Tensor:
@@ -202,9 +207,9 @@ class UnpaddedBatch:
         return self.unpadding.pad(hidden)
 
     def context(self, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, UnpaddedMask]:
-        """An encoder's output, (B, S, E), with its padding (B, S), for the cross-attention.
+        """Unpad an encoder's output, (B, S, E), by its padding mask, (B, S), for cross-attention.
 
-        Where K sequences are decoded from each source, the source's tokens are copied K times.
+        If K sequences are decoded from each source, its tokens are copied K times.
         """
         per_source = len(self.unpadding.lengths) // len(hidden)  # K
         if per_source > 1:
@@ -214,51 +219,51 @@ class UnpaddedBatch:
         return source.unpad(hidden), UnpaddedMask(self.unpadding, source)
 
     def select(self, queries: QueryPositions) -> Selection:
-        """The tokens at these positions. Padding among them is not computed, and becomes zeros."""
-        assert not self.mask.causal, "a causal mask knows only queries that end a sequence"
-        positions, valid = queries  # (B, P) twice
-        valid = torch.ones_like(positions, dtype=torch.bool) if valid is None else valid
-        nowhere = positions.new_zeros(self.unpadding.shape, dtype=torch.bool)
-        selected = nowhere.scatter(1, positions, valid)  # (B, T)
+        """The tokens at these positions. Padding among them is not computed, but gets zeros."""
+        assert not self.mask.causal, "with a causal mask, queries are the last tokens of a sequence"
+        positions, mask = queries  # (B, P) twice
+        mask = torch.ones_like(positions, dtype=torch.bool) if mask is None else mask
+        unselected = positions.new_zeros(self.unpadding.shape, dtype=torch.bool)
+        selected = unselected.scatter(1, positions, mask)  # (B, T)
         is_query = self.unpadding.unpad(selected)[0].clone()  # (N,)
         if not bool(is_query.any()):
             is_query[0] = True  # attention kernels need a query; `gather` leaves it out
-        chosen = Unpadding(self.unpadding.pad(is_query[None]), self.unpadding.order)
-        indices = torch.nonzero_static(is_query, size=chosen.num_tokens).T  # (1, M)
-        # Of the chosen tokens, those that are selected, and the rank of each among the selected.
-        inside = selected.flatten()[chosen.indices].nonzero().squeeze(1)
-        ranks = (selected.flatten().cumsum(dim=0) - 1)[chosen.indices[inside]]
-        gather = partial(_in_order, number=int(selected.sum()), inside=inside, ranks=ranks)
-        return Selection(indices, UnpaddedMask(chosen, self.unpadding), gather)
+        unpadded_queries = Unpadding(self.unpadding.pad(is_query[None]), self.unpadding.order)
+        indices = torch.nonzero_static(is_query, size=unpadded_queries.num_tokens).T  # (1, M)
+        # Which of the queries are selected, and the index of each in the result.
+        sources = selected.flatten()[unpadded_queries.indices].nonzero().squeeze(1)
+        targets = (selected.flatten().cumsum(dim=0) - 1)[unpadded_queries.indices[sources]]
+        num_selected = int(selected.sum())  # W
+        gather = partial(_in_order, number=num_selected, sources=sources, targets=targets)
+        return Selection(indices, UnpaddedMask(unpadded_queries, self.unpadding), gather)
 
 
-def _in_order(hidden: Tensor, *, number: int, inside: Tensor, ranks: Tensor) -> Tensor:
-    """(1, M, E) to (W, E): the tokens that lie `inside` it come to their `ranks`.
+def _in_order(hidden: Tensor, *, number: int, sources: Tensor, targets: Tensor) -> Tensor:
+    """(1, M, E) to (W, E): copy the tokens at indices `sources` to indices `targets`.
 
-    Selected padding, which is not among them, is zeros.
+    The others are selected padding, and get zeros.
     """
     gathered = hidden.new_zeros(number, hidden.shape[-1])
-    return gathered.index_copy(0, ranks, hidden[0].index_select(0, inside))
+    return gathered.index_copy(0, targets, hidden[0].index_select(0, sources))
 
 
-def is_unbroken(attention_mask: Tensor) -> bool:
+def is_contiguous(attention_mask: Tensor) -> bool:
     """Whether no sequence of (B, T) bool has padding between two real tokens.
 
-    T5's positions are distances between tokens, which such padding sets apart: taken out, the
-    model would compute something else.
+    T5's positions are distances between tokens, and removing padding between two tokens would
+    change their distance.
     """
-    begins = attention_mask[:, 1:] & ~attention_mask[:, :-1]  # a run of tokens begins after padding
-    return bool((begins.sum(dim=1) + attention_mask[:, 0] <= 1).all())
+    starts = attention_mask[:, 1:] & ~attention_mask[:, :-1]  # real tokens right after padding
+    return bool((starts.sum(dim=1) + attention_mask[:, 0] <= 1).all())
 
 
 def until_last_label(labels: Tensor) -> Tensor:
-    """(B, T) bool, True where there is a label at this position or at a later one.
+    """(B, T) bool, True where this position or a later one has a label.
 
-    What a decoder reads after the last token that it has to predict changes no prediction, so in a
-    loss it is padding.
+    Tokens after the last label do not change a decoder's loss, so they can be treated as padding.
 
     Args:
-        labels: (B, T) int64, -100 where there is none.
+        labels: (B, T) int64, -100 at positions without a label.
 
     Example:
         >>> until_last_label(torch.tensor([[5, -100, 7], [8, -100, -100]]))

@@ -1,15 +1,16 @@
-"""The fastest kernel for an attention: over unpadded batches, and over padded ones.
+"""Attention by the fastest kernel, over unpadded batches and over padded ones.
 
-Unpadded batches (:func:`varlen_attention`): CUDA has a FlashAttention kernel for sequences of any
-length; elsewhere sequences of equal length are a bucket, computed together by PyTorch's kernel
-without a mask. Padded batches (:func:`padded_attention`): a kernel that is told that the mask is a
-triangle leaves out what is masked, where a mask is gone through. On a CPU, dropout goes block by
-block (:mod:`minitransformer.fast.blockwise_attention`), and short sequences in bfloat16 are
-computed in float32: 32 sequences of 16 tokens take 13 ms forward and backward by PyTorch's kernel
-for bfloat16, 2 ms by that for float32 with its casts.
+Unpadded batches (:func:`varlen_attention`): on CUDA, FlashAttention takes sequences of different
+lengths; elsewhere the sequences of equal length form a bucket, which PyTorch's kernel computes
+without a mask. Padded batches (:func:`padded_attention`): a causal mask becomes an argument of the
+kernel, which then skips what is masked instead of reading a mask. On a CPU, attention with dropout
+is computed block by block (:mod:`minitransformer.fast.blockwise_attention`), and short sequences in
+bfloat16 are computed in float32: forward and backward of 32 sequences of 16 tokens take 13 ms by
+PyTorch's bfloat16 kernel, and 2 ms by its float32 kernel, casts included.
 
-Serves every row with padding or dropout, and MLM on lines in bfloat16; measured: see
-docs/decisions.md.
+Speeds up the rows "MLM, one line a sequence", "SQuAD, windows of 384", "encode, ragged sequences"
+and "classify, ragged sequences", and with dropout "MLM, sequences of 512". Measurements:
+benchmarks/results/README.md, "Measurements behind decisions".
 
 B batch, T query tokens, S key tokens, N queries and M keys of unpadded batches, H heads, D head
 size.
@@ -32,7 +33,7 @@ from minitransformer.fast.dispatch import is_plain_eager
 from minitransformer.fast.unpadding import UnpaddedMask, split_keys, split_queries
 from minitransformer.layers.attention import causal_mask
 
-_SHORT = 128  # keys: up to here float32 is faster than bfloat16 where there are gradients
+_MAX_SHORT_KEYS = 128  # up to so many keys, float32 is faster than bfloat16 with gradients
 
 
 def varlen_attention(
@@ -47,13 +48,13 @@ def varlen_attention(
 ) -> Tensor:
     """softmax(Q K^T * scale + bias) V over unpadded batches.
 
-    A sequence without keys gives zeros.
+    Queries of a sequence without keys get zeros.
 
     Args:
         query: (1, H, N, D).
         key, value: (1, H, M, D).
-        mask: where each sequence begins, and whether it is causal.
-        bias: (1, H, T, S), added to the scores of each sequence; T and S of the longest.
+        mask: the boundaries of the sequences, and whether attention is causal.
+        bias: (1, H, T, S), added to the scores, with T and S of the longest sequences.
         scale: None stands for 1 / sqrt(D).
         dropout: probability of dropping a weight.
 
@@ -64,7 +65,7 @@ def varlen_attention(
         return _flash_attention(query, key, value, mask, scale, dropout)
     if _needs_blocks(query, key, value, bias, dropout):
         masks = [
-            _triangle(bucket.num_queries, bucket.num_keys, query.device) if mask.causal else None
+            _causal_mask(bucket.num_queries, bucket.num_keys, query.device) if mask.causal else None
             for bucket in mask.buckets
         ]
         return unpadded_blockwise_attention(
@@ -78,10 +79,10 @@ def varlen_attention(
         split_keys(value, mask.buckets),
         strict=True,
     ):  # (sequences, H, T, D), (sequences, H, S, D) twice
-        own = None if bias is None else bias[..., : bucket.num_queries, : bucket.num_keys]
+        cut = None if bias is None else bias[..., : bucket.num_queries, : bucket.num_keys]
         if q.numel() and k.numel():
             out = padded_attention(
-                q, k, v, None, own, scale=scale, dropout=dropout, causal=mask.causal
+                q, k, v, None, cut, scale=scale, dropout=dropout, causal=mask.causal
             )
         else:
             out = torch.zeros_like(q)
@@ -100,7 +101,7 @@ def padded_attention(
     dropout: float = 0.0,
     causal: bool = False,
 ) -> Tensor:
-    """softmax(Q K^T * scale + bias) V over padded batches, or those without padding.
+    """softmax(Q K^T * scale + bias) V over padded batches, or batches that need no padding.
 
     Args:
         query: (B, H, T, D).
@@ -109,17 +110,17 @@ def padded_attention(
         bias: added to the scores, broadcastable to (B, H, T, S).
         scale: None stands for 1 / sqrt(D).
         dropout: probability of dropping a weight.
-        causal: a query, one of the last T of the S tokens, attends to none after it.
+        causal: whether a query, which is one of the last T of S tokens, attends to no later token.
 
     Returns:
         (B, H, T, D).
     """
     if _needs_blocks(query, key, value, bias, dropout):
-        whole = _combined(mask, query, key, causal)
-        return blockwise_attention(query, key, value, whole, dropout=dropout, scale=scale)
+        combined = _combined(mask, query, key, causal)
+        return blockwise_attention(query, key, value, combined, dropout=dropout, scale=scale)
     if _is_faster_in_float32(query, key):
         bias = None if bias is None else bias.float()
-        with torch.autocast("cpu", enabled=False):  # which would cast them back
+        with torch.autocast("cpu", enabled=False):  # autocast would cast them back
             return padded_attention(
                 query.float(),
                 key.float(),
@@ -130,26 +131,27 @@ def padded_attention(
                 dropout=dropout,
                 causal=causal,
             ).to(query.dtype)
-    is_triangle = causal and mask is None and bias is None and query.shape[-2] == key.shape[-2] > 1
-    added = None if is_triangle else _combined(mask, query, key, causal)
+    same_length = query.shape[-2] == key.shape[-2] > 1
+    is_causal = causal and mask is None and bias is None and same_length
+    combined = None if is_causal else _combined(mask, query, key, causal)
     if bias is not None:
-        added = bias if added is None else bias.masked_fill(~added, -math.inf)
+        combined = bias if combined is None else bias.masked_fill(~combined, -math.inf)
     return F.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=added,
+        attn_mask=combined,
         dropout_p=dropout,
-        is_causal=is_triangle,
+        is_causal=is_causal,
         scale=scale,
     )
 
 
 def simplified_mask(mask: Tensor | None, num_queries: int) -> tuple[Tensor | None, bool]:
-    """The mask, or None in place of a mask of ones or of a triangle; and whether it is a triangle.
+    """The mask, or None if it is all True or exactly causal; and whether it is exactly causal.
 
-    It reads the values: only for :func:`is_plain_eager` tensors on a CPU. All layers of a model are
-    given the same mask, so the answer for the last one is remembered.
+    Only for tensors on a CPU that pass :func:`is_plain_eager`, because it reads the mask's values.
+    All layers of a model get the same mask, so the result for the last mask is cached.
 
     Args:
         mask: bool, broadcastable to (B, H, T, S), True = attend.
@@ -158,41 +160,43 @@ def simplified_mask(mask: Tensor | None, num_queries: int) -> tuple[Tensor | Non
     global _last
     if mask is None:
         return None, False
-    if mask.is_inference():  # whose changes are not counted
-        known = _Known(ref(mask), 0, num_queries, *_properties(mask, num_queries))
+    if mask.is_inference():  # PyTorch counts no changes of inference tensors
+        properties = _MaskProperties(ref(mask), 0, num_queries, *_read(mask, num_queries))
     else:
-        known = _last
+        properties = _last
         if (
-            known.mask() is not mask
-            or known.version != mask._version
-            or known.num_queries != num_queries
+            properties.mask() is not mask
+            or properties.version != mask._version
+            or properties.num_queries != num_queries
         ):
-            known = _Known(ref(mask), mask._version, num_queries, *_properties(mask, num_queries))
-            _last = known
-    return None if known.is_full or known.is_triangle else mask, known.is_triangle
+            read = _read(mask, num_queries)
+            properties = _MaskProperties(ref(mask), mask._version, num_queries, *read)
+            _last = properties
+    is_simple = properties.is_full or properties.is_causal
+    return None if is_simple else mask, properties.is_causal
 
 
-class _Known(NamedTuple):
-    """What was found out about a mask."""
+class _MaskProperties(NamedTuple):
+    """What is known about the values of a mask."""
 
     mask: Callable[[], Tensor | None]  # a weak reference
     version: int
     num_queries: int
     is_full: bool
-    is_triangle: bool
+    is_causal: bool
 
 
-_last = _Known(lambda: None, 0, 0, False, False)
+_last = _MaskProperties(lambda: None, 0, 0, False, False)
 
 
-def _properties(mask: Tensor, num_queries: int) -> tuple[bool, bool]:
-    """Whether a mask is all ones, and whether it is a triangle of more than one query."""
+def _read(mask: Tensor, num_queries: int) -> tuple[bool, bool]:
+    """Whether a mask is all True, and whether it is exactly the causal mask of several queries."""
     if bool(mask.all()):
         return True, False
     if mask.shape[-2:] != (num_queries, num_queries) or not bool(mask[..., -1, :].all()):
         return False, False
-    triangle = _triangle(num_queries, num_queries, mask.device)
-    return False, triangle is not None and bool((mask == triangle).all())
+    causal = _causal_mask(num_queries, num_queries, mask.device)
+    return False, causal is not None and bool((mask == causal).all())
 
 
 def _flash_attention(
@@ -203,9 +207,9 @@ def _flash_attention(
     scale: float | None,
     dropout: float,
 ) -> Tensor:
-    """FlashAttention for sequences of any length (Dao 2023): (1, H, N, D).
+    """FlashAttention over sequences of different lengths (Dao 2023): (1, H, N, D).
 
-    `torch.nn.attention.varlen` calls it too, but without dropout.
+    `torch.nn.attention.varlen` calls the same operator, but without dropout.
     """
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     attended, *_ = torch.ops.aten._flash_attention_forward(
@@ -225,7 +229,7 @@ def _flash_attention(
 
 
 def _has_varlen_kernel(query: Tensor) -> bool:
-    """Whether PyTorch's FlashAttention takes it: half precision on CUDA, from capability 8.0 on."""
+    """Whether FlashAttention can be used: half precision on CUDA, capability 8.0 or more."""
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
@@ -238,7 +242,7 @@ def _has_varlen_kernel(query: Tensor) -> bool:
 def _needs_blocks(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float
 ) -> bool:
-    """Whether PyTorch has no fast kernel, and the blocks serve: dropout on a CPU, without bias."""
+    """Whether to compute in blocks: with dropout, on a CPU, without a bias."""
     return (
         dropout > 0
         and bias is None
@@ -248,27 +252,27 @@ def _needs_blocks(
 
 
 def _is_faster_in_float32(query: Tensor, key: Tensor) -> bool:
-    """Whether PyTorch's kernel for bfloat16 on a CPU takes longer than that for float32 and casts.
+    """Whether PyTorch's bfloat16 kernel on a CPU is slower than its float32 kernel with casts.
 
-    Measured: twice as long for one query; with gradients seven times for 16 keys, and as long for
-    192.
+    It takes twice as long for one query, and with gradients, seven times as long for 16 keys and
+    equally long for 192.
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return False
     with_gradient = query.requires_grad and torch.is_grad_enabled()
-    return query.shape[-2] == 1 or (with_gradient and key.shape[-2] <= _SHORT)
+    return query.shape[-2] == 1 or (with_gradient and key.shape[-2] <= _MAX_SHORT_KEYS)
 
 
 def _combined(mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor | None:
-    """The mask and, where it is causal, the triangle."""
-    triangle = _triangle(query.shape[-2], key.shape[-2], query.device) if causal else None
+    """The mask, combined with the causal mask if attention is causal."""
+    triangle = _causal_mask(query.shape[-2], key.shape[-2], query.device) if causal else None
     if mask is None or triangle is None:
         return triangle if mask is None else mask
     return mask & triangle
 
 
-def _triangle(num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
-    """(1, 1, T, S) bool for the last T of S tokens; None where it would hide nothing."""
+def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor | None:
+    """(1, 1, T, S) bool for the last T of S tokens; None if it would mask nothing."""
     if num_queries <= 1 or not num_keys:
         return None
     positions = torch.arange(num_keys - num_queries, num_keys, device=device)

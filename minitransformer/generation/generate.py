@@ -118,7 +118,7 @@ def generate(
 class Decoding:
     """A checked call, ready to run."""
 
-    open_session: Callable[..., DecodingSession]  # takes watched=...
+    open_session: Callable[..., DecodingSession]  # takes read_every_step=...
     prompt: Tensor  # (B, T), returned before the new tokens
     config: GenerationConfig  # resolved
     processors: list[LogitsProcessor]
@@ -126,15 +126,15 @@ class Decoding:
     generator: torch.Generator | None
 
     @torch.no_grad()
-    def tokens(self, *, watched: bool = True) -> Steps:
+    def tokens(self, *, read_every_step: bool = True) -> Steps:
         """The decoding loop: the next token of every sequence, until all sequences have ended.
 
         The model runs when the next tokens are requested. After its end, a sequence continues with
-        the padding token. If `watched` is False, the session may check only every few tokens
-        whether all sequences have ended, so that the last steps may yield nothing but padding.
+        the padding token. If `read_every_step` is False, the session may check only every few
+        tokens whether all sequences have ended, so that the last steps may yield only padding.
 
         Args:
-            watched: whether the caller looks at each token as soon as it is generated.
+            read_every_step: whether the caller reads the tokens of each step as soon as they come.
 
         Yields:
             The tokens, (R,), and which of them are not padding, (R,) bool.
@@ -144,8 +144,8 @@ class Decoding:
         """
         max_new_tokens, pad_token_id = self.config.max_new_tokens, self.config.pad_token_id
         assert max_new_tokens is not None and pad_token_id is not None
-        watched = watched or self.stopping.strings is not None
-        with closing(self.open_session(watched=watched)) as session:
+        read_every_step = read_every_step or self.stopping.strings is not None
+        with closing(self.open_session(read_every_step=read_every_step)) as session:
             scores, history = session.start(), session.prompt  # (B, V), (B, L)
             if self.config.num_return_sequences > 1:
                 scores, history = copy_prompts(session, scores, self.config.num_return_sequences)
@@ -240,7 +240,7 @@ def _decode(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
     """Run greedy search or sampling to the end."""
     prompt = decoding.prompt.repeat_interleave(decoding.config.num_return_sequences, dim=0)
     columns, lengths = [prompt], torch.zeros_like(prompt[:, 0], dtype=torch.int64)  # (R,)
-    steps = decoding.tokens(watched=streamer is not None)
+    steps = decoding.tokens(read_every_step=streamer is not None)
     if streamer is not None:
         steps = _streamed(steps, prompt, streamer)
     with closing(steps):
@@ -272,7 +272,7 @@ def _search(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
             "known before the end"
         )
     config = decoding.config
-    with closing(decoding.open_session(watched=True)) as session:
+    with closing(decoding.open_session(read_every_step=True)) as session:
         found = search_beams(
             session, config, decoding.processors, decoding.stopping, decoding.generator
         )

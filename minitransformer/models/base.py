@@ -294,7 +294,7 @@ class LanguageModel(TaskModel):
         *,
         config: GenerationConfig,
         use_cache: bool = True,
-        watched: bool = True,
+        read_every_step: bool = True,
     ) -> "DecodingSession":
         """A session that generates from prompts or sources, for :func:`minitransformer.generate`.
 
@@ -303,8 +303,9 @@ class LanguageModel(TaskModel):
             attention_mask: (B, T), True or 1 at real tokens; None where all are.
             config: the resolved generation config; `max_new_tokens` is known.
             use_cache: whether keys and values are kept, or all is computed anew for each token.
-            watched: whether each token is read as soon as it is chosen. It makes no difference to
-                a plain session; one that captures CUDA graphs is faster without.
+            read_every_step: whether the caller reads the tokens of each step as soon as they are
+                chosen, as streaming, stop strings and beam search do. A plain session ignores it;
+                one that captures a CUDA graph needs False.
         """
         raise NotImplementedError
 
@@ -649,7 +650,7 @@ class Seq2SeqLM(LanguageModel):
         *,
         config: GenerationConfig,
         use_cache: bool = True,
-        watched: bool = True,
+        read_every_step: bool = True,
     ) -> DecodingSession:
         """See :meth:`LanguageModel.decoding_session`."""
         start = torch.full_like(input_ids[:, :1], start_token(config))

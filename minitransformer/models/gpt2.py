@@ -388,7 +388,7 @@ class GPT2LMHeadModel(LanguageModel):
         *,
         config: GenerationConfig,
         use_cache: bool = True,
-        watched: bool = True,
+        read_every_step: bool = True,
     ) -> DecodingSession:
         """See :meth:`LanguageModel.decoding_session`."""
         if attention_mask is not None:  # padding is marked in the ids, where processors see it too

@@ -85,7 +85,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
     made = Captures()
     monkeypatch.setattr(cuda_graph, "capture", made)
     for module in (cuda_graph, model_twins):
-        monkeypatch.setattr(module, "runs_ahead", lambda _: True)
+        monkeypatch.setattr(module, "runs_asynchronously", lambda _: True)
     return made
 
 
@@ -110,12 +110,12 @@ def generated(model: Any, batch: dict[str, Any], **fields: Any) -> list[Any]:
     return [output.sequences.tolist(), output.num_new_tokens.tolist(), output.prompt_length]
 
 
-def watched(model: Any, batch: dict[str, Any], **fields: Any) -> list[Any]:
-    """With the cache that grows and a look at each token."""
-    return generated(model, batch, **fields, streamer=Silence())
+def streamed(model: Any, batch: dict[str, Any], **fields: Any) -> list[Any]:
+    """The same with a streamer, and therefore with the cache that grows."""
+    return generated(model, batch, **fields, streamer=SilentStreamer())
 
 
-class Silence:
+class SilentStreamer:
     """A streamer that does nothing with the tokens."""
 
     def put(self, _value: torch.Tensor) -> None:
@@ -132,7 +132,7 @@ class Silence:
 def test_the_same_tokens(captures, family, lengths, way):
     model, batch = optimized(family), prompts(family, lengths)
     fields = {"max_new_tokens": 20, "pad_token_id": 1, **WAYS[way]}
-    assert generated(model, batch, **fields) == watched(language_model(family), batch, **fields)
+    assert generated(model, batch, **fields) == streamed(language_model(family), batch, **fields)
     assert captures.captured == 1
     assert captures.replayed >= 15
 
@@ -143,7 +143,7 @@ def test_up_to_the_last_position(captures, attention):
     model = optimize(type(language_model("GPT2"))(sizes, attention=attention).eval())
     batch = prompts("GPT2", [4, 10])
     fields = {"max_new_tokens": sizes.max_position_embeddings - 10, "eos_token_id": None}
-    assert generated(model, batch, **fields) == watched(model, batch, **fields)
+    assert generated(model, batch, **fields) == streamed(model, batch, **fields)
     assert captures.replayed == fields["max_new_tokens"] - 1
 
 
@@ -152,7 +152,7 @@ def test_a_second_text_of_the_same_sizes_captures_nothing(captures, family):
     model = optimized(family)
     for seed in range(3):
         batch = prompts(family, [3, 7, 5], seed=seed)
-        assert generated(model, batch, max_new_tokens=20) == watched(
+        assert generated(model, batch, max_new_tokens=20) == streamed(
             model, batch, max_new_tokens=20
         )
     assert captures.captured == 1
@@ -168,7 +168,7 @@ def test_sources_that_are_padded_otherwise_share_a_step_and_no_mask(captures, fa
         batch["attention_mask"] = batch["attention_mask"].bool()
         masks.append(batch["attention_mask"])
         before.append(masks[-1].clone())
-        assert generated(model, batch, **fields) == watched(model, batch, **fields)
+        assert generated(model, batch, **fields) == streamed(model, batch, **fields)
     assert captures.captured == 1
     assert all(torch.equal(mask, other) for mask, other in zip(masks, before, strict=True))
 
@@ -177,7 +177,7 @@ def test_a_prompt_of_another_length_may_share_the_step(captures):
     model = optimized("GPT2")
     for lengths in ([9, 9], [2, 2], [4, 12]):
         batch = prompts("GPT2", lengths)
-        assert generated(model, batch, max_new_tokens=16) == watched(
+        assert generated(model, batch, max_new_tokens=16) == streamed(
             model, batch, max_new_tokens=16
         )
     assert captures.captured == 1
@@ -187,7 +187,7 @@ def test_other_sizes_are_captured_anew(captures):
     model = optimized("Bart")
     for lengths in ([6], [6, 6], [7, 5]):
         batch = prompts("Bart", lengths)
-        assert generated(model, batch, max_new_tokens=16) == watched(
+        assert generated(model, batch, max_new_tokens=16) == streamed(
             model, batch, max_new_tokens=16
         )
     assert captures.captured == 3
@@ -199,11 +199,11 @@ def test_weights_that_changed_in_place_are_read_and_new_ones_captured_anew(captu
     with torch.no_grad():
         model.backbone.token_embedding.weight.mul_(-1)
     second = generated(model, batch, max_new_tokens=16)
-    assert second == watched(model, batch, max_new_tokens=16) != first
+    assert second == streamed(model, batch, max_new_tokens=16) != first
     assert captures.captured == 1
     model.double()
     third = generated(model, batch, max_new_tokens=16)
-    assert third == watched(model, batch, max_new_tokens=16)
+    assert third == streamed(model, batch, max_new_tokens=16)
     assert captures.captured == 2
 
 
@@ -213,7 +213,7 @@ def test_another_module_in_its_place_is_captured_anew(captures):
     for number, layer in enumerate(model.backbone.layers, 2):
         layer.feed_forward.dropout = torch.nn.LayerNorm(17).eval()
         second = generated(model, batch, max_new_tokens=16)
-        assert second == watched(model, batch, max_new_tokens=16)
+        assert second == streamed(model, batch, max_new_tokens=16)
         assert captures.captured == number
     assert second != first
 
@@ -257,7 +257,7 @@ def test_a_kept_step_goes_with_its_model(captures):
     model = optimized("T5")
     generated(model, prompts("T5", [5]), max_new_tokens=16)
     gone = weakref.ref(model)
-    assert model in cuda_graph._KEPT
+    assert model in cuda_graph._CAPTURED_STEPS
     del model
     gc.collect()
     assert gone() is None
@@ -268,7 +268,7 @@ def test_two_texts_in_turn_do_not_share_a_step(captures):
     ids = [prompts("GPT2", [5], seed=seed)["input_ids"] for seed in range(2)]
     alone = [generate(model, one, max_new_tokens=16).new_tokens for one in ids]
     config = GenerationConfig(max_new_tokens=16, eos_token_id=())
-    sessions = [model.decoding_session(one, config=config, watched=False) for one in ids]
+    sessions = [model.decoding_session(one, config=config, read_every_step=False) for one in ids]
     histories = [*ids]
     with torch.no_grad():
         scores = [session.start() for session in sessions]
@@ -287,7 +287,7 @@ def test_what_captures_nothing(captures):
     generate(model, **batch, max_new_tokens=15)  # too few
     generate(model, **batch, max_new_tokens=16, use_cache=False)
     generate(model, **batch, max_new_tokens=16, num_beams=2)
-    generate(model, **batch, max_new_tokens=16, streamer=Silence())
+    generate(model, **batch, max_new_tokens=16, streamer=SilentStreamer())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         generate(model, **batch, max_new_tokens=16)
     seen = []
@@ -302,11 +302,11 @@ def test_what_captures_nothing(captures):
     assert captures.captured == 0
     generate(model, **batch, max_new_tokens=16)
     assert captures.captured == 1
-    assert model in cuda_graph._KEPT
+    assert model in cuda_graph._CAPTURED_STEPS
     generate(model, **batch, max_new_tokens=15)
-    assert model in cuda_graph._KEPT
-    cuda_graph.forget_step(model)
-    assert model not in cuda_graph._KEPT  # nor its memory
+    assert model in cuda_graph._CAPTURED_STEPS
+    cuda_graph.free_captured_step(model)
+    assert model not in cuda_graph._CAPTURED_STEPS  # nor its memory
     generate(restore(model), **batch, max_new_tokens=16)
     assert captures.captured == 1
 
@@ -315,7 +315,7 @@ def test_what_captures_nothing(captures):
 @pytest.mark.parametrize("family", ["GPT2", "Bart"])
 def test_a_step_that_cannot_be_captured_is_run(captures, monkeypatch, family, error):
     model, batch = optimized(family), prompts(family, [3, 7, 5])
-    expected, tries = watched(model, batch, max_new_tokens=20), []
+    expected, tries = streamed(model, batch, max_new_tokens=20), []
 
     def fail(run: Any, _device: torch.device) -> Any:
         run()
@@ -324,10 +324,10 @@ def test_a_step_that_cannot_be_captured_is_run(captures, monkeypatch, family, er
 
     with monkeypatch.context() as patch:
         patch.setattr(cuda_graph, "capture", fail)
-        with pytest.warns(UserWarning, match=r"restore\(model\) does not try: out of memory"):
+        with pytest.warns(UserWarning, match=r"no capture is tried.*out of memory"):
             assert generated(model, batch, max_new_tokens=20) == expected
     assert len(tries) == 1
-    assert model not in cuda_graph._KEPT
+    assert model not in cuda_graph._CAPTURED_STEPS
     assert generated(model, batch, max_new_tokens=20) == expected
     assert captures.captured == 1
 
@@ -349,7 +349,7 @@ def test_a_dead_end_is_named_though_it_is_seen_later(captures, do_sample):
     fields = {"max_new_tokens": 20, "bad_words_ids": every, "no_repeat_ngram_size": 1}
     fields |= {"eos_token_id": None, "do_sample": do_sample, "seed": 0}
     messages = []
-    for way in (generated, watched):
+    for way in (generated, streamed):
         with pytest.raises(ValueError, match="cannot be continued after 2 new") as error:
             way(model, batch, **fields)
         messages.append(str(error.value))
@@ -367,7 +367,7 @@ def test_tokens_after_the_last_end_are_cut_off(captures):
 
 def test_a_session_on_a_gpu_is_looked_at_every_16_tokens_captured_or_not(captures):
     model = optimized("GPT2")
-    for length, use_cache, is_watched, expected in (
+    for length, use_cache, read_every_step, expected in (
         (20, True, False, EOS_CHECK_INTERVAL),
         (15, True, False, EOS_CHECK_INTERVAL),
         (20, False, False, EOS_CHECK_INTERVAL),
@@ -376,10 +376,12 @@ def test_a_session_on_a_gpu_is_looked_at_every_16_tokens_captured_or_not(capture
         session = cuda_graph.graphed_session(
             CausalDecodingSession(model, torch.tensor([[4, 5]]), use_cache=use_cache),
             length,
-            is_watched,
+            read_every_step,
         )
         assert session.eos_check_interval == expected
-        assert isinstance(session, GraphedSession) == (use_cache and length > 15 and not is_watched)
+        assert isinstance(session, GraphedSession) == (
+            use_cache and length > 15 and not read_every_step
+        )
     assert CausalDecodingSession.eos_check_interval == 1
 
 
@@ -492,7 +494,7 @@ def test_the_calls_that_capture_a_graph(monkeypatch):
 
     def run() -> torch.Tensor:
         calls.append("run")
-        assert cuda_graph._CAPTURING.locked()  # another thread would have to wait
+        assert cuda_graph._CAPTURE_LOCK.locked()  # another thread would have to wait
         return output
 
     replay = cuda_graph.capture(run, torch.device("cuda"))
@@ -519,7 +521,7 @@ def test_the_calls_that_capture_a_graph(monkeypatch):
             raise RuntimeError("not permitted when stream is capturing")
         return output
 
-    assert not cuda_graph._CAPTURING.locked()
+    assert not cuda_graph._CAPTURE_LOCK.locked()
     calls.clear()
     with pytest.raises(CaptureError, match="when stream is capturing"):
         cuda_graph.capture(refuse, torch.device("cuda"))
@@ -529,7 +531,7 @@ def test_the_calls_that_capture_a_graph(monkeypatch):
         "stream main ends",
         "device ends",
     ]
-    assert not cuda_graph._CAPTURING.locked()
+    assert not cuda_graph._CAPTURE_LOCK.locked()
 
 
 def test_more_steps_than_positions(captures):
@@ -553,7 +555,7 @@ def test_a_gpu_decodes_the_same_with_and_without_a_graph(family, way):
     for seed in range(2):
         batch = {n: t.cuda() for n, t in prompts(family, [3, 7, 5], seed=seed).items()}
         assert generated(model, batch, **fields) == generated(plain, batch, **fields)
-        assert model in cuda_graph._KEPT
+        assert model in cuda_graph._CAPTURED_STEPS
 
 
 @pytest.mark.cuda

@@ -14,7 +14,7 @@ from minitransformer.fast.dispatch import (
     has_no_hooks,
     is_plain_eager,
     is_plain_eager_cpu,
-    only_backward_derives,
+    is_reverse_mode_only,
 )
 
 
@@ -158,4 +158,4 @@ def test_a_pytorch_without_a_private_name_takes_no_shortcut(monkeypatch):
     monkeypatch.setattr(dispatch, "_has_global_hook", absent)
     assert not has_no_hooks(nn.Identity())
     monkeypatch.delattr(forward_ad, "_current_level")
-    assert not only_backward_derives()
+    assert not is_reverse_mode_only()

@@ -92,7 +92,7 @@ def test_all_are_dropped_where_the_probability_is_one():
 @pytest.mark.parametrize("in_cache", [1, 60, 10_000])
 def test_blockwise_attention_is_the_formula_in_values_and_gradients(kind, in_cache, monkeypatch):
     """In blocks of one head, of a few, and in one: with the same weights dropped."""
-    monkeypatch.setattr(blockwise, "_IN_CACHE", in_cache)
+    monkeypatch.setattr(blockwise, "_MAX_WEIGHTS_IN_BLOCK", in_cache)
     query = torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     key = torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     value = torch.randn(3, 2, 5, 3, dtype=torch.float64, requires_grad=True)
@@ -126,7 +126,7 @@ def test_blocks_cover_everything_once_and_fit_the_cache():
         for block in blocks(shape):
             seen[block] += 1
             sequences, heads = (part.stop - part.start for part in block)
-            most = max(blockwise._IN_CACHE, shape[2] * shape[3])
+            most = max(blockwise._MAX_WEIGHTS_IN_BLOCK, shape[2] * shape[3])
             assert sequences * heads * shape[2] * shape[3] <= most
         assert torch.equal(seen, torch.ones_like(seen))
 

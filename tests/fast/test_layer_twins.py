@@ -104,7 +104,7 @@ def test_a_network_and_its_twin(kind, activation, bias):
 def test_networks_of_tokens_in_any_shape(kind, shape, gradients):
     plain, hidden = kind(6, 8, "gelu").double(), torch.randn(*shape, 6, dtype=torch.float64)
     with torch.set_grad_enabled(gradients), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(blocks_module, "_MOST_BYTES", 3 * 8 * 8)  # three tokens
+        patched.setattr(blocks_module, "_MAX_BYTES", 3 * 8 * 8)  # three tokens
         torch.testing.assert_close(twin_of(plain)(hidden), plain(hidden), rtol=1e-9, atol=1e-10)
 
 
@@ -130,7 +130,7 @@ def test_dropout_falls_on_the_middle(kind, monkeypatch):
 def pieces(monkeypatch):
     """How many tokens each block of a twin of a network had; three at most."""
     seen = []
-    monkeypatch.setattr(blocks_module, "_MOST_BYTES", 3 * 8 * 4)
+    monkeypatch.setattr(blocks_module, "_MAX_BYTES", 3 * 8 * 4)
     for kind in NETWORKS:
         twin = REPLACEMENTS[kind]
 

@@ -316,7 +316,7 @@ def test_the_head_of_a_language_model_is_multiplied_by_it_too(name, calls):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("most", [0, 100])
 def test_it_is_the_activation_of_the_linear_map(name, bias, dtype, most, calls, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ROWS_IN_FLOAT32", most)
+    monkeypatch.setattr(module, "_MAX_ROWS_IN_FLOAT32", most)
     layer, activation = nn.Linear(24, 40, bias, dtype=dtype), ACTIVATIONS.get(name)
     x = torch.randn(3, 5, 24, dtype=dtype) * 2
     before = x.clone()
@@ -334,7 +334,7 @@ def test_it_is_the_activation_of_the_linear_map(name, bias, dtype, most, calls, 
 
 
 def test_with_many_rows_the_activation_writes_where_it_reads(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ROWS_IN_FLOAT32", 0)
+    monkeypatch.setattr(module, "_MAX_ROWS_IN_FLOAT32", 0)
     layer, x = nn.Linear(8, 4), torch.randn(3, 8)
     products = []
     forward = F.linear
@@ -346,7 +346,7 @@ def test_with_many_rows_the_activation_writes_where_it_reads(monkeypatch):
 
 
 def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
-    layer, x = nn.Linear(8, 4), torch.randn(module._MOST_ROWS_IN_FLOAT32 + 1, 8)
+    layer, x = nn.Linear(8, 4), torch.randn(module._MAX_ROWS_IN_FLOAT32 + 1, 8)
     with torch.no_grad():
         linear_with_activation(x, layer, None)
         assert calls == []
@@ -409,12 +409,12 @@ def test_the_library_is_measured_once(ratio, monkeypatch):
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(module, "onednn_works", lambda: True)
     monkeypatch.setattr(module, "_chosen", None)
-    monkeypatch.setattr(measuring, "ANSWERS", {})
-    monkeypatch.setattr(measuring, "_answer", lambda *_: measured.append(1) or ratio)
+    monkeypatch.setattr(measuring, "SPEEDUPS", {})
+    monkeypatch.setattr(measuring, "_speedup", lambda *_: measured.append(1) or ratio)
     for _ in range(2):
         assert module.measured_library() == ("onednn" if ratio > 1.05 else "default")
     assert measured == [1]
-    assert dict(measuring.ANSWERS) == {module._QUESTION: ratio}
+    assert dict(measuring.SPEEDUPS) == {module._COMPARISON: ratio}
 
 
 def test_without_a_choice_nothing_is_measured(monkeypatch):

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from minitransformer.fast import linear, measuring, prepacked_linear
-from minitransformer.fast.measuring import WORTH_IT, is_faster
+from minitransformer.fast.measuring import MIN_SPEEDUP, is_faster
 from minitransformer.layers.feed_forward import ACTIVATIONS
 
 
 @pytest.fixture(autouse=True)
 def answers(monkeypatch):
     """What is measured in a test is forgotten after it."""
-    monkeypatch.setattr(measuring, "ANSWERS", {})
-    return measuring.ANSWERS
+    monkeypatch.setattr(measuring, "SPEEDUPS", {})
+    return measuring.SPEEDUPS
 
 
 def test_of_several_rounds_the_least_time_of_each_way_counts(answers, monkeypatch):
@@ -26,12 +26,12 @@ def test_of_several_rounds_the_least_time_of_each_way_counts(answers, monkeypatc
     assert answers == {"which?": 1.5} and times == {"usual": [], "other": []}
 
 
-@pytest.mark.parametrize("ratio", [0.5, WORTH_IT - 0.01, WORTH_IT, 2.0])
+@pytest.mark.parametrize("ratio", [0.5, MIN_SPEEDUP - 0.01, MIN_SPEEDUP, 2.0])
 def test_an_answer_is_kept(ratio, answers, monkeypatch):
     asked = []
-    monkeypatch.setattr(measuring, "_answer", lambda *_: asked.append(1) or ratio)
+    monkeypatch.setattr(measuring, "_speedup", lambda *_: asked.append(1) or ratio)
     for _ in range(3):
-        assert is_faster("which?", lambda: None) == (ratio >= WORTH_IT)
+        assert is_faster("which?", lambda: None) == (ratio >= MIN_SPEEDUP)
     assert asked == [1] and answers == {"which?": ratio}
 
 
@@ -43,7 +43,7 @@ def test_threads_that_ask_at_once_measure_once(answers, monkeypatch):
         time.sleep(0.05)  # all others ask meanwhile
         return 2.0
 
-    monkeypatch.setattr(measuring, "_answer", slow)
+    monkeypatch.setattr(measuring, "_speedup", slow)
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda _: is_faster("which?", lambda: None), range(20)))
     assert asked == [1]
@@ -73,7 +73,7 @@ QUESTIONS = {
     **{
         f"{name}, {dtype}": (
             dtype,
-            partial(linear._fused_or_not, dtype, ACTIVATIONS.get(name), 2),
+            partial(linear._separate_and_fused, dtype, ACTIVATIONS.get(name), 2),
         )
         for dtype in KINDS
         for name in ACTIVATION_NAMES
@@ -81,7 +81,7 @@ QUESTIONS = {
     **{
         f"prepacked, {rows}, {dtype}": (
             dtype,
-            partial(prepacked_linear._prepacked_or_not, dtype, rows),
+            partial(prepacked_linear._usual_and_prepacked, dtype, rows),
         )
         for dtype in KINDS
         for rows in (1, 8)

@@ -9,7 +9,7 @@ from torch import nn
 from minitransformer import optimize, report, restore
 from minitransformer.fast import is_optimized
 from minitransformer.fast import linear as linear_module
-from minitransformer.fast.measuring import ANSWERS
+from minitransformer.fast.measuring import SPEEDUPS
 from minitransformer.fast.prepacked_linear import _COPIES
 from minitransformer.layers.attention import CrossAttention
 from tests.tiny import new
@@ -19,12 +19,12 @@ from tests.tiny import new
 def answers(monkeypatch):
     """What was measured is one answer, and nothing is measured here."""
     monkeypatch.setattr(linear_module, "_chosen", "default")
-    before = dict(ANSWERS)
-    ANSWERS.clear()
-    ANSWERS["another way, torch.float32"] = 1.234
-    yield ANSWERS
-    ANSWERS.clear()
-    ANSWERS.update(before)
+    before = dict(SPEEDUPS)
+    SPEEDUPS.clear()
+    SPEEDUPS["another way, torch.float32"] = 1.234
+    yield SPEEDUPS
+    SPEEDUPS.clear()
+    SPEEDUPS.update(before)
 
 
 class OwnCrossAttention(CrossAttention):
@@ -36,7 +36,7 @@ def test_a_report_names_the_nearest_class():
     model.backbone.decoder.layers[0].cross_attention.__class__ = OwnCrossAttention
     name = "backbone.decoder.layers.0.cross_attention"
     found = report(optimize(model))
-    reason = "a OwnCrossAttention: the twin of CrossAttention would undo its changes"
+    reason = "a OwnCrossAttention: a subclass of CrossAttention, whose twin would undo its changes"
     assert found.left == {name: reason}
     assert f"left {name}: {reason}" in str(found)
 
@@ -62,8 +62,8 @@ def test_what_became_of_a_twin_is_reported_and_not_restored():
     found = report(model)
     assert found.replaced == {"FastLinear": 1}
     made = type(model[1]).__name__
-    assert found.left == {"1": f"a {made}: made from a twin after optimize(model)"}
-    message = f"1 is a {made}, made from a twin after optimize.*remove that first"
+    assert found.left == {"1": f"a {made}: its class was changed after optimize(model)"}
+    message = f"1 is a {made}: the class of its twin was changed after optimize.*undo that first"
     with pytest.raises(ValueError, match=message):
         restore(model)
     assert type(model[0]).__name__ == "FastLinear"  # all or nothing
@@ -83,7 +83,7 @@ def test_a_model_that_was_parametrized_before_keeps_what_it_was():
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
     torch.testing.assert_close(optimized(ids, mask).logits, plain(ids, mask).logits)
     (left,) = report(optimized).left.values()
-    assert "the twin of Linear would undo its changes" in left
+    assert "a subclass of Linear, whose twin would undo its changes" in left
     kinds = [type(module).__name__ for module in restore(optimized).modules()]
     assert kinds == [type(module).__name__ for module in plain.modules()]
 

@@ -22,7 +22,7 @@ from minitransformer.fast.prepacked_linear import (
     PrepackedSession,
     PrepackedWeight,
     decoding,
-    forget,
+    free_prepacked,
     prepack,
     prepacked_linear,
     weights_of_a_step,
@@ -32,7 +32,7 @@ from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
 from tests.tiny import GENERATING, language_model
 
-MANY = module._WORTH_A_COPY
+MANY = module._MIN_USES
 
 
 @pytest.fixture(params=["onednn", "stand-in"])
@@ -243,10 +243,10 @@ def test_a_thread_that_calls_a_model_while_a_session_steps(products):
 def test_many_rows_are_for_the_usual_product(products):
     layer = FastLinear(4, 6)
     with torch.no_grad(), prepacked([layer]):
-        for rows in (module._MOST_ROWS, module._MOST_ROWS + 1):
+        for rows in (module._MAX_ROWS, module._MAX_ROWS + 1):
             x = torch.randn(rows, 4)
             torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
-        layer(torch.randn(2, module._MOST_ROWS, 4))
+        layer(torch.randn(2, module._MAX_ROWS, 4))
     assert products == [1]
 
 
@@ -406,7 +406,7 @@ def test_copies_are_made_once_and_where_it_pays(products):
             layer(x)
         assert products == [1]
         assert module._COPIES[layer] is first
-        forget([layer, nn.Linear(2, 2)])
+        free_prepacked([layer, nn.Linear(2, 2)])
         with prepacked([layer], 1):
             layer(x)
         assert products == [1]
@@ -422,11 +422,11 @@ def test_whether_it_pays_is_asked_for_one_row_and_for_several(products, monkeypa
     monkeypatch.setattr(module, "is_faster", answer)
     layer = FastLinear(4, 6)
     with torch.no_grad():
-        for num_rows in (1, module._MOST_ROWS + 1):
+        for num_rows in (1, module._MAX_ROWS + 1):
             with prepacked([layer], num_rows=num_rows):
                 assert layer not in module._COPIES
-        for num_rows in (2, module._MOST_ROWS):
-            forget([layer])
+        for num_rows in (2, module._MAX_ROWS):
+            free_prepacked([layer])
             with prepacked([layer], num_rows=num_rows):
                 assert layer in module._COPIES
                 layer(torch.randn(1, 4))

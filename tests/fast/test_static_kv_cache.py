@@ -241,7 +241,7 @@ def test_what_is_refused():
         static.extend(torch.ones(3, 1).bool())
     with pytest.raises(ValueError, match=r"one token of each sequence, \(2, 1\), .*\(2, 2\)"):
         static.extend(torch.ones(2, 2).bool())
-    with pytest.raises(ValueError, match="keep their places"):
+    with pytest.raises(ValueError, match="cannot select sequences"):
         static.select(torch.tensor([0, 0]))
     with pytest.raises(ValueError, match="all 5 positions of the cache are written"):
         static.advance()

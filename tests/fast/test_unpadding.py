@@ -12,7 +12,7 @@ from minitransformer.fast.unpadding import (
     UnpaddedBatch,
     UnpaddedMask,
     Unpadding,
-    is_unbroken,
+    is_contiguous,
     query_positions,
     split_keys,
     split_queries,
@@ -130,7 +130,7 @@ def test_padding_between_tokens(mask):
         positions = row.nonzero().flatten().tolist()
         return bool(positions) and positions != [*range(positions[0], positions[-1] + 1)]
 
-    assert is_unbroken(mask) is not any(map(breaks, mask))
+    assert is_contiguous(mask) is not any(map(breaks, mask))
 
 
 def test_what_a_decoder_reads_after_its_last_label_is_padding():

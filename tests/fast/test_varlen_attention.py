@@ -113,7 +113,7 @@ def test_unpadded_dropout_is_the_formula_whatever_the_blocks(in_cache, causal, m
         return drawn[-1], 2.5
 
     monkeypatch.setattr(blockwise, "dropout_mask", kept)
-    monkeypatch.setattr(blockwise, "_IN_CACHE", in_cache)
+    monkeypatch.setattr(blockwise, "_MAX_WEIGHTS_IN_BLOCK", in_cache)
     real = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]]).bool()
     unpadding = Unpadding(real)
     padded = [torch.randn(4, 4, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
@@ -311,8 +311,8 @@ def test_masks_without_effect_and_triangles_are_dropped():
 
 def test_a_mask_that_has_changed_is_looked_at_again(monkeypatch):
     looks = []
-    look = module._properties
-    monkeypatch.setattr(module, "_properties", lambda *a: looks.append(1) or look(*a))
+    look = module._read
+    monkeypatch.setattr(module, "_read", lambda *a: looks.append(1) or look(*a))
     mask = torch.ones(1, 1, 1, 4).bool()
     for _ in range(3):
         assert simplified_mask(mask, 4) == (None, False)

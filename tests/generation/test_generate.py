@@ -320,7 +320,7 @@ def decoding(session: type[DecodingSession], device: str = "cpu", **fields: Any)
     config = GenerationConfig(pad_token_id=1, **fields)
     prompt = session().prompt
     return Decoding(
-        open_session=lambda watched: session(),
+        open_session=lambda read_every_step: session(),
         prompt=prompt,
         config=config,
         processors=make_processors(config, prompt_length=prompt.shape[1], source_ids=prompt),
@@ -400,7 +400,7 @@ def test_a_session_knows_whether_each_token_is_looked_at(model, sessions):
     generate(model, IDS, max_new_tokens=2)
     generate(model, IDS, max_new_tokens=2, streamer=Recorder())
     generate(model, IDS, max_new_tokens=2, num_beams=2)
-    assert [session.settings["watched"] for session in sessions] == [False, True, True]
+    assert [session.settings["read_every_step"] for session in sessions] == [False, True, True]
     assert sessions[0].settings["config"].max_new_tokens == 2
 
 

@@ -175,6 +175,7 @@ def test_the_layers_of_another_decoder_are_refused():
     assert layer_caches(cache, 3) == cache.layers
     assert layer_caches(None, 2) == [None, None]
     with pytest.raises(
-        ValueError, match=r"the cache has 3 layers, the decoder 2; make one with model.new_cache\(\)"
+        ValueError,
+        match=r"the cache has 3 layers, the decoder 2; make one with model.new_cache\(\)",
     ):
         layer_caches(cache, 2)

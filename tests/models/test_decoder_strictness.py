@@ -304,7 +304,9 @@ def test_sequences_that_are_no_multiple_of_the_sources(name):
 def test_forward_takes_one_target_for_each_source(name):
     """Labels for twice as many targets would be learnt with the wrong sources."""
     model: Any = build(name)
-    with pytest.raises(ValueError, match=r"input_ids has 2 sequences, but .*labels.* 4; it needs one"):
+    with pytest.raises(
+        ValueError, match=r"input_ids has 2 sequences, but .*labels.* 4; it needs one"
+    ):
         model(rows(2, 4), decoder_input_ids=rows(4, 2))
     if name in WRITERS_WITH_SOURCE:
         for call in (model, model.loss, model.loss_sum):
