@@ -446,11 +446,12 @@ def test_a_broken_file_is_one_error_that_names_it(name, content, match, writable
         Tokenizer.from_pretrained(writable)
 
 
-def test_a_special_token_that_strips_spaces_is_refused(writable):
-    token = {"content": "</s>", "lstrip": True, "special": True}
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_a_special_token_that_strips_spaces_is_refused(flag, writable):
+    token = {"content": "</s>", flag: True, "special": True}
     config = {"added_tokens_decoder": {"0": token}}
     (writable / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"'</s>' with lstrip=true is not supported"):
+    with pytest.raises(CheckpointError, match=f"'</s>' with {flag}=true is not supported"):
         Tokenizer.from_pretrained(writable)
 
 

@@ -119,6 +119,13 @@ def test_lowercase_is_for_wordpiece(corpus):
         Tokenizer.train(corpus, 300, "bpe", lowercase=True)
 
 
+@pytest.mark.parametrize("algorithm", ["bpe", "wordpiece"])
+def test_a_pair_that_is_too_rare_is_not_merged(algorithm, corpus):
+    options = {"min_frequency": 10**6, "show_progress": False}
+    tokenizer = Tokenizer.train(corpus, 400, algorithm, **options)
+    assert len(tokenizer("caro", add_special_tokens=False)["input_ids"]) == 4
+
+
 def test_training_mistakes_are_one_clear_error(corpus, tmp_path):
     def fails(match, *arguments):
         with pytest.raises(ValueError, match=match):
@@ -348,6 +355,18 @@ def test_whether_vocab_txt_is_lower_cased_is_inferred_from_it(tmp_path):
     assert told.model_max_length is None
 
 
+def test_the_settings_of_the_normalizer_are_read(tmp_path):
+    words = ["perché", "perche", "日本", "日", "本"]
+
+    def tokens(text, **config):
+        return write_wordpiece(tmp_path, words, do_lower_case=True, **config)(text).tokens()[1:-1]
+
+    assert tokens("PERCHÉ") == ["perche"]
+    assert tokens("PERCHÉ", strip_accents=False) == ["perché"]
+    assert tokens("日本") == ["日", "本"]
+    assert tokens("日本", tokenize_chinese_chars=False) == ["日本"]
+
+
 def test_distilbert_takes_no_token_types(tmp_path):
     assert write_wordpiece(tmp_path, ["caro"]).token_types
     assert not write_wordpiece(
@@ -373,6 +392,9 @@ def test_vocab_json_and_merges_are_roberta_or_gpt2(bpe, tmp_path):
     gpt2 = Tokenizer.from_pretrained(tmp_path)
     assert gpt2("caro")["input_ids"] == bpe("caro", add_special_tokens=False)["input_ids"]
     assert gpt2.bos_token_id == gpt2.eos_token_id == gpt2.unk_token_id == 2
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    spaced = Tokenizer.from_pretrained(tmp_path)("caro")["input_ids"]
+    assert spaced == gpt2(" caro")["input_ids"] != gpt2("caro")["input_ids"]
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(CheckpointError, match=r"no vocab.json with merges.txt"):
         Tokenizer.from_pretrained(tmp_path)
@@ -395,8 +417,9 @@ def broken(name):
         vocab["b"] = -1
     elif name == "no token":
         vocab.clear()
-    elif name == "charsmap length":
-        table = base64.b64encode((2**32 - 4).to_bytes(4, "little") + b"abcd").decode()
+    elif name.startswith("charsmap of "):
+        size = int(name.removeprefix("charsmap of "))
+        table = base64.b64encode(size.to_bytes(4, "little") + b"abcd").decode()
         inner = {"type": "Precompiled", "precompiled_charsmap": table}
         content["normalizer"] = {"type": "Sequence", "normalizers": [inner]}
     elif name == "charsmap panic":
@@ -418,8 +441,9 @@ def test_a_broken_tokenizer_json_is_a_checkpoint_error_that_names_it(name, tmp_p
         Tokenizer.from_pretrained(tmp_path)
 
 
-def test_a_charsmap_that_declares_more_bytes_than_it_has_is_refused(tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(broken("charsmap length")))
+@pytest.mark.parametrize("size", [5, 2**32 - 4])
+def test_a_charsmap_that_declares_more_bytes_than_it_has_is_refused(size, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(broken(f"charsmap of {size}")))
     with pytest.raises(CheckpointError, match="shorter than its header declares"):
         Tokenizer.from_pretrained(tmp_path)
 
@@ -565,6 +589,7 @@ def test_mistakes_in_a_call(bpe):
     fails(ValueError, r"text 0 of pair 1 has \d+ tokens", ["a", long], ["b", long], **seconds)
     fails(ValueError, r"text 1 of pair 0", long, long, **(seconds | {"truncation": "only_first"}))
     fails(ValueError, r"text 0 of pair 0 has 3 .* leaves 1 of", "xyz", long, **seconds)
+    fails(ValueError, r"text 0 of pair 0 has 2 .* leaves 2 of", "xy", long, **seconds)
     # Where both texts fit, nothing is truncated, so the stride does not matter.
     assert len(bpe("abc", "d", **seconds)["input_ids"][0]) <= 8
 
@@ -598,7 +623,8 @@ def test_truncation_of_one_call_does_not_affect_the_next_one(bpe):
 def test_padding_to_a_length_and_to_the_longest(tokenizer):
     texts = ["caro", "caro mio per sempre"]
     longest = max(map(len, tokenizer(texts)["input_ids"]))
-    for padding, limit, width in ((True, None, longest), ("max_length", 40, 40)):
+    fixed = "max_length"
+    for padding, limit, width in ((True, None, longest), (fixed, 40, 40), (fixed, 3, longest)):
         batch = tokenizer(texts, padding=padding, max_length=limit, return_tensors="pt")
         assert batch["input_ids"].shape == (2, width)
         assert (
@@ -607,6 +633,13 @@ def test_padding_to_a_length_and_to_the_longest(tokenizer):
     known = copy.copy(tokenizer)
     known.model_max_length = 6
     assert known(texts[1] * 9, truncation=True, return_tensors="pt")["input_ids"].shape == (1, 6)
+
+
+def test_only_ids_are_padded_with_the_padding_id(trained):
+    batch = trained["wordpiece"](["caro", "caro mio"]).padded_batch([0, 1], pad_token_id=7)
+    padding = batch["attention_mask"] == 0
+    assert set(batch["input_ids"][padding].tolist()) == {7}
+    assert set(batch["token_type_ids"][padding].tolist()) == {0}
 
 
 # ---- special tokens, ids, decoding ----
@@ -717,6 +750,8 @@ def test_windows_map_the_characters_that_they_cover(bpe):
         assert bpe.decode([batch["input_ids"][index][token]]).strip() == text[start:end]
     with pytest.raises(ValueError, match="another window"):
         batch.char_to_token(1, 0)
+    with pytest.raises(ValueError, match=f"beyond the text, which has {len(text)} characters"):
+        batch.char_to_token(1, len(text))
 
 
 # ---- properties over any text ----
