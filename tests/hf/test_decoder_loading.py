@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,14 @@ def test_t5_1_1_in_its_new_form(tmp_path):
     assert again.config == model.config
 
 
+def test_a_tied_head_may_be_unscaled(tmp_path):
+    """In the new form, the head is untied only if it is stored."""
+    model = save("T5ForConditionalGeneration", tmp_path, scale_decoder_outputs=False)
+    again = from_pretrained(tmp_path)
+    assert equal(again, model)
+    assert again.config == model.config
+
+
 def test_t5_1_0_says_nothing_of_either(tmp_path):
     model = save("T5ForConditionalGeneration", tmp_path)
     edit_config(tmp_path, tie_word_embeddings=..., scale_decoder_outputs=...)
@@ -525,6 +534,22 @@ def test_the_file_goes_before_what_config_json_says(tmp_path):
     (tmp_path / "generation_config.json").unlink()
     said = from_pretrained(tmp_path).generation_config
     assert (said.num_beams, said.max_length, said.eos_token_id) == (4, 99, 2)
+
+
+def test_every_file_of_a_checkpoint_is_requested_from_the_hub(tmp_path, monkeypatch):
+    save("GPT2LMHeadModel", tmp_path)
+    requested = []
+
+    def resolve(path, patterns):
+        requested.append(patterns)
+        return path
+
+    monkeypatch.setattr("minitransformer.hf.checkpoint.resolve_checkpoint", resolve)
+    from_pretrained(tmp_path)
+    (patterns,) = requested
+    files = [*os.listdir(tmp_path), "model.safetensors.index.json", "model-00001-of-2.safetensors"]
+    assert "generation_config.json" in files
+    assert [f for f in files if not any(fnmatch(f, pattern) for pattern in patterns)] == []
 
 
 @pytest.mark.slow

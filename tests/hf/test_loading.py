@@ -1,5 +1,6 @@
 """Checkpoints in and out: what is whole loads, what is not is one clear error before memory."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from minitransformer import (
     RobertaModel,
     from_pretrained,
 )
+from minitransformer.hf.config import FAMILIES, config_from_hf
 from tests.tiny import bert_config, perturb, roberta_config
 
 
@@ -140,6 +142,40 @@ def test_old_names_and_buffers(saved):
 def test_missing_fields_have_hugging_face_s_defaults(saved):
     edit_config(saved, layer_norm_eps=...)
     assert from_pretrained(saved).config.layer_norm_eps == 1e-12
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_config_without_fields_is_that_of_transformers(model_type):
+    transformers = pytest.importorskip("transformers", reason="needs transformers' defaults")
+    family, content = FAMILIES[model_type], {"model_type": model_type}
+    content = family.adjust(content, ())
+    ours = config_from_hf(content, family, Path("config.json"), {})
+    theirs = transformers.AutoConfig.for_model(model_type)
+    for field in dataclasses.fields(ours):
+        if (model_type, field.name) == ("t5", "decoder_start_token_id"):
+            continue  # transformers' T5Config has no such field
+        value = getattr(theirs, family.config_names.get(field.name, field.name))
+        assert getattr(ours, field.name) == value, field.name
+
+
+@pytest.mark.parametrize(
+    ("model_type", "names"),
+    [
+        ("distilbert", {"dropout": "hidden", "attention_dropout": "attention_probs"}),
+        ("bart", {"dropout": "hidden", "attention_dropout": "attention_probs"}),
+        (
+            "gpt2",
+            {"resid_pdrop": "hidden", "embd_pdrop": "embedding", "attn_pdrop": "attention_probs"},
+        ),
+    ],
+)
+def test_each_dropout_is_read_from_its_own_field(model_type, names):
+    # By default all have the same probability, so swapped names would not show.
+    values = {theirs: number / 10 for number, theirs in enumerate(names, start=2)}
+    content = {"model_type": model_type, **values}
+    config = config_from_hf(content, FAMILIES[model_type], Path("config.json"), {})
+    read = {theirs: getattr(config, f"{ours}_dropout_prob") for theirs, ours in names.items()}
+    assert read == values
 
 
 def test_a_new_head_is_named_and_initialized(saved, monkeypatch):
