@@ -51,10 +51,10 @@ SIZES = {  # of the encoders
     "attention_probs_dropout_prob": 0.0,
     "max_position_embeddings": 20,
 }
-VOCABULARY = 31  # of the families with a decoder
-FIRST_WORD = 4  # the ids before it have a role
+VOCAB_SIZE = 31  # of the families with a decoder
+FIRST_ORDINARY_ID = 4  # the ids before it are special tokens
 GPT2_SIZES = {
-    "vocab_size": VOCABULARY,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 12,
     "num_hidden_layers": 2,
     "num_attention_heads": 3,
@@ -68,7 +68,7 @@ GPT2_SIZES = {
     "id2label": THREE_CLASSES,
 }
 BART_SIZES = {
-    "vocab_size": VOCABULARY,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 12,
     "num_hidden_layers": 2,
     "num_decoder_layers": 3,
@@ -85,11 +85,11 @@ MARIAN_SIZES = {
     "hidden_act": "swish",
     "scale_embedding": True,
     "eos_token_id": 0,
-    "pad_token_id": VOCABULARY - 1,
-    "decoder_start_token_id": VOCABULARY - 1,
+    "pad_token_id": VOCAB_SIZE - 1,
+    "decoder_start_token_id": VOCAB_SIZE - 1,
 }
 T5_SIZES = {
-    "vocab_size": VOCABULARY,
+    "vocab_size": VOCAB_SIZE,
     "hidden_size": 12,
     "head_size": 5,
     "num_hidden_layers": 2,
@@ -183,10 +183,10 @@ def as_variant(model: Model, variant: str) -> Any:
 
 
 def perturb(model: nn.Module, seed: int = 1) -> Any:
-    """Move every parameter: zero biases and unit norms hide half of all bugs.
+    """Change every parameter, because zero biases and unit norms hide half of all bugs.
 
-    So are buffers that are stored, such as BART's bias of the logits, but nothing that is computed,
-    such as Marian's sinusoids, which Hugging Face keeps in a parameter without a gradient.
+    Stored buffers, such as BART's bias of the logits, are changed too, but not computed ones, such
+    as Marian's sinusoids, which Hugging Face keeps in a parameter without a gradient.
     """
     generator = torch.Generator().manual_seed(seed)
     stored = model.state_dict()
@@ -226,17 +226,17 @@ def new(
 
 @functools.cache
 def build(name: str, variant: str = "sdpa") -> Any:
-    """The same, made once; not to be changed."""
+    """The same model, made once; tests must not change it."""
     return new(name, variant)
 
 
 def backbone_of(model: Model) -> Any:
-    """The model under the head, or the model itself where it has none."""
+    """The model without its head, or the model itself if it has none."""
     return getattr(model, "backbone", model)
 
 
 def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
-    """Of every parameter; zeros where the loss does not depend on it."""
+    """The gradient of every parameter; zeros if the loss does not depend on it."""
     parameters = list(model.parameters())
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [
@@ -253,15 +253,15 @@ def assert_equal(a: object, b: object) -> None:
 # --- Batches
 
 
-def words(length: int, seed: int = 0) -> Tensor:
-    """(T,) ids of tokens that have no role, for the families with a decoder."""
+def random_ids(length: int, seed: int = 0) -> Tensor:
+    """(T,) random ids that are no special tokens, for the families with a decoder."""
     generator = torch.Generator().manual_seed(1000 * length + seed)
-    return torch.randint(FIRST_WORD, VOCABULARY - 1, (length,), generator=generator)
+    return torch.randint(FIRST_ORDINARY_ID, VOCAB_SIZE - 1, (length,), generator=generator)
 
 
-def rows(count: int, length: int, seed: int = 0) -> Tensor:
-    """(B, T) such ids."""
-    return torch.stack([words(length, seed + 100 * number) for number in range(count)])
+def random_sequences(count: int, length: int, seed: int = 0) -> Tensor:
+    """(B, T) random ids that are no special tokens, for the families with a decoder."""
+    return torch.stack([random_ids(length, seed + 100 * number) for number in range(count)])
 
 
 def pad(
@@ -302,15 +302,15 @@ def their_model(name: str, **changes: Any) -> Any:
     if name.endswith("Classification"):
         fields["id2label"] = THREE_CLASSES
     if name == "GPT2ForSequenceClassification":
-        fields["pad_token_id"] = 1  # theirs needs one for several sequences
-    fields.pop("scale_decoder_outputs", None)  # which theirs finds out by itself
+        fields["pad_token_id"] = 1  # transformers needs one for several sequences
+    fields.pop("scale_decoder_outputs", None)  # transformers infers it
     theirs = {names.get(field, field): value for field, value in {**fields, **changes}.items()}
     family = family_of(name).removesuffix(" 1.1")
     config = getattr(transformers, f"{family}Config")(
         **copy.deepcopy(theirs), attn_implementation="eager"
     )
     model = getattr(transformers, name.removesuffix(" 1.1"))(config)
-    if name == f"{T5} 1.1":  # which transformers ties whatever the config says
+    if name == f"{T5} 1.1":  # transformers ties it even if the config does not
         model.lm_head.weight = nn.Parameter(0.2 * torch.randn(model.lm_head.weight.shape))
     return perturb(model)
 
@@ -322,12 +322,12 @@ def pair(
     dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> tuple[Any, Any]:
-    """Ours and theirs with the same perturbed parameters, by way of a checkpoint.
+    """Our model and that of transformers, with the same perturbed parameters, through a checkpoint.
 
     Args:
         name, changes: see :func:`their_model`.
         path: for the checkpoint.
-        variant: one of `VARIANTS`, what ours is to be.
+        variant: one of `VARIANTS`, for our model.
         dtype: of both.
     """
     theirs = their_model(name, **changes)
@@ -337,11 +337,11 @@ def pair(
 
 
 def attend_otherwise(attentions: Iterable[Any], change: Callable[..., dict[str, Any]]) -> None:
-    """Put a bug into attentions: they get other arguments than those that they were given.
+    """Put a bug into attention modules: change the arguments of their attention function.
 
     Args:
-        attentions: the layers.
-        change: takes the arguments of `sdpa_attention` by name and gives those that are other.
+        attentions: the modules.
+        change: takes the arguments of `sdpa_attention` by name, and returns those to change.
     """
     signature = inspect.signature(sdpa_attention)
 
@@ -359,7 +359,7 @@ GENERATING = {"GPT2": "GPT2LMHeadModel", "Bart": BART, "Marian": MARIAN, "T5": T
 
 @functools.cache
 def language_models(family: str) -> tuple[Any, Any]:
-    """Ours and theirs of one of `GENERATING`, with room for 40 tokens; not to be changed."""
+    """Both models of a family of `GENERATING`, for 40 tokens; tests must not change them."""
     changes: dict[str, Any] = {"vocab_size": 99}
     if family == "T5":
         changes["num_decoder_layers"] = 2  # transformers' cache has as many as the encoder
@@ -375,14 +375,14 @@ def language_models(family: str) -> tuple[Any, Any]:
 
 
 def language_model(family: str) -> Any:
-    """Ours alone."""
+    """Our language model of a family of `GENERATING`."""
     return language_models(family)[0]
 
 
 def prompts(family: str, lengths: list[int], *, seed: int = 0) -> Batch:
-    """Random tokens, padded on the side on which transformers takes them.
+    """Random tokens, padded on the side that transformers needs.
 
-    GPT-2 has no padding token, so that one is chosen.
+    GPT-2 has no padding token, so 1 is used.
     """
     token = language_model(family).config.pad_token_id
     fill = 1 if token is None else token
@@ -417,13 +417,13 @@ def save_checkpoint(
     """Write a perturbed float32 model and a tokenizer of its family's kind.
 
     Args:
-        path: a directory, made where it is not there.
+        path: a directory, which is created if it does not exist.
         name: one of `CLASSES`.
-        tokenizer: another one.
-        max_length: how many tokens fit, but for T5; by default 40, or 60 with a decoder.
-        generation: what generation_config.json is to say more.
-        config: what config.json is to say more.
-        codes: the languages of a Marian.
+        tokenizer: another tokenizer.
+        max_length: how many tokens fit, except for T5; by default 40, or 60 with a decoder.
+        generation: more fields for generation_config.json.
+        config: more fields for config.json.
+        codes: the language codes of Marian.
         fields: of the config.
     """
     path.mkdir(parents=True, exist_ok=True)
@@ -431,17 +431,17 @@ def save_checkpoint(
     if family == "Marian":
         write_marian_files(path, codes)
         tokenizer = Tokenizer.from_pretrained(path)
-        # As in the published checkpoints, padding is never written.
+        # As in the published checkpoints, padding is never generated.
         generation = {"bad_words_ids": [[tokenizer.pad_token_id]], **(generation or {})}
     else:
         tokenizer = tokenizer or tokenizer_of(family, path)
         tokenizer.save_pretrained(path)
     fields = {"vocab_size": tokenizer.vocab_size, **roles_of(tokenizer, family), **fields}
-    if family == "T5":  # whose decoder transformers' cache takes to be as deep as the encoder
+    if family == "T5":  # transformers' cache expects as many decoder layers as encoder layers
         fields = {"num_decoder_layers": 2, "initializer_factor": 1.0, **fields}
     else:
         positions = max_length or (40 if family in ENCODERS else 60)
-        positions += 2 * (family == "Roberta")  # rows of its table that belong to no token
+        positions += 2 * (family == "Roberta")  # rows of its table without a position
         fields = {"max_position_embeddings": positions, **fields}
     model = new(name, dtype=torch.float32, **fields)
     if family not in ENCODERS:  # so that what is generated depends on the text
@@ -477,7 +477,7 @@ def save_tiny_bert(path: Path, lines: Iterable[str], *, max_length: int = 64) ->
 
 
 def roles_of(tokenizer: Tokenizer, family: str) -> dict[str, int | None]:
-    """The tokens with a role, which the tiny tokenizers have at other places than real ones."""
+    """The ids of the special tokens, which differ from those of published tokenizers."""
     if family in ENCODERS:
         return {"pad_token_id": tokenizer.pad_token_id}
     end = tokenizer.eos_token_id
@@ -489,7 +489,7 @@ def roles_of(tokenizer: Tokenizer, family: str) -> dict[str, int | None]:
 
 
 def tokenizer_of(family: str, path: Path) -> Tokenizer:
-    """A tokenizer of a family's kind, trained on `TEXT`; `path` is for the files that it takes."""
+    """A tokenizer of a family's kind, trained on `TEXT`; it writes files to `path`."""
     (path / "text.txt").write_text(TEXT * 3, encoding="utf-8")
     train = functools.partial(Tokenizer.train, path / "text.txt", show_progress=False)
     if family in ("Bert", "DistilBert"):
@@ -509,7 +509,7 @@ def tokenizer_of(family: str, path: Path) -> Tokenizer:
     tokenizer = train(vocab_size=330)  # byte-level, with `<s>` before a text and `</s>` after it
     if family != "GPT2":
         return tokenizer
-    # GPT-2's has one special token, which is put nowhere.
+    # GPT-2's tokenizer has one special token, and adds it to no text.
     model = json.loads(tokenizer.backend.to_str())["model"]
     special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     pieces = [piece for piece in model["vocab"] if piece not in special] + ["<|endoftext|>"]
@@ -521,8 +521,8 @@ def tokenizer_of(family: str, path: Path) -> Tokenizer:
 
 
 def write_marian_files(path: Path, codes: tuple[str, ...]) -> None:
-    """vocab.json and two SentencePiece models, which here are one."""
-    sentencepiece = pytest.importorskip("sentencepiece", reason="it cuts the texts for Marian")
+    """Write vocab.json and two SentencePiece models, which are equal here."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="Marian's tokenizer needs it")
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 3), model_writer=trained, vocab_size=60,
@@ -534,25 +534,25 @@ def write_marian_files(path: Path, codes: tuple[str, ...]) -> None:
     (path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     for name in ("source.spm", "target.spm"):
         (path / name).write_bytes(trained.getvalue())
-    says = {"source_lang": "en", "target_lang": "it", "tokenizer_class": "MarianTokenizer"}
-    (path / "tokenizer_config.json").write_text(json.dumps(says))
+    config = {"source_lang": "en", "target_lang": "it", "tokenizer_class": "MarianTokenizer"}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def real_tokenizer(name: str) -> Tokenizer:
-    """A published vocabulary; the test is skipped where there is none."""
+    """A published tokenizer; the test is skipped if its files are missing."""
     if not (SHARED_DATA / "tokenizers" / name).is_dir():
         pytest.skip("the shared folder with real vocabularies is not beside this repository")
     return Tokenizer.from_pretrained(SHARED_DATA / "tokenizers" / name)
 
 
 def their_pipeline(task: str, path: Path, **settings: Any) -> Any:
-    """transformers' pipeline; the test is skipped where transformers is absent."""
+    """transformers' pipeline; the test is skipped without transformers."""
     transformers = pytest.importorskip("transformers", reason="parity needs transformers")
     return transformers.pipeline(task, str(path), **settings)
 
 
 def their_texts(path: Path, texts: list[str], **fields: Any) -> list[list[str]]:
-    """What transformers' `generate` and `decode` give for each text by itself."""
+    """The results of transformers' `generate` and `decode` for each text alone."""
     transformers = pytest.importorskip("transformers", reason="parity needs transformers")
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(path).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
@@ -566,7 +566,7 @@ def their_texts(path: Path, texts: list[str], **fields: Any) -> list[list[str]]:
 
 
 def same(ours: object, theirs: object) -> None:
-    """Equal in structure and words, and in numbers within rounding."""
+    """Assert equal structures and strings, and equal numbers up to rounding."""
     if isinstance(theirs, float):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
     elif isinstance(theirs, dict):
@@ -603,7 +603,7 @@ def job_sequences(count: int = 21, seed: int = 3) -> Any:
 def job_model(
     dropout: float = 0.1, attention: str = "sdpa", plain: bool = False
 ) -> RobertaForMaskedLM:
-    """A one-layer RoBERTa with dropout, drawn from a fixed seed."""
+    """A one-layer RoBERTa with dropout, initialized from a fixed seed."""
     torch.manual_seed(7)
     config = roberta_config(
         num_hidden_layers=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
@@ -621,7 +621,7 @@ def digest(model: nn.Module) -> str:
 
 
 def watch_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A list to which every figure is added that a job draws."""
+    """A list that collects every figure that a job draws."""
     from train import metrics
 
     figures: list[Any] = []

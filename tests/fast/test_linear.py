@@ -302,7 +302,7 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
 @pytest.mark.parametrize("name", tiny.LANGUAGE_MODELS)
 def test_the_head_of_a_language_model_is_multiplied_by_it_too(name, calls):
     model = optimize(tiny.new(name).float().train())
-    ids = tiny.rows(2, 5)
+    ids = tiny.random_sequences(2, 5)
     model.loss(input_ids=ids, labels=ids).backward()
     head = tuple(model.lm_head_weight.shape)
     assert [weight for _, weight, _ in calls].count(head) == 1

@@ -17,7 +17,7 @@ from minitransformer.fast.static_kv_cache import (
 )
 from minitransformer.layers.kv_cache import KeyValues, KVCache
 from minitransformer.layers.positional_embeddings import position_ids_from_mask
-from tests.tiny import LANGUAGE_MODELS, build, pad, words
+from tests.tiny import LANGUAGE_MODELS, build, pad, random_ids
 
 SEQUENCES, HEADS, SIZE = 2, 3, 5
 ONE = torch.ones(SEQUENCES, 1, dtype=torch.bool)
@@ -114,13 +114,13 @@ def test_a_model_goes_on_outside_of_inference_mode(name):
         with torch.inference_mode():
             arguments = {}
             if hasattr(model, "encode"):
-                arguments = {"encoded": model.encode(words(4)[None])}
+                arguments = {"encoded": model.encode(random_ids(4)[None])}
             cache = model.new_cache()
-            for token in words(3):
+            for token in random_ids(3):
                 model.next_token_logits(token[None, None], cache=cache, **arguments)
         with torch.no_grad():
             cache.select(torch.tensor([0]))
-            found.append(model.next_token_logits(words(1)[None], cache=cache, **arguments))
+            found.append(model.next_token_logits(random_ids(1)[None], cache=cache, **arguments))
     torch.testing.assert_close(*found, atol=1e-10, rtol=1e-10)
 
 
@@ -251,7 +251,7 @@ def test_what_is_refused():
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_a_model_gives_the_same_scores_with_each_cache(name, attention):
     model: Any = build(name, attention)
-    ids, mask = pad([words(3), words(5), words(4)], 5, left=True)
+    ids, mask = pad([random_ids(3), random_ids(5), random_ids(4)], 5, left=True)
     with torch.no_grad():
         arguments, first = {}, {"attention_mask": mask}
         if hasattr(model, "encode"):

@@ -26,7 +26,7 @@ from tests.tiny import (
     pad,
     perturb,
     prompts,
-    words,
+    random_ids,
 )
 
 IDS = torch.tensor([[9, 20, 31], [40, 9, 7]])
@@ -543,7 +543,7 @@ def test_the_cache_is_not_moved_where_no_beam_moves(model, monkeypatch):
 )
 def test_cached_is_uncached_with_padding_on_either_side(name, lengths, seed, beams, sides, sampled):
     model = build(name)
-    texts = [words(length, seed + row) for row, length in enumerate(lengths)]
+    texts = [random_ids(length, seed + row) for row, length in enumerate(lengths)]
     filling = 1 if model.config.pad_token_id is None else model.config.pad_token_id
     fields: dict[str, Any] = {"max_new_tokens": 7, "num_beams": beams, "eos_token_id": [7, 8, 9]}
     if sampled:

@@ -21,7 +21,7 @@ from minitransformer.layers.positional_embeddings import SinusoidalPositions, si
 from minitransformer.models.gpt2 import GPT2LMHeadModel, GPT2Model
 from minitransformer.models.marian import MarianMTModel
 from tests.hf.test_loading import edit_config, edit_tensors, equal, shard
-from tests.tiny import DECODER_CLASSES, LANGUAGE_MODELS, SEQ2SEQ, new, rows
+from tests.tiny import DECODER_CLASSES, LANGUAGE_MODELS, SEQ2SEQ, new, random_sequences
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning is either expected or wrong
 Tensors = dict[str, Tensor]
@@ -280,7 +280,7 @@ def test_sinusoids_are_right_in_every_dtype(dtype, tmp_path, monkeypatch):
         assert torch.equal(stack.position_embedding.table, expected)
     assert {p.dtype for p in model.parameters()} == {dtype}
     assert model.final_logits_bias.dtype == dtype
-    assert model(rows(1, 3), labels=rows(1, 2)).logits.isfinite().all()
+    assert model(random_sequences(1, 3), labels=random_sequences(1, 2)).logits.isfinite().all()
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ def test_swish_is_what_the_opus_checkpoints_call_it(tmp_path):
     again = from_pretrained(tmp_path)
     assert again.config.hidden_act == "swish"
     edit_config(tmp_path, activation_function="silu")
-    inputs = {"input_ids": rows(1, 4), "labels": rows(1, 3)}
+    inputs = {"input_ids": random_sequences(1, 4), "labels": random_sequences(1, 3)}
     assert torch.equal(from_pretrained(tmp_path)(**inputs).logits, again(**inputs).logits)
 
 
@@ -399,7 +399,7 @@ def test_transformers_own_t5_1_1(tmp_path):
     theirs.save_pretrained(tmp_path)
     model: Any = from_pretrained(tmp_path, dtype=torch.float32)
     assert model.config.scale_decoder_outputs is False
-    source, target = rows(2, 5), rows(2, 4)
+    source, target = random_sequences(2, 5), random_sequences(2, 4)
     with torch.no_grad():
         expected = theirs(input_ids=source, decoder_input_ids=target).logits
         logits = model(source, decoder_input_ids=target).logits

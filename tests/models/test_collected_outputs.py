@@ -244,7 +244,7 @@ def test_a_call_changes_nothing_of_the_model(name, variant):
 @every_variant
 def test_generating_changes_nothing_of_the_model(name, variant):
     model = new(name, variant)
-    ids = tiny.rows(2, 4)
+    ids = tiny.random_sequences(2, 4)
     before = state_of(model)
     generate(model, ids, max_new_tokens=3)
     generate(model, ids, max_new_tokens=3, num_beams=2, num_return_sequences=2)

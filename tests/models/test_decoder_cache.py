@@ -13,7 +13,7 @@ from minitransformer.models.base import Encoded
 from tests.models.test_decoder_invariants import (
     every_decoder,
     every_encoder_decoder,
-    every_writer,
+    every_language_model,
     variants,
 )
 from tests.tiny import (
@@ -24,7 +24,7 @@ from tests.tiny import (
     build,
     every_variant,
     gradients,
-    rows,
+    random_sequences,
 )
 
 
@@ -45,7 +45,7 @@ def sources_of(name: str, count: int) -> Encoded | None:
         return None
     mask = torch.ones(count, 4, dtype=torch.int64)
     mask[-1, 0] = 0
-    return backbone_of(build(name)).encode(rows(count, 4, seed=9), mask)
+    return backbone_of(build(name)).encode(random_sequences(count, 4, seed=9), mask)
 
 
 def new_cache(model: Any) -> KVCache:
@@ -80,7 +80,7 @@ def chunked_masks(draw: Any) -> tuple[Tensor, list[int]]:
 def test_with_a_cache_any_chunks_give_the_logits_of_the_whole(name, case, variant, seed):
     mask, chunks = case
     model, source = build(name, variant), sources_of(name, 2)
-    ids = rows(2, mask.shape[1], seed)
+    ids = random_sequences(2, mask.shape[1], seed)
     # Without a cache an optimized model does not compute padding; with one it does.
     plain = build(name, variant.replace("optimized", "sdpa"))
     whole = decode(plain, ids, source, mask, None)
@@ -106,7 +106,7 @@ def one_source(source: Encoded, number: int) -> Encoded:
 
 
 @pytest.mark.slow
-@every_writer
+@every_language_model
 @torch.no_grad()
 @settings(max_examples=4)
 @given(padding=st.integers(0, 3), variant=variants, steps=st.integers(1, 9))
@@ -114,7 +114,7 @@ def test_token_by_token_the_cache_gives_what_forward_gives(name, padding, varian
     """Greedy by hand: each token is put behind a prompt that is padded on the left."""
     model: Any = build(name, variant)
     source = sources_of(name, 2)
-    ids = rows(2, 4)
+    ids = random_sequences(2, 4)
     mask = torch.ones_like(ids)
     mask[0, :padding] = 0
     mask_name = "attention_mask" if source is None else "decoder_attention_mask"
@@ -145,7 +145,7 @@ def test_selected_sequences_go_on_as_what_they_were(name, choices, chunk, padded
     Against the whole text of each beam, and its source repeated, without a cache.
     """
     model, source = build(name, variant), sources_of(name, 2)
-    ids = rows(2, 3)
+    ids = random_sequences(2, 3)
     mask = torch.ones_like(ids, dtype=torch.bool)
     if padded:
         mask[0, :2] = False
@@ -163,7 +163,7 @@ def test_selected_sequences_go_on_as_what_they_were(name, choices, chunk, padded
         selection = beams if not step else torch.tensor(chosen) + torch.arange(6) // 3 * 3
         cache.select(selection)
         ids, mask = ids[selection], mask[selection]
-        new = rows(6, chunk, seed=step)
+        new = random_sequences(6, chunk, seed=step)
         logits = decode(model, new, source, None, cache)
         ids = torch.cat([ids, new], dim=1)
         mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], dim=1)
@@ -176,12 +176,12 @@ def test_selected_sequences_go_on_as_what_they_were(name, choices, chunk, padded
 @given(selection=st.lists(st.integers(0, 2), min_size=1, max_size=5), variant=variants)
 def test_any_number_of_sequences_may_be_selected_where_there_is_no_source(name, selection, variant):
     model, chosen = build(name, variant), torch.tensor(selection)
-    ids, mask = rows(3, 4), torch.ones(3, 4, dtype=torch.bool)
+    ids, mask = random_sequences(3, 4), torch.ones(3, 4, dtype=torch.bool)
     mask[1, :2] = False
     cache = new_cache(model)
     decode(model, ids, None, mask, cache)
     cache.select(chosen)
-    new = rows(len(selection), 2, seed=3)
+    new = random_sequences(len(selection), 2, seed=3)
     logits = decode(model, new, None, None, cache)
     whole = torch.cat([ids[chosen], new], dim=1)
     real = torch.cat([mask[chosen], torch.ones_like(new, dtype=torch.bool)], dim=1)
@@ -197,7 +197,7 @@ def test_beams_of_one_source_are_what_copies_of_the_source_give(name, variant, b
     model = build(name, variant)
     backbone = backbone_of(model)
     mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
-    source_ids, ids = rows(2, 4, seed=9), rows(2 * beams, 3)
+    source_ids, ids = random_sequences(2, 4, seed=9), random_sequences(2 * beams, 3)
     real = torch.ones_like(ids)
     real[0, 0] = 0
     shared = decode(model, ids, backbone.encode(source_ids, mask), real, None)
@@ -209,13 +209,13 @@ def test_beams_of_one_source_are_what_copies_of_the_source_give(name, variant, b
     assert_equal(gradients(model, shared.sin().sum()), gradients(model, copied.sin().sum()))
 
 
-@every_writer
+@every_language_model
 @torch.no_grad()
 def test_encoding_and_the_cache_leave_the_model_alone(name):
     """What a decoder keeps is in the cache that it was given: two interleaved texts do not mix."""
     model = build(name)
     source = sources_of(name, 2)
-    ids = [rows(2, 6, seed) for seed in (1, 2)]
+    ids = [random_sequences(2, 6, seed) for seed in (1, 2)]
     caches, found = [new_cache(model), new_cache(model)], [[], []]
     for part in range(3):
         for text, cache, logits in zip(ids, caches, found, strict=True):

@@ -12,19 +12,19 @@ from tests.tiny import (
     CAUSAL,
     CLASSIFIERS,
     DECODER_CLASSES,
-    FIRST_WORD,
+    FIRST_ORDINARY_ID,
     LANGUAGE_MODELS,
     SEQ2SEQ,
     VARIANTS,
-    VOCABULARY,
+    VOCAB_SIZE,
     Batch,
     assert_equal,
     build,
     every_variant,
     gradients,
     pad,
-    rows,
-    words,
+    random_ids,
+    random_sequences,
 )
 
 BACKBONES = ["GPT2Model", "BartModel", "MarianModel", "T5Model"]
@@ -42,7 +42,7 @@ def each_of(names: list[str]) -> pytest.MarkDecorator:
 
 
 every_class = each_of(DECODER_CLASSES)
-every_writer = pytest.mark.parametrize("name", LANGUAGE_MODELS)
+every_language_model = pytest.mark.parametrize("name", LANGUAGE_MODELS)
 every_decoder = each_of(CAUSAL + SEQ2SEQ)
 every_encoder_decoder = each_of(SEQ2SEQ)
 variants = st.sampled_from(VARIANTS)
@@ -57,9 +57,9 @@ def examples_of(name: str, lengths: list[int]) -> list[Batch]:
     """Texts by themselves, and what the decoder reads, which is never as long as the source."""
     examples = []
     for seed, length in enumerate(lengths):
-        example = {"input_ids": words(length, seed)}
+        example = {"input_ids": random_ids(length, seed)}
         if name in SEQ2SEQ:
-            example["decoder_input_ids"] = words(length % 3 + 1 + seed % 2, seed + 50)
+            example["decoder_input_ids"] = random_ids(length % 3 + 1 + seed % 2, seed + 50)
         if name == "BartForSequenceClassification":
             # One end in the text, where it is long enough, and one after it.
             example["input_ids"][length // 2] = end_token(name)
@@ -200,7 +200,7 @@ def decoded(name: str, ids: Tensor, mask: Tensor | None = None, variant: str = "
     inputs: dict = {"input_ids": ids, "attention_mask": mask}
     if name in SEQ2SEQ:
         inputs = {
-            "input_ids": rows(len(ids), 4, seed=7),
+            "input_ids": random_sequences(len(ids), 4, seed=7),
             "decoder_input_ids": ids,
             "decoder_attention_mask": mask,
         }
@@ -221,9 +221,9 @@ def test_a_future_token_changes_no_earlier_logit_at_all(
     name, variant, length, position, masked, seed
 ):
     position = min(position, length - 1)
-    ids = rows(2, length, seed)
+    ids = random_sequences(2, length, seed)
     changed = ids.clone()
-    changed[:, position:] = FIRST_WORD + (changed[:, position:] - FIRST_WORD + 1) % 20
+    changed[:, position:] = FIRST_ORDINARY_ID + (changed[:, position:] - FIRST_ORDINARY_ID + 1) % 20
     mask = None
     if masked:
         mask = torch.ones_like(ids)
@@ -239,9 +239,9 @@ def test_a_future_token_changes_no_earlier_logit_at_all(
 @every_encoder_decoder
 def test_an_encoder_sees_what_comes_later_and_the_decoder_sees_all_of_it(name):
     model: Any = build(name)
-    ids = rows(1, 5)
+    ids = random_sequences(1, 5)
     changed = ids.clone()
-    changed[:, -1] = FIRST_WORD + (changed[:, -1] - FIRST_WORD + 1) % 20
+    changed[:, -1] = FIRST_ORDINARY_ID + (changed[:, -1] - FIRST_ORDINARY_ID + 1) % 20
     before, after = (
         model(input_ids=source, decoder_input_ids=ids[:, :1], output_hidden_states=True)
         for source in (ids, changed)
@@ -316,7 +316,7 @@ def labelled(name: str, lengths: list[int], *, explicit: bool) -> list[Batch]:
         ids = example.get("decoder_input_ids", example["input_ids"])
         example["labels"] = ids.clone()
         if name in SEQ2SEQ:
-            example["labels"] = words(len(ids), seed + 70)
+            example["labels"] = random_ids(len(ids), seed + 70)
         # The first label stays where the decoder's text is told from padding by it.
         ignored = torch.rand(len(ids), generator=generator) < 0.3
         ignored[0] &= explicit or name not in SEQ2SEQ
@@ -372,7 +372,7 @@ def test_micro_batches_give_the_loss_and_the_gradient_of_the_whole_batch(
 
 
 @every_variant
-@every_writer
+@every_language_model
 def test_no_label_at_all_is_no_loss_and_a_gradient_of_zeros(name, variant):
     model: Any = build(name, variant)
     batch = collate_labelled(
@@ -388,4 +388,4 @@ def test_no_label_at_all_is_no_loss_and_a_gradient_of_zeros(name, variant):
 def test_every_class_is_in_one_group():
     assert {*CAUSAL, *SEQ2SEQ, *CLASSIFIERS} == {*DECODER_CLASSES}
     assert {*LANGUAGE_MODELS} <= {*DECODER_CLASSES}
-    assert VOCABULARY > FIRST_WORD + 20
+    assert VOCAB_SIZE > FIRST_ORDINARY_ID + 20

@@ -15,8 +15,8 @@ from tests.tiny import (
     every_variant,
     pad,
     pair,
+    random_ids,
     their_model,
-    words,
 )
 
 pytest.importorskip("transformers", reason="parity needs transformers")
@@ -45,7 +45,7 @@ def test_fields_that_would_make_another_model_are_refused(field, tmp_path):
 def test_padding_on_the_left_where_theirs_is_told_the_positions(variant, tmp_path):
     """By default transformers counts padding there; its `generate` tells it the positions."""
     ours, theirs = pair("GPT2LMHeadModel", tmp_path, variant)
-    ids, mask = pad([words(11), words(7), words(3)], 0, left=True)
+    ids, mask = pad([random_ids(11), random_ids(7), random_ids(3)], 0, left=True)
     real = mask.bool()
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     told = theirs(input_ids=ids, attention_mask=mask, position_ids=positions).logits[real]

@@ -12,17 +12,17 @@ from tests.tiny import (
     DECODER_CLASSES,
     LANGUAGE_MODELS,
     SEQ2SEQ,
+    SEQ2SEQ_LMS,
     backbone_of,
     build,
     new,
-    rows,
-    words,
+    random_ids,
+    random_sequences,
 )
 
-WRITERS_WITH_SOURCE = [name for name in LANGUAGE_MODELS if name in SEQ2SEQ]
 both_variants = pytest.mark.parametrize("variant", ["sdpa", "optimized"])
 every_encoder_decoder = pytest.mark.parametrize("name", SEQ2SEQ)
-every_writer_with_source = pytest.mark.parametrize("name", WRITERS_WITH_SOURCE)
+every_seq2seq_lm = pytest.mark.parametrize("name", SEQ2SEQ_LMS)
 
 
 # --- Arguments
@@ -30,9 +30,9 @@ every_writer_with_source = pytest.mark.parametrize("name", WRITERS_WITH_SOURCE)
 
 def inputs_of(name: str, ids: Any = None, **changes: Any) -> dict[str, Any]:
     """What a class needs; for an encoder-decoder `ids` are what the decoder reads."""
-    ids = rows(2, 3) if ids is None else ids
+    ids = random_sequences(2, 3) if ids is None else ids
     if name in SEQ2SEQ:
-        return {"input_ids": rows(2, 4), "decoder_input_ids": ids, **changes}
+        return {"input_ids": random_sequences(2, 4), "decoder_input_ids": ids, **changes}
     if name == "BartForSequenceClassification" and isinstance(ids, torch.Tensor) and ids.dim() == 2:
         ids = torch.cat([ids, torch.full_like(ids[:, :1], 2)], dim=1)
     return {"input_ids": ids, **changes}
@@ -45,7 +45,7 @@ def test_a_misspelled_argument_gets_the_right_name(name, variant):
     inputs = inputs_of(name, atention_mask=None)
     for method in (model, getattr(model, "loss_sum", None), getattr(model, "loss", None)):
         if method is not None:
-            labels = {} if method is model else {"labels": rows(2, 3)}
+            labels = {} if method is model else {"labels": random_sequences(2, 3)}
             with pytest.raises(TypeError, match="'atention_mask'; did you mean 'attention_mask'"):
                 method(**inputs, **labels)
     for argument in ("past_key_values", "inputs_embeds", "use_cache"):
@@ -57,15 +57,15 @@ def test_a_misspelled_argument_gets_the_right_name(name, variant):
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_a_misspelled_argument_of_the_steps_gets_the_right_name(name, variant):
     model: Any = build(name, variant)
-    encoded = () if name not in SEQ2SEQ else (model.encode(rows(2, 4)),)
+    encoded = () if name not in SEQ2SEQ else (model.encode(random_sequences(2, 4)),)
     mask = "decoder_attention_mask" if encoded else "attention_mask"
     with pytest.raises(TypeError, match=f"'{mask[:-1]}'; did you mean '{mask}'"):
-        model.next_token_logits(rows(2, 3), *encoded, **{mask[:-1]: None})
+        model.next_token_logits(random_sequences(2, 3), *encoded, **{mask[:-1]: None})
     with pytest.raises(TypeError, match="'cach'; did you mean 'cache'"):
-        model.next_token_logits(rows(2, 3), *encoded, cach=None)
+        model.next_token_logits(random_sequences(2, 3), *encoded, cach=None)
     if encoded:
         with pytest.raises(TypeError, match="'atention_mask'; did you mean 'attention_mask'"):
-            model.encode(rows(2, 4), atention_mask=None)
+            model.encode(random_sequences(2, 4), atention_mask=None)
 
 
 WRONG_IDS = [
@@ -91,16 +91,16 @@ def test_bad_ids(name, variant, ids, message):
                 model(**inputs_of(name) | {field: [[5, 6]]})
 
 
-@every_writer_with_source
+@every_seq2seq_lm
 @pytest.mark.parametrize(("ids", "message"), WRONG_IDS)
 def test_bad_ids_of_the_decoder_are_named_beside_labels_and_in_steps(name, ids, message):
     model: Any = build(name)
     message = f"decoder_input_ids {message.format(name='decoder_input_ids')}"
     with pytest.raises(ValueError, match=f"^{message}"):
-        model.next_token_logits(ids, model.encode(rows(1, 4)))
+        model.next_token_logits(ids, model.encode(random_sequences(1, 4)))
     if ids.dim() != 2:
         with pytest.raises(ValueError, match=f"^{message}"):
-            model(rows(2, 4), decoder_input_ids=ids, labels=rows(2, 3))
+            model(random_sequences(2, 4), decoder_input_ids=ids, labels=random_sequences(2, 3))
 
 
 WRONG_MASKS = [
@@ -179,12 +179,12 @@ def test_padding_in_gpt2_without_a_mask():
 def test_a_sequence_too_long_for_gpt2_with_and_without_a_cache():
     model: Any = build("GPT2LMHeadModel")
     with pytest.raises(ValueError, match=r"^input_ids has 25 tokens per sequence.* 24 fit .*=24"):
-        model(rows(1, 25))
+        model(random_sequences(1, 25))
     cache = model.new_cache()
-    model(rows(1, 20), cache=cache)
-    model(rows(1, 4), cache=cache)
+    model(random_sequences(1, 20), cache=cache)
+    model(random_sequences(1, 4), cache=cache)
     with pytest.raises(ValueError, match=r"has 25 tokens per sequence, but 24 fit"):
-        model(rows(1, 1), cache=cache)
+        model(random_sequences(1, 1), cache=cache)
 
 
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "MarianMTModel"])
@@ -192,15 +192,15 @@ def test_a_sequence_too_long_for_gpt2_with_and_without_a_cache():
 def test_a_sequence_too_long_for_either_stack_with_and_without_a_cache(name):
     model: Any = build(name)
     with pytest.raises(ValueError, match=r"^input_ids has 25 tokens per sequence, but 24 fit"):
-        model(rows(1, 25), decoder_input_ids=rows(1, 2))
+        model(random_sequences(1, 25), decoder_input_ids=random_sequences(1, 2))
     with pytest.raises(ValueError, match=r"^decoder_input_ids has 25 tokens per sequence.* 24 fit"):
-        model(rows(1, 2), decoder_input_ids=rows(1, 25))
+        model(random_sequences(1, 2), decoder_input_ids=random_sequences(1, 25))
     with pytest.raises(ValueError, match=r"25 tokens per sequence, but 24 fit"):
-        model(rows(1, 2), labels=rows(1, 25))
-    encoded, cache = model.encode(rows(1, 2)), model.new_cache()
-    model.next_token_logits(rows(1, 24), encoded, cache=cache)
+        model(random_sequences(1, 2), labels=random_sequences(1, 25))
+    encoded, cache = model.encode(random_sequences(1, 2)), model.new_cache()
+    model.next_token_logits(random_sequences(1, 24), encoded, cache=cache)
     with pytest.raises(ValueError, match=r"^decoder_input_ids has 25 tokens per sequence.* 24 fit"):
-        model.next_token_logits(rows(1, 1), encoded, cache=cache)
+        model.next_token_logits(random_sequences(1, 1), encoded, cache=cache)
 
 
 # --- Labels
@@ -225,7 +225,7 @@ def test_bad_labels(name, variant, labels, message):
             call(**inputs_of(name), labels=labels)
         if name in SEQ2SEQ and "shape of" not in message:
             with pytest.raises(ValueError, match=f"^labels {message}"):
-                call(input_ids=rows(2, 4), labels=labels)
+                call(input_ids=random_sequences(2, 4), labels=labels)
 
 
 @both_variants
@@ -262,26 +262,26 @@ def test_a_decoder_without_anything_to_read(name):
     with pytest.raises(
         ValueError, match="the decoder has nothing to read: pass .*decoder_input_ids"
     ):
-        build(name)(rows(2, 4))
+        build(name)(random_sequences(2, 4))
 
 
-@every_writer_with_source
+@every_seq2seq_lm
 def test_a_mask_for_a_decoder_whose_ids_are_not_given(name):
     with pytest.raises(ValueError, match="decoder_attention_mask .* without decoder_input_ids"):
         build(name)(
-            rows(2, 4),
+            random_sequences(2, 4),
             decoder_attention_mask=torch.ones(2, 3, dtype=torch.int64),
-            labels=rows(2, 3),
+            labels=random_sequences(2, 3),
         )
 
 
-@pytest.mark.parametrize("name", [*WRITERS_WITH_SOURCE, "BartForSequenceClassification"])
+@pytest.mark.parametrize("name", [*SEQ2SEQ_LMS, "BartForSequenceClassification"])
 def test_a_config_without_a_start_token(name):
     model: Any = new(name, decoder_start_token_id=None)
     inputs = {"input_ids": torch.tensor([[5, 6, 2]])}
-    if name in WRITERS_WITH_SOURCE:
-        model(**inputs, decoder_input_ids=rows(1, 3))
-        inputs["labels"] = rows(1, 3)
+    if name in SEQ2SEQ_LMS:
+        model(**inputs, decoder_input_ids=random_sequences(1, 3))
+        inputs["labels"] = random_sequences(1, 3)
     with pytest.raises(ValueError, match="decoder_start_token_id=None: .*set it in the config"):
         model(**inputs)
 
@@ -289,14 +289,14 @@ def test_a_config_without_a_start_token(name):
 @every_encoder_decoder
 def test_sequences_that_are_no_multiple_of_the_sources(name):
     backbone = backbone_of(build(name))
-    encoded = backbone.encode(rows(2, 4))
+    encoded = backbone.encode(random_sequences(2, 4))
     for number in (3, 1):
         message = (
             f"decoder_input_ids has {number} sequences, which is not a multiple of the 2 sources"
         )
         with pytest.raises(ValueError, match=message):
-            backbone.decode(rows(number, 2), encoded)
-    output = backbone.decode(rows(4, 2), encoded)  # two for each source
+            backbone.decode(random_sequences(number, 2), encoded)
+    output = backbone.decode(random_sequences(4, 2), encoded)  # two for each source
     assert output.last_hidden_state.shape[:2] == (4, 2)
 
 
@@ -307,11 +307,11 @@ def test_forward_takes_one_target_for_each_source(name):
     with pytest.raises(
         ValueError, match=r"input_ids has 2 sequences, but .*labels.* 4; it needs one"
     ):
-        model(rows(2, 4), decoder_input_ids=rows(4, 2))
-    if name in WRITERS_WITH_SOURCE:
+        model(random_sequences(2, 4), decoder_input_ids=random_sequences(4, 2))
+    if name in SEQ2SEQ_LMS:
         for call in (model, model.loss, model.loss_sum):
             with pytest.raises(ValueError, match="input_ids has 2 sequences"):
-                call(input_ids=rows(2, 4), labels=rows(4, 2))
+                call(input_ids=random_sequences(2, 4), labels=random_sequences(4, 2))
 
 
 def test_an_end_token_that_is_missing_is_named_by_its_sequence():
@@ -344,19 +344,19 @@ def test_token_types_are_no_argument_of_the_others(name):
 
 # --- The cache
 
-every_writer = pytest.mark.parametrize("name", LANGUAGE_MODELS)
+every_language_model = pytest.mark.parametrize("name", LANGUAGE_MODELS)
 
 
 def step(name: str, model: Any, count: int, cache: KVCache, encoded: Encoded | None = None) -> Any:
     """One call with a cache, (count, 2) new tokens."""
     if name not in SEQ2SEQ:
-        return model.next_token_logits(rows(count, 2), cache=cache)
-    encoded = model.encode(rows(1, 4)) if encoded is None else encoded
-    return model.next_token_logits(rows(count, 2), encoded, cache=cache)
+        return model.next_token_logits(random_sequences(count, 2), cache=cache)
+    encoded = model.encode(random_sequences(1, 4)) if encoded is None else encoded
+    return model.next_token_logits(random_sequences(count, 2), encoded, cache=cache)
 
 
 @both_variants
-@every_writer
+@every_language_model
 def test_a_cache_while_gradients_are_on(name, variant):
     model: Any = build(name, variant)
     cache = model.new_cache()
@@ -368,11 +368,11 @@ def test_a_cache_while_gradients_are_on(name, variant):
 
 
 @both_variants
-@every_writer
+@every_language_model
 @torch.no_grad()
 def test_a_cache_of_another_number_of_sequences(name, variant):
     model: Any = build(name, variant)
-    encoded = model.encode(rows(1, 4)) if name in SEQ2SEQ else None
+    encoded = model.encode(random_sequences(1, 4)) if name in SEQ2SEQ else None
     cache = model.new_cache()
     step(name, model, 2, cache, encoded)
     with pytest.raises(ValueError, match=r"the cache holds 2 sequences, but got 3; .*select"):
@@ -381,7 +381,7 @@ def test_a_cache_of_another_number_of_sequences(name, variant):
 
 
 @both_variants
-@every_writer
+@every_language_model
 @torch.no_grad()
 def test_a_cache_of_another_number_of_layers(name, variant):
     with pytest.raises(ValueError, match=r"cache has 7 layers, the decoder .*model.new_cache\(\)"):
@@ -389,7 +389,7 @@ def test_a_cache_of_another_number_of_layers(name, variant):
 
 
 @both_variants
-@every_writer
+@every_language_model
 @torch.no_grad()
 def test_the_cache_of_a_model_with_other_heads(name, variant):
     model: Any = build(name, variant)
@@ -402,15 +402,15 @@ def test_the_cache_of_a_model_with_other_heads(name, variant):
 
 
 @both_variants
-@every_writer_with_source
+@every_seq2seq_lm
 @torch.no_grad()
 def test_a_cache_for_another_source(name, variant):
     """Of whatever shape: its keys and values would answer for the other's."""
     model: Any = build(name, variant)
-    cache, source = model.new_cache(), model.encode(rows(2, 4))
+    cache, source = model.new_cache(), model.encode(random_sequences(2, 4))
     step(name, model, 2, cache, source)
     step(name, model, 2, cache, source)
-    for other in (rows(1, 4), rows(2, 5), rows(2, 4, seed=1)):
+    for other in (random_sequences(1, 4), random_sequences(2, 5), random_sequences(2, 4, seed=1)):
         again = model.new_cache()
         step(name, model, 2, again, source)
         with pytest.raises(ValueError, match="the cache belongs to another source; start with"):
@@ -423,7 +423,9 @@ def test_a_mask_of_ones_stays_a_mask(mask):
     model: Any = build("GPT2Model")
     seen = []
     hook = model.layers[0].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[1]))
-    model(torch.stack([words(3), words(3, 1)]), None if mask is None else torch.tensor(mask))
+    model(
+        torch.stack([random_ids(3), random_ids(3, 1)]), None if mask is None else torch.tensor(mask)
+    )
     hook.remove()
     assert seen[0].shape == (2, 1, 3, 3)
     assert seen[0].dtype == torch.bool

@@ -18,8 +18,8 @@ from tests.tiny import (
     gradients,
     new,
     pad,
-    rows,
-    words,
+    random_ids,
+    random_sequences,
 )
 
 
@@ -75,18 +75,18 @@ def test_the_whole_model_by_hand(scaled, by_layer, variant):
         scale_attn_by_inverse_layer_idx=by_layer,
         num_hidden_layers=3,
     )
-    ids = words(6)
+    ids = random_ids(6)
     assert_equal(model(ids[None]).logits[0], by_hand(model, ids))
 
 
 def test_the_hidden_states_end_with_the_last_norm():
     model = build("GPT2LMHeadModel")
-    output = model(rows(2, 4), output_hidden_states=True)
+    output = model(random_sequences(2, 4), output_hidden_states=True)
     assert len(output.hidden_states) == 3
     embedding = model.transformer.token_embedding.weight
     assert_equal(output.logits, output.hidden_states[-1] @ embedding.T)
     backbone = build("GPT2Model")
-    output = backbone(rows(2, 4), output_hidden_states=True)
+    output = backbone(random_sequences(2, 4), output_hidden_states=True)
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     assert not torch.allclose(output.hidden_states[-2], output.last_hidden_state)
 
@@ -125,7 +125,7 @@ def test_the_head_is_the_token_embedding():
 @every_variant
 def test_the_loss_is_that_of_each_token_but_the_first_by_hand(variant):
     model = build("GPT2LMHeadModel", variant)
-    ids, mask = pad([words(4), words(2, 1)], 0, left=True)
+    ids, mask = pad([random_ids(4), random_ids(2, 1)], 0, left=True)
     labels = ids.masked_fill(mask == 0, -100)
     labels[0, 2] = -100
     output = model(ids, mask, labels)
@@ -143,7 +143,7 @@ def test_the_loss_is_that_of_each_token_but_the_first_by_hand(variant):
 @every_variant
 def test_the_scores_of_the_next_token_are_those_of_the_last_position(variant):
     model = build("GPT2LMHeadModel", variant)
-    ids, mask = pad([words(4), words(2, 1)], 0, left=True)
+    ids, mask = pad([random_ids(4), random_ids(2, 1)], 0, left=True)
     logits = model.next_token_logits(ids, mask)
     assert logits.shape == (2, 31)
     assert_equal(logits, model(ids, mask).logits[:, -1])
@@ -154,7 +154,7 @@ def test_the_scores_of_the_next_token_alone_are_computed(variant, monkeypatch):
     model = new("GPT2LMHeadModel", variant)
     seen, logits = [], model.logits
     monkeypatch.setattr(model, "logits", lambda hidden: seen.append(hidden.shape) or logits(hidden))
-    model.next_token_logits(rows(2, 5))
+    model.next_token_logits(random_sequences(2, 5))
     assert seen == [(2, 12)]
 
 
@@ -162,7 +162,7 @@ def test_the_scores_of_the_next_token_alone_are_computed(variant, monkeypatch):
 @pytest.mark.parametrize("left", [False, True])
 def test_a_text_is_classified_by_its_last_token(left, variant):
     model = build("GPT2ForSequenceClassification", variant)
-    texts = [words(5), words(2, 1), words(4, 2)]
+    texts = [random_ids(5), random_ids(2, 1), random_ids(4, 2)]
     ids, mask = pad(texts, 0, left=left)
     output = model(ids, mask, output_hidden_states=True)
     assert output.logits.shape == (3, len(THREE_CLASSES))
@@ -176,8 +176,10 @@ def test_a_text_is_classified_by_its_last_token(left, variant):
 def test_the_last_token_is_that_of_the_mask_whatever_its_id():
     """Hugging Face looks for the last id that is not the padding token's."""
     model = new("GPT2ForSequenceClassification", pad_token_id=2)
-    text = torch.cat([words(3), torch.tensor([2])])  # it ends with the end token, which pads too
-    ids, mask = pad([text, words(2)], 2)
+    text = torch.cat(
+        [random_ids(3), torch.tensor([2])]
+    )  # it ends with the end token, which pads too
+    ids, mask = pad([text, random_ids(2)], 2)
     assert_equal(model(ids, mask).logits[:1], model(text[None], torch.ones(1, 4).long()).logits)
     without_end = model(text[None, :3], torch.ones(1, 3).long()).logits
     assert not torch.allclose(model(ids, mask).logits[:1], without_end)
@@ -186,16 +188,16 @@ def test_the_last_token_is_that_of_the_mask_whatever_its_id():
 def test_the_head_for_classes_has_no_bias_and_learns():
     model = build("GPT2ForSequenceClassification")
     assert [name for name, _ in model.score.named_parameters()] == ["weight"]
-    loss = model(rows(2, 3), labels=torch.tensor([0, 2])).loss
+    loss = model(random_sequences(2, 3), labels=torch.tensor([0, 2])).loss
     assert any(gradient.any() for gradient in gradients(model.score, loss))
-    logits = model(rows(2, 3)).logits
+    logits = model(random_sequences(2, 3)).logits
     assert_equal(loss, F.cross_entropy(logits, torch.tensor([0, 2])))
 
 
 def test_as_many_tokens_fit_as_there_are_positions():
     model = build("GPT2LMHeadModel")
     assert model.config.max_sequence_length == 24
-    assert model(rows(1, 24)).logits.shape == (1, 24, 31)
+    assert model(random_sequences(1, 24)).logits.shape == (1, 24, 31)
 
 
 def test_the_defaults_are_those_of_gpt2():
@@ -225,7 +227,7 @@ def test_dropout_falls_where_the_config_says(variant):
         "attention_probs_dropout_prob",
     ):
         model = new("GPT2LMHeadModel", variant, **{field: 0.5})
-        ids = rows(1, 4)
+        ids = random_sequences(1, 4)
         assert torch.equal(model(ids).logits, model(ids).logits)
         model.train()
         assert not torch.equal(model(ids).logits, model(ids).logits), field

@@ -12,8 +12,8 @@ from minitransformer.layers.positional_embeddings import sinusoids
 from minitransformer.models.base import Model
 from tests.tiny import (
     FAMILIES,
-    LANGUAGE_MODELS,
     SEQ2SEQ,
+    SEQ2SEQ_LMS,
     T5_1_1,
     T5_SIZES,
     assert_equal,
@@ -24,13 +24,12 @@ from tests.tiny import (
     gradients,
     new,
     pad,
-    rows,
-    words,
+    random_ids,
+    random_sequences,
 )
 
-WRITERS_WITH_SOURCE = [name for name in LANGUAGE_MODELS if name in SEQ2SEQ]
 every_class = pytest.mark.parametrize("name", SEQ2SEQ)
-every_writer = pytest.mark.parametrize("name", WRITERS_WITH_SOURCE)
+every_seq2seq_lm = pytest.mark.parametrize("name", SEQ2SEQ_LMS)
 Weights = dict[str, Tensor]
 
 
@@ -154,7 +153,7 @@ def t5_by_hand(model: Any, source: Tensor, target: Tensor) -> Tensor:
 def test_the_whole_model_by_hand(name, variant):
     model: Any = build(name, variant)
     backbone = backbone_of(model)
-    source, target = words(6), words(4, 1)
+    source, target = random_ids(6), random_ids(4, 1)
     hidden = (t5_by_hand if name.startswith("T5") else bart_by_hand)(backbone, source, target)
     output = model(source[None], decoder_input_ids=target[None])
     if backbone is model:
@@ -171,7 +170,7 @@ def test_the_whole_model_by_hand(name, variant):
 
 def test_bart_with_scaled_embeddings_by_hand():
     model = new("BartModel", scale_embedding=True)
-    source, target = words(3), words(5, 1)
+    source, target = random_ids(3), random_ids(5, 1)
     output = model(source[None], decoder_input_ids=target[None])
     assert_equal(output.last_hidden_state[0], bart_by_hand(model, source, target))
 
@@ -204,14 +203,18 @@ def test_the_heads_of_t5():
 def test_any_number_of_tokens_fits_into_t5():
     model = build("T5ForConditionalGeneration")
     assert model.config.max_sequence_length is None
-    assert model(rows(1, 60), decoder_input_ids=rows(1, 50)).logits.shape == (1, 50, 31)
+    assert model(
+        random_sequences(1, 60), decoder_input_ids=random_sequences(1, 50)
+    ).logits.shape == (1, 50, 31)
 
 
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "MarianMTModel"])
 def test_as_many_tokens_fit_into_each_stack_as_there_are_positions(name):
     model = build(name)
     assert model.config.max_sequence_length == 24
-    assert model(rows(1, 24), decoder_input_ids=rows(1, 24)).logits.shape == (1, 24, 31)
+    assert model(
+        random_sequences(1, 24), decoder_input_ids=random_sequences(1, 24)
+    ).logits.shape == (1, 24, 31)
 
 
 def test_what_is_added_to_the_scores_is_stored_and_not_learnt():
@@ -277,11 +280,11 @@ def test_t5_is_drawn_so_that_nothing_has_to_be_scaled():
 @every_class
 def test_encoding_is_the_first_half_of_forward(name, variant):
     model: Any = build(name, variant)
-    ids, mask = pad([words(4), words(2, 1)], model.config.pad_token_id)
+    ids, mask = pad([random_ids(4), random_ids(2, 1)], model.config.pad_token_id)
     encoded = model.encode(ids, mask)
     assert encoded.attention_mask.dtype == torch.bool
     assert torch.equal(encoded.attention_mask, mask.bool())
-    output = model(ids, mask, rows(2, 3))
+    output = model(ids, mask, random_sequences(2, 3))
     assert_equal(encoded.last_hidden_state, output.encoder_last_hidden_state)
     assert encoded.hidden_states is encoded.attentions is None
     without_padding = model.encode(ids[:1])  # its mask is one all the same
@@ -289,31 +292,31 @@ def test_encoding_is_the_first_half_of_forward(name, variant):
 
 
 @every_variant
-@every_writer
+@every_seq2seq_lm
 @torch.no_grad()
 def test_the_keys_of_a_source_are_computed_once(name, variant):
     model = new(name, variant)
-    encoded, cache = model.encode(rows(2, 4)), model.new_cache()
+    encoded, cache = model.encode(random_sequences(2, 4)), model.new_cache()
     counts: list[int] = []
     for layer in model.backbone.decoder.layers:
         layer.cross_attention.key.register_forward_hook(lambda *_inputs: counts.append(1))
-    ids = rows(2, 1)
+    ids = random_sequences(2, 1)
     for step in range(3):
         model.next_token_logits(ids, encoded, cache=cache)
         if step == 0:
             cache.select(torch.tensor([0, 0, 1, 1]))
-            ids = rows(4, 1)
+            ids = random_sequences(4, 1)
     assert len(counts) == 3  # one for each layer
     assert all(len(layer.cross_attention.keys) == 2 for layer in cache.layers)
     assert all(len(layer.self_attention.keys) == 4 for layer in cache.layers)
 
 
 @every_variant
-@every_writer
+@every_seq2seq_lm
 def test_the_scores_of_the_next_token_are_those_of_the_last_position(name, variant):
     model: Any = build(name, variant)
-    ids, mask = pad([words(4), words(2, 1)], model.config.pad_token_id, left=True)
-    source = rows(2, 5)
+    ids, mask = pad([random_ids(4), random_ids(2, 1)], model.config.pad_token_id, left=True)
+    source = random_sequences(2, 5)
     logits = model.next_token_logits(ids, model.encode(source), decoder_attention_mask=mask)
     whole = model(source, decoder_input_ids=ids, decoder_attention_mask=mask).logits
     assert_equal(logits, whole[:, -1])
@@ -323,7 +326,7 @@ def test_the_scores_of_the_next_token_are_those_of_the_last_position(name, varia
 @every_class
 def test_what_is_collected_has_its_own_field(name, variant):
     model: Any = build(name, variant)
-    ids, target = rows(2, 5), rows(2, 3)
+    ids, target = random_sequences(2, 5), random_sequences(2, 3)
     output = model(ids, decoder_input_ids=target, output_hidden_states=True, output_attentions=True)
     sizes = FAMILIES[family_of(name)]
     heads = sizes["num_attention_heads"]
@@ -345,16 +348,16 @@ def test_what_is_collected_has_its_own_field(name, variant):
 
 
 @every_variant
-@every_writer
+@every_seq2seq_lm
 @pytest.mark.parametrize("left", [False, True])
 def test_labels_are_read_shifted_right_behind_the_start_token(name, left, variant):
     model: Any = build(name, variant)
     start, padding = model.config.decoder_start_token_id, model.config.pad_token_id
-    texts = [words(4), words(2, 1)]
+    texts = [random_ids(4), random_ids(2, 1)]
     labels, _ = pad(texts, -100, left=left)
     shifted = [torch.cat([torch.tensor([start]), text[:-1]]) for text in texts]
     decoder_input_ids, mask = pad(shifted, padding, left=left)
-    source = rows(2, 5)
+    source = random_sequences(2, 5)
     implied = model(source, labels=labels)
     explicit = model(
         source, decoder_input_ids=decoder_input_ids, decoder_attention_mask=mask, labels=labels
@@ -373,11 +376,11 @@ def test_labels_are_read_shifted_right_behind_the_start_token(name, left, varian
     assert count == model.num_supervised_tokens({"labels": labels}) == 6
 
 
-@every_writer
+@every_seq2seq_lm
 def test_the_loss_reaches_every_parameter(name):
     model = build(name)
-    ids, mask = pad([words(5), words(3, 1)], model.config.pad_token_id)
-    loss = model(ids, mask, labels=rows(2, 4)).loss
+    ids, mask = pad([random_ids(5), random_ids(3, 1)], model.config.pad_token_id)
+    loss = model(ids, mask, labels=random_sequences(2, 4)).loss
     names = [parameter for parameter, _ in model.named_parameters()]
     for parameter, gradient in zip(names, gradients(model, loss), strict=True):
         assert gradient.any(), parameter
@@ -396,9 +399,9 @@ def test_a_text_is_classified_by_the_decoder_at_its_last_end_token(left, variant
     model: Any = classifier(variant)
     end = torch.tensor([2])
     texts = [
-        torch.cat([words(3), end, words(2, 1), end]),  # a pair: two ends
-        torch.cat([words(1), end]),
-        torch.cat([words(4), end, words(1, 1)]),  # something comes after the end
+        torch.cat([random_ids(3), end, random_ids(2, 1), end]),  # a pair: two ends
+        torch.cat([random_ids(1), end]),
+        torch.cat([random_ids(4), end, random_ids(1, 1)]),  # something comes after the end
     ]
     ids, mask = pad(texts, 1, left=left)
     output = model(ids, mask)
@@ -462,7 +465,7 @@ def test_an_optimized_decoder_computes_no_token_after_the_last_label(name, monke
 
     monkeypatch.setattr(type(norm), "forward", noted)
     labels = torch.tensor([[5, -100, 7, 8], [9, -100, -100, -100], [4, 5, 6, -100]])
-    source = rows(3, 5)
+    source = random_sequences(3, 5)
     loss = model.loss(input_ids=source, labels=labels)
     assert seen == [(1, 4 + 1 + 3)]
     torch.testing.assert_close(loss, build(name).loss(input_ids=source, labels=labels))
