@@ -70,6 +70,15 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_classes(
     assert figures[0].axes[0].get_ylabel() == "loss (nats per text)"
 
 
+def test_the_baseline_is_the_most_frequent_class_of_the_training_texts(files, tmp_path):
+    """Which is another one than that of these dev texts."""
+    (tmp_path / "dev.tsv").write_text("a dull tale\tbad\n" * 3 + "a warm tale\tgood\n")
+    dev = ["--dev", str(tmp_path / "dev.tsv")]
+    assert run(files, tmp_path / "out", "--max-steps", "1", *dev) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["most_frequent_class"] == 0.25
+
+
 def test_what_is_cut_off_is_counted(files, tmp_path, capsys):
     assert run(files, tmp_path, "--max-steps", "1", "--max-length", "10") == 0
     train = (files / "train.tsv").read_text().splitlines()

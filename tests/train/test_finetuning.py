@@ -109,6 +109,9 @@ def test_a_run_is_not_resumed_with_other_data(changed, files, tmp_path, capsys):
     assert run(files, "Bert", tmp_path / "out", *data, "--resume") == 1
     error = capsys.readouterr().err
     assert "belongs to another run: checksum of the training texts was" in error
+    (tmp_path / "train.tsv").write_text("\n".join(LINES))
+    assert run(files, "Bert", tmp_path / "out", *data, "--resume", "--seed", "1") == 1
+    assert "belongs to another run: seed was 0, now it is 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--plain"]])

@@ -146,6 +146,16 @@ def test_the_baselines_are_drawn(trained, tmp_path, monkeypatch):
     assert {text.get_text() for text in axes.get_legend().get_texts()} >= set(levels)
 
 
+def test_the_curve_is_the_mean_of_a_tenth_of_the_steps(tmp_path, monkeypatch):
+    figures = watch_figures(monkeypatch)
+    records = [{"step": step, "loss": float(step)} for step in range(1, 41)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+    metrics.draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    lines = {line.get_label(): line.get_ydata() for line in figures[0].axes[0].get_lines()}
+    means = [step - 1.5 for step in range(4, 41)]
+    assert list(lines["mean of 4 steps"]) == pytest.approx([1, 1.5, 2, *means])
+
+
 def test_transformers_takes_the_result(trained):
     transformers = pytest.importorskip("transformers", reason="parity needs transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(trained)
@@ -243,12 +253,13 @@ def test_a_refused_run_changes_nothing(text, trained, tmp_path, capsys):
     [
         ["--bf16", "--attention-dropout", "0.1"],
         ["--accumulate", "2"],
-        ["--patience", "1", "--evaluate-every", "1", "--learning-rate", "9"],
+        ["--patience", "1", "--evaluate-every", "1", "--learning-rate", "1", "--max-steps", "8"],
     ],
 )
 def test_the_flags(flags, text, tmp_path):
     assert run(text, tmp_path, "--max-steps", "4", *flags) == 0
-    assert (tmp_path / "model.safetensors").exists()
+    assert run(text, tmp_path / "plain", "--max-steps", "4") == 0
+    assert weights(tmp_path) != weights(tmp_path / "plain")
     if "--patience" in flags:
         evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_loss" in r]
         best = min(record["eval_loss"] for record in evaluated)

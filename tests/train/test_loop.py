@@ -132,6 +132,8 @@ def test_it_learns_and_says_so(tmp_path):
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records] == list(range(1, 73))
     assert {r["epoch"] for r in records} == set(range(12))
+    tokens = [r["tokens"] for r in records if r["epoch"] == 11]
+    assert sum(tokens) == len(job_sequences().ids)  # without padding
     losses = [r["loss"] for r in records]
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
     assert progress.step == 72
@@ -239,7 +241,7 @@ def test_what_is_not_finite_stops_the_run_before_the_step(where, message, tmp_pa
 
 
 def test_evaluation_early_stopping_and_the_best_weights(tmp_path):
-    losses = iter([5.0, 6.0, 3.0, 4.0, 3.5, 1.0])  # the third is better than the best
+    losses = iter([5.0, 6.0, 3.0, 4.0, 3.0, 1.0])  # the third is the best; the fifth equals it
     seen = []
 
     def evaluate(_should_stop):
@@ -258,7 +260,7 @@ def test_evaluation_early_stopping_and_the_best_weights(tmp_path):
         for r in read_metrics(tmp_path / "metrics.jsonl")
         if "eval_loss" in r
     ]
-    assert evaluated == [(2, 5.0), (4, 6.0), (6, 3.0), (8, 4.0), (10, 3.5)]
+    assert evaluated == [(2, 5.0), (4, 6.0), (6, 3.0), (8, 4.0), (10, 3.0)]
 
 
 def test_the_last_step_is_evaluated_and_once(tmp_path):
@@ -319,6 +321,8 @@ def test_a_run_on_other_data_is_not_resumed(tmp_path):
     train_job(tmp_path, callbacks=[stop_at(3)], fingerprint={"text": 1})
     with pytest.raises(ValueError, match="text was 1, now it is 2.*choose another --output"):
         train_job(tmp_path, resume=True, fingerprint={"text": 2})
+    with pytest.raises(ValueError, match="text was 1, now it is None"):
+        train_job(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("step", [3, 5, 7])

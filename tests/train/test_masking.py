@@ -135,6 +135,14 @@ def test_an_epoch_has_every_sequence_once_in_another_order_and_masked_anew():
     assert batches(batch_size=100).batch(0, 0)["labels"].shape[0] == 21
 
 
+def test_masks_differ_between_batches():
+    twice = TokenSequences(
+        np.tile(np.arange(5, 65, dtype=np.int32), 2), np.ones(120, bool), np.array([0, 60, 120])
+    )
+    data = MaskedBatches(twice, JOB_TOKENIZER, batch_size=1)
+    assert not torch.equal(data.batch(0, 0)["labels"], data.batch(0, 1)["labels"])
+
+
 def test_masks_differ_between_epochs():
     one_sequence = TokenSequences(
         np.arange(5, 65, dtype=np.int32), np.ones(60, bool), np.array([0, 60])

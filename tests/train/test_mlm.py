@@ -51,7 +51,8 @@ def weights(path: Path) -> str:
     return tiny.digest(from_pretrained(path))
 
 
-def test_the_job_leaves_a_model_a_curve_and_a_report(text, tmp_path, capsys):
+def test_the_job_leaves_a_model_a_curve_and_a_report(text, tmp_path, capsys, monkeypatch):
+    drawn = tiny.watch_figures(monkeypatch)
     assert (
         run(text, tmp_path, "--epochs", "2", "--evaluate-every", "10", "--learning-rate", "1e-2")
         == 0
@@ -66,10 +67,11 @@ def test_the_job_leaves_a_model_a_curve_and_a_report(text, tmp_path, capsys):
         assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
     assert held_out["this model"]["loss"] < held_out["untrained model"]["loss"]
     assert held_out["untrained model"]["loss"] == pytest.approx(math.log(400), rel=0.05)
-    picture = (tmp_path / "loss.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) > 10_000
     records = read_metrics(tmp_path / "metrics.jsonl")
+    curves = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[0].get_lines()}
+    assert curves["each step"] == [r["loss"] for r in records if "loss" in r]
+    assert curves["held-out"] == [r["eval_loss"] for r in records if "eval_loss" in r]
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert records[-1]["eval_loss"] == pytest.approx(held_out["this model"]["loss"])
 
     answers = pipeline("fill-mask", tmp_path)("oggi la ragazza è <mask>.")
