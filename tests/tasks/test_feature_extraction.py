@@ -91,6 +91,7 @@ def test_features_can_be_trained_on_and_own_their_memory(extract):
 def test_half_precision_gives_float32(extract):
     half = FeatureExtraction(BertModel(bert_config(vocab_size=330)).bfloat16(), extract.tokenizer)
     assert half("ciao").dtype == half("ciao", pooling="mean").dtype == torch.float32
+    close(half("ciao", pooling="mean"), half("ciao").mean(dim=0))
 
 
 def test_truncation_is_said(extract):

@@ -96,6 +96,7 @@ def test_what_cannot_be_filled_is_named(path):
         fill("")
     with pytest.raises(ValueError, match=r"texts\[1\] has [0-9]+ tokens, but the maximum is 38"):
         fill(["<mask>", "ciao " * 60 + "<mask>"])
+    assert len(fill("<mask>" * 36)) == 36  # with <s> and </s> just the maximum
     with pytest.raises(TypeError, match="texts must be a str or a list of str, not int"):
         fill(3)
     for top_k in (0, 2.5, "3"):

@@ -86,6 +86,13 @@ def test_a_direction_of_translation_stays_plain_too(tmp_path):
     assert not is_optimized(pipeline("translation_en_to_ita", path, optimize=False).model)
 
 
+@pytest.mark.parametrize("task", [*TASKS, "translation_en_to_ita"])
+def test_a_model_is_loaded_onto_the_device(task, tmp_path):
+    path, *_ = save_example(task.partition("_")[0], tmp_path)
+    model = pipeline(task, path, device="meta", optimize=False).model
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("task", "command"),
     [

@@ -28,7 +28,7 @@ from minitransformer.tasks.question_answering import (
     join_windows,
     may_be_answer,
 )
-from tests.tiny import perturb, save_tiny_bert
+from tests.tiny import bert_config, perturb, save_tiny_bert
 
 WORDS = "the river runs past a mill and two old houses before it meets the sea at Pisa"
 LONG = " ".join([WORDS, "nobody swims here", WORDS, "the mill is closed"] * 3)
@@ -132,6 +132,20 @@ def test_a_long_question_changes_no_other_answer(checkpoint):
     together = answer([long, "who swims?", long], LONG, top_k=20)[1]
     assert [a["score"] for a in together] == pytest.approx([a["score"] for a in alone], rel=1e-4)
     assert [(a["start"], a["end"]) for a in together] == [(a["start"], a["end"]) for a in alone]
+
+
+def test_a_window_has_at_most_384_tokens(checkpoint):
+    """Although this model takes more."""
+    tokenizer = Tokenizer.from_pretrained(checkpoint)
+    tokenizer.model_max_length = None
+    config = bert_config(vocab_size=tokenizer.vocab_size, max_position_embeddings=400)
+    model = BertForQuestionAnswering(config)
+    lengths = []
+    model.backbone.register_forward_hook(
+        lambda _module, _inputs, output: lengths.append(output.last_hidden_state.shape[1])
+    )
+    QuestionAnswering(model, tokenizer)("who swims?", LONG * 10)
+    assert max(lengths) == 384
 
 
 def test_white_space_is_no_answer(tmp_path):

@@ -241,11 +241,21 @@ def test_a_prefix_of_all_tasks(tmp_path):
     assert answer["summary_text"] == plain("  ciao", max_new_tokens=5)[0]["generated_text"]
 
 
+def test_null_in_the_parameters_of_a_task_means_the_default(tmp_path):
+    null = {"max_length": 9, "prefix": None, "num_beams": None}
+    config = {"task_specific_params": {"summarization": null}}
+    path = save_checkpoint(tmp_path, "T5ForConditionalGeneration", config=config)
+    settings = pipeline("summarization", path).settings
+    assert (settings.prefix, settings.config.max_length, settings.config.num_beams) == ("", 9, 1)
+
+
 def test_a_prefix_does_not_stand_twice(summaries):
     summarize = pipeline("summarization", summaries)
     for ask in (summarize, lambda texts: summarize.stream(texts[0], num_beams=1)):
         with pytest.raises(ValueError, match=r"texts\[0\] begins with the prefix 'come va: '"):
             ask(["come va: ciao"])
+        with pytest.raises(ValueError, match=r"texts\[0\] begins with the prefix 'come va: '"):
+            ask(["come va:ciao"])
     assert summarize("come va: ciao", prefix="") == summarize("ciao")
 
 

@@ -319,6 +319,12 @@ def test_a_long_text_is_read_to_its_end(ours):
         assert before["end"] <= after["start"]
 
 
+def test_windows_share_a_quarter_of_their_tokens_by_default(ours):
+    text = LINE * 4
+    quarter = (LENGTH - 2) // 4  # without the two special tokens
+    assert ours(text) == ours(text, stride=quarter) != ours(text, stride=quarter + 1)
+
+
 def test_what_cannot_be_classified_is_named(ours):
     with pytest.raises(ValueError, match="unknown aggregation_strategy 'averag'.*'average'"):
         ours("ciao", aggregation_strategy="averag")
