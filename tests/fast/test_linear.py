@@ -378,6 +378,23 @@ def test_a_bias_that_is_not_contiguous_is_read_right(calls):
         torch.testing.assert_close(found, F.gelu(layer(x)))
 
 
+def test_the_kernel_is_given_a_contiguous_bias(monkeypatch):
+    """On any processor: where the kernel misreads another one, it fails its trial and is not used.
+
+    So without the copy all numbers would be right, only slower.
+    """
+    seen = []
+    monkeypatch.setattr(
+        torch.ops.mkldnn,
+        "_linear_pointwise",
+        lambda _x, _weight, bias, *_: seen.append(bias),
+        raising=False,
+    )
+    bias = torch.randn(4, 2)[:, 0]
+    module.onednn_linear(torch.randn(5, 3), torch.randn(4, 3), bias)
+    assert seen[0].is_contiguous() and torch.equal(seen[0], bias)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", [*ACTIVATIONS, None])
 def test_the_activation_is_fused_only_where_that_is_faster(name, dtype, calls, monkeypatch):

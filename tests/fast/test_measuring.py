@@ -19,8 +19,8 @@ def answers(monkeypatch):
     return measuring.SPEEDUPS
 
 
-def test_of_several_rounds_the_least_time_of_each_way_counts(answers, monkeypatch):
-    times = {"usual": [9.0, 3.5, 3.0, 4.0], "other": [9.0, 2.5, 8.0, 2.0]}
+def test_of_several_rounds_but_the_first_the_least_time_of_each_way_counts(answers, monkeypatch):
+    times = {"usual": [1.0, 3.5, 3.0, 4.0], "other": [1.0, 2.5, 8.0, 2.0]}
     monkeypatch.setattr(measuring, "_seconds", lambda way: times[way].pop(0))
     assert is_faster("which?", lambda: ("usual", "other"), rounds=3)
     assert answers == {"which?": 1.5} and times == {"usual": [], "other": []}

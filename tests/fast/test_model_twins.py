@@ -14,6 +14,7 @@ from torch import nn
 
 from minitransformer import optimize
 from minitransformer.fast import model_twins
+from minitransformer.fast.layer_twins import FastDropout
 from minitransformer.fast.model_twins import can_unpad
 from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
 from minitransformer.layers.normalization import LayerNorm
@@ -129,6 +130,25 @@ def test_a_model_of_our_modules_alone_can_be_unpadded(name):
     assert head is None or can_unpad(head)
     stacks[0].register_forward_hook(lambda *_: None)
     assert not can_unpad(stacks[0])
+
+
+@pytest.mark.parametrize("name", [*MIXING, "DistilBertForMaskedLM", "MarianMTModel"])
+def test_dropout_falls_where_it_falls_in_the_plain_model(name, monkeypatch):
+    """Here it halves every number, so that one that is left out, or is too many, is seen."""
+    for kind in (nn.Dropout, FastDropout):
+        monkeypatch.setattr(kind, "forward", lambda _self, x: x / 2)
+    plain, optimized = new(name).train(), new(name, "optimized").train()
+    batch = random_batch(plain, length=7)
+    if name in LOSSES:
+        batch = labelled_batch(plain)
+        assert_equal(optimized.loss_sum(**batch), plain.loss_sum(**batch))
+        return
+    found, expected = optimized(**batch), plain(**batch)
+    if hasattr(plain, "backbone"):
+        assert_equal(found.logits, expected.logits)
+        return
+    real = batch.get("decoder_attention_mask", batch["attention_mask"]) == 1
+    assert_equal(found.last_hidden_state[real], expected.last_hidden_state[real])
 
 
 @pytest.fixture

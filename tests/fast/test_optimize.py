@@ -9,6 +9,7 @@ from torch import nn
 from minitransformer import optimize, report, restore
 from minitransformer.fast import is_optimized
 from minitransformer.fast import linear as linear_module
+from minitransformer.fast.cuda_graph import _CAPTURED_STEPS
 from minitransformer.fast.measuring import SPEEDUPS
 from minitransformer.fast.prepacked_linear import _COPIES
 from minitransformer.layers.attention import CrossAttention
@@ -88,8 +89,8 @@ def test_a_model_that_was_parametrized_before_keeps_what_it_was():
     assert kinds == [type(module).__name__ for module in plain.modules()]
 
 
-def test_restoring_frees_the_copies_of_weights():
+def test_restoring_frees_the_copies_of_weights_and_the_captured_step():
     model = optimize(nn.Linear(2, 2))
-    _COPIES[model] = object()
+    _COPIES[model] = _CAPTURED_STEPS[model] = object()
     restore(model)
-    assert model not in _COPIES
+    assert model not in _COPIES and model not in _CAPTURED_STEPS

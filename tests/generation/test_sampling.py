@@ -130,6 +130,18 @@ def test_the_smallest_random_number_draws_what_has_probability(monkeypatch):
     assert draw(Candidates(scores, None), None)[0].tolist() == [2]
 
 
+@pytest.mark.parametrize("token", [1, 2, 3, 4, 99_999])
+def test_a_token_too_rare_for_a_sum_in_float32_is_drawn(token, monkeypatch):
+    """Beside the first token, the sums of four others are one number in float32."""
+    scores = torch.zeros(1, 100_001)
+    scores[0, 0] = 18.0
+    probabilities = scores.softmax(dim=1).double()
+    middle = probabilities[:, :token].sum() + probabilities[0, token] / 2
+    uniform = middle / probabilities.sum()
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_settings: uniform.expand(shape))
+    assert draw(Candidates(scores, None), None)[0].tolist() == [token]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",

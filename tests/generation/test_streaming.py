@@ -312,6 +312,23 @@ def test_only_what_the_last_token_completes_counts():
     assert not StopStrings(["do è"], tokenizer, 12).match_at_end([do, 12])
 
 
+def test_every_step_is_read_where_a_stop_string_may_be_the_end(monkeypatch):
+    """Only the host can decode the tokens, so it has to look at each."""
+    tokenizer = TOKENIZERS["bytes"]
+    model, is_read = language_model(tokenizer), []
+    open_session = type(model).decoding_session
+
+    def noted(self: Any, *inputs: Any, **settings: Any) -> DecodingSession:
+        is_read.append(settings["read_every_step"])
+        return open_session(self, *inputs, **settings)
+
+    monkeypatch.setattr(type(model), "decoding_session", noted)
+    prompt = tokenizer("ciao", return_tensors="pt")["input_ids"]
+    generate(model, prompt, max_new_tokens=2)
+    generate(model, prompt, max_new_tokens=2, stop_strings="x", tokenizer=tokenizer)
+    assert is_read == [False, True]
+
+
 def theirs_with(tokenizer: Tokenizer) -> Any:
     transformers = pytest.importorskip("transformers", reason="the comparison needs transformers")
     return transformers.PreTrainedTokenizerFast(

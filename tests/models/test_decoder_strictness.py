@@ -166,8 +166,10 @@ def test_padding_in_gpt2_without_a_mask():
     model: Any = new("GPT2LMHeadModel", pad_token_id=0)
     with pytest.raises(ValueError, match="padding id 0 .*attention_mask"):
         model(torch.tensor([[0, 5]]))
-    with torch.no_grad():  # what was generated last may be any token
-        cache = model.new_cache()
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="padding id 0 .*attention_mask"):
+            model(torch.tensor([[0, 5]]), cache=model.new_cache())  # a prompt as well
+        cache = model.new_cache()  # what was generated last may be any token
         model.next_token_logits(torch.tensor([[5]]), cache=cache)
         model.next_token_logits(torch.tensor([[0]]), cache=cache)
 

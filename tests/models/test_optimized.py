@@ -51,6 +51,22 @@ def test_padding_gets_zeros(name, masked):
 
 
 @every_backbone
+def test_padding_between_two_tokens_changes_no_real_one(name):
+    """T5's positions are distances, which it sets apart: taken out, they would be others."""
+    plain, optimized = new(name), new(name, "optimized")
+    batch = random_batch(plain, length=7)
+    for field in batch:
+        if field.endswith("mask"):
+            batch[field][0] = 1
+            batch[field][0, 1::3] = 0
+    found, expected = states_of(optimized(**batch)), states_of(plain(**batch))
+    masks = [batch.get("decoder_attention_mask", batch["attention_mask"]), batch["attention_mask"]]
+    for ours, theirs, mask in zip(found, expected, masks, strict=False):
+        real = mask == 1 if ours.dim() == 3 else slice(None)
+        assert_equal(ours[real], theirs[real])
+
+
+@every_backbone
 def test_a_batch_of_padding_alone_is_finite_and_pooled_as_in_the_plain_model(name):
     plain, optimized = new(name), new(name, "optimized")
     batch = random_batch(plain, length=7)

@@ -424,6 +424,19 @@ def test_the_classifier_collects_what_the_backbone_does():
     assert output.encoder_last_hidden_state.shape == (1, 3, 12)
 
 
+@every_seq2seq_lm
+@every_variant
+@torch.no_grad()
+def test_the_next_token_follows_the_last_real_one(name, variant):
+    """Where the targets so far are padded on the right."""
+    model: Any = build(name, variant)
+    sources, ids = random_sequences(2, 5), random_sequences(2, 4, seed=3)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    together = model.next_token_logits(ids, model.encode(sources), decoder_attention_mask=mask)
+    alone = model.next_token_logits(ids[1:, :2], model.encode(sources[1:]))
+    assert_equal(together[1:], alone)
+
+
 # --- Dropout
 
 
@@ -447,6 +460,12 @@ def test_dropout_falls_where_the_config_says(name, field, variant):
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
     model.train()
     assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+    # In either stack, but for the classification head's.
+    backbone, of_the_head = model.backbone, field == "classifier_dropout"
+    encoded = [backbone.encode(ids) for _ in range(2)]
+    decoded = [backbone.decode(ids, encoded[0]) for _ in range(2)]
+    for first, second in (encoded, decoded):
+        assert torch.equal(first.last_hidden_state, second.last_hidden_state) == of_the_head
     without = new(name, variant)
     assert torch.equal(without.train()(**inputs).logits, without.eval()(**inputs).logits)
 
