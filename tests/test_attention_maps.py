@@ -279,7 +279,7 @@ def test_heads_that_fill_no_rectangle(figures, picture):
 
 
 @pytest.mark.parametrize("length", [9, 200])
-def test_evenly_spread_attention_is_seen_however_long_the_text(length, figures, picture):
+def test_uniform_attention_is_visible_however_long_the_text(length, figures, picture):
     maps = some_maps(length, layers=2, heads=3)
     maps.maps.fill_(1 / length)
     draw_grid(maps, picture)
@@ -307,7 +307,7 @@ def test_every_panel_shows_its_own_map(figures, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_written_around_the_panels(figures, tmp_path):
+def test_the_labels_around_the_panels(figures, tmp_path):
     draw_grid(some_maps(24), tmp_path / "grid.png")
     written = texts_of(figures[0])
     assert "Attention in 3 layers of 4 heads" in written
@@ -327,7 +327,7 @@ def test_what_is_written_around_the_panels(figures, tmp_path):
     assert {written.count(f"t{place}") for place in range(60)} == {8}
 
 
-def test_two_texts_are_told_apart(figures, tmp_path):
+def test_two_texts_are_marked_differently(figures, tmp_path):
     maps = some_maps(12, second=5)
     maps = AttentionMaps(maps.tokens, maps.maps, (None, *maps.sequence_ids[1:]))
     draw_layer(maps, 0, tmp_path / "pair.png")
@@ -369,7 +369,7 @@ def test_the_other_formats(suffix, start, picture):
     assert picture.read_bytes().startswith(start)
 
 
-def test_an_old_picture_is_replaced_not_written_over(picture):
+def test_an_old_picture_is_replaced_atomically(picture):
     picture.write_bytes(b"old")
     picture.with_name("link").hardlink_to(picture)
     draw_grid(some_maps(5), picture)

@@ -86,7 +86,7 @@ def test_an_optimized_model_is_compared_by_its_results(tmp_path):
     assert not [name for name in names if "." in name and not name.startswith("gradient of")]
 
 
-def test_what_only_the_fast_forward_does_wrong_is_seen(tmp_path):
+def test_a_bug_in_the_fast_forward_only_is_found(tmp_path):
     ours, theirs = optimized_pair(tmp_path, error=1e-3)
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.first_difference.name == "logits"

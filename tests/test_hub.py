@@ -134,7 +134,7 @@ def test_what_is_no_hub_name_is_refused_without_a_look_at_the_hub(name, monkeypa
         resolve_checkpoint(name, ["config.json"])
 
 
-def test_without_the_hub_client_a_name_says_what_to_install(monkeypatch):
+def test_without_the_hub_client_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match="pip install huggingface_hub"):
         resolve_checkpoint("acme/nonesuch", ["config.json"])
@@ -142,7 +142,7 @@ def test_without_the_hub_client_a_name_says_what_to_install(monkeypatch):
         resolve_checkpoint(Path("acme/nonesuch"), ["config.json"])
 
 
-def test_the_hub_is_asked_for_a_revision_and_for_no_subfolder(tmp_path, monkeypatch):
+def test_a_revision_and_no_subfolder_is_requested_from_the_hub(tmp_path, monkeypatch):
     asked = []
 
     def snapshot_download(name, **settings):

@@ -114,7 +114,7 @@ def test_layers_need_torch_alone():
             assert known or ours, f"{path.relative_to(ROOT)}:{line} imports {other}"
 
 
-def test_only_validation_asks_whether_values_can_be_read():
+def test_only_validation_checks_whether_values_can_be_read():
     askers = {
         module_of(path)
         for path in every_source()
@@ -195,13 +195,13 @@ def test_layers_and_models_hold_the_maths_alone():
         "check = getattr(torch.compiler, 'is_compiling', None)",
     ],
 )
-def test_the_scan_sees_what_has_no_place_in_the_maths(code):
+def test_the_scan_finds_what_does_not_belong_in_the_maths(code):
     lines = ["def f(x):", '    """Faster."""', f"    {code}"]
     found = [line for name, line in names_in("\n".join(lines)) if NOT_IN_THE_MATHS.search(name)]
     assert set(found) == {3}
 
 
-def test_the_scan_lets_words_and_comments_be():
+def test_the_scan_ignores_docstrings_and_comments():
     source = '''"""How fast it is."""
 def f(x):
     """No torch.ops here, nor x.is_cuda."""
@@ -267,7 +267,7 @@ def test_the_nearest_name():
     assert "did you mean 'hidden_size'" in unexpected_name("field", "hiden_size", ["hidden_size"])
 
 
-def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+def test_a_directory_appears_complete_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError), atomic_directory(tmp_path / "new") as directory:
         (directory / "a").write_text("half")
         raise RuntimeError
@@ -342,7 +342,7 @@ def test_nothing_in_the_documents_is_still_to_be_written():
         assert not re.search(r"^[A-Z_]{4,}$|TODO|FIXME|XXX", text, re.MULTILINE), document
 
 
-def test_one_version_is_told_everywhere(monkeypatch):
+def test_the_version_is_the_same_everywhere(monkeypatch):
     """By the package, by what pip installs, and by the topmost heading of the changes."""
     installed: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", installed.update)

@@ -148,7 +148,7 @@ def test_up_to_the_last_position(captures, attention):
 
 
 @pytest.mark.parametrize("family", GENERATING)
-def test_a_second_text_of_the_same_sizes_captures_nothing(captures, family):
+def test_a_second_text_of_the_same_sizes_reuses_the_captured_step(captures, family):
     model = optimized(family)
     for seed in range(3):
         batch = prompts(family, [3, 7, 5], seed=seed)
@@ -159,7 +159,7 @@ def test_a_second_text_of_the_same_sizes_captures_nothing(captures, family):
 
 
 @pytest.mark.parametrize("family", ["Bart", "Marian", "T5"])
-def test_sources_that_are_padded_otherwise_share_a_step_and_no_mask(captures, family):
+def test_sources_with_other_padding_share_the_captured_step_but_not_the_mask(captures, family):
     model, masks, before = optimized(family), [], []
     # What is drawn depends on every probability, where the likeliest token may stay the same.
     fields = {"max_new_tokens": 16, "do_sample": True, "top_k": 0, "temperature": 2.0, "seed": 0}
@@ -173,7 +173,7 @@ def test_sources_that_are_padded_otherwise_share_a_step_and_no_mask(captures, fa
     assert all(torch.equal(mask, other) for mask, other in zip(masks, before, strict=True))
 
 
-def test_a_prompt_of_another_length_may_share_the_step(captures):
+def test_a_prompt_of_another_length_may_reuse_the_captured_step(captures):
     model = optimized("GPT2")
     for lengths in ([9, 9], [2, 2], [4, 12]):
         batch = prompts("GPT2", lengths)
@@ -183,7 +183,7 @@ def test_a_prompt_of_another_length_may_share_the_step(captures):
     assert captures.captured == 1
 
 
-def test_other_sizes_are_captured_anew(captures):
+def test_other_sizes_are_captured_again(captures):
     model = optimized("Bart")
     for lengths in ([6], [6, 6], [7, 5]):
         batch = prompts("Bart", lengths)
@@ -193,7 +193,7 @@ def test_other_sizes_are_captured_anew(captures):
     assert captures.captured == 3
 
 
-def test_weights_that_changed_in_place_are_read_and_new_ones_captured_anew(captures):
+def test_weights_changed_in_place_are_used_and_new_weights_are_captured_again(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     first = generated(model, batch, max_new_tokens=16)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_weights_that_changed_in_place_are_read_and_new_ones_captured_anew(captu
     assert captures.captured == 2
 
 
-def test_another_module_in_its_place_is_captured_anew(captures):
+def test_a_replaced_module_is_captured_again(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     first = generated(model, batch, max_new_tokens=16)
     for number, layer in enumerate(model.backbone.layers, 2):
@@ -218,7 +218,7 @@ def test_another_module_in_its_place_is_captured_anew(captures):
     assert second != first
 
 
-def test_another_precision_is_captured_anew(captures):
+def test_another_precision_is_captured_again(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     before = torch.backends.cuda.matmul.fp32_precision
     try:
@@ -230,7 +230,7 @@ def test_another_precision_is_captured_anew(captures):
     assert captures.captured == 2
 
 
-def test_inference_mode_has_a_step_of_its_own(captures):
+def test_inference_mode_has_its_own_captured_step(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     with torch.inference_mode():
         first = generated(model, batch, max_new_tokens=16)
@@ -238,7 +238,7 @@ def test_inference_mode_has_a_step_of_its_own(captures):
     assert captures.captured == 2
 
 
-def test_a_text_that_was_interrupted_leaves_nothing_in_the_step(captures, monkeypatch):
+def test_an_interrupted_generation_leaves_nothing_in_the_captured_step(captures, monkeypatch):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     expected = generated(model, batch, max_new_tokens=16)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -253,7 +253,7 @@ def interrupt(*_: object) -> bool:
     raise KeyboardInterrupt
 
 
-def test_a_kept_step_goes_with_its_model(captures):
+def test_a_captured_step_is_freed_with_its_model(captures):
     model = optimized("T5")
     generated(model, prompts("T5", [5]), max_new_tokens=16)
     gone = weakref.ref(model)
@@ -263,7 +263,7 @@ def test_a_kept_step_goes_with_its_model(captures):
     assert gone() is None
 
 
-def test_two_texts_in_turn_do_not_share_a_step(captures):
+def test_two_interleaved_sessions_do_not_share_a_captured_step(captures):
     model = optimized("GPT2")
     ids = [prompts("GPT2", [5], seed=seed)["input_ids"] for seed in range(2)]
     alone = [generate(model, one, max_new_tokens=16).new_tokens for one in ids]
@@ -282,7 +282,7 @@ def test_two_texts_in_turn_do_not_share_a_step(captures):
         assert torch.equal(history[:, 5 : 5 + right.shape[1]], right)
 
 
-def test_what_captures_nothing(captures):
+def test_calls_that_capture_no_step(captures):
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     generate(model, **batch, max_new_tokens=15)  # too few
     generate(model, **batch, max_new_tokens=16, use_cache=False)
@@ -313,7 +313,7 @@ def test_what_captures_nothing(captures):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, CaptureError])
 @pytest.mark.parametrize("family", ["GPT2", "Bart"])
-def test_a_step_that_cannot_be_captured_is_run(captures, monkeypatch, family, error):
+def test_a_step_that_cannot_be_captured_runs_as_usual(captures, monkeypatch, family, error):
     model, batch = optimized(family), prompts(family, [3, 7, 5])
     expected, tries = streamed(model, batch, max_new_tokens=20), []
 
@@ -332,7 +332,7 @@ def test_a_step_that_cannot_be_captured_is_run(captures, monkeypatch, family, er
     assert captures.captured == 1
 
 
-def test_a_limit_that_no_text_comes_near_costs_no_memory(captures):
+def test_a_high_limit_of_new_tokens_takes_no_memory(captures):
     model, batch = optimized("T5"), prompts("T5", [5])
     first = generate(model, **batch, max_new_tokens=16).new_tokens
     for most, captured in ((4096, 1), (4097, 0), (100_000, 0)):
@@ -342,7 +342,7 @@ def test_a_limit_that_no_text_comes_near_costs_no_memory(captures):
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
-def test_a_dead_end_is_named_though_it_is_seen_later(captures, do_sample):
+def test_a_dead_end_found_later_gives_the_same_error(captures, do_sample):
     model, batch = optimized("GPT2"), prompts("GPT2", [5, 5])
     every = [[token] for token in range(97)]
     # After the first tokens, 97 or 98, only the other one is left, then none.
@@ -365,7 +365,7 @@ def test_tokens_after_the_last_end_are_cut_off(captures):
     assert captures.replayed == 24 + EOS_CHECK_INTERVAL - 1
 
 
-def test_a_session_on_a_gpu_is_looked_at_every_16_tokens_captured_or_not(captures):
+def test_a_session_on_a_gpu_is_checked_every_16_tokens_captured_or_not(captures):
     model = optimized("GPT2")
     for length, use_cache, read_every_step, expected in (
         (20, True, False, EOS_CHECK_INTERVAL),
@@ -433,7 +433,7 @@ def decoding_of(session: DecodingSession, config: GenerationConfig) -> Decoding:
 
 
 @pytest.mark.parametrize("fields", FIELDS, ids=str)
-def test_between_two_looks_the_host_waits_for_nothing(fields):
+def test_between_two_checks_the_host_waits_for_nothing(fields):
     config = GenerationConfig(max_new_tokens=20, pad_token_id=1, eos_token_id=[2, 3], **fields)
     tokens = decoding_of(Scores(), config).tokens()
     for _ in range(15):
@@ -568,7 +568,7 @@ def test_a_gpu_decodes_greedily_what_the_cpu_decodes():
 
 
 @pytest.mark.cuda
-def test_between_two_looks_a_gpu_is_not_waited_for():
+def test_between_two_checks_the_host_does_not_wait_for_the_gpu():
     model = optimized("GPT2").cuda()
     ids = prompts("GPT2", [7, 7])["input_ids"].cuda()
     config = GenerationConfig(max_new_tokens=20, pad_token_id=1, eos_token_id=2)

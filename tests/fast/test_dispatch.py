@@ -105,7 +105,7 @@ def test_autocast_is_for_the_caller_to_handle():
         assert both(x)
 
 
-def test_one_guard_asks_for_onednn(monkeypatch):
+def test_one_guard_needs_onednn(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     assert is_plain_eager(torch.ones(2))
     assert not is_plain_eager_cpu(torch.ones(2))
@@ -148,7 +148,7 @@ def test_hooks_of_every_kind_and_a_replaced_forward():
     assert not has_no_hooks(module)
 
 
-def test_a_pytorch_without_a_private_name_takes_no_shortcut(monkeypatch):
+def test_without_a_private_function_of_pytorch_no_guard_passes(monkeypatch):
     x = torch.ones(2)
     absent = dispatch._private(torch._C, "_no_such_name")
     for name in ("_in_functorch_transform", "_in_dispatch_mode", "_is_batched"):

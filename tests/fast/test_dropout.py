@@ -17,7 +17,7 @@ COUNT = 400_000
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.1, 0.5, 0.9])
-def test_as_many_are_dropped_as_asked_and_the_mean_stays(probability):
+def test_the_dropped_share_is_the_probability_and_the_mean_stays(probability):
     mask, scale = dropout_mask(torch.Size([COUNT]), probability)
     deviation = math.sqrt(probability * (1 - probability) / COUNT)
     assert abs((~mask).float().mean().item() - probability) < 4 * deviation
@@ -30,7 +30,7 @@ def test_as_many_are_dropped_as_asked_and_the_mean_stays(probability):
     assert dropped.mean().item() == pytest.approx(x.mean().item(), rel=8 * deviation * scale)
 
 
-def test_the_four_parts_of_an_integer_are_independent():
+def test_the_four_16_bit_numbers_of_an_integer_are_independent():
     mask, _ = dropout_mask(torch.Size([COUNT]), 0.5)
     parts = mask.view(-1, 4).double()
     assert (parts.mean(dim=0) - 0.5).abs().max() < 4 * 0.5 / math.sqrt(COUNT / 4)
@@ -38,7 +38,7 @@ def test_the_four_parts_of_an_integer_are_independent():
     assert together.abs().max() < 4 / math.sqrt(COUNT / 4)
 
 
-def test_every_one_of_the_65536_draws_counts_once(monkeypatch):
+def test_each_of_the_65536_numbers_counts_once(monkeypatch):
     """Of all 16-bit numbers, as many are dropped as the rounded probability says."""
     every = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     monkeypatch.setattr(
@@ -50,7 +50,7 @@ def test_every_one_of_the_65536_draws_counts_once(monkeypatch):
         assert scale * int(mask.sum()) == (0 if probability == 1.0 else 2**16)
 
 
-def test_a_seed_gives_the_same_and_evaluation_gives_the_input():
+def test_a_seed_is_reproducible_and_evaluation_returns_the_input():
     x, module = torch.randn(7, 3), FastDropout(0.5)
     torch.manual_seed(1)
     first = module(x)
@@ -63,14 +63,14 @@ def test_a_seed_gives_the_same_and_evaluation_gives_the_input():
     assert in_place(x) is x and x.eq(0).any()
 
 
-def test_the_gradient_goes_where_the_numbers_went():
+def test_the_gradient_has_the_same_mask():
     x = torch.ones(50, requires_grad=True)
     dropped = dropout(x, 0.3, training=True)
     dropped.sum().backward()
     assert torch.equal(x.grad, dropped.detach())
 
 
-def test_pytorchs_own_dropout_runs_where_more_than_autograd_looks(monkeypatch):
+def test_pytorchs_dropout_runs_where_more_than_autograd_observes_it(monkeypatch):
     monkeypatch.setattr(dropout_module, "dropout_mask", None)  # not to be called
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert set(dropout(torch.ones(200), 0.5, training=True).tolist()) == {0.0, 2.0}
@@ -82,7 +82,7 @@ def test_pytorchs_own_dropout_runs_where_more_than_autograd_looks(monkeypatch):
     assert set(many(torch.ones(200, 2)).flatten().tolist()) == {0.0, 2.0}
 
 
-def test_all_are_dropped_where_the_probability_is_one():
+def test_everything_is_dropped_with_probability_one():
     assert not dropout(torch.ones(70_000), 1.0, training=True).any()
     query = torch.randn(2, 2, 100, 4)
     assert not blockwise_attention(query, query, query, None, dropout=1.0).any()
@@ -139,7 +139,7 @@ def test_on_average_blockwise_attention_is_attention():
     torch.testing.assert_close(mean, expected, rtol=0.0, atol=0.06)
 
 
-def test_in_bfloat16_the_gradients_are_those_of_the_formula_but_for_rounding(monkeypatch):
+def test_in_bfloat16_the_gradients_are_the_formulas_up_to_rounding(monkeypatch):
     monkeypatch.setattr(
         blockwise,
         "dropout_mask",

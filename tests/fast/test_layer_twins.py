@@ -109,7 +109,7 @@ def test_networks_of_tokens_in_any_shape(kind, shape, gradients):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_dropout_falls_on_the_middle(kind, monkeypatch):
+def test_dropout_is_applied_to_the_intermediate_values(kind, monkeypatch):
     """Where it draws as PyTorch does, the same seed drops the same numbers."""
 
     def drawn(shape, probability):
@@ -174,7 +174,7 @@ class Adapted(nn.Module):
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("replaced", [Adapted, nn.Sequential, "doubling"])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_a_map_that_was_replaced_is_the_one_that_computes(kind, replaced, gradients, pieces):
+def test_a_replaced_linear_layer_is_used(kind, replaced, gradients, pieces):
     plain, hidden = kind(6, 8, "gelu"), torch.randn(5, 6)
     for name in PROJECTIONS:
         if not hasattr(plain, name):
@@ -227,7 +227,7 @@ def test_what_observes_a_network_gets_the_plain_forward(kind, pieces, monkeypatc
     assert pieces == [3, 2]
 
 
-def test_a_network_that_decodes_leaves_the_product_to_its_prepacked_weights(pieces):
+def test_a_decoding_network_uses_its_prepacked_weights(pieces):
     layer, hidden = twin_of(FeedForward(6, 8, "gelu")), torch.randn(2, 1, 6)
     linears = [layer.up_proj, layer.down_proj]
     with torch.no_grad():
@@ -246,7 +246,7 @@ def test_a_network_that_decodes_leaves_the_product_to_its_prepacked_weights(piec
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_compiler_sees_one_graph_of_a_network(kind, pieces):
+def test_a_network_compiles_to_one_graph(kind, pieces):
     layer, hidden = twin_of(kind(6, 8, "gelu")), torch.randn(2, 6)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     for gradients in (True, False):
@@ -316,7 +316,7 @@ def test_unpadded_self_attention_at_real_tokens(kind, real, causal):
     assert_same(plain, twin, call, [hidden], exact=True)
 
 
-def test_the_last_layer_for_selected_tokens_alone():
+def test_the_last_layer_for_selected_tokens_only():
     """Queries are fewer than keys, in both kinds of batches."""
     plain = self_attention(MultiHeadAttention)
     twin, hidden = twin_of(plain), torch.randn(2, 4, 12, dtype=torch.float64)
@@ -333,7 +333,7 @@ def test_the_last_layer_for_selected_tokens_alone():
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_asked_for_its_weights_a_twin_is_plain(attention):
+def test_a_twin_that_returns_its_weights_runs_the_plain_forward(attention):
     plain = self_attention(FusedSelfAttention, attention=attention, dropout=0.1)
     twin, hidden = twin_of(plain), torch.randn(2, 4, 12, dtype=torch.float64)
     found = []
@@ -358,7 +358,7 @@ def kernels(monkeypatch):
     return seen
 
 
-def test_masks_that_hide_nothing_are_dropped_and_triangles_named(kernels):
+def test_full_masks_are_dropped_and_causal_masks_become_an_argument(kernels):
     layer = twin_of(MultiHeadAttention(12, 3, dropout=0.1))
     hidden, ones = torch.randn(2, 4, 12), torch.ones(2, 4).bool()
     layer.eval()(hidden, hidden, padding_mask(ones))
@@ -390,7 +390,7 @@ def test_what_observes_attention_gets_the_plain_forward(kernels):
     assert kernels == []
 
 
-def test_an_attention_of_the_users_own_is_the_one_that_attends(kernels):
+def test_a_users_attention_implementation_is_used(kernels):
     layer, hidden = twin_of(MultiHeadAttention(12, 3)), torch.randn(2, 4, 12)
     assert has_usual_attention(layer)
     layer.attend = lambda query, *_, **__: (torch.zeros_like(query), None)
@@ -400,7 +400,7 @@ def test_an_attention_of_the_users_own_is_the_one_that_attends(kernels):
 
 
 @pytest.mark.slow
-def test_the_compiler_sees_one_graph_of_attention(kernels):
+def test_attention_compiles_to_one_graph(kernels):
     layer, hidden = twin_of(MultiHeadAttention(12, 3)), torch.randn(2, 4, 12)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     mask = padding_mask(torch.tensor([[True] * 4, [True, True, False, True]]))
@@ -426,7 +426,7 @@ def test_cross_attention_and_its_twin(per_source, masked, kernels):
     assert kernels
 
 
-def test_a_source_is_projected_once_and_then_read_from_the_cache():
+def test_the_source_is_projected_once_and_then_cached():
     plain = self_attention(CrossAttention)
     twin, context = twin_of(plain), torch.randn(2, 5, 12, dtype=torch.float64)
     caches, seen = [KeyValues(), KeyValues()], []

@@ -90,7 +90,7 @@ def test_values_and_gradients_are_pytorchs(rows, inputs, outputs, bias, calls):
     assert len(calls) == (3 if inputs > outputs else 2)  # without gradients PyTorch's own
 
 
-def test_by_default_all_of_it_is_pytorchs_own(calls):
+def test_by_default_everything_is_pytorchs(calls):
     set_library("default")
     mine, usual = leaves()
     found, expected = linear(*mine), F.linear(*usual)
@@ -154,7 +154,7 @@ def test_tensors_of_any_strides(kind, inputs, outputs, calls):
     assert len(calls) >= 6
 
 
-def test_what_no_gradient_needs_may_change_or_be_freed(calls):
+def test_what_no_gradient_needs_is_not_saved(calls):
     (x, weight, bias), _ = leaves()
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
@@ -176,7 +176,7 @@ def test_what_no_gradient_needs_may_change_or_be_freed(calls):
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
-def test_what_is_computed_again_for_the_gradients(use_reentrant, calls):
+def test_checkpointing_gives_the_same_gradients(use_reentrant, calls):
     mine, usual = leaves()
     checkpoint(linear, *mine, use_reentrant=use_reentrant).sum().backward()
     with torch.autocast("cpu", torch.bfloat16):  # around the backward alone
@@ -244,7 +244,7 @@ def test_a_batch_of_gradients_is_pytorchs_own(calls):
         (torch.ones(2, 5), torch.ones(4, 5), torch.ones(4).double()),
     ],
 )
-def test_what_does_not_fit_is_told_in_pytorchs_words(x, weight, bias, calls):
+def test_wrong_shapes_raise_pytorchs_errors(x, weight, bias, calls):
     messages = []
     for product in (linear, F.linear):
         with pytest.raises(RuntimeError) as error:
@@ -300,7 +300,7 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
 
 
 @pytest.mark.parametrize("name", tiny.LANGUAGE_MODELS)
-def test_the_head_of_a_language_model_is_multiplied_by_it_too(name, calls):
+def test_the_lm_head_uses_it_too(name, calls):
     model = optimize(tiny.new(name).float().train())
     ids = tiny.random_sequences(2, 5)
     model.loss(input_ids=ids, labels=ids).backward()
@@ -315,7 +315,9 @@ def test_the_head_of_a_language_model_is_multiplied_by_it_too(name, calls):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("most", [0, 100])
-def test_it_is_the_activation_of_the_linear_map(name, bias, dtype, most, calls, monkeypatch):
+def test_it_equals_the_layer_and_then_the_activation(
+    name, bias, dtype, most, calls, monkeypatch
+):
     monkeypatch.setattr(module, "_MAX_ROWS_IN_FLOAT32", most)
     layer, activation = nn.Linear(24, 40, bias, dtype=dtype), ACTIVATIONS.get(name)
     x = torch.randn(3, 5, 24, dtype=dtype) * 2
@@ -333,7 +335,7 @@ def test_it_is_the_activation_of_the_linear_map(name, bias, dtype, most, calls, 
     assert len(calls) == (fused and (bool(most) or dtype == torch.bfloat16))
 
 
-def test_with_many_rows_the_activation_writes_where_it_reads(monkeypatch):
+def test_with_many_rows_the_activation_is_in_place(monkeypatch):
     monkeypatch.setattr(module, "_MAX_ROWS_IN_FLOAT32", 0)
     layer, x = nn.Linear(8, 4), torch.randn(3, 8)
     products = []
@@ -345,7 +347,7 @@ def test_with_many_rows_the_activation_writes_where_it_reads(monkeypatch):
         assert found.data_ptr() == products[-1].data_ptr(), name
 
 
-def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
+def test_beyond_the_limit_of_rows_it_is_pytorchs_product(calls):
     layer, x = nn.Linear(8, 4), torch.randn(module._MAX_ROWS_IN_FLOAT32 + 1, 8)
     with torch.no_grad():
         linear_with_activation(x, layer, None)
@@ -354,7 +356,7 @@ def test_from_the_first_row_too_many_on_it_is_pytorchs_product(calls):
     assert [activation for *_, activation in calls] == ["none"]
 
 
-def test_what_the_kernel_does_not_know_takes_two_steps(calls):
+def test_an_activation_that_cannot_be_fused_takes_two_steps(calls):
     layer, gelu, x = nn.Linear(3, 4), ACTIVATIONS["gelu"], torch.randn(2, 3)
     linear_with_activation(x, layer, gelu).sum().backward()  # gradients
     assert layer.weight.grad is not None
@@ -466,7 +468,7 @@ def test_a_library_is_set_from_outside(monkeypatch):
         assert module.measured_library() == ("onednn" if faster else "default")
 
 
-def test_a_kernel_that_computes_something_else_is_not_trusted(monkeypatch):
+def test_a_kernel_with_wrong_results_is_not_used(monkeypatch):
     works = module.onednn_works.__wrapped__
     with torch.device("meta"):  # what is made elsewhere by default is made here
         assert works() == module.onednn_works()

@@ -27,7 +27,7 @@ def test_of_several_rounds_but_the_first_the_least_time_of_each_way_counts(answe
 
 
 @pytest.mark.parametrize("ratio", [0.5, MIN_SPEEDUP - 0.01, MIN_SPEEDUP, 2.0])
-def test_an_answer_is_kept(ratio, answers, monkeypatch):
+def test_a_comparison_is_measured_once(ratio, answers, monkeypatch):
     asked = []
     monkeypatch.setattr(measuring, "_speedup", lambda *_: asked.append(1) or ratio)
     for _ in range(3):
@@ -35,7 +35,7 @@ def test_an_answer_is_kept(ratio, answers, monkeypatch):
     assert asked == [1] and answers == {"which?": ratio}
 
 
-def test_threads_that_ask_at_once_measure_once(answers, monkeypatch):
+def test_concurrent_threads_measure_once(answers, monkeypatch):
     asked = []
 
     def slow(*_):
@@ -50,7 +50,7 @@ def test_threads_that_ask_at_once_measure_once(answers, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [AttributeError, RuntimeError, TypeError])
-def test_a_way_that_this_pytorch_has_not_is_not_faster(error, answers):
+def test_a_missing_kernel_is_not_faster(error, answers):
     def absent():
         raise error("no such kernel")
 
@@ -114,7 +114,7 @@ def surroundings(request):
 
 
 @pytest.mark.parametrize(("dtype", "make"), QUESTIONS.values(), ids=QUESTIONS)
-def test_what_a_caller_has_set_does_not_disturb_it_nor_it_the_caller(
+def test_measuring_and_the_callers_settings_do_not_affect_each_other(
     dtype, make, surroundings, answers, monkeypatch
 ):
     """Both ways compute the same, of the dtype that is asked about, on the CPU."""
@@ -135,7 +135,7 @@ def test_what_a_caller_has_set_does_not_disturb_it_nor_it_the_caller(
 
 
 @pytest.mark.parametrize("dtype", KINDS)
-def test_the_kernels_are_tried_whatever_a_caller_has_set(dtype, surroundings):
+def test_the_kernels_are_tested_whatever_the_caller_has_set(dtype, surroundings):
     skip_without_kernels(dtype)
     assert linear.onednn_works.__wrapped__()
     assert prepacked_linear._kernels_work.__wrapped__(dtype)

@@ -92,7 +92,7 @@ MIXING = {
     ("name", "kind"), [(name, kind) for name, kinds in MIXING.items() for kind in kinds]
 )
 @pytest.mark.parametrize("padded", [True, False])
-def test_a_module_of_the_users_own_that_mixes_tokens(name, kind, padded):
+def test_a_users_module_that_mixes_tokens(name, kind, padded):
     """It sees the batch in the shape that it has in the plain model."""
     if padded and kind is MaskedLMHead:
         pytest.skip("a head sees zeros at padding")
@@ -119,7 +119,7 @@ def test_a_module_of_the_users_own_that_mixes_tokens(name, kind, padded):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_model_of_our_modules_alone_can_be_unpadded(name):
+def test_a_model_of_built_in_modules_can_be_unpadded(name):
     """The other way round: a class that is missing from the table would cost all the speed."""
     model = new(name, "optimized")
     backbone = getattr(model, "backbone", model)
@@ -172,7 +172,7 @@ def ways(monkeypatch):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_of_known_arguments_leaves_out_what_has_no_label(name, ways):
+def test_a_loss_of_known_arguments_skips_unlabelled_tokens(name, ways):
     plain, optimized = new(name), new(name, "optimized")
     batch = labelled_batch(plain)
     assert_equal(optimized.loss_sum(**batch), plain.loss_sum(**batch))
@@ -181,7 +181,7 @@ def test_a_loss_of_known_arguments_leaves_out_what_has_no_label(name, ways):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
-def test_a_hook_on_a_model_sees_as_many_losses_as_in_the_plain_one(name, register, ways):
+def test_a_hook_on_a_model_runs_as_often_as_in_the_plain_model(name, register, ways):
     plain = new(name)
     counts = []
     for model in (plain, optimize(copy.deepcopy(plain))):
@@ -193,7 +193,7 @@ def test_a_hook_on_a_model_sees_as_many_losses_as_in_the_plain_one(name, registe
 
 
 @pytest.mark.parametrize("name", ["RobertaForMaskedLM", "T5ForConditionalGeneration 1.1"])
-def test_a_hook_on_the_head_sees_every_token(name):
+def test_a_hook_on_the_head_gets_every_token(name):
     plain, shapes = new(name), []
     for model in (plain, optimize(copy.deepcopy(plain))):
         model.lm_head.register_forward_hook(lambda *args: shapes.append(args[2].shape))
@@ -202,7 +202,7 @@ def test_a_hook_on_the_head_sees_every_token(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_forward_of_the_instance_s_own_is_the_one_that_runs(name, ways):
+def test_a_forward_set_on_the_instance_is_used(name, ways):
     model, seen = new(name, "optimized"), []
     forward = model.forward
     model.forward = lambda **inputs: seen.append(1) or forward(**inputs)
@@ -256,7 +256,7 @@ def test_a_mask_of_the_target_with_other_values_is_refused(name, value):
 
 
 @pytest.mark.parametrize("name", [name for name in SEQ2SEQ if name in LOSSES])
-def test_what_follows_the_last_label_is_read_where_something_inside_looks_at_it(name):
+def test_tokens_after_the_last_label_are_computed_if_a_module_may_use_them(name):
     """A hook of the decoder's sees what it sees in the plain model."""
     plain, seen = new(name), []
     for model in (plain, optimize(copy.deepcopy(plain))):

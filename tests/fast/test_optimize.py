@@ -42,7 +42,7 @@ def test_a_report_names_the_nearest_class():
     assert f"left {name}: {reason}" in str(found)
 
 
-def test_a_report_says_what_was_measured(answers):
+def test_a_report_lists_measurements(answers):
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     found = report(model)
     assert found.replaced == {} and found.library == "default"
@@ -55,7 +55,7 @@ def test_a_report_says_what_was_measured(answers):
     assert found.measured  # what was known then
 
 
-def test_what_became_of_a_twin_is_reported_and_not_restored():
+def test_a_twin_whose_class_was_changed_is_reported_and_not_restored():
     model = optimize(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))
     expected = model(torch.ones(1, 2))
     nn.utils.parametrizations.weight_norm(model[1])

@@ -109,7 +109,7 @@ def test_the_numbers_are_those_of_the_plain_product(dtype, outputs, products):
         assert products[0] == number * len(inputs(dtype))
 
 
-def test_a_weight_that_is_no_linear_module_s(products):
+def test_the_weight_of_another_module_than_a_linear_layer(products):
     embedding, bias = nn.Embedding(50, 8), torch.randn(50)
     hidden = torch.randn(3, 8)
     expected = hidden @ embedding.weight.t() + bias
@@ -122,7 +122,7 @@ def test_a_weight_that_is_no_linear_module_s(products):
     assert products == [1]
 
 
-def test_copies_serve_within_a_step_of_a_session(products):
+def test_copies_are_used_within_a_step_of_a_session(products):
     layer, x = FastLinear(4, 6), torch.randn(2, 4)
     before = dict(vars(layer))
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_a_session_is_the_one_inside_with_copies(products):
 
 
 @pytest.mark.parametrize("family", GENERATING)
-def test_a_session_that_is_abandoned_leaves_ordinary_calls_alone(family, products):
+def test_an_abandoned_session_does_not_affect_other_calls(family, products):
     """Neither its copies nor what becomes of the weights afterwards shows in them."""
     plain, ids = copy.deepcopy(language_model(family)), torch.randint(3, 90, (1, 5))
     model = optimize(copy.deepcopy(plain))
@@ -240,7 +240,7 @@ def test_a_thread_that_calls_a_model_while_a_session_steps(products):
     assert counts == [0] and products[0] > before
 
 
-def test_many_rows_are_for_the_usual_product(products):
+def test_many_rows_use_the_usual_product(products):
     layer = FastLinear(4, 6)
     with torch.no_grad(), prepacked([layer]):
         for rows in (module._MAX_ROWS, module._MAX_ROWS + 1):
@@ -319,7 +319,7 @@ def test_a_single_number_that_has_changed(products):
     assert products == [2]
 
 
-def test_where_copies_do_not_serve(products, monkeypatch):
+def test_calls_that_use_no_copies(products, monkeypatch):
     layer, x = FastLinear(4, 6), torch.randn(2, 4)
     expected = F.linear(x, layer.weight, layer.bias)
     with prepacked([layer]):
@@ -342,7 +342,7 @@ def test_where_copies_do_not_serve(products, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiled_module_is_one_whole_graph(products):
+def test_a_compiled_module_is_one_graph(products):
     layer, x = FastLinear(4, 6), torch.randn(2, 4)
     with torch.no_grad(), prepacked([layer]):
         compiled = torch.compile(layer, backend="eager", fullgraph=True)
@@ -394,7 +394,7 @@ def test_kernels_that_are_absent_or_wrong_are_not_used(error, monkeypatch):
         module._kernels_work.cache_clear()
 
 
-def test_copies_are_made_once_and_where_it_pays(products):
+def test_copies_are_made_once_and_only_where_they_are_faster(products):
     layer, x = FastLinear(4, 6), torch.randn(2, 4)
     with torch.no_grad():
         with prepacked([layer], MANY - 1):
@@ -412,7 +412,7 @@ def test_copies_are_made_once_and_where_it_pays(products):
         assert products == [1]
 
 
-def test_whether_it_pays_is_asked_for_one_row_and_for_several(products, monkeypatch):
+def test_one_row_and_several_rows_are_measured_separately(products, monkeypatch):
     asked, fast = [], {"one row": False, "several rows": True}
 
     def answer(question, make, rounds=12):
@@ -444,7 +444,7 @@ def test_a_weight_that_is_computed_has_no_copy(products):
         assert layer not in module._COPIES
 
 
-def test_copies_go_with_their_module_and_are_no_part_of_it(products):
+def test_copies_are_freed_with_their_module_and_not_part_of_it(products):
     layer = FastLinear(4, 6)
     with torch.no_grad(), prepacked([layer]):
         copied, x = copy.deepcopy(layer), torch.randn(2, 4)

@@ -35,7 +35,7 @@ def some(length: int, seed: int = 0, sequences: int = SEQUENCES) -> Tensor:
 
 
 @given(steps)
-def test_any_updates_and_selections_give_what_joining_gives(steps):
+def test_any_updates_and_selections_equal_concatenation(steps):
     grown, joined = PreallocatedKeyValues(), KeyValues()
     sequences = SEQUENCES
     for number, (length, rows) in enumerate(steps):
@@ -50,7 +50,7 @@ def test_any_updates_and_selections_give_what_joining_gives(steps):
         assert torch.equal(grown.values, joined.values)
 
 
-def test_what_a_call_was_given_is_not_changed_by_later_ones():
+def test_later_calls_do_not_change_earlier_results():
     past, first = PreallocatedKeyValues(), some(3, sequences=1)
     before = first.clone()
     seen, _ = past.update(first, first)
@@ -61,7 +61,7 @@ def test_what_a_call_was_given_is_not_changed_by_later_ones():
     assert torch.equal(seen, before)
 
 
-def test_sequences_that_were_one_go_separate_ways():
+def test_copies_of_a_sequence_can_continue_differently():
     past = PreallocatedKeyValues()
     past.update(some(3, sequences=1), some(3, sequences=1))
     past.update(some(1, sequences=1), some(1, sequences=1))  # memory to spare
@@ -90,7 +90,7 @@ def test_beams_write_where_their_selection_put_them():
     assert past.update(some(1), some(1))[0].data_ptr() == address
 
 
-def test_a_cache_of_inference_mode_goes_on_outside_of_it():
+def test_a_cache_of_inference_mode_can_be_used_outside_it():
     """Memory of inference mode cannot be written outside of it, so it is taken anew."""
     grown, joined = PreallocatedKeyValues(), KeyValues()
     modes = [torch.inference_mode] * 2 + [torch.no_grad] * 2 + [torch.inference_mode, torch.no_grad]
@@ -107,7 +107,7 @@ def test_a_cache_of_inference_mode_goes_on_outside_of_it():
 
 
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
-def test_a_model_goes_on_outside_of_inference_mode(name):
+def test_a_model_continues_outside_inference_mode(name):
     found = []
     for variant in ("sdpa", "optimized"):
         model: Any = build(name, variant)
@@ -131,7 +131,7 @@ def test_half_precision_stays_what_it_is():
         assert keys.dtype == values.dtype == torch.bfloat16
 
 
-def test_a_cache_that_grows_refuses_what_the_plain_one_refuses():
+def test_a_growing_cache_raises_the_plain_caches_errors():
     past = PreallocatedKeyValues()
     with pytest.raises(ValueError, match=r"torch.no_grad\(\)"):
         past.update(some(2).requires_grad_(), some(2))
@@ -162,7 +162,7 @@ def filled(mask: list[list[int]] | None = None, source: int = 0, seed: int = 0) 
 
 
 @pytest.mark.parametrize("mask", [None, [[0, 0, 1, 1], [1, 1, 1, 1]]])
-def test_it_holds_what_the_other_holds(mask):
+def test_a_filled_cache_equals_its_source(mask):
     joined = filled(mask)
     static = StaticKVCache(joined, 7)
     for step in range(3):
@@ -201,7 +201,7 @@ def addresses_of(cache: KVCache) -> list[int]:
     ]
 
 
-def test_nothing_moves_and_a_step_may_be_tried():
+def test_the_memory_stays_and_a_step_may_be_repeated():
     static = StaticKVCache(filled(source=3), 6)
     static.advance()
     before, answers = addresses_of(static), []
@@ -213,7 +213,7 @@ def test_nothing_moves_and_a_step_may_be_tried():
     assert addresses_of(static) == before
 
 
-def test_what_it_held_before_is_forgotten():
+def test_filling_overwrites_everything():
     """NaN too, which a weight of zero would not take away."""
     static = StaticKVCache(filled(source=3), 6)
     static.advance()

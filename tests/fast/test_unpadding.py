@@ -27,7 +27,7 @@ masks = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, ma
 
 
 @given(masks)
-def test_what_is_unpadded_comes_back_with_zeros_for_padding(mask):
+def test_unpadding_and_padding_give_the_batch_with_zeros_at_padding(mask):
     unpadding = Unpadding(mask)
     padded = torch.arange(1, 5 * len(mask) + 1).view(len(mask), 5)
     unpadded = unpadding.unpad(padded)
@@ -44,7 +44,7 @@ def test_what_is_unpadded_comes_back_with_zeros_for_padding(mask):
     assert unpadding.num_tokens == int(mask.sum())
 
 
-def test_where_nothing_is_padded_nothing_is_copied():
+def test_without_padding_nothing_is_copied():
     unpadding, padded = Unpadding(torch.ones(3, 4, dtype=torch.bool)), torch.randn(3, 4, 2)
     unpadded = unpadding.unpad(padded)
     assert unpadded.data_ptr() == padded.data_ptr()
@@ -54,7 +54,7 @@ def test_where_nothing_is_padded_nothing_is_copied():
     assert torch.equal(swapped.pad(swapped.unpad(padded)), padded)
 
 
-def test_gradients_come_back_to_real_tokens_alone():
+def test_only_real_tokens_get_gradients():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     padded = torch.randn(2, 3, 4, requires_grad=True)
     unpadding = Unpadding(mask)
@@ -109,7 +109,7 @@ def test_padded_batches_have_a_mask_or_none():
 
 
 @pytest.mark.parametrize("per_source", [1, 3])
-def test_the_context_of_a_decoder_stands_in_its_order(per_source):
+def test_the_context_has_the_order_of_the_decoder(per_source):
     """The tokens of each source, once for each sequence that is decoded from it."""
     target = torch.rand(2 * per_source, 4) < 0.6
     target[:, 0] = True
@@ -133,7 +133,7 @@ def test_padding_between_tokens(mask):
     assert is_contiguous(mask) is not any(map(breaks, mask))
 
 
-def test_what_a_decoder_reads_after_its_last_label_is_padding():
+def test_tokens_after_the_last_label_count_as_padding():
     labels = torch.tensor([[-100, 5, -100, 7, -100], [8, -100, -100, -100, -100], [-100] * 5])
     until = until_last_label(labels)
     assert until.int().tolist() == [[1, 1, 1, 1, 0], [1, 0, 0, 0, 0], [0] * 5]

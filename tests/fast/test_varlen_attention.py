@@ -70,7 +70,7 @@ def test_unpadded_attention_is_the_formula_at_real_tokens(own, other, causal, cr
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
-def test_dropout_falls_on_the_weights_of_every_bucket(causal, biased, monkeypatch):
+def test_dropout_is_applied_to_the_weights_of_every_bucket(causal, biased, monkeypatch):
     """Buckets of one sequence, of two and of none, under dropout of every second weight."""
 
     def kept(shape, _probability):
@@ -104,7 +104,7 @@ def test_dropout_falls_on_the_weights_of_every_bucket(causal, biased, monkeypatc
 
 @pytest.mark.parametrize("in_cache", [1, 2**19])
 @pytest.mark.parametrize("causal", [False, True])
-def test_unpadded_dropout_is_the_formula_whatever_the_blocks(in_cache, causal, monkeypatch):
+def test_unpadded_dropout_is_the_formula_for_every_block_size(in_cache, causal, monkeypatch):
     """Weights are dropped at random, others in every sequence and head, with an odd scale."""
     drawn = []
 
@@ -193,7 +193,7 @@ def test_the_queries_of_a_causal_mask_are_the_last_tokens(dropout):
         torch.testing.assert_close(found, whole[:, :, -num_queries:])
 
 
-def test_a_triangle_is_named_to_pytorch_and_dropout_on_a_cpu_goes_in_blocks(monkeypatch):
+def test_causal_attention_is_an_argument_and_dropout_on_a_cpu_is_blockwise(monkeypatch):
     asked, in_blocks = [], []
     kernel = F.scaled_dot_product_attention
 
@@ -289,7 +289,7 @@ def test_a_single_query_in_bfloat16(with_mask, with_bias):
         torch.testing.assert_close(ours.double(), theirs, **ROUNDING)
 
 
-def test_masks_without_effect_and_triangles_are_dropped():
+def test_full_and_causal_masks_are_dropped():
     ones = torch.ones(2, 1, 1, 4).bool()
     assert simplified_mask(None, 4) == (None, False)
     assert simplified_mask(ones, 4) == (None, False)
@@ -309,7 +309,7 @@ def test_masks_without_effect_and_triangles_are_dropped():
         assert simplified_mask(mask, num_queries) == (mask, False)
 
 
-def test_a_mask_that_has_changed_is_looked_at_again(monkeypatch):
+def test_a_changed_mask_is_read_again(monkeypatch):
     looks = []
     look = module._read
     monkeypatch.setattr(module, "_read", lambda *a: looks.append(1) or look(*a))
@@ -331,7 +331,7 @@ def test_a_mask_that_has_changed_is_looked_at_again(monkeypatch):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_cudas_kernel_is_told_where_sequences_begin(causal, monkeypatch):
+def test_the_cuda_kernel_gets_the_boundaries_of_sequences(causal, monkeypatch):
     """A stand-in that reads the arguments as the kernel does; sequences without tokens too."""
 
     def flash(query, key, value, begins, key_begins, most, most_keys, dropout, *rest, scale):
@@ -365,7 +365,7 @@ def test_cudas_kernel_is_told_where_sequences_begin(causal, monkeypatch):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("causal", [False, True])
-def test_cudas_kernel_for_sequences_of_any_length_gives_the_same(causal):
+def test_the_cuda_kernel_for_different_lengths_gives_the_same(causal):
     real = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], device="cuda").bool()
     unpadding = Unpadding(real)
     mask = UnpaddedMask(unpadding, unpadding, causal)

@@ -111,7 +111,7 @@ def test_a_search_is_stuck_where_nothing_follows_and_nothing_was_found():
     assert beams.is_stuck(best((-1.0, 0, 5), (float("nan"), 0, 7)))
 
 
-def test_what_is_drawn_comes_in_no_order():
+def test_sampled_beams_are_sorted_by_score():
     beams = search(do_sample=True)
     beams.advance(best((-3.0, 0, 7), (-4.0, 0, 8), (-1.0, 0, 9), (-2.0, 0, 5)))
     assert [beam.score for beam in beams.running] == [-1.0, -3.0]

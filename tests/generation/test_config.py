@@ -82,7 +82,7 @@ def test_nothing_inside_can_change():
     assert hash(config) == hash(dataclasses.replace(config))
 
 
-def test_a_model_knows_its_tokens():
+def test_a_model_has_the_special_tokens_of_its_config():
     gpt2 = GPT2Config(vocab_size=9, bos_token_id=0, eos_token_id=2)
     assert GenerationConfig.from_model_config(gpt2) == GenerationConfig(
         bos_token_id=0, eos_token_id=2

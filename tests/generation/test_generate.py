@@ -85,7 +85,7 @@ def with_config(model: Any, **fields: Any) -> Any:
     ],
     ids=str,
 )
-def test_what_is_asked_for_wrongly(model, fields, message):
+def test_invalid_arguments(model, fields, message):
     with pytest.raises(ValueError, match=message):
         generate(model, IDS, **fields)
 
@@ -133,7 +133,7 @@ def test_an_encoder_does_not_generate():
         generate(encoder, IDS, max_new_tokens=2)
 
 
-def test_a_padding_token_that_is_the_end_token_may_stand_in_a_prompt(model):
+def test_a_padding_token_that_is_the_end_token_may_be_part_of_a_prompt(model):
     assert (
         generate(model, torch.tensor([[2, 5]]), max_new_tokens=2, pad_token_id=2).sequences[0, 0]
         == 2
@@ -142,7 +142,7 @@ def test_a_padding_token_that_is_the_end_token_may_stand_in_a_prompt(model):
 
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
-def test_a_mask_of_ones_says_that_padding_is_meant(name, beams):
+def test_a_mask_of_ones_allows_the_padding_token(name, beams):
     model = build(name)
     padding = model.config.pad_token_id or 0
     ids = torch.tensor([[5, 6, padding, 7, 4]])
@@ -209,7 +209,7 @@ def test_the_checkpoint_s_config(model):
     assert generate(longest, IDS, max_new_tokens=6).new_tokens.shape == (2, 6)
 
 
-def test_a_config_takes_the_place_of_the_checkpoint_s(model):
+def test_a_config_replaces_the_checkpoints(model):
     words = [[token] for token in range(50) if token != 7]
     said = with_config(model, num_beams=3, max_new_tokens=7, eos_token_id=None, bad_words_ids=words)
     config = GenerationConfig(max_new_tokens=4, num_return_sequences=2, do_sample=True)
@@ -227,7 +227,7 @@ def test_a_config_takes_the_place_of_the_checkpoint_s(model):
     generate(accepted, IDS, config=replace(accepted.generation_config, num_beams=1))
 
 
-def test_defaults_take_the_place_of_the_checkpoint_s_config(model):
+def test_defaults_replace_the_checkpoints_config(model):
     said = with_config(model, num_beams=3, max_new_tokens=7, eos_token_id=None)
     task = GenerationConfig(max_new_tokens=4, temperature=0.5, pad_token_id=1)
     result = generate(said, IDS, defaults=task)
@@ -396,7 +396,7 @@ def test_a_session_is_closed_after_an_error_too(model, sessions, beams, monkeypa
     assert [session.closed for session in sessions] == [1, 1]
 
 
-def test_a_session_knows_whether_each_token_is_looked_at(model, sessions):
+def test_a_session_is_told_whether_each_step_is_read(model, sessions):
     generate(model, IDS, max_new_tokens=2)
     generate(model, IDS, max_new_tokens=2, streamer=Recorder())
     generate(model, IDS, max_new_tokens=2, num_beams=2)
@@ -472,7 +472,7 @@ class Unreadable(DecodingSession):
 
 
 @pytest.mark.parametrize("fields", FIELDS, ids=str)
-def test_between_two_looks_the_host_waits_for_nothing(fields):
+def test_between_two_checks_the_host_waits_for_nothing(fields):
     tokens = decoding(Unreadable, "meta", max_new_tokens=20, eos_token_id=[2, 3], **fields).tokens()
     for _ in range(15):
         next(tokens)
@@ -566,7 +566,7 @@ def test_half_precision_is_scored_in_single(model):
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_how_many_tokens_each_sequence_has_is_known(beams):
+def test_the_number_of_new_tokens_of_each_sequence(beams):
     """Padding is no token of a sequence, though its id may be that of another one."""
     model = tiny(pad_token_id=5)
     ids = torch.tensor([[7, 8], [9, 10], [11, 12]])

@@ -102,7 +102,7 @@ def rare(degrees: int) -> float:
     return degrees * (1 - width + 3.09 * width**0.5) ** 3
 
 
-def test_tokens_are_drawn_by_their_probability():
+def test_tokens_are_sampled_by_their_probability():
     scores = torch.tensor(
         [2.0, 1.0, 0.0, -1.0, 0.5, -torch.inf, 1.5, -2.0, 0.3, -0.4, 1.1, -torch.inf]
     )
@@ -114,7 +114,7 @@ def test_tokens_are_drawn_by_their_probability():
     assert chi_squared(counts, scores.double().softmax(0)) < rare(9)
 
 
-def test_what_has_no_probability_is_never_drawn():
+def test_tokens_of_probability_zero_are_never_sampled():
     scores = torch.full((50_000, 3), -torch.inf)
     scores[:, 1] = 0.0
     assert (draw(Candidates(scores, None), None)[0] == 1).all()
@@ -124,7 +124,7 @@ def test_what_has_no_probability_is_never_drawn():
     assert (~there).nonzero().flatten().tolist() == [7, 9]
 
 
-def test_the_smallest_random_number_draws_what_has_probability(monkeypatch):
+def test_the_smallest_random_number_samples_a_possible_token(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape, **_settings: torch.zeros(*shape))
     scores = torch.tensor([[-torch.inf, -torch.inf, 0.0, 1.0]])
     assert draw(Candidates(scores, None), None)[0].tolist() == [2]
@@ -152,7 +152,7 @@ def test_a_token_too_rare_for_a_sum_in_float32_is_drawn(token, monkeypatch):
     ],
     ids=str,
 )
-def test_a_model_draws_with_the_probabilities_of_transformers(fields):
+def test_a_model_samples_with_the_probabilities_of_transformers(fields):
     our_model, their_model = language_models("GPT2")
     ids = torch.tensor([[9, 20, 9, 31]])
     number = 4000
@@ -191,7 +191,7 @@ def test_a_seed_decides():
 
 
 @pytest.mark.parametrize("family", ["GPT2", "T5"])
-def test_drawn_sequences_are_the_same_without_a_cache(family):
+def test_sampled_sequences_are_the_same_without_a_cache(family):
     batch = prompts(family, [5, 3])
     fields = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 3, "seed": 7}
     fields |= {"pad_token_id": 1, "top_k": 20, "eos_token_id": list(range(2, 12))}
@@ -201,7 +201,7 @@ def test_drawn_sequences_are_the_same_without_a_cache(family):
     assert len({tuple(ids) for ids in quick.new_tokens.tolist()}) > 4
 
 
-def test_beams_that_are_drawn():
+def test_sampled_beams():
     batch = prompts("GPT2", [5, 3])
     fields = {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2, "do_sample": True}
     fields |= {"pad_token_id": 1, "eos_token_id": 98}
@@ -221,7 +221,7 @@ def test_beams_that_are_drawn():
     torch.testing.assert_close(scores.mean(1), first.sequences_scores[:2], rtol=1e-5, atol=1e-5)
 
 
-def test_the_better_of_two_beams_that_are_drawn():
+def test_the_better_of_two_sampled_beams():
     """One new token: two are drawn without being put back, and the likelier one is returned."""
     ids = torch.tensor([[9, 20, 9, 31]])
     result = generate(

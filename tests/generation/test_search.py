@@ -174,7 +174,7 @@ def test_columns_that_are_padding_everywhere_change_nothing():
     assert generate(model, **wide, max_length=9, eos_token_id=None).new_tokens.shape == (2, 2)
 
 
-def test_fewer_hypotheses_than_were_asked_for():
+def test_fewer_hypotheses_than_requested():
     """One token, and it is forced: there is one hypothesis. transformers repeats it here."""
     result = generate(
         language_model("GPT2"),
@@ -221,7 +221,7 @@ def random_fields(chance: random.Random, encoder_decoder: bool) -> dict[str, Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", GENERATING)
-def test_whatever_is_asked_for(family):
+def test_any_settings(family):
     for trial in range(40):
         chance = random.Random(trial)
         lengths = [chance.randint(1, 7) for _ in range(chance.randint(1, 3))]

@@ -62,7 +62,7 @@ def check_pieces(tokenizer: Tokenizer, ids: list[int], *, after: int, skip: bool
 
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_the_pieces_joined_are_the_whole(name, skip):
+def test_the_pieces_join_to_the_whole_text(name, skip):
     tokenizer, chance = TOKENIZERS[name], random.Random(0)
     for _ in range(400):
         ids = [chance.randrange(tokenizer.vocab_size) for _ in range(chance.randint(1, 12))]
@@ -80,7 +80,7 @@ def test_the_pieces_of_real_tokenizers(name):
         check_pieces(tokenizer, ids, after=chance.randrange(len(ids)), skip=True)
 
 
-def test_a_character_comes_whole():
+def test_a_character_is_never_split():
     tokenizer = TOKENIZERS["bytes"]
     text = "già 日本 🙂!"
     pieces = TextPieces(tokenizer)
@@ -264,7 +264,7 @@ def test_ctrl_c_ends_a_stream_after_what_was_generated(monkeypatch):
 # ---- texts that end a sequence ----
 
 
-def test_a_text_is_found_across_the_borders_of_tokens():
+def test_a_stop_string_is_found_across_tokens():
     tokenizer = TOKENIZERS["bytes"]
     ids = tokenizer("così, è così.")["input_ids"]
     found = StopStrings(["è c", "sì."], tokenizer, 257)

@@ -322,7 +322,7 @@ def test_what_the_real_configs_mean(tmp_path):
 
 
 @pytest.mark.slow
-def test_gpt2_s_middle_is_four_times_as_wide_where_the_file_says_nothing(tmp_path):
+def test_gpt2s_intermediate_size_defaults_to_four_times_the_hidden_size(tmp_path):
     save("GPT2LMHeadModel", tmp_path, intermediate_size=48)
     content = {name: value for name, value in GPT2_SMALL.items() if name != "n_inner"}
     for n_inner in ({}, {"n_inner": None}):

@@ -113,7 +113,7 @@ def test_a_gpt2_language_model_from_a_backbone_and_from_a_classifier(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["BartForSequenceClassification", "GPT2ForSequenceClassification"])
-def test_a_file_that_says_nothing_of_classes_means_as_many_as_by_default(name, tmp_path):
+def test_a_file_without_classes_means_the_default_number(name, tmp_path):
     """Three in BART, two in GPT-2: the stored head is used."""
     classes = {number: f"LABEL_{number}" for number in range(3 if "Bart" in name else 2)}
     model = save(name, tmp_path, id2label=classes)

@@ -126,7 +126,7 @@ def test_round_trip(name, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_the_names_that_are_written(name, names, tmp_path):
+def test_the_names_of_saved_tensors(name, names, tmp_path):
     save(name, tmp_path)
     written = stored(tmp_path)
     assert names <= {*written}
@@ -359,7 +359,7 @@ def test_a_tied_head_may_be_unscaled(tmp_path):
     assert again.config == model.config
 
 
-def test_t5_1_0_says_nothing_of_either(tmp_path):
+def test_t5_1_0_has_neither_field(tmp_path):
     model = save("T5ForConditionalGeneration", tmp_path)
     edit_config(tmp_path, tie_word_embeddings=..., scale_decoder_outputs=...)
     assert from_pretrained(tmp_path).config == model.config
@@ -482,7 +482,7 @@ def test_a_tensor_that_is_unknown(name, tensor, tmp_path):
         from_pretrained(tmp_path)
 
 
-def test_the_positions_of_bart_have_two_rows_more_than_the_config_says(tmp_path):
+def test_barts_positions_have_two_more_rows_than_in_the_config(tmp_path):
     save("BartModel", tmp_path)
     assert stored(tmp_path)["encoder.embed_positions.weight"].shape == (26, 12)
     edit_config(tmp_path, max_position_embeddings=26)
@@ -501,7 +501,7 @@ def test_the_wrong_family(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
-def test_the_generation_config_goes_with_the_model(name, tmp_path):
+def test_the_generation_config_is_loaded_and_saved_with_the_model(name, tmp_path):
     model = save(name, tmp_path)
     assert from_pretrained(tmp_path).generation_config == model.generation_config
     model.generation_config = GenerationConfig(
@@ -525,7 +525,7 @@ def test_a_token_that_is_changed_at_loading_is_changed_in_the_generation_config_
     assert model.generation_config.eos_token_id == 2
 
 
-def test_the_file_goes_before_what_config_json_says(tmp_path):
+def test_the_file_overrides_config_json(tmp_path):
     save("BartForConditionalGeneration", tmp_path)
     edit_config(tmp_path, num_beams=4, max_length=99)
     (tmp_path / "generation_config.json").write_text('{"num_beams": 2, "eos_token_id": 2}')

@@ -105,7 +105,7 @@ def test_every_field_is_read_as_by_transformers(tmp_path):
     assert config.eos_token_ids == (12, 13)
 
 
-def test_every_field_is_written_for_transformers(tmp_path):
+def test_every_field_is_saved_for_transformers(tmp_path):
     written = read(tmp_path, EVERY_FIELD)
     (tmp_path / "copy").mkdir()
     write_generation_config(written, tmp_path / "copy")
@@ -114,7 +114,7 @@ def test_every_field_is_written_for_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [{}, {"eos_token_id": 2, "num_beams": 3, "max_length": 9}])
-def test_only_what_differs_is_written(fields, tmp_path):
+def test_only_changed_fields_are_saved(fields, tmp_path):
     config = GenerationConfig(**fields)
     write_generation_config(config, tmp_path)
     assert json.loads((tmp_path / "generation_config.json").read_text()) == fields
@@ -207,7 +207,7 @@ def test_what_has_no_effect_is_passed_over(tmp_path):
         assert read(tmp_path, {"num_beam": 4, "num_beams": 2}).num_beams == 2
 
 
-def test_every_field_of_transformers_is_known():
+def test_every_field_of_transformers_is_handled():
     """A field that a new version adds must be supported, rejected or ignored by decision."""
     pytest.importorskip("transformers", reason="the comparison needs transformers")
     from transformers import GenerationConfig as Theirs
@@ -218,7 +218,7 @@ def test_every_field_of_transformers_is_known():
     assert known < IN_MODEL_CONFIG
 
 
-def test_what_a_config_says_of_a_task():
+def test_task_specific_parameters_of_a_config():
     t5 = {"task_specific_params": {"translation_en_to_de": {"prefix": "translate: ", "n": 1}}}
     assert task_parameters(t5, "translation_en_to_de") == {"prefix": "translate: ", "n": 1}
     assert task_parameters(t5, "summarization") == {}

@@ -109,7 +109,7 @@ def load_quietly(load, *arguments, **named):
         return load(*arguments, **named)
 
 
-def load_and_listen(load, *arguments, **named) -> tuple[Model, str]:
+def load_with_warnings(load, *arguments, **named) -> tuple[Model, str]:
     """Load; gives the model and the lines of all warnings."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -143,9 +143,11 @@ def test_the_class_is_that_of_the_config(name, tmp_path):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_another_number_of_classes_is_a_new_head(name, tmp_path):
     saved = save(name, tmp_path, initializer_range=0.05)
-    model, said = load_and_listen(class_of(name).from_pretrained, tmp_path, id2label=FIVE_CLASSES)
-    assert re.search("classifier.*: newly initialized, to be trained", said)
-    assert re.search("no use for .*classifier", said)
+    model, warned = load_with_warnings(
+        class_of(name).from_pretrained, tmp_path, id2label=FIVE_CLASSES
+    )
+    assert re.search("classifier.*: newly initialized, to be trained", warned)
+    assert re.search("no use for .*classifier", warned)
     assert model.config.id2label == FIVE_CLASSES
     assert model.config.num_labels == 5
     assert_same(backbone_tensors(model), backbone_tensors(saved))
@@ -214,9 +216,9 @@ def test_changes_that_cannot_be(changes, error, message, tmp_path):
 def test_one_classifier_is_not_the_other(family, stored, wanted, tmp_path):
     """They have as many classes, and tensors of the same names and shapes."""
     saved = save(f"{family}{stored}", tmp_path)
-    model, said = load_and_listen(class_of(f"{family}{wanted}").from_pretrained, tmp_path)
-    assert re.search("classifier.*: newly initialized, to be trained", said)
-    assert re.search(f"a {family}{wanted} has no use for .*classifier", said)
+    model, warned = load_with_warnings(class_of(f"{family}{wanted}").from_pretrained, tmp_path)
+    assert re.search("classifier.*: newly initialized, to be trained", warned)
+    assert re.search(f"a {family}{wanted} has no use for .*classifier", warned)
     assert_same(backbone_tensors(model), backbone_tensors(saved))
     assert_initialized(head_tensors(model), 0.02)
 
@@ -226,12 +228,12 @@ def test_one_classifier_is_not_the_other(family, stored, wanted, tmp_path):
 @pytest.mark.parametrize("head", HEADS[1:])
 def test_every_head_can_be_put_on_a_backbone(family, head, tmp_path):
     saved = save(f"{family}Model", tmp_path)
-    model, said = load_and_listen(class_of(f"{family}{head}").from_pretrained, tmp_path)
+    model, warned = load_with_warnings(class_of(f"{family}{head}").from_pretrained, tmp_path)
     for part in {name.split(".")[0] for name in head_tensors(model)}:
-        assert re.search(rf"has no [^:]*\b{part}\b[^:]*: newly initialized", said)
+        assert re.search(rf"has no [^:]*\b{part}\b[^:]*: newly initialized", warned)
     has_pooler = family != "DistilBert"
     keeps_pooler = (family, head) == ("Bert", "ForSequenceClassification")
-    assert (f"no use for {family.lower()}.pooler" in said or "no use for pooler" in said) == (
+    assert (f"no use for {family.lower()}.pooler" in warned or "no use for pooler" in warned) == (
         has_pooler and not keeps_pooler
     )
     assert_same(backbone_tensors(model), backbone_tensors(saved))
@@ -246,18 +248,18 @@ def test_a_backbone_takes_its_token_embedding_from_an_lm_head_that_alone_stores_
     table = tensors.pop("bert.embeddings.word_embeddings.weight")
     tensors["cls.predictions.decoder.weight"] = table
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    model, _ = load_and_listen(minitransformer.BertModel.from_pretrained, tmp_path)
+    model, _ = load_with_warnings(minitransformer.BertModel.from_pretrained, tmp_path)
     assert_same(backbone_tensors(model), backbone_tensors(saved))
 
 
 @pytest.mark.usefixtures("poisoned")
 def test_a_pooler_is_initialized_where_the_checkpoint_has_none(tmp_path):
     save("BertForMaskedLM", tmp_path)
-    model, said = load_and_listen(
+    model, warned = load_with_warnings(
         minitransformer.BertForSequenceClassification.from_pretrained, tmp_path
     )
-    assert re.search(r"has no .*backbone\.pooler.*: newly initialized", said)
-    assert re.search(r"has no .*classifier.*: newly initialized", said)
+    assert re.search(r"has no .*backbone\.pooler.*: newly initialized", warned)
+    assert re.search(r"has no .*classifier.*: newly initialized", warned)
     assert_initialized(model.bert.pooler.state_dict(), 0.02)
     assert_initialized(model.classifier.state_dict(), 0.02)
 
@@ -287,7 +289,7 @@ def test_half_a_head_is_damage(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSES if not name.endswith("Model")])
-def test_a_whole_head_that_is_promised_must_be_there(name, tmp_path):
+def test_a_promised_head_must_be_in_the_file(name, tmp_path):
     save(name, tmp_path)
     before = f"{family_of(name).lower()}."  # Hugging Face's word
     edit_tensors(tmp_path, lambda t: {n: v for n, v in t.items() if n.startswith(before)})
@@ -344,8 +346,8 @@ def test_a_decoder_that_is_stored_again(name, second, tmp_path):
     assert_same(load_quietly(from_pretrained, tmp_path).state_dict(), saved.state_dict())
     # A head of another task has the word embeddings still.
     token_class = class_of(f"{family_of(name)}ForTokenClassification")
-    other, said = load_and_listen(token_class.from_pretrained, tmp_path)
-    assert "classifier: newly initialized" in said
+    other, warned = load_with_warnings(token_class.from_pretrained, tmp_path)
+    assert "classifier: newly initialized" in warned
     assert_same(backbone_tensors(other), backbone_tensors(saved))
 
     edit_tensors(tmp_path, lambda t: t | {second: t[first] + 1e-3})
@@ -371,7 +373,7 @@ def test_a_decoder_that_is_stored_again(name, second, tmp_path):
         ({"id2label": None, "num_labels": 3}, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}),
     ],
 )
-def test_how_a_config_may_say_its_classes(fields, expected, tmp_path):
+def test_the_forms_of_classes_in_a_config(fields, expected, tmp_path):
     save("BertForTokenClassification", tmp_path)
     edit_config(tmp_path, **{"id2label": ..., "label2id": ..., **fields})
     assert load_quietly(from_pretrained, tmp_path).config.id2label == expected
@@ -423,14 +425,14 @@ def test_classes_that_a_config_cannot_have(fields, message, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_question_answering_from_a_classifier_of_three_says_how(family, tmp_path):
+def test_question_answering_from_a_classifier_of_three_names_the_fix(family, tmp_path):
     saved = save(f"{family}ForSequenceClassification", tmp_path)
     model_class = class_of(f"{family}ForQuestionAnswering")
     with pytest.raises(ValueError, match="id2label has 3 classes; .* pass id2label="):
         model_class.from_pretrained(tmp_path)
     two = {0: "LABEL_0", 1: "LABEL_1"}
-    model, said = load_and_listen(model_class.from_pretrained, tmp_path, id2label=two)
-    assert "qa_outputs: newly initialized" in said
+    model, warned = load_with_warnings(model_class.from_pretrained, tmp_path, id2label=two)
+    assert "qa_outputs: newly initialized" in warned
     assert_same(backbone_tensors(model), backbone_tensors(saved))
 
 
@@ -463,7 +465,7 @@ def test_berts_pretraining_checkpoint(architecture, tmp_path):
     else:
         edit_config(tmp_path, architectures=[architecture])
         load = from_pretrained
-    ours, message = load_and_listen(load, tmp_path, attention="eager")
+    ours, message = load_with_warnings(load, tmp_path, attention="eager")
     assert sorted(re.findall(r"[\w.]+\.(?:weight|bias)", message)) == [
         "bert.pooler.dense.bias",
         "bert.pooler.dense.weight",
@@ -477,7 +479,7 @@ def test_berts_pretraining_checkpoint(architecture, tmp_path):
     torch.testing.assert_close(
         ours(**inputs).logits, both(**inputs).prediction_logits, rtol=1e-5, atol=1e-5
     )
-    pooled, message = load_and_listen(minitransformer.BertModel.from_pretrained, tmp_path)
+    pooled, message = load_with_warnings(minitransformer.BertModel.from_pretrained, tmp_path)
     assert "pooler" not in message
     torch.testing.assert_close(
         pooled(**inputs).pooler_output, both.bert(**inputs).pooler_output, rtol=1e-5, atol=1e-5
@@ -640,10 +642,10 @@ def test_the_head_for_multiple_choice_is_no_classifier(family, labels, tmp_path)
     choice = perturb(getattr(transformers, f"{family}ForMultipleChoice")(config_class(**sizes)))
     choice.save_pretrained(tmp_path)
     edit_config(tmp_path, id2label=labels, label2id=...)
-    model, said = load_and_listen(
+    model, warned = load_with_warnings(
         class_of(f"{family}ForSequenceClassification").from_pretrained, tmp_path
     )
-    assert re.search("classifier.*: newly initialized, to be trained", said)
+    assert re.search("classifier.*: newly initialized, to be trained", warned)
     assert_initialized({n: t for n, t in head_tensors(model).items() if "classifier" in n}, 0.02)
 
 
@@ -713,7 +715,7 @@ def test_classes_by_name_alone(tmp_path):
     assert again.config.id2label == {0: "x", 1: "y", 2: "z"}
 
 
-def test_whose_classifier_it_is_must_be_guessed_where_nothing_is_named(tmp_path):
+def test_a_classifier_without_architectures_is_inferred(tmp_path):
     saved = save("BertForSequenceClassification", tmp_path)
     edit_config(tmp_path, architectures=...)
     with pytest.warns(UserWarning, match="no architecture: the stored classifier is assumed"):

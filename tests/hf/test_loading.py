@@ -87,7 +87,7 @@ def test_round_trip(model_class, config, tmp_path):
     assert sorted(os.listdir(tmp_path / "a" / "new")) == ["directory"]  # no temporary one is left
 
 
-def test_dtype_is_float32_unless_asked(saved):
+def test_dtype_is_float32_by_default(saved):
     model = from_pretrained(saved).to(torch.float16)
     model.save_pretrained(saved)
     assert json.loads((saved / "config.json").read_text())["dtype"] == "float16"
@@ -427,7 +427,7 @@ def test_the_links_of_the_hubs_cache_are_followed(saved, tmp_path):
     assert equal(from_pretrained(snapshot), from_pretrained(saved))
 
 
-def test_the_wrong_family_and_the_wrong_place(saved, tmp_path):
+def test_the_wrong_family_and_the_wrong_path(saved, tmp_path):
     with pytest.raises(CheckpointError, match="'roberta', but a BertModel needs 'bert'"):
         BertModel.from_pretrained(saved)
     with pytest.raises(CheckpointError, match="nowhere"):

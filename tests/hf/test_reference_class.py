@@ -60,7 +60,7 @@ class Wider(RobertaForMaskedLM):
 
 
 @pytest.mark.parametrize("model_class", KNOWN)
-def test_a_plain_class_stands_for_itself(model_class):
+def test_the_reference_class_of_a_plain_class_is_itself(model_class):
     assert reference_class(model_class) is model_class
     assert model_class in family_of_model(model_class).models
 
@@ -75,12 +75,12 @@ def test_a_plain_class_stands_for_itself(model_class):
         (type("FSDPT5Model", (FastMixin, T5Model), {}), T5Model),  # as fully_shard makes them
     ],
 )
-def test_a_subclass_stands_for_the_nearest_class_that_is_known(model_class, expected):
+def test_the_reference_class_of_a_subclass_is_the_nearest_known_class(model_class, expected):
     assert reference_class(model_class) is expected
     assert family_of_model(model_class) is family_of_model(expected)
 
 
-def test_a_model_stands_for_the_same_as_its_class():
+def test_a_model_has_the_reference_class_of_its_class():
     model = RobertaForMaskedLM(roberta_config())
     assert reference_class(model) is RobertaForMaskedLM
     model.__class__ = FastRobertaForMaskedLM
@@ -98,7 +98,7 @@ def test_a_class_that_derives_from_none_is_an_error_that_lists_them(model_class)
 
 
 @pytest.mark.parametrize("model_class", [FastRobertaForMaskedLM, Mine])
-def test_a_subclass_is_saved_as_the_class_that_it_stands_for(model_class, tmp_path):
+def test_a_subclass_is_saved_as_its_reference_class(model_class, tmp_path):
     model = perturb(RobertaForMaskedLM(roberta_config()))
     model.save_pretrained(tmp_path / "plain")
     model.__class__ = model_class

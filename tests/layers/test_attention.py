@@ -233,7 +233,7 @@ def test_dropout_falls_on_the_weights_and_keeps_the_mean(attention):
     assert sums.std().item() == pytest.approx(1 / 2000**0.5, rel=0.15)
 
 
-def test_eager_draws_the_dropout_that_pytorch_draws():
+def test_eager_dropout_is_pytorchs_dropout():
     """The same seed drops the same weights as `F.dropout`, so runs repeat those of transformers."""
     query, key, value = (torch.randn(1, 2, 3, 4) for _ in range(3))
     torch.manual_seed(7)
@@ -384,7 +384,7 @@ def test_heads_equal_separate_attentions():
 
 
 @every_implementation
-def test_what_stands_at_padding_is_never_read(attention):
+def test_values_at_padding_are_never_used(attention):
     layer = MultiHeadAttention(8, 2, attention=attention)
     hidden = torch.randn(1, 5, 8)
     mask = padding_mask(torch.tensor([[True, True, True, False, False]]))

@@ -23,7 +23,7 @@ steps = st.lists(
 
 
 @given(steps, st.integers(1, 3))
-def test_any_updates_and_selections_give_what_joining_gives(steps, num_sequences):
+def test_any_updates_and_selections_equal_concatenation(steps, num_sequences):
     """The reference joins everything anew at every step."""
     cache = KeyValues()
     keys, values = some_keys(num_sequences, 0), some_keys(num_sequences, 0)
@@ -41,7 +41,7 @@ def test_any_updates_and_selections_give_what_joining_gives(steps, num_sequences
         assert torch.equal(cache.values, values)
 
 
-def test_what_a_call_was_given_is_not_changed_by_later_ones():
+def test_later_calls_do_not_change_earlier_results():
     cache = KeyValues()
     first = some_keys(1, 3)
     before = first.clone()
@@ -53,7 +53,7 @@ def test_what_a_call_was_given_is_not_changed_by_later_ones():
     assert torch.equal(seen, before)
 
 
-def test_sequences_that_were_one_go_separate_ways():
+def test_copies_of_a_sequence_can_continue_differently():
     cache = KeyValues()
     cache.update(some_keys(1, 3), some_keys(1, 3))
     cache.update(some_keys(1, 1), some_keys(1, 1))
@@ -149,7 +149,7 @@ def test_selecting_from_an_empty_cache_does_nothing():
     assert positions.tolist() == [0]
 
 
-def test_a_call_that_failed_spoils_the_cache_and_the_next_one_says_so():
+def test_a_cache_cannot_be_used_after_a_failed_call():
     """Its tokens are counted, but there are no keys for them: positions would be wrong."""
     cache = KVCache(2)
     cache.extend(torch.ones(1, 3, dtype=torch.bool))

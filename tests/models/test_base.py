@@ -123,7 +123,7 @@ def test_the_first_and_the_last_token_of_each_sequence(sequences, as_integers):
             assert torch.equal(found[number], expected)
 
 
-def test_without_a_mask_they_stand_at_the_ends():
+def test_without_a_mask_they_are_at_the_ends():
     hidden = torch.randn(2, 4, 3)
     assert torch.equal(first_token(hidden, None), hidden[:, 0])
     assert torch.equal(last_token(hidden, None), hidden[:, -1])

@@ -201,7 +201,7 @@ def same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def test_a_change_of_the_model_is_seen():
+def test_a_change_of_the_model_is_detected():
     model = new("GPT2LMHeadModel")
     before = state_of(model)
     assert differences(before, state_of(model)) == []

@@ -77,7 +77,7 @@ def chunked_masks(draw: Any) -> tuple[Tensor, list[int]]:
 @torch.no_grad()
 @settings(max_examples=6)
 @given(case=chunked_masks(), variant=variants, seed=st.integers(0, 99))
-def test_with_a_cache_any_chunks_give_the_logits_of_the_whole(name, case, variant, seed):
+def test_with_a_cache_any_chunks_give_the_logits_of_the_whole_sequence(name, case, variant, seed):
     mask, chunks = case
     model, source = build(name, variant), sources_of(name, 2)
     ids = random_sequences(2, mask.shape[1], seed)
@@ -139,7 +139,7 @@ def test_token_by_token_the_cache_gives_what_forward_gives(name, padding, varian
     padded=st.booleans(),
     variant=variants,
 )
-def test_selected_sequences_go_on_as_what_they_were(name, choices, chunk, padded, variant):
+def test_selected_sequences_continue_correctly(name, choices, chunk, padded, variant):
     """Beams: first one a source, then three, which are reordered and repeated at each step.
 
     Against the whole text of each beam, and its source repeated, without a cache.

@@ -135,7 +135,7 @@ def test_padding_on_either_side_changes_nothing_at_real_tokens(
 
 @every_class
 @every_variant
-def test_what_stands_at_padding_is_never_read(name, variant):
+def test_values_at_padding_are_never_used(name, variant):
     """Not even an end token, which BART's classifier looks for."""
     examples = examples_of(name, [5, 2, 3])
     for left in (False, True):
@@ -237,7 +237,7 @@ def test_a_future_token_changes_no_earlier_logit_at_all(
 
 
 @every_encoder_decoder
-def test_an_encoder_sees_what_comes_later_and_the_decoder_sees_all_of_it(name):
+def test_an_encoder_attends_to_later_tokens_and_the_decoder_to_all_of_the_source(name):
     model: Any = build(name)
     ids = random_sequences(1, 5)
     changed = ids.clone()

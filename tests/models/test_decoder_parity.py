@@ -22,7 +22,7 @@ from tests.tiny import (
 pytest.importorskip("transformers", reason="parity needs transformers")
 
 
-def test_a_gradient_in_the_place_of_its_transpose_would_be_seen(tmp_path):
+def test_a_transposed_gradient_would_be_detected(tmp_path):
     """A square matrix has the shape of its transpose, so only its numbers tell them apart."""
     ours, theirs = pair("GPT2LMHeadModel", tmp_path)
     weight = ours.transformer.layers[0].attention.output.weight
@@ -42,7 +42,7 @@ def test_fields_that_would_make_another_model_are_refused(field, tmp_path):
 
 @pytest.mark.slow
 @every_variant
-def test_padding_on_the_left_where_theirs_is_told_the_positions(variant, tmp_path):
+def test_padding_on_the_left_where_transformers_gets_position_ids(variant, tmp_path):
     """By default transformers counts padding there; its `generate` tells it the positions."""
     ours, theirs = pair("GPT2LMHeadModel", tmp_path, variant)
     ids, mask = pad([random_ids(11), random_ids(7), random_ids(3)], 0, left=True)
@@ -65,7 +65,7 @@ def test_one_sequence_is_classified_without_a_padding_token(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.2])
-def test_dropout_falls_in_the_same_places(attention_dropout, tmp_path):
+def test_dropout_is_applied_in_the_same_places(attention_dropout, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     fields = {"resid_pdrop": 0.3, "embd_pdrop": 0.4, "attn_pdrop": attention_dropout}
     ours, theirs = pair("GPT2LMHeadModel", tmp_path, **fields)
@@ -192,7 +192,7 @@ def token_as_type(model):
         (token_as_type, "backbone.token_embedding"),
     ],
 )
-def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
+def test_the_comparison_finds_the_bug_and_names_the_module(bug, first, tmp_path):
     fields = {"scale_attn_by_inverse_layer_idx": True}
     ours, theirs = pair("GPT2LMHeadModel", tmp_path, **fields)
     batch = random_batch(ours, length=11)
@@ -204,7 +204,7 @@ def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_harness_sees_that_labels_are_not_moved(tmp_path, monkeypatch):
+def test_the_comparison_finds_labels_that_are_not_shifted(tmp_path, monkeypatch):
     ours, theirs = pair("GPT2LMHeadModel", tmp_path)
     monkeypatch.setattr(
         "minitransformer.models.gpt2.next_token_labels", lambda labels, _attention_mask: labels
@@ -214,7 +214,7 @@ def test_the_harness_sees_that_labels_are_not_moved(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_harness_sees_which_token_is_classified(tmp_path, monkeypatch):
+def test_the_comparison_finds_the_wrong_classified_token(tmp_path, monkeypatch):
     ours, theirs = pair("GPT2ForSequenceClassification", tmp_path)
     monkeypatch.setattr(
         "minitransformer.models.gpt2.last_token", lambda hidden, _attention_mask: hidden[:, -1]

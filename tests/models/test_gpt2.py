@@ -91,7 +91,7 @@ def test_the_hidden_states_end_with_the_last_norm():
     assert not torch.allclose(output.hidden_states[-2], output.last_hidden_state)
 
 
-def test_the_middle_is_four_times_as_wide_unless_the_config_says_otherwise():
+def test_the_intermediate_size_defaults_to_four_times_the_hidden_size():
     widths = [
         GPT2LMHeadModel(GPT2Config(**GPT2_SIZES | {"intermediate_size": size}))
         .transformer.layers[0]
@@ -101,7 +101,7 @@ def test_the_middle_is_four_times_as_wide_unless_the_config_says_otherwise():
     assert widths == [4 * 12, 17]
 
 
-def test_what_is_added_is_drawn_smaller_the_deeper_the_model():
+def test_residual_projections_are_initialized_smaller_in_deeper_models():
     """ "Language Models are Unsupervised Multitask Learners", section 2.3: 1 / sqrt(2 L)."""
     sizes = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 8}
     model = GPT2LMHeadModel(GPT2Config(**GPT2_SIZES | sizes)).transformer
@@ -220,7 +220,7 @@ def test_generation_begins_with_the_tokens_of_the_config():
 
 
 @every_variant
-def test_dropout_falls_where_the_config_says(variant):
+def test_each_dropout_follows_its_config_field(variant):
     for field in (
         "hidden_dropout_prob",
         "embedding_dropout_prob",

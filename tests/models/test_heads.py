@@ -205,7 +205,7 @@ def test_the_loss_is_that_of_forward(family, problem, lengths, left, variant):
 @every_problem
 @settings(max_examples=6)
 @given(lengths=lengths, variant=variants)
-def test_what_is_counted_before_is_what_is_summed(family, problem, lengths, variant):
+def test_the_count_before_the_forward_is_that_of_the_loss(family, problem, lengths, variant):
     model = build(family, problem, variant)
     batch = collate(examples_of(problem, lengths), model)
     for count in (model.num_supervised_tokens(batch), model.loss_sum(**batch)[1]):
@@ -216,7 +216,7 @@ def test_what_is_counted_before_is_what_is_summed(family, problem, lengths, vari
 
 @every_problem
 @every_variant
-def test_the_number_of_losses_is_what_each_task_says(problem, variant):
+def test_the_number_of_supervised_tokens_of_each_task(problem, variant):
     model = build("Bert", problem, variant)
     examples = examples_of(problem, [4, 2])
     if problem in ("masked tokens", "token classes"):
@@ -290,7 +290,7 @@ def test_a_fully_masked_sequence_without_a_label_changes_no_loss(family, problem
 )
 @settings(max_examples=6)
 @given(lengths=lengths, left=st.booleans())
-def test_the_first_token_alone_gives_the_scores_of_the_whole_pass(
+def test_the_first_token_alone_gives_the_scores_of_the_full_forward(
     family, problem, collect, lengths, left
 ):
     """Of an optimized classifier, whose last layer is computed in full where it is collected."""
@@ -348,7 +348,7 @@ DROPOUTS["Roberta"] = DROPOUTS["Bert"]
     ],
     ids=["Bert", "DistilBert", "Roberta", "Bert without", "Roberta without"],
 )
-def test_dropout_falls_where_it_falls_in_transformers(family, problem, dropouts, tmp_path):
+def test_dropout_is_applied_where_transformers_applies_it(family, problem, dropouts, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     pytest.importorskip("transformers", reason="parity needs transformers")
     name = f"{family}{PROBLEMS[problem].head}"

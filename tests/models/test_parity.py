@@ -482,7 +482,7 @@ def decoder_without_bias(model):
         (decoder_without_bias, "logits"),
     ],
 )
-def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
+def test_the_comparison_finds_the_bug_and_names_the_module(bug, first, tmp_path):
     ours, theirs = pair("RobertaForMaskedLM", tmp_path)
     batch = random_batch(ours, length=11)
     assert compare(ours, theirs, batch).equal
@@ -493,7 +493,7 @@ def test_the_harness_catches_the_bug_and_names_its_place(bug, first, tmp_path):
     assert f"first differs: {first}" in report.table()
 
 
-def test_the_harness_sees_token_types(tmp_path):
+def test_the_comparison_finds_missing_token_types(tmp_path):
     ours, theirs = pair("BertForTokenClassification", tmp_path)
     batch = random_batch(ours, length=11)
     assert set(batch["token_type_ids"].unique().tolist()) == {0, 1, 2}
@@ -504,7 +504,7 @@ def test_the_harness_sees_token_types(tmp_path):
     assert report.first_difference.name == "backbone.embeddings.token_type_embedding"
 
 
-def test_what_is_missing_on_their_side_is_said(tmp_path):
+def test_outputs_missing_in_transformers_are_reported(tmp_path):
     ours, theirs = pair("BertModel", tmp_path)
     their_forward = theirs.forward
 
@@ -526,7 +526,7 @@ def test_half_precision_cannot_be_compared(tmp_path):
         compare(ours, theirs, random_batch(ours, length=5))
 
 
-def test_shapes_and_absent_modules_are_told_apart(tmp_path):
+def test_other_shapes_and_absent_modules_are_reported_differently(tmp_path):
     ours, theirs = pair("RobertaForMaskedLM", tmp_path)
     narrow = torch.nn.Linear(32, 30)
     narrow_decoder = torch.nn.Linear(30, 32)

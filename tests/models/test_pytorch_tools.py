@@ -115,7 +115,7 @@ def test_vmap_over_functional_call_runs_several_models_at_once(name):
             )
 
 
-def test_dropout_under_vmap_needs_to_know_whether_it_differs():
+def test_dropout_under_vmap_needs_the_randomness_argument():
     """As everywhere in PyTorch: `vmap` asks whether every sequence gets the same random numbers."""
     model = small("BertForMaskedLM", dropout=0.3).train()
     ids = batch_for(model)["input_ids"]

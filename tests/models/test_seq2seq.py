@@ -252,7 +252,7 @@ def test_the_defaults_are_those_of_the_checkpoints():
         assert config.is_gated == projection.startswith("gated-")
 
 
-def test_t5_is_drawn_so_that_nothing_has_to_be_scaled():
+def test_t5s_initial_weights_make_scaling_unnecessary():
     sizes = {"hidden_size": 128, "head_size": 32, "intermediate_size": 300, "vocab_size": 500}
     for factor in (1.0, 0.5):
         config = T5Config(**T5_SIZES | T5_1_1 | sizes | {"initializer_factor": factor})
@@ -451,7 +451,7 @@ def test_the_next_token_follows_the_last_real_one(name, variant):
     ],
 )
 @every_variant
-def test_dropout_falls_where_the_config_says(name, field, variant):
+def test_each_dropout_follows_its_config_field(name, field, variant):
     model = new(name, variant, **{field: 0.5})
     ids = torch.tensor([[5, 6, 7, 2]])
     inputs = {"input_ids": ids}

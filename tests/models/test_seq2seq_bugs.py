@@ -263,7 +263,7 @@ def decoder_reads_the_labels(model):
         (T5 + " 1.1", swap_gate, "backbone.encoder.layers.0.feed_forward.gate_proj"),
     ],
 )
-def test_the_harness_catches_the_bug_and_names_its_place(name, bug, first, tmp_path):
+def test_the_comparison_finds_the_bug_and_names_the_module(name, bug, first, tmp_path):
     ours, theirs = pair(name, tmp_path)
     batch = random_batch(ours, length=11)
     if bug is decoder_reads_the_labels:
@@ -277,7 +277,7 @@ def test_the_harness_catches_the_bug_and_names_its_place(name, bug, first, tmp_p
 
 
 @pytest.mark.slow
-def test_the_harness_sees_which_token_is_classified(tmp_path, monkeypatch):
+def test_the_comparison_finds_the_wrong_classified_token(tmp_path, monkeypatch):
     ours, theirs = pair("BartForSequenceClassification", tmp_path)
     monkeypatch.setattr(
         "minitransformer.models.bart.last_token", lambda hidden, _is_end: hidden[:, -1]

@@ -47,7 +47,7 @@ def test_the_batch_confuses_nothing_with_anything_else():
     assert 0 < (batch["labels"] != -100).sum() < target.sum()
 
 
-def test_the_report_goes_in_the_order_of_computation(tmp_path):
+def test_the_report_follows_the_order_of_computation(tmp_path):
     ours, theirs = pair("T5ForConditionalGeneration", tmp_path)
     names = [row.name for row in compare(ours, theirs, random_batch(ours, length=11)).rows]
     order = [
@@ -92,7 +92,7 @@ def test_the_decoder_reads_the_labels_moved_to_the_right(name, variant, dtype, s
 @pytest.mark.slow
 @every_variant
 @pytest.mark.parametrize("name", [name for name in SEQ2SEQ_LMS if name.startswith("T5")])
-def test_t5_is_equal_wherever_padding_stands(name, variant, tmp_path):
+def test_t5_is_equal_with_padding_on_either_side(name, variant, tmp_path):
     """Distances are the same there, so nothing is moved."""
     ours, theirs = pair(name, tmp_path, variant)
     batch = random_batch(ours, length=11)
@@ -164,7 +164,7 @@ def test_fields_that_would_make_another_model_are_refused(
         (T5 + " 1.1", {"dropout_rate": 0.3}),
     ],
 )
-def test_dropout_falls_in_the_same_places(name, fields, tmp_path):
+def test_dropout_is_applied_in_the_same_places(name, fields, tmp_path):
     """The same seed draws the same masks only if every dropout has the same place and size."""
     ours, theirs = pair(name, tmp_path, **fields)
     batch = random_batch(ours, length=11)

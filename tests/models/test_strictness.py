@@ -70,7 +70,7 @@ def test_the_usable_length():
     assert roberta_config(pad_token_id=3).max_sequence_length == 16
 
 
-def test_513_tokens_into_514_rows_say_that_512_fit():
+def test_the_error_for_513_tokens_names_512_as_the_limit():
     model = RobertaForMaskedLM(roberta_config(max_position_embeddings=514)).eval()
     model(torch.full((1, 512), 7))
     with pytest.raises(ValueError, match=r"513 tokens .* 512 fit .*514.*max_length=512"):

@@ -47,7 +47,7 @@ def test_what_is_computed_together_changes_nothing(path):
     same([ours(text, top_k=None) for text in TEXTS], every)
 
 
-def test_what_is_cut_off_is_said(path):
+def test_truncation_is_reported(path):
     ours = pipeline("text-classification", path)
     with pytest.warns(UserWarning, match=r"1 of 2 texts had to be truncated to 60.*texts\[1\]"):
         answers = ours(["ciao", LONG])
@@ -124,7 +124,7 @@ def test_a_model_without_classes(task, name, message, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*has no use for final_logits_bias")
-def test_loading_it_as_one_says_what_is_untrained(tmp_path):
+def test_loading_it_as_a_classifier_warns_of_untrained_weights(tmp_path):
     path = save_checkpoint(tmp_path, "BartForConditionalGeneration")
     with pytest.warns(UserWarning, match="no matching classification_head: newly initialized"):
         BartForSequenceClassification.from_pretrained(path)

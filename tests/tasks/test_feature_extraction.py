@@ -94,7 +94,7 @@ def test_half_precision_gives_float32(extract):
     close(half("ciao", pooling="mean"), half("ciao").mean(dim=0))
 
 
-def test_truncation_is_said(extract):
+def test_truncation_is_warned_of(extract):
     with pytest.warns(UserWarning, match="1 of 2 texts had to be truncated.*texts.1. has"):
         features = extract(["ciao", LONG])
     assert len(features[1]) == 40

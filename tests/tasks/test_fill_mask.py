@@ -160,7 +160,7 @@ def test_the_parity_command(path, capsys):
     assert "gradient of lm_head.bias" in output
 
 
-def test_the_parity_command_tells_rounding_from_a_bug(path, capsys, monkeypatch):
+def test_the_parity_command_distinguishes_rounding_from_a_bug(path, capsys, monkeypatch):
     pytest.importorskip("transformers", reason="parity needs transformers")
     # Below zero: even equal numbers are too far apart.
     monkeypatch.setitem(parity.TOLERANCE, torch.float32, -1.0)

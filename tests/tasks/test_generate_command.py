@@ -29,7 +29,7 @@ def run(capsys, *arguments):
     return out
 
 
-def test_a_prompt_goes_on(gpt2, capsys):
+def test_a_prompt_is_continued(gpt2, capsys):
     generate = pipeline("text-generation", gpt2)
     texts = [answer["generated_text"] for (answer,) in generate(TEXTS[:2], max_new_tokens=6)]
     assert run(capsys, gpt2, *TEXTS[:2], "--max-new-tokens", 6) == f"{texts[0]}\n\n{texts[1]}\n"
@@ -87,7 +87,7 @@ def test_the_task_is_that_of_the_family_or_the_one_that_is_named(t5, tmp_path, c
     assert streamed == translated
 
 
-def test_several_answers_to_a_text_stand_apart(gpt2, capsys):
+def test_several_answers_to_a_text_are_separated(gpt2, capsys):
     options = ["--max-new-tokens=4", "--num-return-sequences=2", "--sample", "--seed=1"]
     written = run(capsys, gpt2, *TEXTS[:2], *options)
     drawn = {"max_new_tokens": 4, "num_return_sequences": 2, "do_sample": True, "seed": 1}

@@ -14,7 +14,7 @@ from minitransformer.tasks.pipeline import ALIASES, TASKS, pipeline
 from tests.tiny import TEXTS, same, save_checkpoint
 
 
-def test_every_task_is_known_by_its_own_name():
+def test_every_task_has_its_own_name():
     assert [*TASKS] == sorted(TASKS)
     for name, task in TASKS.items():
         assert issubclass(task, Task)
@@ -22,7 +22,7 @@ def test_every_task_is_known_by_its_own_name():
         assert f'"{name}"' in inspect.getdoc(pipeline)
 
 
-def test_type_checkers_know_what_every_task_gives():
+def test_the_type_of_every_task_is_declared():
     *named, other = map(typing.get_type_hints, typing.get_overloads(pipeline))
     assert {typing.get_args(form["task"])[0]: form["return"] for form in named} == TASKS
     assert other["task"] is str
@@ -101,9 +101,7 @@ def test_a_model_is_loaded_onto_the_device(task, tmp_path):
         ("text-generation", ["generate", "PATH", "ciao", "--max-new-tokens", "3"]),
     ],
 )
-def test_the_commands_run_the_plain_model_where_told_so(
-    task, command, tmp_path, capsys, monkeypatch
-):
+def test_the_commands_can_run_the_plain_model(task, command, tmp_path, capsys, monkeypatch):
     path, *_ = save_example(task, tmp_path)
     optimized = []
     monkeypatch.setattr("minitransformer.tasks.base.optimize_model", optimized.append)

@@ -169,7 +169,7 @@ def test_white_space_is_no_answer(tmp_path):
     assert all(a["answer"] == a["answer"].strip() != "" for a in answers)
 
 
-def test_no_answer_stands_where_its_score_puts_it(checkpoint):
+def test_no_answer_is_ranked_by_its_score(checkpoint):
     answer = pipeline("question-answering", checkpoint)
     ranked = answer("who swims?", WORDS, may_have_no_answer=True, threshold=math.inf, top_k=500)
     scores = [a["score"] for a in ranked]

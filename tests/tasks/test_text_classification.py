@@ -112,7 +112,7 @@ def test_texts_of_like_length_are_computed_together(classify, monkeypatch):
     assert shapes == [((2, 32), 64), ((2, 4), 7), ((1, 3), 3)]
 
 
-def test_truncation_is_said_once_and_equals_transformers(path):
+def test_truncation_is_warned_of_once_and_equals_transformers(path):
     texts = ["ciao", LONG, "un libro", LONG + "bene"]
     ours = pipeline("text-classification", path)
     tokens = [len(ours.tokenizer(text)["input_ids"]) for text in texts]

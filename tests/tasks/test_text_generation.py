@@ -138,7 +138,7 @@ def test_what_a_tokenizer_puts_after_a_text_ends_no_prompt(tmp_path, monkeypatch
     assert seen == [[start, *word, end], [start, *word], [start]]
 
 
-def test_a_space_that_depends_on_the_prompt_is_kept(tmp_path):
+def test_a_space_that_depends_on_the_prompt_is_preserved(tmp_path):
     """transformers decodes the new tokens by themselves, and the space is lost."""
     tokenizer = tokenizer_of("T5", tmp_path)
     path = save_checkpoint(tmp_path, "GPT2LMHeadModel", tokenizer=tokenizer)
@@ -150,7 +150,7 @@ def test_a_space_that_depends_on_the_prompt_is_kept(tmp_path):
     assert answer["generated_text"] == f"come {word[1:]} {word[1:]}"
 
 
-def test_a_seed_says_what_is_drawn(generate):
+def test_a_seed_determines_the_samples(generate):
     drawn = {"max_new_tokens": 8, "do_sample": True, "num_return_sequences": 2}
     first = generate(TEXTS, seed=3, **drawn)
     assert first == generate(TEXTS, seed=3, **drawn)
@@ -161,7 +161,7 @@ def test_a_seed_says_what_is_drawn(generate):
     assert twice[0] != twice[1]  # each batch draws anew
 
 
-def test_pieces_as_they_come(generate):
+def test_pieces_are_streamed(generate):
     for fields in ({}, {"do_sample": True, "seed": 5}):
         pieces = generate.stream(TEXTS[0], max_new_tokens=12, **fields)
         assert iter(pieces) is pieces
@@ -203,7 +203,7 @@ def test_a_prefix_is_read_and_not_given_back(path, generate, tmp_path):
     assert answers[0][0]["generated_text"] == TEXTS[0] + streamed
 
 
-def test_the_config_says_how_the_task_is_asked(tmp_path):
+def test_the_config_sets_the_parameters_of_the_task(tmp_path):
     """As that of the published gpt2 does."""
     asked = {"do_sample": True, "max_length": 20}
     config = {"task_specific_params": {"text-generation": asked}}

@@ -136,7 +136,7 @@ def test_padding_after_the_end_is_no_text(generate):
     assert len({len(answer["generated_text"]) for answer in texts}) > 1
 
 
-def test_what_is_cut_off_is_said(tmp_path):
+def test_truncation_is_reported(tmp_path):
     path = save_checkpoint(tmp_path, "BartForConditionalGeneration")
     summarize = pipeline("summarization", path)
     texts = ["ciao", LONG, "un libro", LONG + "bene"]
@@ -158,7 +158,7 @@ def test_what_is_cut_off_is_said(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_t5_reads_texts_of_any_length_unless_its_tokenizer_says_how_long(tmp_path):
+def test_t5_reads_texts_of_any_length_unless_its_tokenizer_has_a_limit(tmp_path):
     path = save_checkpoint(tmp_path, "T5ForConditionalGeneration")
     generate = pipeline("text2text-generation", path)
     generate([LONG, "ciao"], max_new_tokens=2)
@@ -249,7 +249,7 @@ def test_null_in_the_parameters_of_a_task_means_the_default(tmp_path):
     assert (settings.prefix, settings.config.max_length, settings.config.num_beams) == ("", 9, 1)
 
 
-def test_a_prefix_does_not_stand_twice(summaries):
+def test_a_prefix_is_not_added_twice(summaries):
     summarize = pipeline("summarization", summaries)
     for ask in (summarize, lambda texts: summarize.stream(texts[0], num_beams=1)):
         with pytest.raises(ValueError, match=r"texts\[0\] begins with the prefix 'come va: '"):
@@ -276,7 +276,7 @@ def test_what_is_wrong_in_the_config_is_named(parameters, message, tmp_path):
     assert pipeline("text2text-generation", path)("ciao", max_new_tokens=2)
 
 
-def test_pieces_as_they_come(summaries):
+def test_pieces_are_streamed(summaries):
     summarize = pipeline("summarization", summaries)
     pieces = list(summarize.stream(TEXTS[0], num_beams=1))
     assert "".join(pieces) == summarize(TEXTS[0], num_beams=1)[0]["summary_text"]
@@ -304,7 +304,7 @@ def test_a_real_vocabulary(tmp_path):
         assert "".join(generate.stream(texts[0], seed=seed, **drawn)) == whole
 
 
-def test_a_seed_says_what_is_drawn(generate):
+def test_a_seed_determines_the_samples(generate):
     drawn = {"max_new_tokens": 8, "do_sample": True}
     first = generate(TEXTS, seed=3, **drawn)
     assert first == generate(TEXTS, seed=3, **drawn)

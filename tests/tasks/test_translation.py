@@ -89,7 +89,7 @@ def test_marian_translates_into_the_language_of_the_code(marian):
     assert "".join(pieces) == answers[0]["translation_text"]
 
 
-def test_marian_is_told_which_language(marian):
+def test_marian_needs_a_target_language(marian):
     translate = pipeline("translation", marian)
     every = "the codes are: >>fra<<, >>ita<<"
     for texts, languages, message in (

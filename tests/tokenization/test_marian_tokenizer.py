@@ -484,7 +484,7 @@ def test_an_id_outside_the_vocabulary(ours):
         ours.decode(np.array([0, len(ours)]))
 
 
-def test_without_sentencepiece_the_error_says_what_to_install(checkpoint, monkeypatch):
+def test_without_sentencepiece_the_error_names_what_to_install(checkpoint, monkeypatch):
     monkeypatch.delattr(sentencepiece.SentencePieceProcessor, "encode_as_offset_mapping")
     with pytest.raises(ImportError, match=r"does not return the offsets .* 'sentencepiece>=0.2.3'"):
         Tokenizer.from_pretrained(checkpoint)

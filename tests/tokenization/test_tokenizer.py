@@ -645,7 +645,7 @@ def test_only_ids_are_padded_with_the_padding_id(trained):
 # ---- special tokens, ids, decoding ----
 
 
-def test_a_missing_special_token_says_so_and_can_be_given(trained):
+def test_a_missing_special_token_is_an_error_and_can_be_added(trained):
     bert = copy.deepcopy(trained["wordpiece"])
     for name in ("bos_token", "bos_token_id"):
         with pytest.raises(ValueError, match=r"has no bos_token, only .*tokenizer.bos_token = "):

@@ -46,7 +46,7 @@ def test_sentences_are_read_in_every_form(content, tmp_path):
             assert lines[number - 1].startswith(word)
 
 
-def test_a_word_is_all_that_stands_before_the_tab(tmp_path):
+def test_a_word_is_everything_before_the_tab(tmp_path):
     path = write(tmp_path, "New York\tB-loc\nno\u00a0break O\n\u2028\tO\n#\tO\n\ufe0f\tO\n")
     assert read_conll(path)[0].words == ("New York", "no\u00a0break", "\u2028", "#", "\ufe0f")
 
@@ -175,7 +175,7 @@ def test_truncated_words_are_counted(tokenizer):
 
 
 @given(st.lists(st.text("aE è'\u200b\u00a0\x01😀é,tate", min_size=1, max_size=4), min_size=1))
-def test_labels_stand_where_the_characters_of_their_words_stand(tokenizer, words):
+def test_labels_are_at_the_tokens_of_their_words(tokenizer, words):
     batch, alignment = aligned(tokenizer, words)
     owners = [number for word, text in enumerate(words) for number in (*[word] * len(text), None)]
     covered = [set(owners[start:end]) for start, end in batch.offsets(0)]

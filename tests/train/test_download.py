@@ -73,7 +73,7 @@ def test_what_is_there_is_not_fetched_again(server, tmp_path):
     assert server.requests == ["/file"]
 
 
-def test_a_file_of_the_user_is_kept(server, tmp_path):
+def test_a_file_of_the_user_is_not_replaced(server, tmp_path):
     path = tmp_path / "squad.json"
     path.write_bytes(b"mine")
     mine = hashlib.sha256(b"mine").hexdigest()

@@ -124,7 +124,7 @@ def test_a_run_stays_plain_or_optimized(options, files, tmp_path):
         shutil.rmtree(last)  # so that a step is left
 
 
-def test_a_job_that_is_told_to_stop_stops_within_an_evaluation(files, tmp_path, monkeypatch):
+def test_a_job_that_gets_a_signal_stops_within_an_evaluation(files, tmp_path, monkeypatch):
     """And says so by its exit status."""
     seen = []
 

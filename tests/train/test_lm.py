@@ -102,7 +102,7 @@ def test_bits_are_counted_by_the_characters_of_the_tail(text, trained):
     assert figures["bits_per_character"] == pytest.approx(bits, rel=1e-5)
 
 
-def test_what_is_printed_and_drawn(text, tmp_path, capsys, monkeypatch):
+def test_the_output_and_the_pictures(text, tmp_path, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(lm, "draw_curve", lambda *arguments: drawn.append(arguments))
     assert run(text, tmp_path, "--max-steps", "2", "--sample-prompt", "la ragazza") == 0
@@ -121,7 +121,7 @@ def test_what_is_printed_and_drawn(text, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_model_that_knows_the_text_beats_both_baselines(tmp_path):
+def test_a_model_trained_on_the_text_beats_both_baselines(tmp_path):
     """Of a text that repeats itself, the pairs alone tell too little."""
     file = tmp_path / "text.txt"
     file.write_text("abcd abdc acbd acdb\n" * 80)
@@ -178,7 +178,7 @@ def test_a_dev_file_is_held_out_instead(text, tmp_path):
     assert figures["tokens"] == len(tokenizer(dev.read_text())["input_ids"])
 
 
-def test_a_checkpoint_is_gone_on_from(text, trained, tmp_path):
+def test_training_continues_from_a_checkpoint(text, trained, tmp_path):
     """One step that moves nothing: the loss is that of the checkpoint."""
     more = ["--max-steps", "1", "--learning-rate", "1e-12", "--dropout", "0.3"]
     assert tune(text, trained, tmp_path, *more) == 0

@@ -29,7 +29,7 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([TEXT], 290)
 
 
-def test_the_text_is_read_as_it_stands(tmp_path):
+def test_the_text_is_read_unchanged(tmp_path):
     a, b = tmp_path / "a.txt", tmp_path / "b.txt"
     a.write_bytes("\ufeff  uno \r\n\r\n\tdue\n \n".encode())
     b.write_text("tre", encoding="utf-8")
@@ -146,7 +146,7 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused():
     assert train_tokenizer([TEXT], 257).vocab_size == 257
 
 
-def test_each_document_stands_behind_the_end_of_the_one_before(tokenizer):
+def test_documents_are_separated_by_end_tokens(tokenizer):
     ids = tokenize([TEXT, "no"], tokenizer)
     assert ids.dtype == np.int32
     assert tokenizer.decode(ids.tolist()) == f"<|endoftext|>{TEXT}<|endoftext|>no"
@@ -185,7 +185,7 @@ def targets(batches: TextBatches, epoch: int) -> list[tuple[int, int]]:
 
 
 @given(st.integers(2, 60), st.integers(2, 17), st.integers(1, 5))
-def test_in_order_every_token_but_the_first_is_guessed_once(length, max_length, batch_size):
+def test_in_order_every_token_but_the_first_is_predicted_once(length, max_length, batch_size):
     batches = TextBatches(
         np.arange(length, dtype=np.int32),
         max_length=max_length,
@@ -197,7 +197,7 @@ def test_in_order_every_token_but_the_first_is_guessed_once(length, max_length, 
 
 
 @given(st.integers(2, 60), st.integers(2, 17), st.integers(1, 5), st.integers(0, 3))
-def test_shuffled_every_token_but_one_is_guessed_once(length, max_length, batch_size, epoch):
+def test_shuffled_every_token_but_one_is_predicted_once(length, max_length, batch_size, epoch):
     ids = np.arange(length, dtype=np.int32)
     batches = TextBatches(ids, max_length=max_length, batch_size=batch_size, seed=3)
     pairs = targets(batches, epoch)

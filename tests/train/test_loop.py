@@ -127,7 +127,7 @@ def test_accumulation_is_the_big_batch(tmp_path):
     assert seen[0]["gradient_norm"] == pytest.approx(seen[1]["gradient_norm"], rel=1e-5)
 
 
-def test_it_learns_and_says_so(tmp_path):
+def test_it_learns_and_reports_it(tmp_path):
     model, progress = train_job(tmp_path, epochs=12)
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records] == list(range(1, 73))
@@ -147,7 +147,7 @@ def test_it_learns_and_says_so(tmp_path):
     ("step", "number"),
     [(1, signal.SIGTERM), (3, signal.SIGINT), (6, signal.SIGTERM), (11, signal.SIGINT)],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(step, number, plain, tmp_path):
+def test_a_resumed_run_gives_the_same_bits(step, number, plain, tmp_path):
     whole, _ = train_job(tmp_path / "whole", plain=plain)
     assert is_optimized(whole) is not plain
     _, stopped = train_job(tmp_path / "stopped", plain=plain, callbacks=[stop_at(step, number)])
@@ -174,7 +174,7 @@ def test_resuming_takes_the_random_state_along(tmp_path, monkeypatch):
     assert digest(resumed) != digest(whole)
 
 
-def test_records_after_the_checkpoint_are_written_anew(tmp_path):
+def test_records_after_the_checkpoint_are_rewritten(tmp_path):
     train_job(tmp_path, callbacks=[stop_at(5)])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "loss": "of a run that was killed before it saved"}\n')
@@ -413,7 +413,7 @@ def test_metrics_after_the_checkpoint_are_written_once(tmp_path):
     assert steps == list(range(1, 13))
 
 
-def test_resuming_nothing_begins_and_says_so(tmp_path, capsys):
+def test_resuming_without_a_checkpoint_starts_and_reports_it(tmp_path, capsys):
     whole, _ = train_job(tmp_path / "whole")
     begun, _ = train_job(tmp_path / "begun", resume=True)
     assert digest(begun) == digest(whole)
@@ -476,7 +476,7 @@ def test_another_attention_implementation_is_another_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_run_goes_on_only_as_what_it_was(plain, tmp_path):
+def test_a_run_resumes_only_with_the_same_settings(plain, tmp_path):
     train_job(tmp_path, plain=plain, callbacks=[stop_at(4)])
     words = ["plain", "optimized"] if plain else ["optimized", "plain"]
     with pytest.raises(ValueError, match="implementation was '{}', now it is '{}'".format(*words)):
@@ -507,7 +507,7 @@ def test_a_new_run_is_optimized_unless_it_is_to_be_plain(plain, tmp_path):
     assert is_optimized(model) is not plain
 
 
-def test_a_run_goes_on_with_the_library_that_it_began_with(tmp_path, monkeypatch):
+def test_a_run_resumes_with_the_library_that_it_began_with(tmp_path, monkeypatch):
     if not linear.onednn_works():
         pytest.skip("this PyTorch has one library")
     monkeypatch.setattr(linear, "_chosen", None)  # to be restored afterwards

@@ -57,7 +57,7 @@ def test_labels_are_the_old_ids_and_the_rest_is_untouched():
     assert (inputs[~chosen] == ids[~chosen]).all()
 
 
-def test_special_tokens_and_padding_are_never_chosen_nor_drawn():
+def test_special_tokens_and_padding_are_never_masked_nor_sampled():
     ids = np.random.default_rng(1).integers(0, 99, (300, 300))
     inputs, labels = masked(ids, probability=0.9)
     special = ids < 5
@@ -66,7 +66,7 @@ def test_special_tokens_and_padding_are_never_chosen_nor_drawn():
     assert (inputs[~special] >= 4).all()  # 4 is the mask
 
 
-def test_whole_words_are_chosen_whole():
+def test_whole_words_are_masked():
     random = np.random.default_rng(1)
     ids = random.integers(5, 99, (400, 60))
     starts = random.random(ids.shape) < 0.5

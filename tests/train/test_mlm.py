@@ -127,7 +127,7 @@ def test_the_flags_reach_the_data(text, tmp_path, monkeypatch):
     assert (words.whole_words, words.probability, words.seed) == (True, 0.3, 5)
 
 
-def test_the_unigram_guess_knows_the_training_text_alone(text, tmp_path, monkeypatch):
+def test_the_unigram_baseline_counts_only_the_training_text(text, tmp_path, monkeypatch):
     seen = []
     baseline = mlm.unigram_baseline
     monkeypatch.setattr(

@@ -113,7 +113,7 @@ def test_a_batch_is_a_function_of_seed_epoch_and_number(tokenizer):
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_the_checksum_sees_other_pairs(side, tokenizer):
+def test_other_pairs_have_another_checksum(side, tokenizer):
     other = [list(pair) for pair in PAIRS]
     other[-1][side] = "oggi hello"
     assert batches_of(tokenizer).checksum() == batches_of(tokenizer).checksum()

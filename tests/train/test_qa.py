@@ -202,7 +202,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(change, message, files, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_without_files_the_two_ways_to_name_them_are_said(files, tmp_path, capsys):
+def test_without_files_the_error_names_both_ways_to_give_them(files, tmp_path, capsys):
     given = ["--model", str(files / "bert"), "--output", str(tmp_path / "out")]
     assert qa.main(given) == 1
     assert "--train FILE and --dev FILE, or --download" in capsys.readouterr().err

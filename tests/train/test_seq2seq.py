@@ -132,7 +132,9 @@ def test_what_is_printed(files, tmp_path, capsys):
         assert columns == expected
 
 
-def test_the_score_of_a_model_that_knows_the_answers(files, trained, tmp_path, monkeypatch, capsys):
+def test_the_score_of_a_model_that_has_learned_it(
+    files, trained, tmp_path, monkeypatch, capsys
+):
     """Five of six: what is written is compared with the target, pair by pair."""
     pairs = pairs_of(files / "dev.tsv")
     answers = [target for _, target in pairs[:5]] + ["quite another text."]
@@ -165,7 +167,7 @@ def test_transformers_takes_the_result_of_each_class(architecture, files, tmp_pa
 
 
 @pytest.mark.slow
-def test_beams_are_asked_for_and_remembered(files, tmp_path, monkeypatch):
+def test_the_number_of_beams_is_an_option_and_saved(files, tmp_path, monkeypatch):
     assert run(files, tmp_path, "--max-steps", "1", "--num-beams", "3") == 0
     assert from_pretrained(tmp_path).generation_config.num_beams == 3
     assert json.loads((tmp_path / "report.json").read_text())["num_beams"] == 3

@@ -100,18 +100,18 @@ def test_a_file_of_version_2(read):
         ("(", 10, None),  # no pattern
     ],
 )
-def test_an_answer_is_found_near_where_the_file_says(text, start, found):
+def test_an_answer_is_found_near_its_position_in_the_file(text, start, found):
     assert find_answer(CONTEXT, text, start) == (found and Answer(*found))
 
 
-def test_the_nearest_place_wins_and_of_two_the_earlier():
+def test_the_nearest_occurrence_wins_and_of_two_the_earlier():
     assert find_answer("ab ab ab", "ab", 4) == Answer("ab", 3)
     assert find_answer("ab ab ab", "ab", 5) == Answer("ab", 6)
     assert find_answer("a.a", "a", 1) == Answer("a", 0)
 
 
 @given(st.text("ab .\n", max_size=20), st.text("ab .\n", max_size=4), st.integers(-5, 25))
-def test_what_is_found_stands_there(context, text, start):
+def test_the_found_span_is_the_answer(context, text, start):
     answer = find_answer(context, text, start)
     stated = start + len(text) - len(text.lstrip())
     if answer is not None:

@@ -280,7 +280,7 @@ def test_many_examples_are_as_each_alone(tokenizer, monkeypatch):
     assert together.counts.examples == len(examples)
 
 
-def test_the_checksum_sees_another_label(bert):
+def test_another_label_changes_the_checksum(bert):
     first, same, other = (
         make_features([example(TEXT, answer)], bert, **LENGTHS) for answer in ("in", "in", "gas")
     )

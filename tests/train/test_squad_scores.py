@@ -202,7 +202,7 @@ def test_thresholds_by_hand():
     assert (best.f1, best.f1_threshold) == (pytest.approx(100 * (3 + 2 / 3) / 4), -2.5)
 
 
-def test_questions_of_one_null_score_are_not_told_apart():
+def test_questions_with_equal_null_scores_share_a_threshold():
     # The official script would let the first be answered and not the second, and promise 100.
     examples = [asked("1", "x"), asked("2")]
     best = best_thresholds(examples, {"1": "x", "2": "x"}, {"1": 0.0, "2": 0.0})

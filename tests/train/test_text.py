@@ -103,7 +103,7 @@ def test_words_begin_where_words_begin(tokenizer):
     assert begins[2].startswith("Ġ")
 
 
-def test_the_checksum_sees_another_text(tokenizer):
+def test_another_text_changes_the_checksum(tokenizer):
     first, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
     same, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
     other, _ = tokenize_sequences([*TEXT[:-1], "no"], tokenizer, max_length=16, pack=True)

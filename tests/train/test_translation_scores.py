@@ -28,7 +28,7 @@ def test_bleu_and_chrf_are_those_of_sacrebleu():
     assert bleu_and_chrf(RIGHT, RIGHT)["bleu"] == pytest.approx(100)
 
 
-def test_without_sacrebleu_one_sentence_says_so(monkeypatch):
+def test_without_sacrebleu_one_sentence_is_printed(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(ImportError, match=r"^BLEU and chrF need sacrebleu: pip install sacrebleu"):
         bleu_and_chrf(WRITTEN, RIGHT)

@@ -391,7 +391,7 @@ def test_gender_of_the_subject(training: list[Sentence], held_out: list[Sentence
     assert min(checked[vowel] for vowel in "oaie") > 60
 
 
-def test_hidden_gender_is_never_asked(training: list[Sentence]) -> None:
+def test_hidden_gender_is_never_tested(training: list[Sentence]) -> None:
     hidden = re.compile(r"(io|tu|noi|voi|loro|(io|tu) e (Laura|Anna|Sara|Irene))$")
     seen = Counter(
         len(agreement.forms)

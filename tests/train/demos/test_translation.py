@@ -13,7 +13,7 @@ from train.demos.translation import DRAWN, draw_cross_attention
 from train.metrics import new_figure
 
 
-def test_the_sentence_that_is_drawn_is_held_out():
+def test_the_sentence_in_the_picture_is_held_out():
     assert "una lezione interessante" in DRAWN
     assert is_held_out(("lezione", "interessante"))
 
