@@ -1,7 +1,7 @@
-"""Pages whose code is run: Python, what it prints, an interpreter's lines, and commands.
+"""Run the code of documentation pages: Python and its output, doctest lines, and commands.
 
-The blocks of a page run in order and share their names. A block of text behind a block of Python
-is what it prints; `python -m tests.pages PAGE` writes into the page what it prints now.
+The blocks of a page run in order and share their variables. A block of text after a block of Python
+is its output; `python -m tests.pages PAGE` updates it in the page.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ def printed(code: str, names: dict[str, object]) -> str:
 
 
 def check_page(page: str, tiny: Mapping[str, str]) -> int:
-    """Run every block of a page in the current directory; gives how many there are.
+    """Run every block of a page in the current directory, and return their number.
 
     Args:
         page: its Markdown.
@@ -130,7 +130,7 @@ def run_command(words: list[str], tiny: Mapping[str, str]) -> None:
 
 
 def check_requirement(requirement: str) -> None:
-    """Check that `.`, `.[extra]` or a package is something that setup.py knows."""
+    """Check that `.`, `.[extra]` or a package is something that setup.py defines."""
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     if (ours := re.fullmatch(r"\.(?:\[([\w,]+)\])?", requirement)) is not None:
         extras = setup.partition("extras_require")[2]

@@ -1,6 +1,6 @@
-"""The table of families, tasks and measured parity that stands in the README.
+"""The table of families, tasks and measured parity in the README.
 
-`python -m tests.parity_table` measures and writes it. The pairs of models and the comparison are
+`python -m tests.parity_table` measures and updates it. The pairs of models and the comparison are
 those of the parity tests. A number is the largest of the plain model and of the optimized one.
 """
 
@@ -20,7 +20,7 @@ README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- parity: begin -->\n", "<!-- parity: end -->\n"
 HEAD = ["family", "classes", "pipelines", "states, logits", "maps", "loss", "gradients", "float64"]
 
-# How ours are made: the formula alone, and with the faster twins in place.
+# Our models: with the formula, and optimized.
 VARIANTS = ("eager", "optimized")
 
 # What transformers' class names spell otherwise than the papers.
@@ -43,14 +43,14 @@ KINDS = {
 
 def measure(name: str, dtype: torch.dtype, variant: str) -> Report:
     """The report on one class, made small, with every parameter perturbed."""
-    torch.manual_seed(0)  # transformers draws the weights
+    torch.manual_seed(0)  # transformers initializes the weights
     with tempfile.TemporaryDirectory() as directory:
         ours, theirs = pair(name, Path(directory), variant, dtype)
     return compare(ours, theirs, random_batch(ours, length=11))
 
 
 def classes_by_family() -> dict[str, list[str]]:
-    """Every class that the parity tests know, by the family that the reader knows."""
+    """Every class of the parity tests, by the name of its family."""
     return {family: [n for n in CLASSES if family_of(n) == family] for family in FAMILIES}
 
 
@@ -99,7 +99,7 @@ def table() -> str:
 
 
 def shown(readme: str) -> str:
-    """The table that stands in the README."""
+    """The table in the README."""
     return readme.partition(BEGIN)[2].partition(END)[0]
 
 

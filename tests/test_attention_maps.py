@@ -234,7 +234,7 @@ def some_maps(length, layers=3, heads=4, second=None):
 
 
 def texts_of(figure):
-    """All that can be seen to be written on a figure."""
+    """All visible texts of a figure."""
     from matplotlib.text import Text
 
     return [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
@@ -242,7 +242,7 @@ def texts_of(figure):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that would be written; rendering them takes long."""
+    """The figures that would be saved; rendering them takes long."""
     figure = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib")
     seen = []
 

@@ -231,7 +231,7 @@ def test_a_source_of_any_length_fits_into_t5(load):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that would be written; rendering them takes long."""
+    """The figures that would be saved; rendering them takes long."""
     figure = pytest.importorskip("matplotlib.figure", reason="pictures need matplotlib")
     seen = []
 
@@ -244,7 +244,7 @@ def figures(monkeypatch):
 
 
 def texts_of(figure):
-    """All that can be seen to be written on a figure."""
+    """All visible texts of a figure."""
     from matplotlib.text import Text
 
     return [text.get_text() for text in figure.findobj(Text) if text.get_visible()]

@@ -163,9 +163,9 @@ def test_offline_a_cached_name_is_found_and_another_one_is_an_error(cache, resol
         "acme/tiny", f"acme/tiny@{COMMIT}", "acme/other", "gpt2", "acme/tiny@v2"
     )
     assert main == commit == snapshot
-    for said, name in zip(missing, ("acme/other", "gpt2", "acme/tiny"), strict=True):
-        assert said.startswith(f"CheckpointError: {name!r}")
-        assert "neither an existing path nor a cached or downloadable hub name" in said
+    for line, name in zip(missing, ("acme/other", "gpt2", "acme/tiny"), strict=True):
+        assert line.startswith(f"CheckpointError: {name!r}")
+        assert "neither an existing path nor a cached or downloadable hub name" in line
     assert "at revision 'v2'" in missing[-1]
 
 

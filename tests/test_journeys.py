@@ -117,7 +117,7 @@ def test_a_call_runs_through_no_more_than(make, bounds):
 
 
 def test_what_is_counted():
-    """A function of 17 lines is counted whole, once, though only some of its lines ran."""
+    """All 17 lines of a function count, once, though only some of them ran."""
     call = attention_layer("sdpa")
     found = journey(call)
     assert journey(call) == found

@@ -163,7 +163,7 @@ def test_what_the_commands_of_a_page_are():
         run_command(commands(known)[0], TINY)
 
 
-# ---- what pages say of the code ----
+# ---- names of code in pages ----
 
 
 def test_the_readme_is_short():
@@ -237,7 +237,7 @@ def missing_path(name: str) -> bool:
     if "/" not in name:
         return not any(path.name == name for path in sources())
     if not any((place / top).is_dir() for place in places):
-        return False  # a place of the reader's, or a name on the hub
+        return False  # a path of the reader's, or a name on the hub
     return not any((place / name).exists() for place in places)
 
 

@@ -1,4 +1,4 @@
-"""What holds of the whole package: imports, files, names, promises that a linter could check."""
+"""Rules for the whole package: imports, files, names, and what a linter could check."""
 
 import ast
 import functools
@@ -27,7 +27,7 @@ from minitransformer.names import nearest, unexpected_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minitransformer"
-# Who may import whom: a folder or file may use those of its own line and of the lines before it.
+# What may import what: a folder or file may import those of its own line and of earlier lines.
 ORDER = [
     ("files", "names", "tracing", "hub", "arguments", "version"),
     ("layers",),
@@ -51,7 +51,7 @@ def module_of(path: Path) -> str:
 
 
 def level(module: str) -> int | None:
-    """Which line of ORDER a module stands in; None if it is in none."""
+    """The line of ORDER that contains a module; None if there is none."""
     parts = module.split(".")
     name = parts[1] if parts[0] == "minitransformer" and len(parts) > 1 else parts[0]
     return next((number for number, names in enumerate(ORDER) if name in names), None)
@@ -124,7 +124,7 @@ def test_only_validation_checks_whether_values_can_be_read():
     assert askers == {"minitransformer.models.validation"}, askers
 
 
-# What has no place in the maths: it serves a processor, a device, a compiler, or a guard.
+# What does not belong in the maths: code for a processor, a device, a compiler, or a guard.
 NOT_IN_THE_MATHS = re.compile(
     r"\bfast\b|torch\.ops|autograd\.Function|is_compiling|is_exporting|is_tracing|mkldnn"
     r"|device\.type|is_cuda|autocast|register_forward|register_full_backward|_forward_hooks"

@@ -1,4 +1,4 @@
-"""A captured step, replayed, decodes what the model decodes; on the CPU by way of a stand-in."""
+"""Replaying a captured step generates the model's tokens; on the CPU, a stand-in captures it."""
 
 import copy
 import gc
@@ -25,15 +25,15 @@ from minitransformer.models.base import CausalDecodingSession, DecodingSession
 from minitransformer.models.validation import check_attention_mask, check_ids
 from tests.tiny import GENERATING, language_model, prompts
 
-# --- A CUDA graph on the CPU: the operations of one run, repeated on the same memory. Like the
-# real one it knows nothing of what Python did between them, and breaks where a number is read.
+# --- A CUDA graph on the CPU: the operations of one run, repeated on the same memory. Like a real
+# one, it does not repeat Python code, and fails if Python reads a value.
 
 Run = Callable[[], Tensor]
 READING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "_unique2", "masked_select"}
 
 
 class Operations(TorchDispatchMode):
-    """Notes each operation with its arguments and its results."""
+    """Records each operation with its arguments and its results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,23 +41,23 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        assert name not in READING, f"{name} reads what is only being captured"
+        assert name not in READING, f"{name} reads a value during the capture"
         results = func(*args, **(kwargs or {}))
         self.noted.append((func, args, kwargs or {}, results))
         return results
 
     def repeat(self) -> None:
-        """Do the same with the same memory."""
+        """Run the recorded operations again on the same memory."""
         for func, args, kwargs, results in self.noted:
             again = func(*args, **kwargs)
             for old, new in zip(tree_leaves(results), tree_leaves(again), strict=True):
-                # A view, and what was written in place, is where it was.
+                # Views, and results of in-place operations, keep their memory.
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
 
 class Captures:
-    """Stands in for `cuda_graph.capture`, and counts."""
+    """A stand-in for `cuda_graph.capture` that counts captures and replays."""
 
     def __init__(self) -> None:
         self.captured = self.replayed = 0
@@ -81,7 +81,7 @@ class Captures:
 
 @pytest.fixture
 def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
-    """The CPU, taken for a device that replays what was captured."""
+    """Make the CPU count as a device that captures and replays steps."""
     made = Captures()
     monkeypatch.setattr(cuda_graph, "capture", made)
     for module in (cuda_graph, model_twins):
@@ -101,7 +101,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def optimized(family: str) -> Any:
-    """A model with the twins, of which no other test keeps a captured step."""
+    """An optimized model that shares no captured step with other tests."""
     return optimize(copy.deepcopy(language_model(family)))
 
 
@@ -161,7 +161,7 @@ def test_a_second_text_of_the_same_sizes_reuses_the_captured_step(captures, fami
 @pytest.mark.parametrize("family", ["Bart", "Marian", "T5"])
 def test_sources_with_other_padding_share_the_captured_step_but_not_the_mask(captures, family):
     model, masks, before = optimized(family), [], []
-    # What is drawn depends on every probability, where the likeliest token may stay the same.
+    # A sample depends on every probability, whereas the most likely token may stay the same.
     fields = {"max_new_tokens": 16, "do_sample": True, "top_k": 0, "temperature": 2.0, "seed": 0}
     for lengths in ([3, 7, 5], [7, 2, 4]):
         batch = prompts(family, lengths)
@@ -405,7 +405,7 @@ FIELDS: list[dict[str, Any]] = [
 
 
 class Scores(DecodingSession):
-    """Scores of a shape, without values that could be read."""
+    """Scores without values, which cannot be read."""
 
     eos_check_interval = EOS_CHECK_INTERVAL
 
@@ -456,7 +456,7 @@ def test_ids_are_not_read_while_they_are_captured(monkeypatch):
 
 
 def test_the_calls_that_capture_a_graph(monkeypatch):
-    """In the order of PyTorch's page on CUDA graphs: a side stream, warm-ups, the capture."""
+    """In the order of PyTorch's documentation: a side stream, warm-ups, the capture."""
     calls: list[str] = []
 
     class Note:

@@ -1,4 +1,4 @@
-"""What gets the plain operations of PyTorch; most of it is tried where the techniques are."""
+"""The dispatch guards; the tests of each technique test most of what they exclude."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def onednn_on(monkeypatch):
 
 
 def both(*tensors):
-    """The two guards, which agree on everything but the device and oneDNN."""
+    """Both guards, which differ only in the device and oneDNN."""
     answers = {is_plain_eager(*tensors), is_plain_eager_cpu(*tensors)}
     assert len(answers) == 1
     return answers.pop()
@@ -38,7 +38,7 @@ def test_plain_tensors_and_parameters_are_plain():
 
 
 class Own(torch.Tensor):
-    """A subclass, of whose numbers nothing is known."""
+    """A user's tensor subclass, which may redefine operations."""
 
 
 def test_tensors_of_other_kinds_are_not():

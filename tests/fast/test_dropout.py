@@ -1,4 +1,4 @@
-"""Dropout with 16 random bits, and attention with dropout on its weights, block by block."""
+"""Dropout with 16 random bits, and blockwise attention with dropout."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_the_four_16_bit_numbers_of_an_integer_are_independent():
 
 
 def test_each_of_the_65536_numbers_counts_once(monkeypatch):
-    """Of all 16-bit numbers, as many are dropped as the rounded probability says."""
+    """The share of all 16-bit numbers that drop an element is the rounded probability."""
     every = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
     monkeypatch.setattr(
         torch.Tensor, "random_", lambda self, *_: self.copy_(every.view(self.dtype))
@@ -91,7 +91,7 @@ def test_everything_is_dropped_with_probability_one():
 @pytest.mark.parametrize("kind", ["none", "padding", "causal", "heads", "flat"])
 @pytest.mark.parametrize("in_cache", [1, 60, 10_000])
 def test_blockwise_attention_is_the_formula_in_values_and_gradients(kind, in_cache, monkeypatch):
-    """In blocks of one head, of a few, and in one: with the same weights dropped."""
+    """In blocks of one head, of several, and in one block, with the same dropout mask."""
     monkeypatch.setattr(blockwise, "_MAX_WEIGHTS_IN_BLOCK", in_cache)
     query = torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     key = torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Each layer and its twin: the same values and gradients; and who gets the plain forward."""
+"""Each layer and its twin: equal values and gradients, and when the plain forward runs."""
 
 import copy
 import pickle
@@ -41,7 +41,7 @@ def twin_of(module):
 
 @pytest.fixture(params=["onednn", "default"], autouse=True)
 def library(request, monkeypatch):
-    """Each library, whatever would be measured here; without oneDNN, twice the same."""
+    """Each library, whatever is faster here; without oneDNN, the default twice."""
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
     name = request.param if linear_module.onednn_works() else "default"
     monkeypatch.setattr(linear_module, "_chosen", name)
@@ -65,7 +65,7 @@ def assert_same(plain, twin, call, leaves, exact=False):
 
 
 def test_every_twin_is_a_subclass_without_anything_of_its_own():
-    """It can be put in place and taken back, and keeps names, states and copies as they are."""
+    """Optimizing and restoring change no names, state dicts or copies."""
     for plain, twin in REPLACEMENTS.items():
         assert issubclass(twin, plain) and "__init__" not in vars(twin)
         assert pickle.loads(pickle.dumps(twin)) is twin
@@ -110,7 +110,7 @@ def test_networks_of_tokens_in_any_shape(kind, shape, gradients):
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_dropout_is_applied_to_the_intermediate_values(kind, monkeypatch):
-    """Where it draws as PyTorch does, the same seed drops the same numbers."""
+    """With PyTorch's dropout, the same seed gives the same dropout mask."""
 
     def drawn(shape, probability):
         return torch.empty(shape).bernoulli_(1 - probability).bool(), 1 / (1 - probability)
@@ -128,7 +128,7 @@ def test_dropout_is_applied_to_the_intermediate_values(kind, monkeypatch):
 
 @pytest.fixture
 def pieces(monkeypatch):
-    """How many tokens each block of a twin of a network had; three at most."""
+    """The number of tokens in each block of a feed-forward twin, at most three."""
     seen = []
     monkeypatch.setattr(blocks_module, "_MAX_BYTES", 3 * 8 * 4)
     for kind in NETWORKS:
@@ -151,14 +151,14 @@ def test_many_tokens_go_through_in_blocks(kind, shape, pieces):
 
 
 class Doubling(nn.Linear):
-    """A linear map that does something else, as adapters do."""
+    """A linear layer that computes something else, as adapters do."""
 
     def forward(self, x):
         return 2 * super().forward(x)
 
 
 class Adapted(nn.Module):
-    """A linear map inside another module, whose weight it shows."""
+    """A module with a linear layer inside, whose weight it exposes."""
 
     def __init__(self, base):
         super().__init__()
@@ -222,7 +222,7 @@ def test_what_observes_a_network_gets_the_plain_forward(kind, pieces, monkeypatc
         torch.testing.assert_close(layer(hidden), expected)
     assert layer(hidden[:0]).shape == (0, 6)
     assert pieces == []
-    layer.activation = lambda x: x  # an activation of one's own is nothing to hide from
+    layer.activation = lambda x: x  # a user's activation does not exclude the fast path
     layer(hidden)
     assert pieces == [3, 2]
 
@@ -240,7 +240,7 @@ def test_a_decoding_network_uses_its_prepacked_weights(pieces):
         assert pieces == ([2] if has_copy else [2, 2])
         assert has_copy == (linear_module.measured_library() == "onednn")
         pieces.clear()
-        torch.testing.assert_close(layer(hidden), expected)  # a call that no session makes
+        torch.testing.assert_close(layer(hidden), expected)  # a call outside a session
         assert pieces == [2]
 
 
@@ -317,7 +317,7 @@ def test_unpadded_self_attention_at_real_tokens(kind, real, causal):
 
 
 def test_the_last_layer_for_selected_tokens_only():
-    """Queries are fewer than keys, in both kinds of batches."""
+    """Fewer queries than keys, in both kinds of batches."""
     plain = self_attention(MultiHeadAttention)
     twin, hidden = twin_of(plain), torch.randn(2, 4, 12, dtype=torch.float64)
     real = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
@@ -346,7 +346,7 @@ def test_a_twin_that_returns_its_weights_runs_the_plain_forward(attention):
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """What the kernel for padded batches was asked: whether a mask, whether causal, how dropped."""
+    """The arguments of the kernel for padded batches: mask or not, causal or not, dropout."""
     seen = []
     kernel = module.padded_attention
 
@@ -380,7 +380,7 @@ def test_what_observes_attention_gets_the_plain_forward(kernels):
     with warnings.catch_warnings(action="ignore"):
         traced = torch.jit.trace(attend, (hidden, ones), check_trace=False)
     torch.testing.assert_close(traced(hidden, ones), expected)
-    ones[1, 3] = False  # a trace of a mask of ones has to know masks
+    ones[1, 3] = False  # a trace with a mask of ones must honour other masks
     masked, _ = plain(hidden, hidden, padding_mask(ones))
     torch.testing.assert_close(traced(hidden, ones), masked)
     many = torch.vmap(attend)(hidden[:, None], ones[:, None])
@@ -471,7 +471,7 @@ def test_on_average_dropout_changes_nothing(unpadded):
 
 
 def test_a_subclass_of_a_twin_or_of_linear_is_left_alone():
-    """A fused forward knows the maps of PyTorch and their twins, by their very classes."""
+    """A fused forward accepts only `nn.Linear` and its twin themselves."""
     fuse = partial(module._can_be_fused, torch.ones(2, 4), nn.Dropout(0.0))
     assert fuse(nn.Linear(4, 6)) and fuse(FastLinear(4, 6), nn.Linear(6, 4))
     assert not fuse(Doubling(4, 6))

@@ -1,7 +1,7 @@
-"""Linear maps by the faster product: the numbers of F.linear, in every derivative.
+"""Linear layers by the faster matrix product: the numbers of F.linear, in every derivative.
 
-Which product a processor is given is measured, so the tests give the answer: each runs with
-oneDNN's, where this PyTorch has it, and with a stand-in for it.
+The faster product is measured, so the tests set the result. Each test runs with oneDNN's product,
+if this PyTorch has it, and with a stand-in for it.
 """
 
 import copy
@@ -25,12 +25,12 @@ from tests import tiny
 
 
 def linear(x, weight, bias=None):
-    """The product of a model that trains."""
+    """The product in training."""
     return module.linear(x, weight, bias, training=True)
 
 
 def stand_in(x, weight, bias, activation="none", algorithm=""):
-    """What oneDNN's product gives."""
+    """A stand-in with the results of oneDNN's product."""
     product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
     names = {"none": lambda t: t, "relu": F.relu}
     names["gelu"] = partial(F.gelu, approximate=algorithm or "none")
@@ -44,7 +44,7 @@ def calls(request, monkeypatch):
     if request.param == "onednn":
         if not (torch.backends.mkldnn.enabled and module.onednn_works()):
             pytest.skip("oneDNN is off, or this PyTorch has none")
-        for activation in module._FUSED:  # tried once, before anything is counted
+        for activation in module._FUSED:  # tested once, before calls are counted
             for dtype in (torch.float32, torch.bfloat16):
                 module._kernel_works(dtype, activation)
     else:
@@ -64,7 +64,7 @@ def calls(request, monkeypatch):
 
 
 def leaves(rows=(2, 5), inputs=6, outputs=4, bias=True):
-    """x, W and b, twice: the same numbers with gradients of their own."""
+    """x, W and b, twice: equal values, separate gradients."""
     made = [torch.randn(*rows, inputs), torch.randn(outputs, inputs)]
     made += [torch.randn(outputs)] if bias else []
     return [[t.clone().requires_grad_() for t in made] for _ in range(2)]
@@ -87,7 +87,7 @@ def test_values_and_gradients_are_pytorchs(rows, inputs, outputs, bias, calls):
     assert len(calls) == (3 if inputs > outputs else 2)
     with torch.no_grad():
         assert torch.equal(linear(*mine), expected)
-    assert len(calls) == (3 if inputs > outputs else 2)  # without gradients PyTorch's own
+    assert len(calls) == (3 if inputs > outputs else 2)  # without gradients, PyTorch's product
 
 
 def test_by_default_everything_is_pytorchs(calls):
@@ -102,17 +102,17 @@ def test_by_default_everything_is_pytorchs(calls):
 
 
 def test_only_the_gradients_that_are_needed_are_computed(calls):
-    for wanted in range(3):
+    for with_gradient in range(3):
         (mine, usual), before = leaves(), len(calls)
         for made in (mine, usual):
             for number, tensor in enumerate(made):
-                tensor.requires_grad_(number == wanted)
-        linear(*mine).sum().backward()  # of a gradient that is expanded, not written out
+                tensor.requires_grad_(number == with_gradient)
+        linear(*mine).sum().backward()  # the gradient is expanded, not contiguous
         F.linear(*usual).sum().backward()
         for one, other in zip(mine, usual, strict=True):
             assert (one.grad is None) == (other.grad is None)
-        torch.testing.assert_close(mine[wanted].grad, usual[wanted].grad)
-        assert len(calls) - before == (1 if wanted == 2 else 2)
+        torch.testing.assert_close(mine[with_gradient].grad, usual[with_gradient].grad)
+        assert len(calls) - before == (1 if with_gradient == 2 else 2)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(6, 4), (4, 6)])
@@ -179,7 +179,7 @@ def test_what_no_gradient_needs_is_not_saved(calls):
 def test_checkpointing_gives_the_same_gradients(use_reentrant, calls):
     mine, usual = leaves()
     checkpoint(linear, *mine, use_reentrant=use_reentrant).sum().backward()
-    with torch.autocast("cpu", torch.bfloat16):  # around the backward alone
+    with torch.autocast("cpu", torch.bfloat16):  # only the backward pass
         linear(*mine).sum().backward()
     F.linear(*usual).sum().mul(2).backward()
     for one, other in zip(mine, usual, strict=True):
@@ -269,7 +269,7 @@ def test_the_twin_is_pytorchs_module_with_another_product(calls):
     mine, x = optimize(copy.deepcopy(usual)), torch.randn(3, 6)
     torch.testing.assert_close(mine(x), usual(x))
     assert len(calls) == 1
-    # In evaluation it gives the very numbers, with gradients and without.
+    # In evaluation mode the numbers are exactly PyTorch's, with gradients and without.
     with torch.inference_mode():
         assert torch.equal(mine(x), usual(x))
     assert torch.equal(mine.eval()(x), usual(x))
@@ -315,9 +315,7 @@ def test_the_lm_head_uses_it_too(name, calls):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("most", [0, 100])
-def test_it_equals_the_layer_and_then_the_activation(
-    name, bias, dtype, most, calls, monkeypatch
-):
+def test_it_equals_the_layer_and_then_the_activation(name, bias, dtype, most, calls, monkeypatch):
     monkeypatch.setattr(module, "_MAX_ROWS_IN_FLOAT32", most)
     layer, activation = nn.Linear(24, 40, bias, dtype=dtype), ACTIVATIONS.get(name)
     x = torch.randn(3, 5, 24, dtype=dtype) * 2
@@ -362,7 +360,7 @@ def test_an_activation_that_cannot_be_fused_takes_two_steps(calls):
     assert layer.weight.grad is not None
     with torch.no_grad():
         linear_with_activation(x.double(), nn.Linear(3, 4).double(), gelu)
-        linear_with_activation(x, layer, lambda values: values)  # an activation of one's own
+        linear_with_activation(x, layer, lambda values: values)  # a user's activation
         linear_with_activation(x, layer, partial(F.gelu, approximate="tanh"))
         with pytest.raises(RuntimeError):
             linear_with_activation(x[:, :2], layer, None)
@@ -400,7 +398,7 @@ def test_the_kernel_is_given_a_contiguous_bias(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", [*ACTIVATIONS, None])
 def test_the_activation_is_fused_only_where_that_is_faster(name, dtype, calls, monkeypatch):
-    """Asked of each dtype and activation, for few rows and for many."""
+    """Measured for each dtype and activation, for few rows and for many."""
     layer, activation = nn.Linear(24, 40, dtype=dtype), ACTIVATIONS.get(name)
     asked, pays = [], {16: True, 256: False}
 

@@ -1,4 +1,4 @@
-"""What is measured, how, and that measuring disturbs nothing and is disturbed by nothing."""
+"""How comparisons are measured, and that they do not depend on or change the caller's settings."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from minitransformer.layers.feed_forward import ACTIVATIONS
 
 @pytest.fixture(autouse=True)
 def answers(monkeypatch):
-    """What is measured in a test is forgotten after it."""
+    """Measurements of a test are discarded after it."""
     monkeypatch.setattr(measuring, "SPEEDUPS", {})
     return measuring.SPEEDUPS
 
@@ -40,7 +40,7 @@ def test_concurrent_threads_measure_once(answers, monkeypatch):
 
     def slow(*_):
         asked.append(1)
-        time.sleep(0.05)  # all others ask meanwhile
+        time.sleep(0.05)  # the other threads call it meanwhile
         return 2.0
 
     monkeypatch.setattr(measuring, "_speedup", slow)
@@ -96,7 +96,7 @@ def skip_without_kernels(dtype):
 
 @pytest.fixture(params=["float64", "meta", "autocast", "gradients"])
 def surroundings(request):
-    """What a caller may have set where something is measured for the first time."""
+    """Settings that a caller may have when a comparison is measured for the first time."""
     if request.param == "float64":
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
@@ -117,14 +117,14 @@ def surroundings(request):
 def test_measuring_and_the_callers_settings_do_not_affect_each_other(
     dtype, make, surroundings, answers, monkeypatch
 ):
-    """Both ways compute the same, of the dtype that is asked about, on the CPU."""
+    """Both ways compute the same, in the given dtype, on the CPU."""
     skip_without_kernels(dtype)
     seen = []
     monkeypatch.setattr(measuring, "_seconds", lambda way: seen.append(way()) or 1.0)
     state = torch.get_rng_state()
     before = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
     assert not is_faster("which?", make, rounds=1)
-    assert answers == {"which?": 1.0}  # measured, not given up
+    assert answers == {"which?": 1.0}  # measured, no exception
     after = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
     assert before == after and torch.equal(torch.get_rng_state(), state)
     usual, other = seen[-2:]

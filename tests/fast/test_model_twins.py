@@ -1,7 +1,6 @@
-"""Backbones and task models beside their twins, where something inside sees the difference.
+"""Twins of backbones and task models where something inside could observe the difference.
 
-That they compute the same where nothing does is tested beside the plain model's promises, as one of
-the `VARIANTS`.
+Elsewhere they are tested together with the plain models, as one of the `VARIANTS`.
 """
 
 import copy
@@ -38,14 +37,14 @@ LOSSES = [
 
 
 def mixed(output: Any) -> Any:
-    """Each token with something of all others, as no module of the package has it."""
+    """Mix each token with all others, as no module of the package does."""
     hidden, *rest = output if isinstance(output, tuple) else (output,)
     hidden = hidden + hidden.mean(dim=-2, keepdim=True)
     return (hidden, *rest) if isinstance(output, tuple) else hidden
 
 
 def mixing(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass such as a user may write."""
+    """A user's subclass."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return mixed(kind.forward(self, *args, **kwargs))
@@ -54,7 +53,7 @@ def mixing(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def labelled_batch(model: Any) -> dict[str, Any]:
-    """A padded batch, of which some tokens have labels."""
+    """A padded batch with labels at some tokens."""
     batch = random_batch(model, length=7)
     if "decoder_input_ids" in batch:
         labels = batch.pop("decoder_input_ids").clone()
@@ -93,7 +92,7 @@ MIXING = {
 )
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_users_module_that_mixes_tokens(name, kind, padded):
-    """It sees the batch in the shape that it has in the plain model."""
+    """It gets the batch in the same shape as in the plain model."""
     if padded and kind is MaskedLMHead:
         pytest.skip("a head sees zeros at padding")
     plain = new(name)
@@ -120,7 +119,7 @@ def test_a_users_module_that_mixes_tokens(name, kind, padded):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_model_of_built_in_modules_can_be_unpadded(name):
-    """The other way round: a class that is missing from the table would cost all the speed."""
+    """Conversely, a class that is missing from the list would disable unpadding."""
     model = new(name, "optimized")
     backbone = getattr(model, "backbone", model)
     has_both = hasattr(backbone, "decoder")
@@ -153,7 +152,7 @@ def test_dropout_falls_where_it_falls_in_the_plain_model(name, monkeypatch):
 
 @pytest.fixture
 def ways(monkeypatch):
-    """Which losses were computed from the labelled tokens' logits alone."""
+    """Which losses were computed from the labelled tokens' logits only."""
     seen = []
 
     def note(kind, method):
@@ -211,7 +210,7 @@ def test_a_forward_set_on_the_instance_is_used(name, ways):
 
 
 def outcome(call: Any) -> Any:
-    """What a call gives, or how it fails."""
+    """The result of a call, or its error."""
     try:
         return call()
     except (AttributeError, TypeError, ValueError) as error:
@@ -257,7 +256,7 @@ def test_a_mask_of_the_target_with_other_values_is_refused(name, value):
 
 @pytest.mark.parametrize("name", [name for name in SEQ2SEQ if name in LOSSES])
 def test_tokens_after_the_last_label_are_computed_if_a_module_may_use_them(name):
-    """A hook of the decoder's sees what it sees in the plain model."""
+    """A hook on the decoder gets the same as in the plain model."""
     plain, seen = new(name), []
     for model in (plain, optimize(copy.deepcopy(plain))):
         model.backbone.decoder.layers[-1].register_forward_hook(lambda *a: seen.append(a[2][0]))

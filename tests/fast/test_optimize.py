@@ -1,4 +1,4 @@
-"""What is replaced, what is left and why, and what is refused."""
+"""Which modules are replaced, which are left alone and why, and which models are refused."""
 
 import copy
 
@@ -18,7 +18,7 @@ from tests.tiny import new
 
 @pytest.fixture(autouse=True)
 def answers(monkeypatch):
-    """What was measured is one answer, and nothing is measured here."""
+    """One stored measurement; the tests measure nothing."""
     monkeypatch.setattr(linear_module, "_chosen", "default")
     before = dict(SPEEDUPS)
     SPEEDUPS.clear()
@@ -29,7 +29,7 @@ def answers(monkeypatch):
 
 
 class OwnCrossAttention(CrossAttention):
-    """A user's; its nearest plain class is CrossAttention, one further away MultiHeadAttention."""
+    """A user's subclass of CrossAttention, which is a subclass of MultiHeadAttention."""
 
 
 def test_a_report_names_the_nearest_class():

@@ -1,4 +1,4 @@
-"""Products through prepacked copies of weights: the same numbers, never those of old weights.
+"""Products by prepacked weights: the same numbers, and never those of outdated copies.
 
 Each test runs with oneDNN's kernels, where this PyTorch has them, and with stand-ins for them.
 """
@@ -37,7 +37,7 @@ MANY = module._MIN_USES
 
 @pytest.fixture(params=["onednn", "stand-in"])
 def products(request, monkeypatch):
-    """How many products went through a copy so far, in a list of one."""
+    """The number of products by a copy so far, in a list of one element."""
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
     monkeypatch.setattr(linear_module, "_chosen", "default")
     monkeypatch.setattr(module, "is_faster", lambda *_, **__: True)
@@ -45,7 +45,7 @@ def products(request, monkeypatch):
     if request.param == "onednn":
         if not module._kernels_work(torch.float32):
             pytest.skip("this PyTorch has no oneDNN")
-        module._kernels_work(torch.bfloat16)  # whose trial is not to be counted
+        module._kernels_work(torch.bfloat16)  # its test product must not be counted
     else:
 
         def copied(self, weight):
@@ -75,7 +75,7 @@ def prepacked(modules, num_uses=MANY, num_rows=2):
 
 
 def inputs(dtype):
-    """(..., 35) with any strides that a model may come with."""
+    """(..., 35) with different strides."""
     return [
         torch.randn(1, 35, dtype=dtype),
         torch.randn(1, 1, 35, dtype=dtype),
@@ -155,7 +155,7 @@ def test_other_threads_multiply_as_usual(products):
 
 
 class Steps(DecodingSession):
-    """Scores that are a product."""
+    """A session whose scores are a product."""
 
     def __init__(self, layer):
         self.prompt, self.layer, self.calls = torch.zeros(2, 1, dtype=torch.int64), layer, []
@@ -190,7 +190,7 @@ def test_a_session_is_the_one_inside_with_copies(products):
 
 @pytest.mark.parametrize("family", GENERATING)
 def test_an_abandoned_session_does_not_affect_other_calls(family, products):
-    """Neither its copies nor what becomes of the weights afterwards shows in them."""
+    """They use neither its copies nor outdated weights."""
     plain, ids = copy.deepcopy(language_model(family)), torch.randint(3, 90, (1, 5))
     model = optimize(copy.deepcopy(plain))
     first = getattr(model.config, "decoder_start_token_id", None)
@@ -201,7 +201,7 @@ def test_an_abandoned_session_does_not_affect_other_calls(family, products):
         session.step(history)
         used = products[0]
         assert used > 0
-        for one in (plain, model):  # the session is neither closed nor gone
+        for one in (plain, model):  # the session still exists and is not closed
             for parameter in one.parameters():
                 parameter.data.mul_(1.5)
         inputs = {"input_ids": ids}
@@ -252,7 +252,7 @@ def test_many_rows_use_the_usual_product(products):
 
 CHANGES = {
     "in place": lambda layer: layer.weight.mul_(2),
-    "through data": lambda layer: layer.weight.data.mul_(2),  # which PyTorch does not count
+    "through data": lambda layer: layer.weight.data.mul_(2),  # PyTorch counts no such changes
     "new data": lambda layer: setattr(layer.weight, "data", layer.weight.data * 2),
     "new parameter": lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight * 2)),
     "loaded": lambda layer: layer.load_state_dict({"weight": layer.weight * 2, "bias": layer.bias}),
@@ -279,7 +279,7 @@ def test_a_weight_that_has_changed(change, products):
 @pytest.mark.parametrize("shape", [(60, 40), (5, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_number_that_is_changed_without_a_new_version(shape, dtype, products):
-    """`.data` is how tokens are added to a table; no version counts it."""
+    """Rows of an embedding may be changed through `.data`, which PyTorch does not count."""
     layer = FastLinear(shape[1], shape[0]).to(dtype)
     x = torch.randn(2, shape[1], dtype=dtype)
     with torch.no_grad():
@@ -436,7 +436,7 @@ def test_one_row_and_several_rows_are_measured_separately(products, monkeypatch)
 
 
 def test_a_weight_that_is_computed_has_no_copy(products):
-    """A parametrization's lies in new memory at every call."""
+    """A parametrization computes it in new memory at every call."""
     layer = nn.utils.parametrizations.weight_norm(FastLinear(4, 6))
     x = torch.randn(2, 4)
     with torch.no_grad(), prepacked([layer]):
@@ -470,6 +470,6 @@ def test_a_model_generates_the_same_with_and_without(family, products, monkeypat
     generated = generate(model, ids, **fields)
     assert torch.equal(generated.sequences, expected.sequences)
     torch.testing.assert_close(generated.sequences_scores, expected.sequences_scores)
-    # Every linear map of the decoder and the head, for every token; those of the source once.
+    # Every linear layer of the decoder and the head for each token; those of the source once.
     maps = len(weights_of_a_step(model))
     assert maps * MANY * 0.7 < products[0] <= maps * MANY

@@ -1,4 +1,4 @@
-"""The caches that write in place against the one that joins."""
+"""Caches that write in place, compared with the plain cache, which concatenates."""
 
 import math
 from itertools import pairwise
@@ -73,7 +73,7 @@ def test_copies_of_a_sequence_can_continue_differently():
 
 
 def test_memory_grows_by_doubling():
-    """64 tokens one by one are moved some log2(64) times, not 64 times."""
+    """For 64 single tokens, memory is copied about log2(64) times, not 64 times."""
     past, addresses = PreallocatedKeyValues(), []
     for step in range(64):
         keys, values = past.update(some(1, step), some(1, step))
@@ -91,7 +91,7 @@ def test_beams_write_where_their_selection_put_them():
 
 
 def test_a_cache_of_inference_mode_can_be_used_outside_it():
-    """Memory of inference mode cannot be written outside of it, so it is taken anew."""
+    """Inference tensors cannot be written outside inference mode, so memory is allocated again."""
     grown, joined = PreallocatedKeyValues(), KeyValues()
     modes = [torch.inference_mode] * 2 + [torch.no_grad] * 2 + [torch.inference_mode, torch.no_grad]
     for step, mode in enumerate(modes):
@@ -149,7 +149,7 @@ def test_a_growing_cache_raises_the_plain_caches_errors():
 
 
 def filled(mask: list[list[int]] | None = None, source: int = 0, seed: int = 0) -> KVCache:
-    """A cache of two layers that has seen four tokens."""
+    """A cache of two layers with four tokens."""
     cache = KVCache(2)
     cache.extend(torch.tensor([[1] * 4] * SEQUENCES if mask is None else mask).bool())
     for number, layer in enumerate(cache.layers):
@@ -214,7 +214,7 @@ def test_the_memory_stays_and_a_step_may_be_repeated():
 
 
 def test_filling_overwrites_everything():
-    """NaN too, which a weight of zero would not take away."""
+    """NaN too, which a weight of zero would not remove."""
     static = StaticKVCache(filled(source=3), 6)
     static.advance()
     static.extend(ONE)

@@ -1,4 +1,4 @@
-"""Batches without padding: what goes in comes out, and the selected tokens are the same."""
+"""Unpadding and padding, and the selection of tokens."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_unpadding_and_padding_give_the_batch_with_zeros_at_padding(mask):
     assert unpadded.shape == (1, int(mask.sum()))
     assert torch.equal(unpadding.pad(unpadded), padded * mask)
     assert torch.equal(unpadding.attention_mask, mask)
-    # Sequence after sequence, the shortest first, each in its order.
+    # Sequence after sequence, the shortest first.
     sequences = [tokens[real].tolist() for tokens, real in zip(padded, mask, strict=True)]
     assert unpadded[0].tolist() == [t for tokens in sorted(sequences, key=len) for t in tokens]
     ends = torch.tensor(unpadding.lengths).cumsum(0).tolist()
@@ -110,7 +110,7 @@ def test_padded_batches_have_a_mask_or_none():
 
 @pytest.mark.parametrize("per_source", [1, 3])
 def test_the_context_has_the_order_of_the_decoder(per_source):
-    """The tokens of each source, once for each sequence that is decoded from it."""
+    """The tokens of each source are repeated for each sequence decoded from it."""
     target = torch.rand(2 * per_source, 4) < 0.6
     target[:, 0] = True
     source = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 0, 0, 0]]).bool()

@@ -1,4 +1,4 @@
-"""Attention by kernels: the numbers of the formula, over unpadded batches and padded ones."""
+"""Attention kernels equal the formula, over unpadded and padded batches."""
 
 from itertools import pairwise
 
@@ -48,7 +48,7 @@ def assert_same_with_gradients(found, expected, leaves):
 
 @given(masks, masks, st.booleans(), st.booleans())
 def test_unpadded_attention_is_the_formula_at_real_tokens(own, other, causal, crossing):
-    """Values and gradients of self- and cross-attention, sequences without tokens too."""
+    """Values and gradients of self- and cross-attention, with empty sequences too."""
     size = min(len(own), len(other))
     own = own[:size]
     other = other[:size] if crossing and not causal else own
@@ -71,7 +71,7 @@ def test_unpadded_attention_is_the_formula_at_real_tokens(own, other, causal, cr
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 def test_dropout_is_applied_to_the_weights_of_every_bucket(causal, biased, monkeypatch):
-    """Buckets of one sequence, of two and of none, under dropout of every second weight."""
+    """Buckets of one sequence, two and none; dropout drops every second weight."""
 
     def kept(shape, _probability):
         diagonals = torch.arange(shape[-2])[:, None] + torch.arange(shape[-1])
@@ -85,7 +85,7 @@ def test_dropout_is_applied_to_the_weights_of_every_bucket(causal, biased, monke
     monkeypatch.setattr(blockwise, "dropout_mask", kept)
 
     def drawn(query, key, value, *, attn_mask, dropout_p, is_causal, scale):
-        """PyTorch's kernel, which takes biases and would draw by itself."""
+        """A stand-in for PyTorch's kernel, which takes a bias and has its own random numbers."""
         assert (dropout_p, is_causal, scale) == (0.5, False, None)
         weights = attention_weights(query, key, bias=attn_mask)
         mask, keep_scale = kept(weights.shape, dropout_p)
@@ -105,7 +105,7 @@ def test_dropout_is_applied_to_the_weights_of_every_bucket(causal, biased, monke
 @pytest.mark.parametrize("in_cache", [1, 2**19])
 @pytest.mark.parametrize("causal", [False, True])
 def test_unpadded_dropout_is_the_formula_for_every_block_size(in_cache, causal, monkeypatch):
-    """Weights are dropped at random, others in every sequence and head, with an odd scale."""
+    """A random dropout mask, different in every sequence and head, with an odd scale."""
     drawn = []
 
     def kept(shape, _probability):
@@ -147,7 +147,7 @@ def test_with_dropout_a_sequence_without_keys_gets_zeros(causal, monkeypatch):
         batch, heads, tokens, head_size = like.shape
         return torch.full((batch, tokens, heads, size or head_size), 7.0).transpose(1, 2)
 
-    monkeypatch.setattr(blockwise, "_empty_heads", sevens)  # what is not written is seen
+    monkeypatch.setattr(blockwise, "_empty_heads", sevens)  # uninitialized memory would be detected
     query = torch.randn(1, 2, queries.num_tokens, 4, requires_grad=True)
     key, value = (torch.randn(1, 2, mask.keys.num_tokens, 4, requires_grad=True) for _ in range(2))
     attended = varlen_attention(query, key, value, mask, dropout=0.5)
@@ -225,7 +225,7 @@ def test_causal_attention_is_an_argument_and_dropout_on_a_cpu_is_blockwise(monke
 
 @pytest.mark.parametrize("unpadded", [False, True])
 def test_attention_with_dropout_has_the_derivatives_of_torch_func(unpadded):
-    """PyTorch's own then; the blocks know `backward` alone."""
+    """PyTorch's attention runs then, because the blocks have a backward pass only."""
     tensors = [torch.randn(1, 2, 3, 4) for _ in range(3)]
     unpadding = Unpadding(torch.tensor([[True, False], [True, True]]))
     attend, mask = padded_attention, None
@@ -247,7 +247,7 @@ def test_attention_with_dropout_has_the_derivatives_of_torch_func(unpadded):
 
 @pytest.mark.parametrize("with_autocast", [False, True])
 def test_short_sequences_of_bfloat16_with_gradients_run_in_float32(with_autocast, monkeypatch):
-    """Under autocast too, which would cast them back."""
+    """Under autocast too, which would cast the inputs back."""
     seen = []
     kernel = F.scaled_dot_product_attention
 
@@ -332,7 +332,7 @@ def test_a_changed_mask_is_read_again(monkeypatch):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_cuda_kernel_gets_the_boundaries_of_sequences(causal, monkeypatch):
-    """A stand-in that reads the arguments as the kernel does; sequences without tokens too."""
+    """A stand-in that reads its arguments as the kernel does; with empty sequences too."""
 
     def flash(query, key, value, begins, key_begins, most, most_keys, dropout, *rest, scale):
         assert (begins.dtype, key_begins.dtype) == (torch.int32, torch.int32)

@@ -198,12 +198,15 @@ def test_the_last_position_can_be_generated(model):
 
 
 def test_the_checkpoint_s_config(model):
-    said = with_config(model, max_new_tokens=4, eos_token_id=None, num_beams=2, temperature=0.5)
-    assert generate(said, IDS).new_tokens.shape == (2, 4)  # a checkpoint's temperature is accepted
-    assert generate(said, IDS).sequences_scores is not None
-    assert generate(said, IDS, num_beams=1).sequences_scores is None
+    custom = with_config(model, max_new_tokens=4, eos_token_id=None, num_beams=2, temperature=0.5)
+    assert generate(custom, IDS).new_tokens.shape == (
+        2,
+        4,
+    )  # a checkpoint's temperature is accepted
+    assert generate(custom, IDS).sequences_scores is not None
+    assert generate(custom, IDS, num_beams=1).sequences_scores is None
     # A caller's length replaces the checkpoint's, in either form.
-    assert generate(said, IDS, max_length=5).new_tokens.shape == (2, 2)
+    assert generate(custom, IDS, max_length=5).new_tokens.shape == (2, 2)
     longest = with_config(model, max_length=5, eos_token_id=None)
     assert generate(longest, IDS).new_tokens.shape == (2, 2)
     assert generate(longest, IDS, max_new_tokens=6).new_tokens.shape == (2, 6)
@@ -211,35 +214,37 @@ def test_the_checkpoint_s_config(model):
 
 def test_a_config_replaces_the_checkpoints(model):
     words = [[token] for token in range(50) if token != 7]
-    said = with_config(model, num_beams=3, max_new_tokens=7, eos_token_id=None, bad_words_ids=words)
+    custom = with_config(
+        model, num_beams=3, max_new_tokens=7, eos_token_id=None, bad_words_ids=words
+    )
     config = GenerationConfig(max_new_tokens=4, num_return_sequences=2, do_sample=True)
-    result = generate(said, IDS, config=config, seed=0)
+    result = generate(custom, IDS, config=config, seed=0)
     assert result.new_tokens.shape == (4, 4)
     assert result.sequences_scores is None
     assert (result.new_tokens == 7).all()  # where the config has None, the checkpoint's value stays
     forbidden = [(token,) for token in range(50) if token != 5]
-    only = generate(said, IDS, config=config, bad_words_ids=forbidden, seed=0)
+    only = generate(custom, IDS, config=config, bad_words_ids=forbidden, seed=0)
     assert (only.new_tokens == 5).all()
     with pytest.raises(ValueError, match="temperature=0.5 has no effect"):
-        generate(said, IDS, config=GenerationConfig(max_new_tokens=4, temperature=0.5))
+        generate(custom, IDS, config=GenerationConfig(max_new_tokens=4, temperature=0.5))
     # Fields that come from the checkpoint are not the caller's.
-    accepted = with_config(said, temperature=0.5)
+    accepted = with_config(custom, temperature=0.5)
     generate(accepted, IDS, config=replace(accepted.generation_config, num_beams=1))
 
 
 def test_defaults_replace_the_checkpoints_config(model):
-    said = with_config(model, num_beams=3, max_new_tokens=7, eos_token_id=None)
+    custom = with_config(model, num_beams=3, max_new_tokens=7, eos_token_id=None)
     task = GenerationConfig(max_new_tokens=4, temperature=0.5, pad_token_id=1)
-    result = generate(said, IDS, defaults=task)
+    result = generate(custom, IDS, defaults=task)
     assert result.new_tokens.shape == (2, 4)
     assert result.sequences_scores is None
-    longer = generate(said, IDS, defaults=task, max_new_tokens=5, num_beams=2)
+    longer = generate(custom, IDS, defaults=task, max_new_tokens=5, num_beams=2)
     assert longer.new_tokens.shape == (2, 5) and longer.sequences_scores is not None
     other = GenerationConfig(num_return_sequences=2, num_beams=2)
-    assert generate(said, IDS, defaults=task, config=other).new_tokens.shape == (4, 4)
-    assert said.generation_config.num_beams == 3
+    assert generate(custom, IDS, defaults=task, config=other).new_tokens.shape == (4, 4)
+    assert custom.generation_config.num_beams == 3
     with pytest.raises(TypeError, match="defaults is a dict; it must be a GenerationConfig"):
-        generate(said, IDS, defaults={"max_new_tokens": 3})
+        generate(custom, IDS, defaults={"max_new_tokens": 3})
 
 
 def test_a_minimum_of_the_checkpoint_that_is_too_long_gives_a_warning(model):
@@ -303,7 +308,7 @@ def test_logits_that_are_no_numbers(fields, beams):
 
 
 class Script(DecodingSession):
-    """Scores are known: sequence 0 ends at once, and then has no scores."""
+    """Fixed scores: sequence 0 ends at once, and has no scores after that."""
 
     def __init__(self) -> None:
         self.prompt = torch.tensor([[5], [6]])
@@ -368,7 +373,7 @@ def test_the_source_that_nothing_can_follow_is_named(model, sampled):
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The decoding sessions that a test opens, with what each was told and how often it closed."""
+    """The decoding sessions that a test opens, with their settings and number of closings."""
     opened = []
     open_session = GPT2LMHeadModel.decoding_session
 
@@ -523,7 +528,7 @@ def test_the_cache_is_not_moved_where_no_beam_moves(model, monkeypatch):
     monkeypatch.setattr(
         KVCache, "select", lambda self, rows: (selected.append(rows.tolist()), select(self, rows))
     )
-    # One token is always forced, so that every beam goes on where it is.
+    # One token is always forced, so that every beam continues itself.
     only = [[token] for token in range(50) if token not in (7, 8)]
     generate(model, IDS[:1], max_new_tokens=2, num_beams=2, bad_words_ids=only)
     assert selected in ([[0, 0]], [[0, 0], [0, 0]])

@@ -139,7 +139,7 @@ BLIND_TO_LENGTH = [p for p, _ in cases() if not hasattr(p, "length") and not has
 
 @pytest.mark.parametrize("process", BLIND_TO_LENGTH, ids=lambda process: names([process]))
 def test_padding_is_no_token(process):
-    """V in the place of a token: the sequence has the scores that it has without its padding."""
+    """The id V is padding: the scores are those of the sequence without it."""
     ids, padded = SEQUENCES[:2, :4], SEQUENCES[:2, :4].clone()
     padded = torch.cat([torch.full((2, 2), V), padded], dim=1)
     assert torch.equal(process(padded, scores_for(padded)), process(ids, scores_for(ids)))

@@ -1,4 +1,4 @@
-"""What may be drawn is what transformers leaves, and each token is drawn as often as it should."""
+"""Sampling keeps the tokens that transformers keeps, and draws each with its probability."""
 
 import pytest
 import torch
@@ -222,7 +222,7 @@ def test_sampled_beams():
 
 
 def test_the_better_of_two_sampled_beams():
-    """One new token: two are drawn without being put back, and the likelier one is returned."""
+    """One new token: two are sampled without replacement, and the likelier one is returned."""
     ids = torch.tensor([[9, 20, 9, 31]])
     result = generate(
         language_model("GPT2"), ids.expand(3000, -1), max_new_tokens=1, num_beams=2, do_sample=True,

@@ -12,7 +12,7 @@ from tests.tiny import GENERATING, language_model, language_models, prompts
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
 
-# One of each: what a search is asked for.
+# One example of each setting of a search.
 ASKED: dict[str, dict[str, Any]] = {
     "greedy": {"max_new_tokens": 9},
     "max_length": {"max_length": 12},

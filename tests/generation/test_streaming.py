@@ -1,4 +1,4 @@
-"""Text as it comes: whole characters, spaces where they belong, texts that end a sequence."""
+"""Streamed text: whole characters, correct spaces, and stop strings."""
 
 import random
 from typing import Any
@@ -176,7 +176,7 @@ def test_a_tokenizer_that_is_none():
 
 
 def test_tokens_that_the_tokenizer_does_not_have_have_no_text():
-    """T5 scores 28 more than its tokenizer knows; transformers' `decode` passes over them too."""
+    """T5 scores 28 more ids than its tokenizer has; transformers' `decode` skips them too."""
     tokenizer = TOKENIZERS["bytes"]
     model = new_model("GPT2LMHeadModel", vocab_size=300, bos_token_id=256, eos_token_id=256)
     known = [[token] for token in range(257)]
@@ -270,7 +270,7 @@ def test_a_stop_string_is_found_across_tokens():
     found = StopStrings(["è c", "sì."], tokenizer, 257)
     ends = [end for end in range(1, len(ids) + 1) if found.match_at_end(ids[:end])]
     assert [tokenizer.decode(ids[:end]) for end in ends] == ["così, è c", "così, è così."]
-    # A token without a text completes nothing: what stands before it did.
+    # A token without text completes no stop string; the token before it did.
     found = StopStrings(["è c"], tokenizer, 300)
     assert found.match_at_end([*ids[:6], 299, *ids[6:11]]) and not found.match_at_end(
         [*ids[:11], 299]

@@ -257,7 +257,7 @@ REAL = {
 
 
 def write_config(directory: Path, content: dict[str, Any]) -> None:
-    """Put another config.json in place, as a checkpoint has it that is older than the others."""
+    """Replace config.json by that of an older checkpoint."""
     (directory / "config.json").write_text(json.dumps(content))
     (directory / "generation_config.json").unlink(missing_ok=True)
 
@@ -308,7 +308,7 @@ def test_what_the_real_configs_mean(tmp_path):
 
     gpt2 = models["gpt2"]
     assert gpt2.config.layer_norm_eps == 1e-5
-    assert gpt2.generation_config.max_length is None  # only a task says 50
+    assert gpt2.generation_config.max_length is None  # only a task sets 50
     assert gpt2.generation_config.eos_token_id == 2
 
     small, flan = models["google-t5/t5-small"].config, models["google/flan-t5-small"].config

@@ -27,14 +27,14 @@ pytestmark = pytest.mark.filterwarnings("error")  # a warning is either expected
 def loaded(
     model_class: type[Model], directory: Path, warned: str | None, **changes: Any
 ) -> tuple[Any, str]:
-    """A model, and what was warned of, all in one; None expects no word."""
+    """A model, and its warnings in one string; `warned=None` expects none."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = model_class.from_pretrained(directory, **changes)
-    said = " | ".join(str(warning.message) for warning in caught)
-    assert (warned is None) == (said == ""), said
-    assert warned is None or warned in said
-    return model, said
+    messages = " | ".join(str(warning.message) for warning in caught)
+    assert (warned is None) == (messages == ""), messages
+    assert warned is None or warned in messages
+    return model, messages
 
 
 def test_bart_s_backbone_gets_a_head_without_anything_new(tmp_path, monkeypatch):
@@ -54,12 +54,12 @@ def test_what_bart_s_backbone_leaves_over(tmp_path):
 def test_a_classifier_from_a_bart_language_model(tmp_path, monkeypatch):
     model = save("BartForConditionalGeneration", tmp_path)
     poison(monkeypatch)
-    classifier, said = loaded(
+    classifier, messages = loaded(
         BartForSequenceClassification,
         tmp_path,
         "no matching classification_head: newly initialized",
     )
-    assert "no use for final_logits_bias" in said
+    assert "no use for final_logits_bias" in messages
     assert equal(classifier.model, model.model)
     for linear in (classifier.classification_head.dense, classifier.classification_head.output):
         assert linear.weight.std().item() == pytest.approx(0.02, rel=0.3)
@@ -79,10 +79,10 @@ def test_a_classifier_from_a_gpt2_language_model(tmp_path, monkeypatch):
     model = save("GPT2LMHeadModel", tmp_path)
     edit_tensors(tmp_path, lambda t: {**t, "lm_head.weight": t["transformer.wte.weight"].clone()})
     poison(monkeypatch)
-    classifier, said = loaded(
+    classifier, messages = loaded(
         GPT2ForSequenceClassification, tmp_path, "no matching score: newly initialized"
     )
-    assert "no use for lm_head.weight" in said
+    assert "no use for lm_head.weight" in messages
     assert equal(classifier.transformer, model.transformer)
     assert classifier.score.weight.std().item() == pytest.approx(0.02, rel=0.4)
 

@@ -35,7 +35,7 @@ def checkpoint(
 
     Args:
         name: of the class.
-        changes: fields of its config, and their values as Python writes them.
+        changes: fields of its config, with their values.
     """
     model = new(name, **{field: ast.literal_eval(value) for field, value in changes}).float()
     for module in model.modules():
@@ -68,7 +68,7 @@ def renamed(change: Any) -> Any:
 
 
 def added(**more: Tensor) -> Any:
-    """An edit that adds tensors; their names are written with __ for the dots."""
+    """An edit that adds tensors; their names have __ instead of dots."""
     return lambda tensors: {
         **tensors,
         **{name.replace("__", "."): values for name, values in more.items()},
@@ -334,7 +334,7 @@ def test_shards_with_copies_in_both(tmp_path):
 
 
 def test_t5_1_1_in_its_old_form(tmp_path):
-    """One field said both: that the head is one of its own, and that it is not scaled."""
+    """One field meant both: the head is not tied, and the decoder's output is not scaled."""
     model = save("T5ForConditionalGeneration 1.1", tmp_path)
     edit_config(tmp_path, tie_word_embeddings=False, scale_decoder_outputs=...)
     again = from_pretrained(tmp_path)
@@ -343,7 +343,7 @@ def test_t5_1_1_in_its_old_form(tmp_path):
 
 
 def test_t5_1_1_in_its_new_form(tmp_path):
-    """Transformers 5 writes that the token embedding is tied, always."""
+    """Transformers 5 always saves that the token embedding is tied."""
     model = save("T5ForConditionalGeneration 1.1", tmp_path)
     edit_config(tmp_path, tie_word_embeddings=True, scale_decoder_outputs=False)
     again = from_pretrained(tmp_path)
@@ -410,18 +410,18 @@ def test_transformers_own_t5_1_1(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("matrix", "wanted"),
+    ("matrix", "shape"),
     [
         ("h.1.attn.c_attn.weight", r"\(12, 36\)"),
         ("h.0.mlp.c_fc.weight", r"\(12, 17\)"),
         ("h.0.mlp.c_proj.weight", r"\(17, 12\)"),
     ],
 )
-def test_a_matrix_the_wrong_way_round_is_an_error_that_shows_both_shapes(matrix, wanted, tmp_path):
+def test_a_transposed_matrix_is_an_error_that_names_both_shapes(matrix, shape, tmp_path):
     save("GPT2LMHeadModel", tmp_path)
     name = f"transformer.{matrix}"
     edit_tensors(tmp_path, lambda t: {**t, name: t[name].T.contiguous()})
-    with pytest.raises(CheckpointError, match=rf"{name} has shape .*but the config needs {wanted}"):
+    with pytest.raises(CheckpointError, match=rf"{name} has shape .*but the config needs {shape}"):
         from_pretrained(tmp_path)
 
 
@@ -529,11 +529,11 @@ def test_the_file_overrides_config_json(tmp_path):
     save("BartForConditionalGeneration", tmp_path)
     edit_config(tmp_path, num_beams=4, max_length=99)
     (tmp_path / "generation_config.json").write_text('{"num_beams": 2, "eos_token_id": 2}')
-    said: GenerationConfig = from_pretrained(tmp_path).generation_config
-    assert (said.num_beams, said.max_length, said.eos_token_id) == (2, None, 2)
+    config: GenerationConfig = from_pretrained(tmp_path).generation_config
+    assert (config.num_beams, config.max_length, config.eos_token_id) == (2, None, 2)
     (tmp_path / "generation_config.json").unlink()
-    said = from_pretrained(tmp_path).generation_config
-    assert (said.num_beams, said.max_length, said.eos_token_id) == (4, 99, 2)
+    config = from_pretrained(tmp_path).generation_config
+    assert (config.num_beams, config.max_length, config.eos_token_id) == (4, 99, 2)
 
 
 def test_every_file_of_a_checkpoint_is_requested_from_the_hub(tmp_path, monkeypatch):

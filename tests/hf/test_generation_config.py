@@ -1,4 +1,4 @@
-"""generation_config.json, and what old config.json files say of generation."""
+"""generation_config.json, and the generation fields of old config.json files."""
 
 import json
 import warnings
@@ -145,7 +145,7 @@ def test_an_old_config_is_read_as_by_transformers(tmp_path):
     config = read(tmp_path, config=BART_CNN)
     assert config.num_beams == 4 and config.max_length == 142
     assert_same(config, theirs(tmp_path))
-    # With a file of its own, the config.json says nothing of generation.
+    # If there is a generation_config.json, the fields in config.json do not count.
     assert read(tmp_path, {"num_beams": 2}, BART_CNN) == GenerationConfig(num_beams=2)
 
 
@@ -167,7 +167,7 @@ def test_null_is_not_set(tmp_path):
 
 
 def test_what_a_checkpoint_may_contradict(tmp_path):
-    """Such files exist; the caller would be told that the temperature has no effect."""
+    """Such files exist; from a caller, a temperature without effect would be an error."""
     assert read(tmp_path, {"temperature": 0.7, "top_p": 0.9}).temperature == 0.7
 
 

@@ -207,18 +207,18 @@ def test_changes_that_cannot_be(changes, error, message, tmp_path):
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
-    ("stored", "wanted"),
+    ("stored", "requested"),
     [
         ("ForSequenceClassification", "ForTokenClassification"),
         ("ForTokenClassification", "ForSequenceClassification"),
     ],
 )
-def test_one_classifier_is_not_the_other(family, stored, wanted, tmp_path):
+def test_one_classifier_is_not_the_other(family, stored, requested, tmp_path):
     """They have as many classes, and tensors of the same names and shapes."""
     saved = save(f"{family}{stored}", tmp_path)
-    model, warned = load_with_warnings(class_of(f"{family}{wanted}").from_pretrained, tmp_path)
+    model, warned = load_with_warnings(class_of(f"{family}{requested}").from_pretrained, tmp_path)
     assert re.search("classifier.*: newly initialized, to be trained", warned)
-    assert re.search(f"a {family}{wanted} has no use for .*classifier", warned)
+    assert re.search(f"a {family}{requested} has no use for .*classifier", warned)
     assert_same(backbone_tensors(model), backbone_tensors(saved))
     assert_initialized(head_tensors(model), 0.02)
 
@@ -473,7 +473,7 @@ def test_berts_pretraining_checkpoint(architecture, tmp_path):
         "cls.seq_relationship.weight",
     ]
     batch = random_batch(ours, length=9)
-    batch["attention_mask"][1:] = 1  # places count there, and no padding stands in the way
+    batch["attention_mask"][1:] = 1  # positions count padding there, and there is none here
     batch["input_ids"][batch["input_ids"] == 0] = 5
     inputs = {n: t for n, t in batch.items() if n != "labels"}
     torch.testing.assert_close(
@@ -486,7 +486,7 @@ def test_berts_pretraining_checkpoint(architecture, tmp_path):
     )
 
 
-# What real checkpoints say of themselves: every field of their config.json, sizes aside.
+# Every field in the config.json of real checkpoints, except the sizes.
 BERT_SIZES = {
     "hidden_size": 32,
     "intermediate_size": 37,
@@ -596,7 +596,7 @@ REAL_CONFIGS = {
     "roberta-large-mnli": ROBERTA
     | classes("CONTRADICTION", "NEUTRAL", "ENTAILMENT", _num_labels=3)
     | {"architectures": ["RobertaForSequenceClassification"]},
-    # What transformers 2 wrote into every config.
+    # What transformers 2 saved in every config.
     "old": BERT
     | {
         "architectures": ["BertForSequenceClassification"],
@@ -665,7 +665,7 @@ def test_transformers_reads_the_same_classes(name, problem_type, tmp_path):
     assert config.label2id == {label: number for number, label in labels.items()}
     assert config.num_labels == len(labels)
     assert config.problem_type == problem_type
-    # And back: what it writes says the same here.
+    # And back: what it saves means the same here.
     config.save_pretrained(tmp_path)
     again = load_quietly(from_pretrained, tmp_path)
     assert (again.config.id2label, again.config.problem_type) == (labels, problem_type)

@@ -1,4 +1,4 @@
-"""Checkpoints in and out: what is whole loads, what is not is one clear error before memory."""
+"""Loading and saving checkpoints: a damaged one is one clear error before memory is allocated."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tests.tiny import bert_config, perturb, roberta_config
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    """A whole RobertaForMaskedLM checkpoint."""
+    """A complete RobertaForMaskedLM checkpoint."""
     perturb(RobertaForMaskedLM(roberta_config())).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 

@@ -112,7 +112,7 @@ def test_it_can_be_fine_tuned():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[0] == pytest.approx(0.69, abs=0.1)  # log 2: it knows nothing yet
+    assert losses[0] == pytest.approx(0.69, abs=0.1)  # log 2: the loss of a guess
     model.eval()
     with torch.inference_mode():
         output = model(**batch, labels=labels)

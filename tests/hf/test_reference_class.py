@@ -1,4 +1,4 @@
-"""Which class stands for a model in checkpoints: its own, or the one that it derives from."""
+"""The reference class of a model, which checkpoints name: its own, or a base class."""
 
 import json
 

@@ -55,21 +55,21 @@ def test_every_name_of_the_tables_is_a_tensor_of_the_model(name):
     assert [name for name, times in Counter(ours).items() if times > 1] == []
 
     before = "backbone." if isinstance(model, TaskModel) else ""
-    wanted = {
+    expected = {
         before + name
         for ours in tables[""].values()
         if ours is not None
         for name in filled(ours, family, model.config)
     }
-    wanted |= {ours for ours in tables["head"].values() if ours is not None}
-    optional = {name for name in wanted if name.startswith(f"{before}pooler.")}
+    expected |= {ours for ours in tables["head"].values() if ours is not None}
+    optional = {name for name in expected if name.startswith(f"{before}pooler.")}
     if name == "T5ForConditionalGeneration":  # version 1.1 has a head of its own, 1.0 has not
         optional.add("lm_head.weight")
     stored = set(model.state_dict())
-    assert stored <= wanted
-    assert wanted - stored <= optional
+    assert stored <= expected
+    assert expected - stored <= optional
     if name.endswith("Model"):
-        assert stored == wanted
+        assert stored == expected
 
 
 @pytest.mark.parametrize("name", CLASSES)

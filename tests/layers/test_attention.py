@@ -458,7 +458,7 @@ def test_cross_attention_takes_keys_and_values_from_the_context():
     output, _ = layer(hidden, context, None)
     assert output.shape == (2, 3, 8)
     assert not torch.allclose(output, layer(hidden, context.flip(0), None)[0])
-    # Attention has no order: the context's tokens may stand anywhere.
+    # Attention has no order: the tokens of the context may be anywhere.
     torch.testing.assert_close(layer(hidden, context.flip(1), None)[0], output)
 
 

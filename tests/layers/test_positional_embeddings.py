@@ -1,6 +1,6 @@
 """Positions: counted from the mask, looked up, computed, and T5's relative ones.
 
-The buckets of relative positions are held against a slow definition, written from the paper.
+The buckets of relative positions are compared with a slow definition from the paper.
 """
 
 import math
@@ -166,7 +166,7 @@ def _share(distance: int, *, bidirectional: bool, num_buckets: int, max_distance
     exact = num_buckets // 2
     steps = abs(distance) if bidirectional else max(0, -distance)
     if steps <= exact:
-        return 0.5  # no logarithm is asked for
+        return 0.5  # no logarithm is needed
     return math.log(steps / exact) / math.log(max_distance / exact) * (num_buckets - exact)
 
 

@@ -1,6 +1,6 @@
-"""What stands in models/base.py: labels moved by one position, and the first and last token.
+"""Functions of models/base.py: labels shifted by one position, and the first and last token.
 
-Against loops over plain lists.
+They are compared with loops over plain lists.
 """
 
 import pytest
@@ -65,7 +65,7 @@ def test_labels_that_are_padded_on_the_left_begin_at_the_first_of_them():
 
 
 def test_a_position_without_a_label_in_the_middle_is_read_as_padding():
-    """As in Hugging Face: what was there is not known."""
+    """As in Hugging Face: the original token is unknown."""
     shifted, mask = shift_right(torch.tensor([[5, -100, 7, 8]]), START, PAD)
     assert shifted.tolist() == [[START, 5, PAD, 7]]
     assert mask.tolist() == [[True] * 4]

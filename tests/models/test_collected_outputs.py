@@ -54,7 +54,7 @@ def collected(output: Any, kind: str) -> dict[str, tuple[Tensor, ...]]:
 @every_class
 @pytest.mark.parametrize("training", [False, True])
 def test_they_are_nodes_of_the_graph(name, training):
-    """As transformers' own test_retain_grad_hidden_states_attentions asks."""
+    """As in transformers' own test_retain_grad_hidden_states_attentions."""
     model = new(name, "eager", dropout=0.1).train(training)
     output = model(**random_batch(model, length=7), **COLLECT)
     states, maps = collected(output, "hidden_states"), collected(output, "attentions")
@@ -71,7 +71,7 @@ def test_they_are_nodes_of_the_graph(name, training):
 
 @every_class
 def test_the_eager_map_is_the_one_that_is_used(name):
-    """What is lost by leaving out a weight of a map is what its gradient says."""
+    """The gradient of a weight of a map predicts the effect of removing it."""
     model = new(name, "eager")
     batch = random_batch(model, length=7)
     output = model(**batch, **COLLECT)

@@ -127,7 +127,7 @@ def test_an_exported_program_runs_at_other_sizes(name):
 
 
 def test_a_cache_cannot_be_exported():
-    """A program takes tensors, and has no place for an object that a call changes."""
+    """A program takes tensors, but no object that a call changes."""
     model = small("GPT2LMHeadModel")
     batch = batch_for(model) | {"cache": model.new_cache()}
     with torch.no_grad(), pytest.raises(ValueError, match="Unsupported input type .*KVCache"):
@@ -138,7 +138,7 @@ def test_a_cache_cannot_be_exported():
 
 
 class FirstOutput(nn.Module):
-    """A model that takes tensors in their order and returns one: what torch.jit.trace asks for."""
+    """A model with positional tensors and one output, as torch.jit.trace needs it."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class FirstOutput(nn.Module):
 
 
 def at_real_tokens(results: Tensor, inputs: Batch) -> Tensor:
-    """(B, T, ...) to (N, ...); what is of a whole sequence stays. At padding, twins give zeros."""
+    """(B, T, ...) to (N, ...); outputs of whole sequences stay. At padding, twins give zeros."""
     real = inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
     return results[real] if results.shape[:2] == real.shape else results
 

@@ -91,7 +91,7 @@ def test_with_a_cache_any_chunks_give_the_logits_of_the_whole_sequence(name, cas
         found.append(decode(model, part, source, given_mask, cache))
         assert cache.length == sum(f.shape[1] for f in found)
     assert_equal(torch.cat(found, dim=1), whole)
-    # Where positions are counted from the mask, it does not matter where padding stands.
+    # If positions are counted from the mask, the place of padding does not matter.
     if not name.startswith("T5") and mask[0].any():
         one = None if source is None else one_source(source, 0)
         alone = decode(model, ids[:1, mask[0]], one, None, None)

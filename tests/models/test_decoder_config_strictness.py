@@ -1,4 +1,4 @@
-"""A config of a decoder says what is wrong with it, whichever the field."""
+"""Every invalid field of a decoder's config is an error that names it."""
 
 import dataclasses
 

@@ -317,7 +317,7 @@ def labelled(name: str, lengths: list[int], *, explicit: bool) -> list[Batch]:
         example["labels"] = ids.clone()
         if name in SEQ2SEQ:
             example["labels"] = random_ids(len(ids), seed + 70)
-        # The first label stays where the decoder's text is told from padding by it.
+        # The first label stays if it determines where the decoder's text begins.
         ignored = torch.rand(len(ids), generator=generator) < 0.3
         ignored[0] &= explicit or name not in SEQ2SEQ
         example["labels"][ignored] = -100

@@ -23,7 +23,7 @@ pytest.importorskip("transformers", reason="parity needs transformers")
 
 
 def test_a_transposed_gradient_would_be_detected(tmp_path):
-    """A square matrix has the shape of its transpose, so only its numbers tell them apart."""
+    """A square matrix has the shape of its transpose, so only the values differ."""
     ours, theirs = pair("GPT2LMHeadModel", tmp_path)
     weight = ours.transformer.layers[0].attention.output.weight
     assert weight.shape == (12, 12)
@@ -43,7 +43,7 @@ def test_fields_that_would_make_another_model_are_refused(field, tmp_path):
 @pytest.mark.slow
 @every_variant
 def test_padding_on_the_left_where_transformers_gets_position_ids(variant, tmp_path):
-    """By default transformers counts padding there; its `generate` tells it the positions."""
+    """By default transformers counts padding there; its `generate` passes position_ids."""
     ours, theirs = pair("GPT2LMHeadModel", tmp_path, variant)
     ids, mask = pad([random_ids(11), random_ids(7), random_ids(3)], 0, left=True)
     real = mask.bool()
@@ -66,7 +66,7 @@ def test_one_sequence_is_classified_without_a_padding_token(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.2])
 def test_dropout_is_applied_in_the_same_places(attention_dropout, tmp_path):
-    """The same seed draws the same masks only if every dropout has the same place and size."""
+    """The same seed gives the same masks only if each dropout has the same place and size."""
     fields = {"resid_pdrop": 0.3, "embd_pdrop": 0.4, "attn_pdrop": attention_dropout}
     ours, theirs = pair("GPT2LMHeadModel", tmp_path, **fields)
     ids = torch.randint(31, (3, 11))
@@ -79,7 +79,7 @@ def test_dropout_is_applied_in_the_same_places(attention_dropout, tmp_path):
     assert abs(ours(ids, labels=ids).loss.item() - losses[0]) > 1e-3
 
 
-# Bugs, each put into our model, and the first place that must be named.
+# Bugs, each put into our model, and the first module that must be named.
 def swap_thirds(model):
     for layer in model.transformer.layers:
         for parameter in layer.attention.query_key_value.parameters():

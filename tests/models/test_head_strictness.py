@@ -391,7 +391,7 @@ def test_an_unknown_problem(config_class, value, message):
 
 @pytest.mark.parametrize("config_class", [BertConfig, RobertaConfig, DistilBertConfig])
 def test_one_class_is_nothing_to_choose_from(config_class):
-    """Its cross-entropy is 0 whatever the model says; Hugging Face refuses such a config too."""
+    """Its cross-entropy is always 0; Hugging Face refuses such a config too."""
     with pytest.raises(ValueError, match="single_label_classification.*id2label|id2label.*single"):
         config_class(id2label={0: "only"}, problem_type="single_label_classification")
 
@@ -476,7 +476,7 @@ def test_a_label_at_padding_is_refused(family, head):
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_additive_mask_is_not_blamed_on_the_labels(family, head):
-    """In it, 0 stands for real tokens."""
+    """In such a mask, 0 means a real token."""
     model = build(family, head, pad_token_id=1)
     mask = ON_THE_RIGHT["attention_mask"]
     first = torch.zeros(len(mask), dtype=torch.int64)

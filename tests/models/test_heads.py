@@ -26,7 +26,7 @@ from tests.tiny import (
 
 @dataclass(frozen=True)
 class Problem:
-    """A head, as the end of a class's name, and what its config needs to say."""
+    """A head, as the end of a class's name, and the fields that its config needs."""
 
     head: str
     fields: dict
@@ -320,7 +320,7 @@ def test_labels_of_minus_100_have_no_loss_and_no_gradient(family, problem, varia
     assert_equal(model(**partly).loss, model.loss(**others))
 
 
-# In the order of Hugging Face's fields; no two alike, so that none can stand in for another.
+# In the order of Hugging Face's fields; all differ, so that none can be confused with another.
 DROPOUTS = {
     "Bert": {
         "hidden_dropout_prob": 0.3,
@@ -349,7 +349,7 @@ DROPOUTS["Roberta"] = DROPOUTS["Bert"]
     ids=["Bert", "DistilBert", "Roberta", "Bert without", "Roberta without"],
 )
 def test_dropout_is_applied_where_transformers_applies_it(family, problem, dropouts, tmp_path):
-    """The same seed draws the same masks only if every dropout has the same place and size."""
+    """The same seed gives the same masks only if each dropout has the same place and size."""
     pytest.importorskip("transformers", reason="parity needs transformers")
     name = f"{family}{PROBLEMS[problem].head}"
     fields = PROBLEMS[problem].fields | dropouts

@@ -105,7 +105,7 @@ def test_parity_of_other_problems(name, problem, dtype, tmp_path):
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
-        # The head's GELU stays exact whatever hidden_act says; token types reach every loss.
+        # The head's GELU stays exact whatever hidden_act is; token types reach every loss.
         case("RobertaForMaskedLM", {"hidden_act": "gelu_new"}, quick=True),
         case("RobertaForMaskedLM", {"type_vocab_size": 3}, quick=True),
         case("GPT2LMHeadModel", {"scale_attn_weights": False}, quick=False),
@@ -181,7 +181,7 @@ def test_fields_that_change_the_function(name, fields, tmp_path):
 @pytest.mark.parametrize(
     ("name", "length", "fields"),
     [
-        # As many tokens as the hidden size are told apart.
+        # As many tokens as the hidden size must not be confused with it.
         case("BertModel", 32, {"max_position_embeddings": 40}, quick=True),
         case("BertForQuestionAnswering", 2, {}, quick=True),
         *(
@@ -231,18 +231,18 @@ def there_and_back(ours: Any, path: Path, caplog: pytest.LogCaptureFixture) -> l
     """Save ours, load it there, save that and load it here: every tensor must stay the same.
 
     Returns:
-        What transformers had to say while it loaded and saved.
+        transformers' warnings while it loaded and saved.
     """
     ours.save_pretrained(path / "ours")
     our_class = reference_class(ours)
     their_class = getattr(transformers, our_class.__name__)
-    with warnings.catch_warnings(), their_words(caplog) as said:
+    with warnings.catch_warnings(), their_words(caplog) as messages:
         warnings.simplefilter("error")
         theirs, report = their_class.from_pretrained(
             path / "ours", output_loading_info=True, attn_implementation="eager"
         )
         theirs.save_pretrained(path / "back")
-    said += [f"{kind}: {names}" for kind, names in report.items() if names]
+    messages += [f"{kind}: {names}" for kind, names in report.items() if names]
     result = compare(ours, theirs.eval(), random_batch(ours, length=11))
     assert result.equal, result.table()
     again = our_class.from_pretrained(path / "back")
@@ -250,24 +250,24 @@ def there_and_back(ours: Any, path: Path, caplog: pytest.LogCaptureFixture) -> l
     assert again.state_dict().keys() == ours.state_dict().keys()
     for name, tensor in ours.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
-    return said
+    return messages
 
 
 @contextmanager
 def their_words(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """What transformers says in its log, which it keeps apart from all others."""
-    said: list[str] = []
+    """transformers' log messages, which do not reach the root logger."""
+    messages: list[str] = []
     before = transformers.utils.logging.get_verbosity()  # another test may have silenced it
     transformers.utils.logging.set_verbosity_warning()
     transformers.utils.logging.enable_propagation()
     caplog.clear()
     try:
         with caplog.at_level("WARNING"):
-            yield said
+            yield messages
     finally:
         transformers.utils.logging.disable_propagation()
         transformers.utils.logging.set_verbosity(before)
-        said += [record.getMessage() for record in caplog.records]
+        messages += [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize(
@@ -283,12 +283,12 @@ def test_what_is_saved_here_loads_there_without_a_warning_and_back(
 ):
     ours, _ = pair(name, tmp_path / "theirs", variant)
     assert recwarn.list == []
-    said = there_and_back(ours, tmp_path, caplog)
-    # It has no field any more for a head that is not tied, and says so of its own checkpoints too;
+    messages = there_and_back(ours, tmp_path, caplog)
+    # It has no field for an untied head any more, and warns of that for its own checkpoints too;
     # in a MarianModel without a head it misses the sinusoids, which it then computes.
     expected = {f"{T5} 1.1": "will NOT tie them", "MarianModel": "embed_positions.weight"}
-    assert (said != []) == (name in expected)
-    assert all(expected[name] in message for message in said)
+    assert (messages != []) == (name in expected)
+    assert all(expected[name] in message for message in messages)
 
 
 @pytest.mark.slow
@@ -558,7 +558,7 @@ def test_a_padding_token_that_is_attended_to_counts_as_in_hugging_face(variant, 
 
 @every_variant
 def test_what_is_masked_is_not_counted_whatever_its_id(variant, tmp_path):
-    """Where Hugging Face would count it: told the positions, it agrees."""
+    """Hugging Face would count it in positions; with position_ids, it agrees."""
     ours, theirs = pair("RobertaForMaskedLM", tmp_path, variant)
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     mask = torch.tensor([[0, 0, 1, 1, 1]])

@@ -1,7 +1,7 @@
 """PyTorch's tools do to the plain models what they do to any module.
 
-docs/pytorch_tools.md has the line to type for each tool. What cannot work is said there, and shown
-here by a test of how it fails.
+docs/pytorch_tools.md has the line to type for each tool, and lists what cannot work; a test here
+shows how it fails.
 """
 
 import copy
@@ -47,7 +47,7 @@ def batch_for(
     Args:
         model: the batch is for it.
         length: T.
-        masks: False puts tokens in the place of padding and leaves the masks out.
+        masks: False replaces padding by tokens and omits the masks.
         labels: whether there are labels.
         seed: of the ids and labels.
     """
@@ -116,7 +116,7 @@ def test_vmap_over_functional_call_runs_several_models_at_once(name):
 
 
 def test_dropout_under_vmap_needs_the_randomness_argument():
-    """As everywhere in PyTorch: `vmap` asks whether every sequence gets the same random numbers."""
+    """As everywhere in PyTorch, `vmap` needs to know whether all sequences share random numbers."""
     model = small("BertForMaskedLM", dropout=0.3).train()
     ids = batch_for(model)["input_ids"]
 
@@ -212,7 +212,7 @@ def test_dynamic_quantization_swaps_every_linear_layer(name):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_quantization_finds_no_linear_layer_in_an_optimized_model():
-    """Each has a twin in its place, which is another class: `restore` comes first."""
+    """Each was replaced by its twin, which is another class: `restore` comes first."""
     model = small("BertForMaskedLM", "optimized", dtype=torch.float32)
     quantized = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     assert [*map(type, quantized.modules())] == [*map(type, model.modules())]

@@ -1,4 +1,4 @@
-"""BART, Marian and T5: the wiring by hand, heads, what is kept of a source, losses."""
+"""BART, Marian and T5: the wiring by hand, heads, the cache of a source, losses."""
 
 import math
 from typing import Any
@@ -472,7 +472,7 @@ def test_each_dropout_follows_its_config_field(name, field, variant):
 
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "T5ForConditionalGeneration"])
 def test_an_optimized_decoder_computes_no_token_after_the_last_label(name, monkeypatch):
-    """Labels padded on the right need no mask: a decoder sees nothing that comes later."""
+    """Labels padded on the right need no mask: a decoder does not attend to later tokens."""
     model, seen = new(name, "optimized"), []
     norm = model.backbone.decoder.layers[0].attention_norm
     forward = type(norm).forward

@@ -1,4 +1,4 @@
-"""Bugs put into BART, Marian and T5 one at a time: each must be caught and its place named."""
+"""Bugs put into BART, Marian and T5 one at a time: each must be found and its module named."""
 
 import functools
 import math

@@ -1,7 +1,7 @@
 """What the parity promise means for BART, Marian and T5; `test_parity.py` tests the rest.
 
 Source and target differ in length, and are padded on opposite sides. The bugs that must be found
-stand in `tests/models/test_seq2seq_bugs.py`.
+are in `tests/models/test_seq2seq_bugs.py`.
 """
 
 import json
@@ -165,7 +165,7 @@ def test_fields_that_would_make_another_model_are_refused(
     ],
 )
 def test_dropout_is_applied_in_the_same_places(name, fields, tmp_path):
-    """The same seed draws the same masks only if every dropout has the same place and size."""
+    """The same seed gives the same masks only if each dropout has the same place and size."""
     ours, theirs = pair(name, tmp_path, **fields)
     batch = random_batch(ours, length=11)
     batch["attention_mask"].fill_(1)

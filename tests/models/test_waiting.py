@@ -1,7 +1,7 @@
 """Where a step waits for the device: before its first product, and nowhere after it.
 
-Python that asks for a number, or for how many there are, waits until a GPU has done all that it was
-told; while that has nothing else to do, waiting is cheap.
+Python code that reads a value or a count waits until the GPU has finished all its work; before the
+first layer the GPU is idle, and waiting is cheap.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests import tiny
 from tests.models.test_decoder_invariants import collate_labelled, labelled
 from tests.models.test_heads import PROBLEMS, build, collate, examples_of
 
-# Operations that read values; those of `marked` do so without an operation that could be seen.
+# Operations that read values; those of `marked` are not visible as operations otherwise.
 READING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique"}
 MARKED = {"tolist", "tensor"}
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear"}
@@ -40,8 +40,8 @@ def reads_and_products(
 ) -> tuple[list[int], int]:
     """How many products went before each read of a training step, and how many there were.
 
-    A profiler sees operations without being seen: an optimized model takes the plain forward under
-    hooks and dispatch modes.
+    Measured with a profiler, because an optimized model runs the plain forward under hooks and
+    dispatch modes.
     """
     with monkeypatch.context() as patched, profile(activities=[ProfilerActivity.CPU]) as profiler:
         patched.setattr(torch.Tensor, "tolist", marked("tolist", torch.Tensor.tolist))

@@ -92,7 +92,7 @@ def test_the_text_is_truncated_and_not_the_hypothesis(inference):
 
 
 def test_a_tokenizer_without_padding(tmp_path):
-    """GPT-2's has none; rows of unequal length are computed together all the same."""
+    """GPT-2's tokenizer has none; texts of unequal length are still computed in one batch."""
     path = save_checkpoint(tmp_path, "GPT2ForSequenceClassification")
     ours = pipeline("text-classification", path)
     assert "pad_token" not in ours.tokenizer.special_tokens

@@ -1,4 +1,4 @@
-"""Text classification: transformers' answers; what is cut off is said, what is wrong is named."""
+"""Text classification: transformers' answers, warnings of truncation, and errors."""
 
 import warnings
 
@@ -116,13 +116,13 @@ def test_truncation_is_warned_of_once_and_equals_transformers(path):
     texts = ["ciao", LONG, "un libro", LONG + "bene"]
     ours = pipeline("text-classification", path)
     tokens = [len(ours.tokenizer(text)["input_ids"]) for text in texts]
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning) as caught:
         answers = ours(texts)
-    assert [str(warning.message) for warning in said] == [
+    assert [str(warning.message) for warning in caught] == [
         f"2 of 4 texts had to be truncated to 40 tokens: texts[1] has {tokens[1]}, "
         f"texts[3] has {tokens[3]}"
     ]
-    assert said[0].filename == __file__
+    assert caught[0].filename == __file__
     theirs = their_pipeline("text-classification", path)
     same(answers, theirs(texts, truncation=True, max_length=40))
     with pytest.warns(UserWarning, match="1 of 1 texts had to be truncated"):
@@ -133,9 +133,9 @@ def test_truncation_is_warned_of_once_and_equals_transformers(path):
 
 def test_many_truncated_texts_are_counted_and_three_of_them_named(classify):
     tokens = len(classify.tokenizer(LONG)["input_ids"])
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning) as caught:
         classify([LONG] * 5)
-    assert str(said[0].message) == (
+    assert str(caught[0].message) == (
         f"5 of 5 texts had to be truncated to 40 tokens: texts[0] has {tokens}, "
         f"texts[1] has {tokens}, texts[2] has {tokens}, and 2 more"
     )

@@ -158,7 +158,7 @@ def test_a_seed_determines_the_samples(generate):
     assert all(len(set(texts)) == 2 for texts in new_texts(first))
     small = TextGeneration(generate.model, generate.tokenizer, batch_size=1)
     twice = new_texts(small(["ciao", "ciao"], seed=3, **drawn))
-    assert twice[0] != twice[1]  # each batch draws anew
+    assert twice[0] != twice[1]  # each batch is sampled again
 
 
 def test_pieces_are_streamed(generate):

@@ -100,7 +100,7 @@ def test_the_generation_config_of_the_checkpoint(name, tmp_path):
     path = save_checkpoint(tmp_path, name, codes=(), generation=says)
     generate = pipeline("text2text-generation", path)
     assert [[text] for text in texts_of(generate(TEXTS))] == their_texts(path, TEXTS)
-    # What a call says goes before it, and beams may go without what is said of them.
+    # Arguments of a call override it, and without beams their settings do not count.
     asked = {"num_beams": 1, "no_repeat_ngram_size": 0}
     ours = generate(TEXTS, **asked)
     assert [[text] for text in texts_of(ours)] == their_texts(path, TEXTS, **asked)
@@ -141,20 +141,20 @@ def test_truncation_is_reported(tmp_path):
     summarize = pipeline("summarization", path)
     texts = ["ciao", LONG, "un libro", LONG + "bene"]
     tokens = [len(summarize.tokenizer(text)["input_ids"]) for text in texts]
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning) as caught:
         answers = summarize(texts, max_new_tokens=6)
-    assert [str(warning.message) for warning in said] == [
+    assert [str(warning.message) for warning in caught] == [
         f"2 of 4 texts had to be truncated to 60 tokens: texts[1] has {tokens[1]}, "
         f"texts[3] has {tokens[3]}"
     ]
-    assert said[0].filename == __file__
+    assert caught[0].filename == __file__
     cut = summarize.tokenizer(texts[1], truncation=True, max_length=60)["input_ids"]
     assert cut[-1] == summarize.tokenizer.eos_token_id
     ids = summarize._generate([cut], summarize.settings.config, None, {"max_new_tokens": 6})[0][0]
     assert answers[1]["summary_text"] == summarize.tokenizer.decode(ids, True)
-    with pytest.warns(UserWarning, match="texts.0. has") as said:
+    with pytest.warns(UserWarning, match="texts.0. has") as caught:
         list(summarize.stream(LONG, max_new_tokens=2))
-    assert said[0].filename == __file__
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.filterwarnings("error")
@@ -178,7 +178,7 @@ def test_a_summary_has_the_parameters_of_the_config(summaries):
     )
     plain = TextToTextGeneration(summarize.model, summarize.tokenizer)
     assert texts_of(plain(prefixed, **fields)) == texts_of(answers, "summary_text")
-    # A call goes before the config, and greedy search needs nothing of what is said of beams.
+    # A call overrides the config, and greedy search ignores the settings of beams.
     assert texts_of(summarize(TEXTS, num_beams=1, prefix=""), "summary_text") == texts_of(
         plain(TEXTS, max_length=11, min_length=5, no_repeat_ngram_size=2)
     )
@@ -379,9 +379,9 @@ def test_a_model_that_is_saved_keeps_the_parameters_of_its_tasks(summaries, tmp_
     for source, target in ((first, second), (second, third)):
         T5ForConditionalGeneration.from_pretrained(source).save_pretrained(target)
         Tokenizer.from_pretrained(source).save_pretrained(target)
-        said = json.loads((target / "config.json").read_text())
-        assert said["task_specific_params"] == {"summarization": SUMMARIES}
-        assert said["prefix"] == "un libro: "
+        saved = json.loads((target / "config.json").read_text())
+        assert saved["task_specific_params"] == {"summarization": SUMMARIES}
+        assert saved["prefix"] == "un libro: "
     there, here = (pipeline("summarization", path) for path in (first, third))
     assert here.settings == there.settings
     assert here(TEXTS) == there(TEXTS)

@@ -1,4 +1,4 @@
-"""Translation: the target language is always known, or its absence is an error."""
+"""Translation: the target language is given, or its absence is an error."""
 
 import pytest
 
@@ -116,7 +116,7 @@ def test_a_marian_of_one_direction(tmp_path):
     answers = translate(TEXTS, **SIX)
     assert [[text] for text in texts_of(answers)] == their_texts(path, TEXTS, **SIX)
     assert pipeline("translation_en_to_it", path)(TEXTS, **SIX) == answers
-    # The name of a group of languages does not tell its members.
+    # The name of a group of languages does not name its members.
     assert pipeline("translation_gmw_to_it", path)(TEXTS, **SIX) == answers
     with pytest.raises(ValueError, match="tgt_lang='fr', but the model was trained on 'it'"):
         pipeline("translation_en_to_fr", path)

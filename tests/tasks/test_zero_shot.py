@@ -95,13 +95,13 @@ def test_the_text_is_truncated_and_not_the_hypothesis(path):
     texts = ["ciao", LONG, LONG + "bene"]
     pairs = [(text, f"This example is {label}.") for text in texts[1:] for label in LABELS]
     lengths = [len(ours.tokenizer(*pair)["input_ids"]) for pair in pairs]
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning) as caught:
         answers = ours(texts, LABELS)
-    assert [str(warning.message) for warning in said] == [
+    assert [str(warning.message) for warning in caught] == [
         f"2 of 3 texts had to be truncated to 40 tokens: texts[1] has {max(lengths[:3])}, "
         f"texts[2] has {max(lengths[3:])}"
     ]
-    assert said[0].filename == __file__
+    assert caught[0].filename == __file__
     theirs = their_pipeline("zero-shot-classification", path)
     theirs.tokenizer.model_max_length = 40
     same(answers, theirs(texts, candidate_labels=LABELS))

@@ -165,7 +165,7 @@ def test_decoding_equals_transformers(ours, theirs):
         for ids in batch["input_ids"]:
             for skip in (False, True):
                 # Without the argument, transformers (5.23) decodes by the source's model, which
-                # leaves two spaces after "<unk>" where it does not know the piece that follows.
+                # leaves two spaces after "<unk>" if it lacks the piece that follows.
                 expected = theirs.decode(ids, skip_special_tokens=skip, use_source_tokenizer=False)
                 assert ours.decode(ids, skip) == expected
             assert ours.decode(ids, True) == theirs.decode(ids, skip_special_tokens=True)
@@ -250,7 +250,7 @@ def test_the_vocabulary_decides_which_pieces_are_known(models, tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     assert tokenizer("è")["input_ids"] == [2, 3, 0]
-    assert tokenizer("the")["input_ids"][-2] == 1  # known to the model alone
+    assert tokenizer("the")["input_ids"][-2] == 1  # only in the model
 
 
 @pytest.mark.parametrize("missing", [["<pad>"], ["</s>", "<pad>"]])

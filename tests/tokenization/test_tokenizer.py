@@ -248,9 +248,9 @@ def loads_in_transformers(folder, tokenizer, text):
     """AutoTokenizer's tokenizer, after a check that loading it gave no warning."""
     reason = "what we save is loaded by transformers"
     transformers = pytest.importorskip("transformers", reason=reason)
-    said: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("transformers")
     logger.addHandler(handler)
     try:
@@ -260,7 +260,7 @@ def loads_in_transformers(folder, tokenizer, text):
             ids = theirs(text, text)["input_ids"]
     finally:
         logger.removeHandler(handler)
-    assert said == [] == [str(warning.message) for warning in caught]
+    assert messages == [] == [str(warning.message) for warning in caught]
     assert ids == tokenizer(text, text)["input_ids"]
     return theirs
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*
 
 
 def lines(count: int, seed: int) -> list[str]:
-    """Two thirds good; the word that says so stands among others that say nothing."""
+    """Two thirds are good; one word decides, and the others are noise."""
     random = np.random.default_rng(seed)
     made = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""CoNLL files: sentences as they stand, errors by line, and labels at the right tokens."""
+"""CoNLL files: unchanged sentences, errors with their line, and labels at the right tokens."""
 
 import pytest
 import tokenizers

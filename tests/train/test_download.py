@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole and proved, or not there at all."""
+"""Downloads from a server on this machine: complete and verified, or no file at all."""
 
 import hashlib
 import re
@@ -108,7 +108,7 @@ def test_a_failure_leaves_nothing_behind(server, tmp_path, there, name, sha256, 
 
 def test_no_server_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.socket() as bound:  # nobody listens
+    with socket.socket() as bound:  # a port without a server
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/file"
         with pytest.raises(DownloadError, match=f"{url} cannot be downloaded: .*refused"):

@@ -32,7 +32,7 @@ O = "O"  # noqa: E741 (the name of the tag)
         (["I-x", "B-x"], [("x", 0, 1), ("x", 1, 2)]),
         (["I-x", "B-y"], [("x", 0, 1), ("y", 1, 2)]),
         (["I-x", "I-y", "I-x"], [("x", 0, 1), ("y", 1, 2), ("x", 2, 3)]),
-        # O parts what it stands between, and a type may have a hyphen of its own.
+        # O separates entities, and a type may contain a hyphen.
         (["B-x", O, "I-x"], [("x", 0, 1), ("x", 2, 3)]),
         (["B-a-b", "I-a-b", "I-a"], [("a-b", 0, 2), ("a", 2, 3)]),
     ],
@@ -117,7 +117,7 @@ def test_the_border_counts_and_so_does_the_type():
     assert right.micro.f1 == 1  # lenient: an I- begins an entity too
     assert score_entities([["B-x", "I-x"]], [["B-x", O]]).micro.correct == 0
     assert score_entities([["B-x", "I-x"]], [["B-y", "I-y"]]).micro.correct == 0
-    # What stands at the same words of another sentence is another entity.
+    # The same span in another sentence is another entity.
     assert score_entities([["B-x"], [O]], [[O], ["B-x"]]).micro.correct == 0
 
 

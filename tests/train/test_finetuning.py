@@ -116,7 +116,7 @@ def test_a_run_is_not_resumed_with_other_data(changed, files, tmp_path, capsys):
 
 @pytest.mark.parametrize("options", [[], ["--plain"]])
 def test_a_run_stays_plain_or_optimized(options, files, tmp_path):
-    for more in (options, ["--resume"]):  # what is not said is what it was
+    for more in (options, ["--resume"]):  # other settings stay as they were
         assert run(files, "Bert", tmp_path, "--save-every", "1", *more) == 0
         last = list_checkpoints(tmp_path / "checkpoints")[-1]
         state = read_state(last)
@@ -125,7 +125,7 @@ def test_a_run_stays_plain_or_optimized(options, files, tmp_path):
 
 
 def test_a_job_that_gets_a_signal_stops_within_an_evaluation(files, tmp_path, monkeypatch):
-    """And says so by its exit status."""
+    """Its exit status shows it."""
     seen = []
 
     class Stopping:

@@ -1,4 +1,4 @@
-"""Labelled texts: what a line says is read as it stands, and what is wrong with it is named."""
+"""Labelled texts: lines are read unchanged, and errors name what is wrong."""
 
 import pytest
 

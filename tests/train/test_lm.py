@@ -122,7 +122,7 @@ def test_the_output_and_the_pictures(text, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_model_trained_on_the_text_beats_both_baselines(tmp_path):
-    """Of a text that repeats itself, the pairs alone tell too little."""
+    """For a text that repeats itself, bigrams alone are not enough."""
     file = tmp_path / "text.txt"
     file.write_text("abcd abdc acbd acdb\n" * 80)
     more = ["--learning-rate", "5e-3", "--epochs", "20", "--dropout", "0", "--vocab-size", "257"]

@@ -1,4 +1,4 @@
-"""Text to tokens and tokens to batches: every character is kept, every token predicted once."""
+"""Text to tokens to batches: no character is lost, and every token is predicted once."""
 
 import string
 
@@ -59,17 +59,17 @@ def test_a_file_without_text_is_named(content, message, tmp_path):
 )
 def test_the_tail_is_the_end_of_the_text(documents, share):
     text = "".join(documents)
-    wanted = round(share * len(text))
+    length = round(share * len(text))
     try:
         kept, tail = hold_out_tail(documents, share)
     except ValueError:
         return  # one side would be nothing but white space
     assert "".join(kept + tail) == text
     begin = len("".join(kept))
-    assert begin <= len(text) - wanted
+    assert begin <= len(text) - length
     # It begins where a document does, or a line, or, in a line without an end, just in time.
-    borders = {sum(map(len, documents[:n])) for n in range(len(documents))}
-    assert begin in borders or text[begin - 1] == "\n" or begin == len(text) - wanted
+    boundaries = {sum(map(len, documents[:n])) for n in range(len(documents))}
+    assert begin in boundaries or text[begin - 1] == "\n" or begin == len(text) - length
     assert all(document in documents for document in kept[:-1] + tail[1:])
 
 
@@ -172,7 +172,7 @@ def test_real_text_has_the_tokens_of_the_whole(name):
 
 
 def targets(batches: TextBatches, epoch: int) -> list[tuple[int, int]]:
-    """What is guessed, as a model moves it: each token with the one before it."""
+    """The predicted tokens, each with the one before it, shifted as a model does."""
     pairs = []
     for index in range(batches.num_batches):
         batch = batches.batch(epoch, index)

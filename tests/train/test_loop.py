@@ -1,4 +1,4 @@
-"""The loop: it learns, it stops when told, it goes on as if it had never stopped."""
+"""The training loop: it learns, stops on a signal, and resumes as if it had never stopped."""
 
 import functools
 import importlib
@@ -328,7 +328,7 @@ def test_a_run_on_other_data_is_not_resumed(tmp_path):
 @pytest.mark.parametrize("step", [3, 5, 7])
 def test_early_stopping_is_resumed_too(step, tmp_path):
     def evaluate_with(name):
-        # The same answer at the same step, in whichever process it is asked.
+        # The same result at the same step in every process.
         course = {2: 5.0, 4: 3.0, 6: 4.0, 8: 3.5, 10: 1.0}
         return lambda _should_stop: {"loss": course[progress_of[name]]}
 
@@ -488,7 +488,7 @@ def test_a_run_resumes_only_with_the_same_settings(plain, tmp_path):
         optimize_unless_plain(model, config, plain=plain)
         return is_optimized(model)
 
-    assert job(resume=True, plain=False) is not plain  # what is not said is what it was
+    assert job(resume=True, plain=False) is not plain  # other settings stay as they were
     if plain:
         assert job(resume=True, plain=True) is False
     else:
@@ -530,7 +530,7 @@ def test_a_library_that_is_missing_is_named(tmp_path, monkeypatch):
         train_job(tmp_path, resume=True)
 
 
-# What versions 0.4 and 0.3 noted of a run, beside its settings.
+# What versions 0.4 and 0.3 saved of a run, besides its settings.
 @pytest.mark.parametrize("noted", [{"attention": "packed", "dropout_bits": 16}, {}])
 def test_a_checkpoint_of_an_earlier_version_is_named_as_such(noted, tmp_path):
     train_job(tmp_path, callbacks=[stop_at(4)])

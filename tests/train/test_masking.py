@@ -40,7 +40,7 @@ def test_the_shares(probability):
     changed = (inputs[chosen] != 4) & (inputs[chosen] != ids[chosen])
     check(changed.sum(), chosen.sum(), 0.1 * 93 / 94)
     check((inputs[chosen] == ids[chosen]).sum(), chosen.sum(), 0.1 + 0.1 / 94)
-    # Random tokens are drawn evenly.
+    # Random tokens are uniform.
     counts = np.bincount(inputs[chosen][changed], minlength=99)
     assert counts[:5].sum() == 0
     expected = changed.sum() / 94
@@ -103,7 +103,7 @@ def batches(**changes):
 
 def test_a_batch_is_a_function_of_its_number():
     a, b = batches(), batches()
-    b.batch(3, 1)  # what was asked before does not matter
+    b.batch(3, 1)  # earlier calls do not matter
     for name, tensor in a.batch(1, 2).items():
         assert torch.equal(tensor, b.batch(1, 2)[name])
     assert not torch.equal(

@@ -266,7 +266,7 @@ def test_the_unigram_baseline_by_hand():
 def test_evaluation_is_the_mean_over_all_tokens(tmp_path):
     model, sequences = tiny.job_model().eval(), tiny.job_sequences()
     model.lm_head.bias.data[np.bincount(sequences.ids[sequences.ids >= 5]).argmax()] = (
-        9.0  # always guesses one word
+        9.0  # always predicts one word
     )
     data = MaskedBatches(
         sequences, tiny.JOB_TOKENIZER, batch_size=4, probability=0.3, shuffle=False

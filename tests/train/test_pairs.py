@@ -1,4 +1,4 @@
-"""Pairs of texts: what a line says is read as it stands, and batches hold what they should."""
+"""Pairs of texts: lines are read unchanged, and batches have the right content."""
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def test_no_pairs(tokenizer):
 
 
 def test_lengths_are_those_of_both_sides(tokenizer):
-    """A short source with a long target goes with its like."""
+    """A short source with a long target is batched with similar pairs."""
     pairs = [("ciao", "goes home"), ("va a casa oggi", "hello")] * 4
     batches = batches_of(tokenizer, pairs)
     lengths = [len(a) + len(b) for a, b in zip(

@@ -31,7 +31,7 @@ SMALL += ["--dropout", "0"]
 
 
 def squad(count: int, *, impossible_every: int | None = None, seed: int = 0) -> dict:
-    """Questions about who went where; the context says it once, in noise of some length."""
+    """Questions about who went where; the context has one answer, among noise of some length."""
     random = np.random.default_rng(seed)
     questions = []
     for number in range(count):

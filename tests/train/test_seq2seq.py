@@ -89,7 +89,7 @@ def test_the_job_leaves_a_translator_a_curve_and_a_report(files, trained):
 
 
 def test_a_text_ends_in_one_token_on_both_sides(files, trained):
-    """As with T5 and Marian: nothing stands before it, and one vocabulary serves both."""
+    """As with T5 and Marian: no token before the text, and one vocabulary for both sides."""
     tokenizer = Tokenizer.from_pretrained(trained)
     source, target = pairs_of(files / "train.tsv")[0]
     for ids, text in (
@@ -132,10 +132,8 @@ def test_what_is_printed(files, tmp_path, capsys):
         assert columns == expected
 
 
-def test_the_score_of_a_model_that_has_learned_it(
-    files, trained, tmp_path, monkeypatch, capsys
-):
-    """Five of six: what is written is compared with the target, pair by pair."""
+def test_the_score_of_a_model_that_has_learned_it(files, trained, tmp_path, monkeypatch, capsys):
+    """Five of six: generated texts are compared with the targets, pair by pair."""
     pairs = pairs_of(files / "dev.tsv")
     answers = [target for _, target in pairs[:5]] + ["quite another text."]
     monkeypatch.setattr(Scorer, "translate", lambda _self, asked, *_: answers[: len(asked)])
@@ -174,7 +172,7 @@ def test_the_number_of_beams_is_an_option_and_saved(files, tmp_path, monkeypatch
 
 
 def test_pairs_that_do_not_fit(files, tmp_path, capsys):
-    """Left out where they would teach to stop too early; cut, but counted, where they are asked."""
+    """Skipped in training, where they would teach to stop too early; truncated in evaluation."""
     (tmp_path / "dev.tsv").write_text("ciao.\thello.\nciao.\t" + "hello, " * 30 + "hello.\n")
     rows = [*pairs_of(files / "train.tsv"), ["ciao " * 40, "hello."], ["ciao.", "hello " * 40]]
     (tmp_path / "train.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in rows))
@@ -202,7 +200,7 @@ def test_without_sacrebleu_there_are_exact_matches(files, tmp_path, monkeypatch,
 
 
 def test_stopped_in_an_evaluation_and_resumed(files, trained, tmp_path, monkeypatch, capsys):
-    """A signal comes while the first samples are written; in the end all is as without it."""
+    """A signal during the first samples changes nothing in the end."""
     translate = Scorer.translate
 
     def interrupted(*arguments):

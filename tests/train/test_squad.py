@@ -1,4 +1,4 @@
-"""SQuAD files: every answer is found, mended or counted; what is wrong is named with its place."""
+"""SQuAD files: every answer is found, repaired or counted, and errors name their position."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_a_file_of_version_2(read):
         ("Oxygen", 2, ("Oxygen", 0)),
         ("Oxygen", -2, ("Oxygen", 0)),  # as a slice, -2 would count from the end
         ("le.", -3, None),
-        ("oxygen", 0, None),  # case as it stands
+        ("oxygen", 0, None),  # case unchanged
         ("gas. It", 12, ("gas.  It", 12)),  # two spaces in the context
         ("gas.\nIt", 13, ("gas.  It", 12)),
         (" 1774 ", 33, ("1774", 34)),

@@ -200,7 +200,7 @@ def test_labels_are_those_of_a_search(tokenizer, asked, stride, max_length):
     features = make_features([asked], tokenizer, **lengths, show_progress=False)
     answer = set(range(asked.answers[0].start, asked.answers[0].end))
     whole = tokenizer([asked.context], add_special_tokens=False).offsets(0)
-    wanted = [token for token, span in enumerate(whole) if answer & set(range(*span))]
+    answer_tokens = [token for token, span in enumerate(whole) if answer & set(range(*span))]
     begin, holding = 0, 0
     for window in range(len(features)):
         first, last = int(features.context_start[window]), int(features.context_end[window])
@@ -208,8 +208,8 @@ def test_labels_are_those_of_a_search(tokenizer, asked, stride, max_length):
         offsets = features.offsets[features.tokens(window)][first:last]
         assert list(map(tuple, offsets.tolist())) == [whole[token] for token in tokens]
         label = (int(features.start_positions[window]), int(features.end_positions[window]))
-        if wanted and set(wanted) <= set(tokens):
-            assert label == (wanted[0] - begin + first, wanted[-1] - begin + first)
+        if answer_tokens and set(answer_tokens) <= set(tokens):
+            assert label == (answer_tokens[0] - begin + first, answer_tokens[-1] - begin + first)
             holding += 1
         else:
             assert label == (0, 0)
@@ -219,7 +219,7 @@ def test_labels_are_those_of_a_search(tokenizer, asked, stride, max_length):
     assert features.counts.without_answer == len(features) - holding
     assert features.counts.lost_answers == (holding == 0)
     assert features.trainable.all() == features.trainable.any() == (holding > 0)
-    assert holding > 0 or not 0 < len(wanted) <= stride + 1
+    assert holding > 0 or not 0 < len(answer_tokens) <= stride + 1
 
 
 def test_a_long_question_is_cut_and_counted(tokenizer):

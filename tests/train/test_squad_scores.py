@@ -33,7 +33,7 @@ def asked(name: str, *golds: str, dropped: tuple[str, ...] = ()) -> Example:
         ("well-known", "wellknown"),
         ("$1,000.50", "100050"),
         ("theatre another Ann", "theatre another ann"),
-        ("the-end", "theend"),  # punctuation goes first
+        ("the-end", "theend"),  # punctuation is removed first
         ("A.", ""),  # and leaves an article
         ("the an a", ""),
         (" \t\n two   words\u00a0here ", "two words here"),
@@ -153,7 +153,7 @@ def test_questions_above_the_threshold_are_not_answered():
     assert scores.no_answer == Score(100, 100, 2)
     scores = score(EXAMPLES, PREDICTIONS, null_scores=nulls)  # threshold 0
     assert scores.has_answer == Score(0, pytest.approx(100 / 3), 2)
-    # By whether people gave an answer: "" equals the gold answer "." but says there is none.
+    # By whether people gave an answer: "" equals the gold answer "." but claims there is none.
     assert score([asked("1", ".")], {"1": "."}, null_scores={"1": 1.0}).total.exact == 0
 
 

@@ -99,7 +99,7 @@ def test_what_is_cut_off_is_counted_and_is_no_entity(files, tmp_path, capsys):
     cut = int(out.split(" words (")[1].split()[0].replace(",", ""))
     assert cut > 300
     report = json.loads((tmp_path / "report.json").read_text())
-    # The places lie behind the fourth token of a sentence, so none can be found.
+    # The entities come after the fourth token of a sentence, so none can be found.
     assert report["by_type"]["place"]["recall"] < 0.1 < report["by_type"]["person"]["recall"]
 
 

@@ -11,7 +11,7 @@ from train.demos.italian import sentences, write_corpus
 
 
 def test_agreement_is_measured_by_the_forms_of_the_word(tmp_path):
-    """A model that knows one thing, that avesse is likely, is right where avesse is right."""
+    """A model that only predicts avesse is right where avesse is right."""
     write_corpus(tmp_path / "text.txt", 1500, seed=0)
     tokenizer = Tokenizer.train(tmp_path / "text.txt", vocab_size=4000, show_progress=False)
     asked = list(sentences(60, seed=1, held_out=True))
@@ -38,11 +38,11 @@ def test_agreement_is_measured_by_the_forms_of_the_word(tmp_path):
     assert results["all"]["questions"] == len(questions)
     kind = "auxiliary (counterfactual)"
     with_avesse = [word for word, a in questions if a.kind == kind and "avesse" in a.forms]
-    wanted = with_avesse.count("avesse") + sum(
+    expected = with_avesse.count("avesse") + sum(
         word == a.forms[0] for word, a in questions if a.kind == kind and "avesse" not in a.forms
     )
     asked_of_kind = [a for _, a in questions if a.kind == kind]
-    assert results[kind]["model"] == pytest.approx(wanted / len(asked_of_kind))
+    assert results[kind]["model"] == pytest.approx(expected / len(asked_of_kind))
     assert results[kind]["unigram"] == results[kind]["model"]
 
 

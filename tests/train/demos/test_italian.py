@@ -221,7 +221,7 @@ def test_adjectives_inflect() -> None:
 
 # ---- sentences -----------------------------------------------------------------------------------
 
-# Patterns of what nobody should write, each with an example that it must find.
+# Patterns of wrong Italian, each with an example that it must find.
 WRONG = {
     r"\bil (z|gn|ps|s[^aeiou]|[aeiou])": "il studente parla.",
     r"\bun (z|gn|ps|s[^aeiou])": "un zaino.",
@@ -244,7 +244,7 @@ WRONG = {
     r"(?<!di )\b(Laura|Anna) (è|sarebbe|fosse) \w+[^l]to\b": "Laura è andato a casa.",
     r"(?<!di )\b(Marco|Luca) (è|sarebbe|fosse) \w+ta\b": "Marco è andata a casa.",
     r"  | [.,?]|[.,?]\w|^ | $": "Laura va a casa .",
-    r"^(?!se [^,]*$).*[^.?]$": "Laura va a casa",  # only a protasis may stand without a mark
+    r"^(?!se [^,]*$).*[^.?]$": "Laura va a casa",  # only a protasis may lack a punctuation mark
 }
 
 
@@ -375,7 +375,7 @@ def test_person_of_the_subject(controller: str, expected: str, training: list[Se
 
 
 def test_gender_of_the_subject(training: list[Sentence], held_out: list[Sentence]) -> None:
-    """One man among them and they are masculine; io and tu alone say nothing."""
+    """With one man among them, they are masculine; io and tu have no gender by themselves."""
     women = set(WOMEN.split()) | {"lei"}
     men = set(MEN.split()) | {"lui"}
     checked: Counter[str] = Counter()
@@ -422,22 +422,22 @@ def test_held_out_sentences_ask_only_about_held_out_pairs(
 
 
 def test_held_out_adjectives_are_not_in_the_text(training: list[Sentence]) -> None:
-    """Those of voi and the like too, which are never asked about."""
+    """Those of voi and other pronouns too, which are never tested."""
     text = "\n".join(s.text for s in training)
-    said = re.findall(
+    found = re.findall(
         r"\b(?<!e )(?<!di )(io|tu|noi|voi|loro|Laura|Marco) (?:non )?"
         r"(?:sono|ero|sei|eri|siamo|eravamo|siete|eravate|erano|è|era) "
         r"(?:molto |proprio |davvero )?(\w+)\.",
         text,
     )
     lemmas = {form: adjective.lemma for adjective in ADJECTIVES for form in adjective.forms}
-    pairs = Counter((subject, lemmas[form]) for subject, form in said if form in lemmas)
+    pairs = Counter((subject, lemmas[form]) for subject, form in found if form in lemmas)
     assert len(pairs) > 60
     assert not [pair for pair in pairs if is_held_out(pair)]
 
 
 def test_held_out_articles_are_not_in_the_text(training: list[Sentence]) -> None:
-    """By the words themselves, not by the pairs that the grammar says it wrote."""
+    """By the words themselves, not by the pairs that the grammar reports."""
     text = "\n".join(s.text for s in training)
     bigrams = set(re.findall(r"(?=\b(\w+ \w+)\b)", text))
     checked = seen = unseen = 0
@@ -454,7 +454,7 @@ def test_held_out_articles_are_not_in_the_text(training: list[Sentence]) -> None
                 checked += is_out
                 seen += is_seen
                 unseen += not (is_out or is_seen)
-            # dei libri may be di + i libri, so of the indefinite only the singular can be told
+            # dei libri may be di + i libri, so of the indefinite only the singular is unambiguous
             if form == noun.singular and is_held_out((form, "articolo indefinito")):
                 article = indefinite(*of)
                 assert article == "un'" or f"{article} {form}" not in bigrams

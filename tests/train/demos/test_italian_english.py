@@ -209,7 +209,7 @@ def test_possessors() -> None:
 
 # ---- sentences -----------------------------------------------------------------------------------
 
-# Patterns of what nobody should write, each with an example that it must find.
+# Patterns of wrong English, each with an example that it must find.
 WRONG = {
     r"\ba [aeiou]": "I see a apple.",
     r"\ban [^aeiou]": "I see an house.",
@@ -225,7 +225,7 @@ WRONG = {
     r"\b(?!that|so\b)(\w+) \1\b": "the the house.",
     r"\b(books?|houses?|dress|dresses) (red|new|beautiful|interesting)\b": "a book red.",
     r"  | [.,?]|[.,?]\w|^ | $": "she goes home .",
-    r"^(?!if [^,]*$).*[^.?]$": "she goes home",  # only an if-clause may stand without a mark
+    r"^(?!if [^,]*$).*[^.?]$": "she goes home",  # only an if-clause may lack a punctuation mark
     r"\b(il|lo|gli|le|un|una|di|non|che|se|e)\b": "she reads il libro.",
 }
 

@@ -19,7 +19,7 @@ def test_the_sentence_in_the_picture_is_held_out():
 
 
 def test_the_picture_shows_the_mean_of_the_last_layer(tmp_path, monkeypatch):
-    """Tokens that are written go down, those of the source across."""
+    """Generated tokens are rows, source tokens are columns."""
     maps = torch.rand(2, 3, 4, 2)
     named = TokenLabels(("·ciao", "</s>"), (0, None))
     written = ("see", "·you", ".", "</s>")
