@@ -121,7 +121,7 @@ class FillMask(Task):
         texts = [targets] if isinstance(targets, str) else list(targets)
         if not texts:
             raise ValueError("targets is empty; leave it out to rank every token")
-        return [self._target_id(text) for text in dict.fromkeys(texts)]
+        return list(dict.fromkeys(map(self._target_id, texts)))  # two spellings may be one token
 
     def _target_id(self, text: str) -> int:
         if (known := self.tokenizer.backend.token_to_id(text)) is not None:

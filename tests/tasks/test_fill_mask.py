@@ -84,6 +84,7 @@ def test_targets_of_a_wordpiece_vocabulary(bert_path):
         theirs("la [MASK] legge", targets=words, top_k=4),
     )
     assert fill("la [MASK]", targets="Libro") == fill("la [MASK]", targets="libro")
+    assert len(fill("la [MASK]", targets=["Libro", "libro"])) == 1
     with pytest.raises(ValueError, match="the target '学' is not in the vocabulary"):
         fill("la [MASK] legge", targets=["libro", "学"])
 
