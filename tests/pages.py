@@ -78,7 +78,7 @@ def check_page(page: str, tiny: Mapping[str, str]) -> int:
 
 
 def check_interpreter(code: str, names: dict[str, object]) -> None:
-    """Check that each `>>> expression` gives, or raises, the line below it; `...` is any text."""
+    """Check that each `>>> expression` prints or raises the line below it; `...` is any text."""
     lines = code.splitlines()
     assert len(lines) % 2 == 0, code
     for line, shown in zip(lines[::2], lines[1::2], strict=True):

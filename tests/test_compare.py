@@ -70,7 +70,7 @@ def test_a_token_embedding_that_runs_twice_is_compared_twice(tmp_path):
     names = [row.name for row in report.rows]
     source, target = (f"backbone.token_embedding ({which})" for which in ("source", "target"))
     assert names.index(source) < names.index("backbone.encoder.final_norm") < names.index(target)
-    with torch.no_grad():  # of the target alone
+    with torch.no_grad():  # only of the target
         theirs.decoder.embed_tokens.weight = torch.nn.Parameter(theirs.shared.weight + 1e-2)
     report = compare(ours, theirs, random_batch(ours, length=11))
     assert report.first_difference.name == target
@@ -93,7 +93,7 @@ def test_a_bug_in_the_fast_forward_only_is_found(tmp_path):
 
 
 def test_nan_differs(tmp_path):
-    """A comparison with NaN is false: to ask whether the difference is too large is not enough."""
+    """A comparison with NaN is false, so checking for too large a difference is not enough."""
     ours, theirs = pair(ENCODER, tmp_path)
     with torch.no_grad():
         ours.lm_head.bias[3] = torch.nan

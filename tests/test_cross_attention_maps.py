@@ -50,7 +50,7 @@ def load(paths):
 
 
 def outputs(model, tokenizer, target):
-    """What the model itself gives for these ids as the target."""
+    """The model's own outputs for these ids as the target."""
     batch = tokenizer([TEXT], return_tensors="pt")
     start = torch.tensor([[model.config.decoder_start_token_id]])
     read = torch.cat([start, target[:, :-1]], dim=1)

@@ -295,7 +295,7 @@ def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     calls.clear()
     with atomic_directory(tmp_path / "new") as directory:
         (directory / "a").write_text("2")
-        assert directory.parent == tmp_path / "new"  # which may be a file system of its own
+        assert directory.parent == tmp_path / "new"  # which may be another file system
     assert [Path(call).name[:5] for call in calls] == ["a", ".mini", "new", tmp_path.name[:5]]
 
 

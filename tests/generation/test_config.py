@@ -1,4 +1,4 @@
-"""The fields of GenerationConfig: names, values, and what goes together."""
+"""The fields of GenerationConfig: names, values, and combinations."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Each processor beside transformers' namesake, logit for logit."""
+"""Each processor compared with that of transformers, logit for logit."""
 
 import pytest
 import torch

@@ -181,7 +181,7 @@ def test_a_seed_decides():
     torch.manual_seed(0)
     state = torch.get_rng_state()
     generate(language_model("GPT2"), **batch, **fields, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)  # PyTorch's own generator is left alone
+    assert torch.equal(torch.get_rng_state(), state)  # PyTorch's global generator is not used
     unseeded = [
         generate(language_model("GPT2"), **batch, **fields).sequences.tolist() for _ in range(2)
     ]

@@ -1,4 +1,4 @@
-"""Greedy and beam search, token for token beside transformers' generate."""
+"""Greedy and beam search, compared with transformers' generate token by token."""
 
 import random
 import warnings

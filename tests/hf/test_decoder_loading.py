@@ -76,7 +76,7 @@ def added(**more: Tensor) -> Any:
 
 
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left as it was allocated shows."""
+    """Memory is allocated full of NaN, so that tensors that were not loaded are detected."""
     to_empty = torch.nn.Module.to_empty
 
     def to_poison(module: torch.nn.Module, **settings: Any) -> torch.nn.Module:
@@ -212,7 +212,7 @@ def test_a_tied_head_may_be_stored_again_but_must_be_the_same(name, table, tmp_p
     model = save(name, tmp_path)
     edit_tensors(tmp_path, lambda t: {**t, "lm_head.weight": t[table].clone()})
     assert equal(from_pretrained(tmp_path), model)
-    # The head alone is as good.
+    # A stored head without the embedding is enough.
     both = stored(tmp_path)
     edit_tensors(tmp_path, lambda t: {n: v for n, v in t.items() if n != table})
     assert equal(from_pretrained(tmp_path), model)

@@ -72,7 +72,7 @@ def backbone_of(model: Model) -> Any:
 
 
 def backbone_tensors(model: Model) -> dict[str, torch.Tensor]:
-    """The backbone's, by the names that it gives them; without the pooler, which is half a head."""
+    """The backbone's tensors by its own names, without the pooler, which belongs to a head."""
     return {n: t for n, t in backbone_of(model).state_dict().items() if not n.startswith("pooler.")}
 
 
@@ -110,7 +110,7 @@ def load_quietly(load, *arguments, **named):
 
 
 def load_with_warnings(load, *arguments, **named) -> tuple[Model, str]:
-    """Load; gives the model and the lines of all warnings."""
+    """Load, and return the model and the lines of all warnings."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         model = load(*arguments, **named)

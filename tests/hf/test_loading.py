@@ -183,7 +183,7 @@ def test_a_new_head_is_named_and_initialized(saved, monkeypatch):
 
     def to_poison(module, **settings):
         for parameter in to_empty(module, **settings).parameters():
-            parameter.data.fill_(float("nan"))  # what is left as it was allocated shows
+            parameter.data.fill_(float("nan"))  # tensors that were not loaded are detected
         return module
 
     monkeypatch.setattr(torch.nn.Module, "to_empty", to_poison)

@@ -33,7 +33,7 @@ def test_it_is_the_same_function():
 
 
 def compare_hidden_states(sentences: list[str], *, max_length: int, batch_size: int) -> list[int]:
-    """Both tokenizers and both models on batches with padding; gives the lengths in tokens."""
+    """Both tokenizers and both models on batches with padding; returns the lengths in tokens."""
     transformers = transformers_or_skip()
     ours, tokenizer = from_pretrained(MODEL), Tokenizer.from_pretrained(MODEL)
     theirs = transformers.BertModel.from_pretrained(MODEL, dtype=torch.float32).eval()

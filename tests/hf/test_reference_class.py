@@ -29,11 +29,11 @@ KNOWN = [model for family in FAMILIES.values() for model in family.models]
 
 
 class FastMixin:
-    """What the classes made for speed have beside the plain one."""
+    """A second base class, as the classes for speed have one."""
 
 
 class FastBertModel(FastMixin, BertModel):
-    """Made for speed, as in `fast/`: no parameters of its own."""
+    """A class for speed, as in `fast/`, without new parameters."""
 
 
 class FastRobertaModel(FastBertModel, RobertaModel):
@@ -41,7 +41,7 @@ class FastRobertaModel(FastBertModel, RobertaModel):
 
 
 class FastRobertaForMaskedLM(FastMixin, RobertaForMaskedLM):
-    """Made for speed, with a head."""
+    """A class for speed, with a head."""
 
 
 class Mine(RobertaForMaskedLM):
@@ -52,7 +52,7 @@ class Mine(RobertaForMaskedLM):
 
 
 class Wider(RobertaForMaskedLM):
-    """A user's subclass with a tensor of its own."""
+    """A user's subclass with a new tensor."""
 
     def __init__(self, config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)

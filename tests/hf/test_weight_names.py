@@ -63,7 +63,7 @@ def test_every_name_of_the_tables_is_a_tensor_of_the_model(name):
     }
     expected |= {ours for ours in tables["head"].values() if ours is not None}
     optional = {name for name in expected if name.startswith(f"{before}pooler.")}
-    if name == "T5ForConditionalGeneration":  # version 1.1 has a head of its own, 1.0 has not
+    if name == "T5ForConditionalGeneration":  # version 1.1 has an untied head, 1.0 has not
         optional.add("lm_head.weight")
     stored = set(model.state_dict())
     assert stored <= expected
@@ -88,7 +88,7 @@ def test_second_names_lead_to_tensors_of_the_model(name):
         for second, ours in family.tied.items():
             assert ours in stored
             names = [*weight_names.stored_names(family, model).values(), second]
-            # The head of version 1.1 is one of its own.
+            # The head of version 1.1 is not tied.
             expected = second if name.endswith(" 1.1") else ours
             assert weight_names.translate(names, family, model).targets[second] == expected
 

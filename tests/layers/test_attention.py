@@ -479,7 +479,9 @@ def test_sequences_of_one_source_are_what_copies_of_it_give(
     hidden = torch.randn(sources * beams, length, 6, dtype=torch.float64, requires_grad=True)
     mask = copies = None
     if masked:
-        mask = padding_mask(torch.rand(sources, source_length) < 0.6)  # some are padding alone
+        mask = padding_mask(
+            torch.rand(sources, source_length) < 0.6
+        )  # some sequences are only padding
         copies = mask.repeat_interleave(beams, dim=0)
     shared, weights = layer(hidden, context, mask, output_attentions=True)
     copied, expected = layer(

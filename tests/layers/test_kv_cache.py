@@ -24,7 +24,7 @@ steps = st.lists(
 
 @given(steps, st.integers(1, 3))
 def test_any_updates_and_selections_equal_concatenation(steps, num_sequences):
-    """The reference joins everything anew at every step."""
+    """The reference concatenates everything again at every step."""
     cache = KeyValues()
     keys, values = some_keys(num_sequences, 0), some_keys(num_sequences, 0)
     for step, (length, selection) in enumerate(steps):

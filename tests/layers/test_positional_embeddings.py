@@ -101,7 +101,7 @@ def test_sinusoids_of_another_dtype_are_those_of_float32_rounded(dtype):
 
 
 def slow_bucket(distance: int, *, bidirectional: bool, num_buckets: int, max_distance: int) -> int:
-    """One distance by comparisons alone, without a logarithm that could be rounded.
+    """The bucket of a distance by comparisons only, without a logarithm that could be rounded.
 
     T5, section 2.1: half of the buckets hold one distance each; the others grow in size up to
     `max_distance`, evenly in the logarithm, and beyond it all distances share the last one.
@@ -131,7 +131,7 @@ def test_every_distance_of_t5(bidirectional):
     distances = torch.arange(-300, 301)
     expected = [slow_bucket(d, **sizes) for d in range(-300, 301)]
     assert relative_position_bucket(distances, **sizes).tolist() == expected
-    # All are in use, near ones alone, far ones in the last.
+    # All buckets are used; far distances share the last one.
     assert (
         sorted(set(expected)) == list(range(32)) if not bidirectional else len(set(expected)) == 31
     )

@@ -26,7 +26,7 @@ def test_next_token_labels_by_hand():
     labels = torch.tensor([[5, 6, 7], [-100, 8, 9], [4, -100, -100]])
     expected = [[6, 7, -100], [8, 9, -100], [-100, -100, -100]]
     assert next_token_labels(labels).tolist() == expected
-    assert labels.tolist() == [[5, 6, 7], [-100, 8, 9], [4, -100, -100]]  # as it was
+    assert labels.tolist() == [[5, 6, 7], [-100, 8, 9], [4, -100, -100]]  # unchanged
 
 
 def test_the_first_token_of_a_sequence_is_predicted_nowhere():
@@ -54,7 +54,7 @@ def test_shift_right_by_hand():
     shifted, mask = shift_right(labels, START, PAD)
     assert shifted.tolist() == [[START, 5, 6], [START, 8, 9]]
     assert mask.tolist() == [[True] * 3, [True] * 3]
-    assert labels.tolist() == [[5, 6, 7], [8, 9, -100]]  # as it was
+    assert labels.tolist() == [[5, 6, 7], [8, 9, -100]]  # unchanged
 
 
 def test_labels_that_are_padded_on_the_left_begin_at_the_first_of_them():
@@ -110,7 +110,7 @@ def test_the_start_may_be_the_padding_token():
 
 @given(masks, st.booleans())
 def test_the_first_and_the_last_token_of_each_sequence(sequences, as_integers):
-    """Zeros where a sequence is padding alone."""
+    """Zeros for a sequence that is only padding."""
     mask = torch.tensor(sequences)
     hidden = 1.0 + torch.arange(mask.numel() * 3).view(*mask.shape, 3)
     given_mask = mask.long() if as_integers else mask

@@ -85,7 +85,7 @@ def test_the_eager_map_is_the_one_that_is_used(name):
 
 @every_class
 def test_the_map_is_the_one_before_dropout(name):
-    """The first layer reads the same in training, where dropout falls on weights alone."""
+    """The first layer gets the same input in training, because only weights have dropout."""
     model = new(name, "eager")
     for module in model.modules():
         if type(getattr(module, "dropout", None)) is float:  # an attention's

@@ -82,7 +82,7 @@ def test_so_does_one_without_a_mask(name):
 
 @pytest.mark.parametrize("name", ["RobertaForSequenceClassification", "T5ForConditionalGeneration"])
 def test_by_default_the_second_length_is_compiled_for_all_that_follow(name):
-    """The first graph is for the first length alone."""
+    """The first graph is for the first length only."""
     model, backend = small(name), Counting()
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     graphs = []
@@ -110,7 +110,7 @@ def test_a_compiled_model_can_be_trained(name, backend):
 
 
 def dynamic_shapes(batch: Batch) -> dict[str, dict[int, Any]]:
-    """Every batch size and every length; labels of a sequence have a batch size alone."""
+    """Dynamic batch size and length; labels of whole sequences have a batch size only."""
     return {field: dict.fromkeys(range(values.dim()), DYNAMIC) for field, values in batch.items()}
 
 

@@ -29,7 +29,7 @@ from tests.tiny import (
 
 
 def decode(model: Any, ids: Tensor, source: Encoded | None, mask: Tensor | None, cache: Any):
-    """One call of a decoder: what it gives at every position."""
+    """The output of one call of a decoder at every position."""
     backbone = backbone_of(model)
     if source is None:
         output = backbone(ids, mask, cache=cache)

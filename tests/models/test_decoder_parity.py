@@ -1,4 +1,4 @@
-"""What the parity promise means for GPT-2 alone; `test_parity.py` tests what all families share."""
+"""Parity that only GPT-2 promises; `test_parity.py` tests what all families share."""
 
 import functools
 import types
@@ -226,7 +226,7 @@ def test_the_comparison_finds_the_wrong_classified_token(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_command_finds_what_differs(tmp_path, capsys, monkeypatch):
     their_model("GPT2LMHeadModel").save_pretrained(tmp_path)
-    # Theirs has a class of its own for these maps.
+    # transformers has its own class for these linear layers.
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: F.linear(x, self.weight))
     assert main(["parity", str(tmp_path), "--length", "11"]) == 1
     out = capsys.readouterr().out

@@ -407,7 +407,7 @@ def test_the_cache_of_a_model_with_other_heads(name, variant):
 @every_seq2seq_lm
 @torch.no_grad()
 def test_a_cache_for_another_source(name, variant):
-    """Of whatever shape: its keys and values would answer for the other's."""
+    """Of any shape: the keys and values of the first source would be used for the second."""
     model: Any = build(name, variant)
     cache, source = model.new_cache(), model.encode(random_sequences(2, 4))
     step(name, model, 2, cache, source)
@@ -421,7 +421,7 @@ def test_a_cache_for_another_source(name, variant):
 
 @pytest.mark.parametrize("mask", [None, [[1, 1, 1], [1, 1, 1]], [[1, 1, 1], [0, 1, 1]]])
 def test_a_mask_of_ones_stays_a_mask(mask):
-    """A plain model does the same whatever the mask holds: a trace of it honours another mask."""
+    """A plain model runs the same operations for every mask, so a trace honours another mask."""
     model: Any = build("GPT2Model")
     seen = []
     hook = model.layers[0].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[1]))

@@ -29,7 +29,7 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def by_hand(model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
-    """The logits of one text, (T,), from the weights alone, to be read beside the paper."""
+    """The logits of one text, (T,), computed from the weights as in the paper."""
     config = model.config
     w = dict(model.transformer.state_dict())
     hidden = w["token_embedding.weight"][ids] + w["position_embedding.table.weight"][: len(ids)]

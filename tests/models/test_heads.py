@@ -175,7 +175,7 @@ def test_padding_changes_nothing_at_real_tokens(family, problem, lengths, left, 
 def test_texts_one_by_one_give_the_loss_and_the_gradient_of_the_padded_batch(
     family, problem, lengths, left, extra, variant
 ):
-    """So micro-batches do: their sums over the number of the whole batch."""
+    """So do micro-batches: their summed losses are divided by the count of the whole batch."""
     model = build(family, problem, variant)
     examples = examples_of(problem, lengths)
     batch = collate(examples, model, left=left, extra=extra)
@@ -418,7 +418,7 @@ def test_compiled_heads_give_the_same(problem, variant):
 @every_family
 @pytest.mark.parametrize("problem", ["classes", "several classes", "numbers"])
 def test_a_text_without_a_token_is_classified_alike_everywhere(family, problem):
-    """In a batch or alone, however it is computed: scores, and what is learnt from them."""
+    """In a batch or alone, for all variants: scores and gradients."""
     outcomes = []
     for variant in VARIANTS:
         model = build(family, problem, variant)

@@ -1,6 +1,6 @@
 """Where an optimized model gives other numbers than a plain one: at padding, and nowhere else.
 
-That the others are equal is tested beside the plain model's promises, as one of the `VARIANTS`.
+Equality elsewhere is tested together with the plain models, as one of the `VARIANTS`.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a constructor gives is plain PyTorch; test_pytorch_tools.py shows what follows from it."""
+"""New models are plain PyTorch; test_pytorch_tools.py tests the consequences."""
 
 from collections import Counter
 

@@ -33,7 +33,7 @@ every_seq2seq_lm = pytest.mark.parametrize("name", SEQ2SEQ_LMS)
 Weights = dict[str, Tensor]
 
 
-# --- Written a second time, one text at a time, from the weights alone
+# --- A second implementation, for one text at a time, from the weights
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:

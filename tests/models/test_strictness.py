@@ -182,7 +182,7 @@ def test_the_config_of_another_family_is_refused():
 
 @pytest.mark.parametrize("lengths", [[4, 4], [4, 2]])
 def test_a_mask_of_ones_stays_a_mask(lengths):
-    """A plain model does the same whatever the mask holds: a trace of it honours another mask."""
+    """A plain model runs the same operations for every mask, so a trace honours another mask."""
     plain, seen = RobertaForMaskedLM(roberta_config()).eval(), []
     plain.roberta.layers[0].register_forward_pre_hook(
         lambda _layer, arguments: seen.append(arguments[1])

@@ -103,11 +103,11 @@ def test_texts_of_like_length_are_computed_together(classify, monkeypatch):
     shapes = []
     forward = type(classify.model).forward
 
-    def watched(model, input_ids, **inputs):
+    def recorded(model, input_ids, **inputs):
         shapes.append((tuple(input_ids.shape), int(inputs["attention_mask"].sum())))
         return forward(model, input_ids, **inputs)
 
-    monkeypatch.setattr(type(classify.model), "forward", watched)
+    monkeypatch.setattr(type(classify.model), "forward", recorded)
     small(["ciao", "la " * 30, "ciao", "la " * 30, "un libro"])
     assert shapes == [((2, 32), 64), ((2, 4), 7), ((1, 3), 3)]
 

@@ -1,4 +1,4 @@
-"""Text generation: transformers' texts, whatever is computed together; what is wrong is named."""
+"""Text generation: transformers' texts, in batches of any kind, and errors."""
 
 import json
 
@@ -33,11 +33,11 @@ def shapes(monkeypatch):
     seen = []
     original = generation.generate
 
-    def watched(model, input_ids, mask, **arguments):
+    def recorded(model, input_ids, mask, **arguments):
         seen.append((tuple(input_ids.shape), int(mask.sum())))
         return original(model, input_ids, mask, **arguments)
 
-    monkeypatch.setattr(generation, "generate", watched)
+    monkeypatch.setattr(generation, "generate", recorded)
     return seen
 
 
@@ -127,12 +127,12 @@ def test_what_a_tokenizer_puts_after_a_text_ends_no_prompt(tmp_path, monkeypatch
     seen = []
     next_token_logits = generate.model.next_token_logits
 
-    def watched(input_ids, attention_mask, **arguments):
+    def recorded(input_ids, attention_mask, **arguments):
         for ids, mask in zip(input_ids, attention_mask, strict=True):
             seen.append(ids[mask.bool()].tolist())
         return next_token_logits(input_ids, attention_mask, **arguments)
 
-    monkeypatch.setattr(generate.model, "next_token_logits", watched)
+    monkeypatch.setattr(generate.model, "next_token_logits", recorded)
     generate(["ciao", "ciao</s>", ""], max_new_tokens=1)
     start, *word, end = tokenizer("ciao")["input_ids"]
     assert seen == [[start, *word, end], [start, *word], [start]]

@@ -67,7 +67,7 @@ def build(family, tokenizer):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def path(request, tmp_path_factory):
-    """A checkpoint of each family with a small tokenizer of its own."""
+    """A checkpoint of each family with a small tokenizer."""
     directory = tmp_path_factory.mktemp(request.param)
     (directory / "text.txt").write_text(LINE * 3, encoding="utf-8")
     tokenizer = Tokenizer.train(
@@ -109,7 +109,7 @@ def fits(text, classifier):
     return len(classifier.tokenizer(text)["input_ids"]) <= LENGTH
 
 
-# ---- beside transformers ----
+# ---- against transformers ----
 
 
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")

@@ -1,4 +1,4 @@
-"""Entities and their scores: every transition by hand, and a slow, independent count beside."""
+"""Entities and their scores: every transition by hand, and a slow, independent count."""
 
 import pytest
 from hypothesis import given

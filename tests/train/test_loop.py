@@ -588,7 +588,7 @@ def count_operations(under: Path, die_at: int) -> list[int]:
 
 
 def in_child(work: Callable[[], str]) -> str | None:
-    """What `work` returns, from a process of its own; None if that process was killed."""
+    """What `work` returns in a separate process; None if that process was killed."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -171,7 +171,7 @@ def test_a_given_tokenizer_is_used(text, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_and_resume_from_the_command_line(text, tmp_path):
-    """A process of its own, interrupted as a terminal does it, and continued in this one."""
+    """A separate process is interrupted as by a terminal, and its run resumed in this one."""
     more = ["--max-steps", "200"]
     more += ["--plain"]  # optimized, each process would measure which library is faster
     command = [sys.executable, "-m", "train.mlm", "--text", str(text), *SMALL, *more]

@@ -117,7 +117,7 @@ def test_questions_without_an_answer_are_scored_with_a_tuned_threshold(files, tm
 
 
 def test_the_report_scores_with_the_threshold_that_it_names(files, tmp_path, capsys):
-    """Three questions; only a threshold between 1 and 5 gives all three their right answer."""
+    """Three questions; only with a threshold between 1 and 5 are all three answers right."""
     answered = Example("a", "who?", "anna met ugo", (Answer("anna", 0),))
     other = Example("b", "whom?", "anna met ugo", (Answer("ugo", 9),))
     impossible = Example("c", "when?", "anna met ugo")

@@ -83,7 +83,7 @@ def test_exact_match_and_f1(prediction, gold, exact, f1):
         ((), "", 1, 1),
         ((), "the", 1, 1),
         ((), "gas", 0, 0),
-        (("gas", "."), "", 0, 0),  # a gold answer without words counts only alone
+        (("gas", "."), "", 0, 0),  # a gold answer without words counts only if there is no other
         ((".", "the"), "", 1, 1),
         ((".",), "gas", 0, 0),
     ],
@@ -193,7 +193,7 @@ def test_thresholds_by_hand():
     predictions = {"1": "x", "2": "x", "3": "z", "4": "x"}
     nulls = {"1": -3.0, "2": -2.0, "3": -1.0, "4": 4.0}
     best = best_thresholds(examples, predictions, nulls)
-    # Answer 1 alone: 1, 2 and 4 are right. Answering 3 as well wins 2/3 in F1, but costs 2.
+    # Answering only 1: 1, 2 and 4 are right. Answering 3 as well wins 2/3 in F1, but costs 2.
     assert (best.exact, best.exact_threshold) == (75, -3)
     assert (best.f1, best.f1_threshold) == (75, -3)
     nulls["3"] = -2.5
