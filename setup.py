@@ -8,15 +8,15 @@ from setuptools import find_packages, setup
 VIZ = ["matplotlib>=3.8"]
 SENTENCEPIECE = ["sentencepiece>=0.2.3"]
 TRANSLATION = ["sacrebleu>=2.4", *SENTENCEPIECE]
+BENCH = ["pandas>=2.2", "transformers>=5.0", *VIZ]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
-    "transformers>=5.0",
     "onnxscript>=0.5",
     "onnxruntime>=1.20",
-    *VIZ,
     *TRANSLATION,
+    *BENCH,
 ]
 
 # Read, not imported: the package imports PyTorch, which may not be installed yet.
@@ -57,6 +57,7 @@ setup(
         "viz": VIZ,
         "sentencepiece": SENTENCEPIECE,
         "translation": TRANSLATION,
+        "bench": BENCH,
         "test": TEST,
         "dev": ["ruff>=0.9", "mypy>=1.13"],
     },

@@ -15,16 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.formulas import Sizes
 from minitransformer.fast import optimize
 from minitransformer.fast.unpadding import UnpaddedMask, Unpadding
 from minitransformer.fast.varlen_attention import varlen_attention
 from minitransformer.layers.attention import causal_mask, padding_mask
 from minitransformer.models.bert import BertConfig, BertModel
-
-STEPS = "products and softmax"  # the formula, step by step
 
 
 def ragged_lengths(batch: int, length: int) -> tuple[int, ...]:
@@ -98,7 +94,9 @@ class Weights:
     """A checkpoint of one layer, and how it is to be loaded."""
 
     directory: Path
-    sizes: Sizes
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
     causal: bool
     dtype: torch.dtype
     device: str
@@ -110,10 +108,10 @@ class Weights:
         """
         config = BertConfig(
             vocab_size=8,
-            hidden_size=self.sizes.hidden_size,
-            num_attention_heads=self.sizes.num_attention_heads,
+            hidden_size=self.hidden_size,
+            num_attention_heads=self.num_heads,
+            intermediate_size=self.intermediate_size,
             num_hidden_layers=1,
-            intermediate_size=self.sizes.intermediate_size,
             max_position_embeddings=8,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -218,7 +216,7 @@ def theirs(kind: str, weights: Weights) -> Built:
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
         heads = (
-            tokens.unflatten(-1, (weights.sizes.num_attention_heads, -1)).transpose(1, 2)
+            tokens.unflatten(-1, (weights.num_heads, -1)).transpose(1, 2)
             for tokens in (query, key, value)
         )  # (B, H, T, D) each
         return function(itself, *heads, mask, dropout=0.0, scaling=itself.scaling)[0].flatten(2)
@@ -243,14 +241,12 @@ class Implementation:
         build: loads it.
         is_ragged: whether it gets sequences of unequal length.
         is_unpadded: whether it gets them unpadded.
-        is_fused: whether (T, T) weights never go to memory, as far as is known before it runs.
     """
 
     name: str
     build: Callable[[Weights], Built]
     is_ragged: bool = False
     is_unpadded: bool = False
-    is_fused: bool = True
 
     def layout(self, batch: int, length: int, device: str) -> Layout:
         """How it gets batch * length tokens."""
@@ -260,47 +256,14 @@ class Implementation:
 
 OURS_SDPA, THEIRS_SDPA, NO_ATTENTION = "ours sdpa", "transformers sdpa", "no attention"
 THEIRS_PADDED = "transformers sdpa, padded"
-# PyTorch's kernels by name; which of them a device has is found out by trying.
-KERNELS = {
-    "sdpa: math": SDPBackend.MATH,
-    "sdpa: flash": SDPBackend.FLASH_ATTENTION,
-    "sdpa: efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "sdpa: cudnn": SDPBackend.CUDNN_ATTENTION,
-}
 IMPLEMENTATIONS = [
     Implementation(NO_ATTENTION, no_attention),
-    Implementation("ours eager", partial(ours, "eager"), is_fused=False),
+    Implementation("ours eager", partial(ours, "eager")),
     Implementation(OURS_SDPA, partial(ours, "sdpa")),
-    *(
-        Implementation(
-            name, partial(ours, "sdpa", kernel=kernel), is_fused=kernel != SDPBackend.MATH
-        )
-        for name, kernel in KERNELS.items()
-    ),
-    Implementation("transformers eager", partial(theirs, "eager"), is_fused=False),
+    Implementation("sdpa: math", partial(ours, "sdpa", kernel=SDPBackend.MATH)),
+    Implementation("transformers eager", partial(theirs, "eager")),
     Implementation(THEIRS_SDPA, partial(theirs, "sdpa")),
     Implementation("ours optimized", ours_optimized, is_ragged=True, is_unpadded=True),
     Implementation("ours sdpa, padded", partial(ours, "sdpa"), is_ragged=True),
     Implementation(THEIRS_PADDED, partial(theirs, "sdpa"), is_ragged=True),
 ]
-
-
-class OperationNames(TorchDispatchMode):
-    """Notes the name of every operation that PyTorch carries out within it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, arguments: Any = (), keywords: Any = None
-    ) -> Any:
-        self.names.append(function.overloadpacket.__name__)
-        return function(*arguments, **(keywords or {}))
-
-    def kernel(self) -> str:
-        """PyTorch's fused kernel, or that the formula was computed step by step, or nothing."""
-        fused = [n for n in dict.fromkeys(self.names) if "attention" in n and "backward" not in n]
-        if fused:
-            return ", ".join(fused)
-        return STEPS if any("softmax" in name for name in self.names) else ""

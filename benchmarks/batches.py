@@ -22,6 +22,7 @@ from train.text import read_lines, tokenize_sequences
 FIRST_WORD = 5  # below are the special tokens, in the order of a tokenizer that is trained here
 CLS, PAD, SEP, MASK = 0, 1, 2, 4
 RANDOM, SORTED = "random", "sorted"  # the order of the sequences of which batches are made
+FULL, LINES, SQUAD, RAGGED = "full", "lines", "squad", "ragged"  # kinds of sequences
 
 Batch = dict[str, Tensor]
 
@@ -64,7 +65,7 @@ class Sequences:
             batch |= {"start_positions": start, "end_positions": end}
         return batch
 
-    def batches(self, order: str, size: int, count: int, seed: int) -> list[Batch]:
+    def batches(self, order: str, size: int, count: int) -> list[Batch]:
         """So many batches, drawn at random or out of those that sorting by length makes.
 
         Raises:
@@ -75,7 +76,7 @@ class Sequences:
                 f"{len(self.ids)} sequences are too few for a batch of {size}; give more text"
             )
         choose = random_batches if order == RANDOM else sorted_batches
-        return [self.batch(numbers) for numbers in choose(self.lengths, size, count, seed)]
+        return [self.batch(numbers) for numbers in choose(self.lengths, size, count)]
 
 
 def text_sequences(
@@ -86,9 +87,8 @@ def text_sequences(
     A byte-level BPE is trained on the text itself.
 
     Raises:
-        ValueError: a file is missing or is no text, or there is less text than one full sequence.
+        ValueError: a file is no text, or there is less text than one full sequence.
     """
-    check_files("--text", files)
     tokenizer = Tokenizer.train(files, vocab_size=vocab_size, show_progress=False)
     made = []
     for pack, what in ((False, "one line a sequence"), (True, "sequences of full length")):
@@ -109,11 +109,7 @@ def squad_sequences(file: Path, vocab_size: int, length: int) -> Sequences:
 
     Of 384 tokens two windows share 128, and a question has 64 at most; with another length, as many
     in proportion. A WordPiece vocabulary is trained on the contexts and questions.
-
-    Raises:
-        ValueError: the file is missing or is none of SQuAD's.
     """
-    check_files("--squad", [file])
     examples = read_squad(file).examples
     texts = {" ".join(e.context.split()) for e in examples} | {e.question for e in examples}
     tokenizer = _word_pieces(sorted(texts), vocab_size)
@@ -135,25 +131,20 @@ def squad_sequences(file: Path, vocab_size: int, length: int) -> Sequences:
 
 
 def mixed_sequences(
-    texts: Sequence[Path], squad: Path | None, vocab_size: int, length: int, seed: int
+    texts: Sequence[Path], squad: Path | None, vocab_size: int, length: int
 ) -> Sequences:
     """The lines of text files up to a tab, and the contexts of a SQuAD file, in random order.
 
     A WordPiece vocabulary is trained on them; sequences longer than `length` are truncated.
-
-    Raises:
-        ValueError: a file is missing, or is not of this form.
     """
-    check_files("--text", texts)
     sentences = [line.split("\t")[0].strip() for line in read_lines(texts)] if texts else []
     contexts: list[str] = []
     if squad is not None:
-        check_files("--squad", [squad])
         contexts = sorted({" ".join(e.context.split()) for e in read_squad(squad).examples})
     lines = [line for line in sentences + contexts if line]
     tokenizer = _word_pieces(lines, vocab_size)
     encoded = tokenizer(lines, truncation=True, max_length=length)["input_ids"]
-    order = np.random.default_rng(seed).permutation(len(lines))
+    order = np.random.default_rng(0).permutation(len(lines))
     return Sequences(
         f"{len(sentences):,} sentences and {len(contexts):,} paragraphs, "
         f"WordPiece of {tokenizer.vocab_size:,}",
@@ -162,63 +153,46 @@ def mixed_sequences(
     )
 
 
-def made_up_lines(vocab_size: int, length: int, seed: int) -> Sequences:
-    """Random ids, of lengths that are distributed like those of lines of books.
+def made_up(kind: str, vocab_size: int, length: int) -> Sequences:
+    """Random ids, with lengths that are distributed like those of real text of this kind.
 
-    The logarithm of a length has a mean of 3.15 and a standard deviation of 0.9, as that of
-    Italian lines: half of them have up to 23 tokens, one of a hundred more than 190.
+    Lines are like those of Italian books, RAGGED are sentences and paragraphs, and windows of SQuAD
+    get answers; any other kind has full length.
     """
-    random = np.random.default_rng(seed)
-    lengths = np.exp(random.normal(3.15, 0.9, 4096))
-    source = "made up, lengths log-normal around 23 tokens (sigma 0.9)"
-    return _made_up(source, lengths, vocab_size, length, random)
+    random = np.random.default_rng(0)
+    if kind == LINES:
+        lengths = np.exp(random.normal(3.15, 0.9, 4096))
+        what = "log-normal around 23 tokens (sigma 0.9)"
+    elif kind == SQUAD:
+        middle, sigma = 160 * length / 384, 60 * length / 384
+        lengths = random.normal(middle, sigma, 1024)
+        what = f"normal around {middle:.0f} tokens (sigma {sigma:.0f})"
+    elif kind == RAGGED:
+        both = random.normal(24, 11, 512), random.normal(150, 60, 512)
+        lengths = random.permutation(np.concatenate(both))
+        what = "half normal around 24 tokens (sigma 11), half around 150 (sigma 60)"
+    else:
+        lengths, what = np.full(64, length), f"{length} tokens"
+    made = []
+    for number in np.clip(lengths, 4, length).astype(int):
+        ids = random.integers(FIRST_WORD, vocab_size, number)
+        ids[0], ids[-1] = CLS, SEP
+        made.append(ids)
+    spans = None
+    if kind == SQUAD:
+        ends = np.array([len(ids) - 1 for ids in made])
+        spans = np.sort(random.integers(1, ends[:, None], (len(made), 2)), axis=1)
+    return Sequences(f"made up, lengths {what}", made, spans)
 
 
-def made_up_windows(vocab_size: int, length: int, seed: int) -> Sequences:
-    """Random ids with answers; of 384 tokens at most, lengths are those of SQuAD: 160, sigma 60."""
-    random = np.random.default_rng(seed)
-    middle, sigma = 160 * length / 384, 60 * length / 384
-    source = f"made up, lengths normal around {middle:.0f} tokens (sigma {sigma:.0f})"
-    made = _made_up(source, random.normal(middle, sigma, 1024), vocab_size, length, random)
-    spans = np.sort(random.integers(1, made.lengths[:, None] - 1, (len(made.ids), 2)), axis=1)
-    return Sequences(source, made.ids, spans)
-
-
-def made_up_mixture(vocab_size: int, length: int, seed: int) -> Sequences:
-    """Random ids: half as long as sentences, half as paragraphs, in random order."""
-    random = np.random.default_rng(seed)
-    lengths = np.concatenate([random.normal(24, 11, 512), random.normal(150, 60, 512)])
-    source = "made up, half normal around 24 tokens (sigma 11), half around 150 (sigma 60)"
-    return _made_up(source, random.permutation(lengths), vocab_size, length, random)
-
-
-def made_up_full(vocab_size: int, length: int, seed: int) -> Sequences:
-    """Random ids, sequences of one length."""
-    random = np.random.default_rng(seed)
-    return _made_up(f"made up, {length} tokens", np.full(64, length), vocab_size, length, random)
-
-
-def check_files(option: str, files: Sequence[Path]) -> None:
-    """Say which file is not there.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for file in files:
-        if not file.is_file():
-            raise ValueError(
-                f"{option} {file}: there is no such file; leave out {option} for made-up text"
-            )
-
-
-def random_batches(lengths: np.ndarray, size: int, count: int, seed: int) -> list[np.ndarray]:
+def random_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarray]:
     """The numbers of the sequences of batches that are drawn without regard to length."""
-    order = np.random.default_rng(seed).permutation(len(lengths))
+    order = np.random.default_rng(0).permutation(len(lengths))
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
     return [batches[number % len(batches)] for number in range(count)]
 
 
-def sorted_batches(lengths: np.ndarray, size: int, count: int, seed: int) -> list[np.ndarray]:
+def sorted_batches(lengths: np.ndarray, size: int, count: int) -> list[np.ndarray]:
     """Some of the batches into which all sequences are cut when they are sorted by length.
 
     From the shortest to the longest, all batches are split into `count` parts; of each that batch
@@ -231,7 +205,7 @@ def sorted_batches(lengths: np.ndarray, size: int, count: int, seed: int) -> lis
     chosen = []
     for part in np.array_split(np.arange(len(batches)), min(count, len(batches))):
         chosen.append(batches[part[np.abs(tokens[part] - tokens[part].mean()).argmin()]])
-    np.random.default_rng(seed).shuffle(chosen)
+    np.random.default_rng(0).shuffle(chosen)
     return [chosen[number % len(chosen)] for number in range(count)]
 
 
@@ -249,21 +223,18 @@ def without_useless_mask(batch: Batch) -> Batch:
 
 
 def pad_to(length: int, batch: Batch) -> Batch:
-    """The batch padded to a fixed length.
-
-    What stands at padding does not matter, for the mask hides it.
-    """
+    """The batch padded to a fixed length."""
     extra = length - batch["input_ids"].shape[1]
     names = ("input_ids", "attention_mask")
     return batch | {n: torch.nn.functional.pad(batch[n], (0, extra)) for n in names}
 
 
-def masked_batch(batch: Batch, vocab_size: int, seed: int) -> Batch:
+def masked_batch(batch: Batch, vocab_size: int) -> Batch:
     """The batch with masked tokens and `labels`, (B, T): 15% of the tokens, as usual."""
     ids, labels = mask_tokens(
         batch["input_ids"].numpy(),
         None,
-        random=np.random.default_rng(seed),
+        random=np.random.default_rng(0),
         probability=0.15,
         mask_token_id=MASK,
         ordinary_ids=np.arange(FIRST_WORD, vocab_size),
@@ -279,15 +250,3 @@ def _word_pieces(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         return Tokenizer.train(
             file, vocab_size, algorithm="wordpiece", lowercase=True, show_progress=False
         )
-
-
-def _made_up(
-    source: str, lengths: np.ndarray, vocab_size: int, longest: int, random: np.random.Generator
-) -> Sequences:
-    """Random ids of these lengths, which are clipped."""
-    made = []
-    for length in np.clip(lengths, 4, longest).astype(int):
-        ids = random.integers(FIRST_WORD, vocab_size, length)
-        ids[0], ids[-1] = CLS, SEP
-        made.append(ids)
-    return Sequences(source, made)

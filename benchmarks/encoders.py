@@ -9,9 +9,10 @@ batches ours gets the random ones of transformers. A ratio is of the time for a 
 
 import argparse
 import gc
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,81 +30,56 @@ from benchmarks.batches import (
     lengths_of,
     without_useless_mask,
 )
-from benchmarks.formulas import Sizes
-from benchmarks.measuring import (
-    DTYPES,
-    Call,
-    in_processes,
-    product_rate,
-    ratios,
-    spread,
-    take_turns,
-)
+from benchmarks.measuring import Call, in_processes, ratios, spread, take_turns
 from benchmarks.pictures import draw_ratios
 from benchmarks.report import encoder_table
-from benchmarks.runs import Case, Row, Run, prepare_transformers
-from minitransformer import optimize
+from benchmarks.runs import Case, Row, Run, benchmark_parser, prepare_transformers
+from minitransformer import from_pretrained, optimize
 from minitransformer.arguments import Parser, positive
-from minitransformer.layers.attention import ATTENTION_IMPLEMENTATIONS
-from train.metrics import try_to_draw
 
 THEIRS, COMPILED = "transformers", "transformers compiled"
 PLAIN, OPTIMIZED = "plain", "optimized"
 OURS = (PLAIN, OPTIMIZED)
 SETTINGS = DEFAULT, BEST, SAME = "default", "best", "same"
+SIZES = {  # of DistilBERT
+    "hidden_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+QUICK_SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+}
 
 
-def add_options(parser: Parser, cases: Iterable[str]) -> None:
-    """The options that training and inference share.
+def encoder_parser(module: str, description: str, cases: Iterable[str]) -> Parser:
+    """A parser with the options that training and inference share.
 
     Args:
-        parser: the benchmark's.
+        module: the benchmark's name.
+        description: one line.
         cases: their names, in the order of the table.
     """
-    names = list(cases)
-    parser.add_argument("--squad", type=Path, help="a file in SQuAD's form")
-    parser.add_argument(
-        "--cases", nargs="+", choices=names, default=names, help="what is measured (default: all)"
-    )
-    parser.add_argument(
+    parser, names = benchmark_parser(module, description), list(cases)
+    add: Any = parser.add_argument
+    add("--text", type=Path, nargs="+", default=[], help="UTF-8, a sentence a line; a tab ends it")
+    add("--squad", type=Path, help="a file in SQuAD's form")
+    add("--cases", nargs="+", choices=names, default=names, help="what is measured")
+    add(
         "--settings",
         nargs="+",
         choices=SETTINGS,
         default=SETTINGS,
-        help="transformers with its default settings, with its best, and ours on the same batches",
+        help="which ratios are measured",
     )
-    parser.add_argument("--batches", type=positive, help="of a pass, in place of each case's own")
-    parser.add_argument("--passes", type=positive, help="times over the batches of each case")
-    parser.add_argument(
-        "--compile-theirs",
-        nargs="+",
-        choices=names,
-        default=[],
-        help="cases in which transformers is measured compiled too, with best settings",
-    )
-    parser.add_argument(
-        "--attention",
-        choices=sorted(ATTENTION_IMPLEMENTATIONS),
-        default="sdpa",
-        help="our attention implementation",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of batches, masks and weights")
-
-
-def check_options(arguments: argparse.Namespace) -> None:
-    """What is to be compiled has to be measured.
-
-    Raises:
-        ValueError: --compile-theirs names a case that --cases leaves out.
-    """
-    if unmeasured := set(arguments.compile_theirs) - set(arguments.cases):
-        raise ValueError(
-            f"--compile-theirs {' '.join(sorted(unmeasured))}: not among the --cases "
-            f"{' '.join(arguments.cases)}"
-        )
-
-
-FULL_SIZES = Sizes()
+    add("--batches", type=positive, help="of a pass, in place of each case's own")
+    add("--passes", type=positive, help="times over the batches of each case")
+    help = "cases in which transformers is measured compiled too, with best settings"
+    add("--compile-theirs", nargs="+", choices=names, default=[], help=help)
+    return parser
 
 
 class Side(NamedTuple):
@@ -123,16 +99,18 @@ class EncoderCase(ABC):
     """A model, what is done with it, and the ratios that the optimized one should reach.
 
     Attributes:
+        kind: of its sequences.
         sizes, vocab_size: of the model.
         length: tokens of a sequence at most.
         batch_size: sequences a batch.
         num_batches: of a pass.
         targets: the ratio to transformers with default settings, and with best settings.
         pad_token_id: of the sequences.
-        dtype, device, attention, seed: as on the command line; `attention` is ours.
+        dtype, device: as on the command line.
     """
 
-    sizes: Sizes = FULL_SIZES
+    kind: str
+    sizes: dict[str, Any] = field(default_factory=lambda: SIZES)
     vocab_size: int = 30_522
     length: int
     batch_size: int
@@ -141,8 +119,6 @@ class EncoderCase(ABC):
     pad_token_id: int = PAD
     dtype: str = "float32"
     device: str = "cpu"
-    attention: str = "sdpa"
-    seed: int = 0
 
     @property
     @abstractmethod
@@ -161,7 +137,23 @@ class EncoderCase(ABC):
 
     @abstractmethod
     def load(self) -> tuple[nn.Module, Any]:
-        """transformers' model with weights drawn from the seed, and ours, plain, with the same."""
+        """transformers' model with random weights, and ours, plain, with the same."""
+
+    def load_both(self, class_name: str, config: Any, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+        """A model of transformers' with weights drawn anew, always the same, and ours with them.
+
+        Weights are drawn wider than by default, so that each of them matters to what is compared:
+        with narrow ones a new model predicts the same whatever it reads.
+        """
+        import transformers
+
+        torch.manual_seed(0)
+        config.initializer_range = self.sizes["hidden_size"] ** -0.5
+        their_class = getattr(transformers, class_name)
+        with tempfile.TemporaryDirectory() as directory:
+            their_class(config).save_pretrained(directory)
+            theirs = their_class.from_pretrained(directory, dtype=dtype).to(self.device)
+            return theirs, from_pretrained(directory, dtype=dtype, device=self.device)
 
     @abstractmethod
     def work(self, model: Any, implementation: str) -> Callable[[Batch], object]:
@@ -175,17 +167,9 @@ class EncoderCase(ABC):
             ValueError: those of another model differ from theirs by more than the dtype explains.
         """
 
-    @abstractmethod
-    def necessary_flops(self, batch: Batch) -> int:
-        """What the result of a batch depends on."""
-
-    @abstractmethod
-    def executed_flops(self, batch: Batch, implementation: str) -> int:
-        """What is computed."""
-
     def batches(self, sequences: Sequences, order: str) -> list[Batch]:
         """The batches of a pass."""
-        return sequences.batches(order, self.batch_size, self.num_batches, self.seed)
+        return sequences.batches(order, self.batch_size, self.num_batches)
 
     def sides(self, settings: Sequence[str], *, compiled: bool) -> list[Side]:
         """Which sides the ratios of these settings need."""
@@ -203,8 +187,8 @@ def run_cases(
     benchmark: str,
     arguments: argparse.Namespace,
     passes: int,
-    read_sequences: Callable[[], Mapping[str, Sequences]],
-    cases: Sequence[tuple[str, str, EncoderCase]],
+    cases: Sequence[tuple[str, EncoderCase]],
+    read_sequences: Callable[[argparse.Namespace, list[EncoderCase]], Mapping[str, Sequences]],
 ) -> None:
     """Measure every case, print a table and draw a picture.
 
@@ -212,64 +196,50 @@ def run_cases(
         benchmark: its name.
         arguments: its command line.
         passes: unless the command line says how many.
-        read_sequences: gives the sequences of tokens, by their kind.
-        cases: the name on the command line, the kind of sequences, and the case.
+        cases: the name on the command line, and the case; only those that it names are measured.
+        read_sequences: gives the sequences of tokens of cases, by their kind.
 
     Raises:
         ValueError: results differ, a file is missing, or --out has an unfinished run.
     """
-    prepare_transformers()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
     passes = arguments.passes or passes
-    settings = {name: getattr(arguments, name) for name in ("dtype", "attention", "seed")}
-    settings |= {"text": " ".join(file.name for file in arguments.text or [])}
-    settings |= {"squad": arguments.squad.name if arguments.squad else "", "passes": passes}
+    settings = {"dtype": arguments.dtype, "passes": passes}
+    settings |= {"text": " ".join(file.name for file in arguments.text)}
+    settings |= {"squad": arguments.squad.name if arguments.squad else ""}
     settings |= {"settings": " ".join(arguments.settings)}
-    stem = f"{benchmark}{'_quick' * arguments.quick}"
-    run = Run(arguments.out / f"{stem}_{arguments.dtype}.csv", arguments, settings)
-    sequences = read_sequences()
+    name = f"{benchmark}{'_quick' * arguments.quick}_{arguments.dtype}"
+    run = Run(arguments, name, settings)
+    chosen = [(name, case) for name, case in cases if name in arguments.cases]
+    sequences = read_sequences(arguments, [case for _, case in chosen])
     steps = []
-    for name, kind, case in cases:
+    for name, case in chosen:
+        if arguments.quick:  # the targets are for the full sizes
+            case = replace(case, sizes=QUICK_SIZES, num_batches=2, targets=(None, None))
         case = replace(
             case,
-            pad_token_id=sequences[kind].pad_token_id,
+            pad_token_id=sequences[case.kind].pad_token_id,
             num_batches=arguments.batches or case.num_batches,
-            **{key: getattr(arguments, key) for key in ("dtype", "device", "attention", "seed")},
+            dtype=arguments.dtype,
+            device=arguments.device,
         )
+        sides = case.sides(arguments.settings, compiled=name in arguments.compile_theirs)
         measure = partial(
             measure_case,
-            case,
-            sequences[kind],
-            settings=arguments.settings,
-            compiled=name in arguments.compile_theirs,
-            threads=arguments.threads,
-            passes=passes,
+            *(case, sequences[case.kind], sides, arguments.settings, arguments.threads, passes),
         )
         steps.append(Case(case.what, measure))
-    run.measure(steps, len(steps))
-    print(encoder_table(run.rows))
-    try_to_draw(draw_ratios, arguments.out, stem)
+    run.measure(steps, encoder_table, draw_ratios)
 
 
 def measure_case(
     case: EncoderCase,
     sequences: Sequences,
-    *,
+    sides: Sequence[Side],
     settings: Sequence[str],
-    compiled: bool,
     threads: int,
     passes: int,
 ) -> list[Row]:
     """Compare the results of all implementations, then let their sides take turns.
-
-    Args:
-        case: which one.
-        sequences: that its batches are made of.
-        settings: which ratios are wanted.
-        compiled: whether transformers is measured compiled too.
-        threads: of the CPU.
-        passes: how often each side goes over its batches.
 
     Returns:
         A row for each side.
@@ -277,7 +247,6 @@ def measure_case(
     batches = {order: case.batches(sequences, order) for order in (RANDOM, SORTED)}
     if not case.is_ragged:
         batches[SORTED] = batches[RANDOM]
-    sides = case.sides(settings, compiled=compiled)
     check_case(case, batches, {side.implementation for side in sides})
     gc.collect()  # models would be in the way of those that are timed
     given = [batches_of(side, batches) for side in sides]
@@ -285,37 +254,31 @@ def measure_case(
         ", ".join(side): partial(build, case, side.implementation, mine)
         for side, mine in zip(sides, given, strict=True)
     }
-    ceilings: list[float] = []
     with in_processes(builds, threads, case.device) as workers:
-        for worker in tqdm(workers, "warming up", leave=False, unit="side"):
-            worker.warm_up()
-        peaks = [worker.peak_memory() for worker in workers]
-        seconds = take_turns(
-            workers,
-            passes * (4 if case.batch_size == 1 else 1),  # short times scatter more
-            before_round=lambda: ceilings.append(product_rate(DTYPES[case.dtype], case.device)),
-            description="taking turns",
-        )
-    rows = [
-        {"sequences": sequences.source, "implementation": side.implementation}
-        | {"batches": side.batches, **figures(case, side, mine, times, ceilings)}
-        | {"peak_megabytes": "" if peak is None else peak / 1e6}
-        for side, mine, times, peak in zip(sides, given, seconds, peaks, strict=True)
-    ]
+        peaks = [w.peak_memory() for w in tqdm(workers, "warming up", leave=False, unit="side")]
+        # Short times scatter more.
+        seconds = take_turns(workers, passes * (4 if case.batch_size == 1 else 1))
     tokens = [sum(int(lengths_of(batch).sum()) for batch in mine) for mine in given]
     taken = {
         side: [second / number for second in times]
         for side, times, number in zip(sides, seconds, tokens, strict=True)
     }
-    return [
-        row | compare(case, side, taken, settings) for side, row in zip(sides, rows, strict=True)
-    ]
+    rows = []
+    for side, mine, number, peak in zip(sides, given, tokens, peaks, strict=True):
+        row: Row = {"sequences": sequences.source, **side._asdict()}
+        row |= {"batch_size": case.batch_size, "num_batches": len(mine)}
+        row["padding"] = 1 - number / sum(batch["input_ids"].numel() for batch in mine)
+        row |= spread("seconds", [time * number / len(mine) for time in taken[side]])  # of a batch
+        row |= spread("real_tokens_per_second", [1 / time for time in taken[side]])
+        row["peak_megabytes"] = None if peak is None else peak / 1e6
+        rows.append(row | compare(case, side, taken, settings))
+    return rows
 
 
 def check_case(
     case: EncoderCase, batches: Mapping[str, Sequence[Batch]], implementations: set[str]
 ) -> None:
-    """Compare the results of every batch before the clock starts.
+    """Compare the results of every batch before the clock starts; compiled, of one.
 
     Raises:
         ValueError: they differ by more than the dtype explains.
@@ -359,41 +322,6 @@ def build(case: EncoderCase, implementation: str, batches: Sequence[Batch]) -> C
 def on_device(batch: Batch, device: str) -> Batch:
     """A copy of the batch, for what is shared between processes lies elsewhere in memory."""
     return {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
-
-
-def figures(
-    case: EncoderCase,
-    side: Side,
-    batches: Sequence[Batch],
-    seconds: Sequence[float],
-    ceilings: Sequence[float],
-) -> Row:
-    """What is known about one side.
-
-    Args:
-        case, side: which one.
-        batches: of a pass.
-        seconds: of each pass.
-        ceilings: FLOP/s of a plain matrix product before each pass.
-    """
-    tokens = sum(int(lengths_of(batch).sum()) for batch in batches)
-    positions = sum(batch["input_ids"].numel() for batch in batches)
-    row: Row = {
-        "batch_size": case.batch_size,
-        "num_batches": len(batches),
-        "real_tokens_per_batch": tokens / len(batches),
-        "padding": 1 - tokens / positions,
-    }
-    row |= spread("seconds", [second / len(batches) for second in seconds])  # of a batch
-    row |= spread("real_tokens_per_second", [tokens / second for second in seconds])
-    for name, flops in (
-        ("necessary", sum(map(case.necessary_flops, batches))),
-        ("executed", sum(case.executed_flops(b, side.implementation) for b in batches)),
-    ):
-        row[f"{name}_gigaflops"] = flops / len(batches) / 1e9
-        shares = [flops / rate / second for rate, second in zip(ceilings, seconds, strict=True)]
-        row |= spread(f"{name}_share_of_ceiling", shares)
-    return row | spread("ceiling_gigaflops_per_second", [rate / 1e9 for rate in ceilings])
 
 
 def compare(

@@ -1,18 +1,15 @@
-"""How fast is text generated, beside transformers' `generate` with its default settings?
+"""How fast is text generated, beside transformers?
 
     python -m benchmarks.generation --out DIR
 
-All sides load the same weights (random ones, in the shapes of real checkpoints), get the same
-prompts and generate the same number of tokens, in turns in one process: transformers, our model as
-it is loaded (plain), and `optimize(model)`, which is measured in bfloat16 too. Before the clock
-starts, all must have generated the same tokens in float32; in bfloat16 the table says how many were
-the same. On a GPU (`--device cuda`) one more side is transformers' `generate` with its static
-cache, which it compiles. A table goes to the terminal; DIR gets generation.csv and generation.png.
-A run can be stopped: the same command with --resume goes on after the last case that was measured.
+GPT-2 continues prompts, T5 and Marian translate with four beams. All sides have the same weights,
+get the same prompts and generate the same number of tokens, in turns in one process: transformers,
+our model as it is loaded (plain), and `optimize(model)`, which is measured in bfloat16 too. Before
+the clock starts, all must have generated the same tokens in float32; in bfloat16 the table says how
+many were the same. A table goes to the terminal; DIR gets generation.csv and generation.png.
 """
 
 import argparse
-import copy
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -35,20 +32,14 @@ from benchmarks.measuring import (
     ratios,
     spread,
     take_turns,
-    timed,
 )
 from benchmarks.pictures import draw_generation
 from benchmarks.report import generation_table
-from benchmarks.runs import Case, Row, Run, benchmark_parser, prepare_transformers
+from benchmarks.runs import Case, Row, Run, benchmark_parser, start
 from minitransformer import from_pretrained, generate, optimize
-from minitransformer.arguments import Parser
-from minitransformer.fast.prepacked_linear import forget, prepack, weights_of_a_step
 from minitransformer.models.base import LanguageModel, Seq2SeqLM
-from train.arguments import run_job
-from train.metrics import try_to_draw
 
-THEIRS, COMPILED = "transformers", "transformers compiled"
-PLAIN, OPTIMIZED = "plain", "optimized"
+THEIRS, PLAIN, OPTIMIZED = "transformers", "plain", "optimized"
 
 # Which class, and what transformers' config says other than by default: GPT-2 with 6 of its 12
 # layers, t5-small, and the translators of OPUS-MT.
@@ -106,11 +97,7 @@ CASES = {
     "t5-8": Text("T5, 8 sources, 4 beams", "t5", rows=8, beams=4),
     "marian-1": Text("Marian, 1 source, 4 beams", "marian", rows=1, beams=4),
     "marian-8": Text("Marian, 8 sources, 4 beams", "marian", rows=8, beams=4),
-    # Most of the time on a GPU is that of the host; there these are measured too.
-    "t5-8-greedy": Text("T5, 8 sources, greedy", "t5", rows=8),
-    "marian-8-greedy": Text("Marian, 8 sources, greedy", "marian", rows=8),
 }
-ON_CPU = [name for name in CASES if not name.endswith("-greedy")]
 QUICK_CASES = {
     name: replace(case, rounds=1, new=60, bins=4) if case.bins else replace(case, rounds=3, new=16)
     for name, case in CASES.items()
@@ -122,15 +109,17 @@ QUICK_CASES = {
 class Side:
     """An implementation with a model in one dtype.
 
-    Args:
-        implementation: who.
-        dtype: of the weights.
-        generate: ids, tokens to generate, beams and a streamer, or None, to the sequences.
+    `generate` takes ids, tokens to generate, beams and a streamer (or None); it gives sequences.
     """
 
     implementation: str
     dtype: str
     generate: Callable[[Tensor, int, int, Any], Tensor]
+
+    @property
+    def what(self) -> Row:
+        """The columns that tell its rows from those of other sides."""
+        return {"implementation": self.implementation, "dtype": self.dtype}
 
 
 class Clock:
@@ -153,38 +142,27 @@ class Clock:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
-    arguments = parser().parse_args(argv)
-    return run_job(lambda: run(arguments))
+    parser = benchmark_parser("generation", str(__doc__).split("\n")[0])
+    names = list(CASES)
+    parser.add_argument("--cases", nargs="+", choices=names, help="what is measured (default: all)")
+    return start(parser, argv, run)
 
 
-def parser() -> Parser:
-    """The options."""
-    made = benchmark_parser("generation", str(__doc__).split("\n")[0])
-    made.add_argument(
-        "--cases", nargs="+", choices=list(CASES), help="what is measured (default: all)"
-    )
-    return made
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
-    prepare_transformers()
-    torch.set_num_threads(arguments.threads)
-    cases = QUICK_CASES if arguments.quick else CASES
-    usual = [name for name in cases if arguments.device != "cpu" or name in ON_CPU]
+    cases = CASES | QUICK_CASES if arguments.quick else CASES
     name = f"generation{'_quick' * arguments.quick}"
-    run = Run(arguments.out / f"{name}.csv", arguments, {"command_dtype": arguments.dtype})
+    run = Run(arguments, name, {"command_dtype": arguments.dtype})
     load_once = lru_cache(maxsize=1)(partial(load, dtype=arguments.dtype, device=arguments.device))
-    chosen = [cases.get(case, CASES[case]) for case in arguments.cases or usual]
-    steps = [Case({"case": text.name}, partial(measure, text, load_once)) for text in chosen]
-    run.measure(steps, len(steps))
-    print(generation_table(run.rows))
-    try_to_draw(draw_generation, arguments.out, name)
-    return 0
+    names = arguments.cases or (QUICK_CASES if arguments.quick else CASES)
+    steps = [
+        Case({"case": cases[name].name}, partial(measure, cases[name], load_once)) for name in names
+    ]
+    run.measure(steps, generation_table, draw_generation)
 
 
 def load(family: str, dtype: str, device: str) -> tuple[list[Side], LanguageModel]:
-    """Every side with the same weights, theirs first, and our optimized model in `dtype`."""
+    """Every side with the same weights, theirs first, and one of our models."""
     import transformers
 
     class_name, sizes = SHAPES[family]
@@ -193,33 +171,20 @@ def load(family: str, dtype: str, device: str) -> tuple[list[Side], LanguageMode
     with tempfile.TemporaryDirectory() as directory:
         their_class(transformers.AutoConfig.for_model(family, **sizes)).save_pretrained(directory)
         theirs = their_class.from_pretrained(directory, dtype=DTYPES[dtype]).to(device).eval()
-
-        def ours(name: str) -> Any:
-            return from_pretrained(directory, dtype=DTYPES[name], device=device)
-
-        plain, optimized = ours(dtype), optimize(ours(dtype))
-        half = optimize(ours("bfloat16")) if dtype != "bfloat16" else None
-    sides = [Side(THEIRS, dtype, partial(their_generate, theirs))]
-    if has_compiled_side(device):
-        # A model of its own, for the compiled code is kept with it.
-        compiled = partial(their_generate, copy.deepcopy(theirs), cache_implementation="static")
-        sides.append(Side(COMPILED, dtype, compiled))
-    sides.append(Side(PLAIN, dtype, partial(our_generate, plain)))
-    sides.append(Side(OPTIMIZED, dtype, partial(our_generate, optimized)))
-    if half is not None:
-        sides.append(Side(OPTIMIZED, "bfloat16", partial(our_generate, half)))
-    return sides, optimized
+        ours: Any = partial(from_pretrained, directory, device=device)
+        plain = ours(dtype=DTYPES[dtype])
+        sides = [
+            Side(THEIRS, dtype, partial(their_generate, theirs)),
+            Side(PLAIN, dtype, partial(our_generate, plain)),
+        ]
+        for name in dict.fromkeys((dtype, "bfloat16")):
+            optimized = optimize(ours(dtype=DTYPES[name]))
+            sides.append(Side(OPTIMIZED, name, partial(our_generate, optimized)))
+    return sides, plain
 
 
-def has_compiled_side(device: str) -> bool:
-    """Whether transformers compiles its step there, if its cache is static."""
-    return device != "cpu"
-
-
-def their_generate(
-    model: Any, ids: Tensor, new: int, beams: int, streamer: Any, **more: Any
-) -> Tensor:
-    """transformers' `generate`, with nothing but what is asked for, and `more`."""
+def their_generate(model: Any, ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
+    """transformers' `generate`, with nothing but what is asked for."""
     return model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -228,7 +193,6 @@ def their_generate(
         num_beams=beams,
         do_sample=False,
         streamer=streamer,
-        **more,
     )
 
 
@@ -256,13 +220,7 @@ def measure(
     shape, highest = (text.rows, text.prompt), min(config.vocab_size - 2, 30_000)
     ids = torch.randint(2, highest, shape, generator=generator)
     ids = ids.to(next(model.parameters()).device)
-    if text.bins:
-        return grow(text, sides, model, ids)
-    rows = compare(text, sides, model, ids)
-    for row, side in zip(rows, sides, strict=True):
-        if side.implementation == OPTIMIZED and side.dtype == sides[0].dtype:
-            row["prepacking_seconds"] = prepacking_seconds(model)
-    return rows
+    return (grow if text.bins else compare)(text, sides, model, ids)
 
 
 def check_same(text: Text, sides: Sequence[Side], ids: Tensor) -> list[float]:
@@ -279,17 +237,15 @@ def check_same(text: Text, sides: Sequence[Side], ids: Tensor) -> list[float]:
     generated = [side.generate(ids, text.new, text.beams, None) for side in sides]
     shares = []
     for side, tokens in zip(sides, generated, strict=True):
-        if tokens.shape != generated[0].shape:
-            raise ValueError(
-                f"{text.name}: {side.implementation} generated {tuple(tokens.shape)} tokens"
-            )
-        shares.append((tokens == generated[0])[:, -text.new :].float().mean().item())
+        same_shape = tokens.shape == generated[0].shape
+        equal = (tokens == generated[0])[:, -text.new :] if same_shape else torch.zeros(1)
+        shares.append(equal.float().mean().item())
         both_exact = side.dtype == sides[0].dtype == "float32"
-        # What their compiler rounds otherwise is not checked here; the share says it.
-        if side.implementation in (PLAIN, OPTIMIZED) and both_exact and shares[-1] < 1:
+        if not same_shape or (both_exact and shares[-1] < 1):
             raise ValueError(
-                f"{text.name}: {side.implementation} generated {shares[-1]:.1%} of the tokens of "
-                f"{sides[0].implementation}; speeds of different texts cannot be compared"
+                f"{text.name}: {side.implementation} generated {tuple(tokens.shape)} tokens, and "
+                f"{shares[-1]:.1%} of those of {sides[0].implementation}; speeds of different "
+                "texts cannot be compared"
             )
     return shares
 
@@ -303,41 +259,24 @@ def compare(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor
         [LocalWorker(call, ids.device) for call in calls],
         text.rounds,
         before_round=lambda: readings.append(memory_bandwidth(ids.device)),
-        description=text.name,
     )
     seq2seq = isinstance(model, Seq2SeqLM)
     context = text.new / 2 + (0 if seq2seq else text.prompt)  # halfway
     rows = []
     for side, mine, same in zip(sides, seconds, shares, strict=True):
-        steps = [second / text.new for second in mine]
         needed = bytes_per_step(
             model,
             DTYPES[side.dtype].itemsize,
             tokens=text.rows * text.beams * context,
             source=text.rows * text.prompt if seq2seq else 0,
         )
-        row: Row = {"implementation": side.implementation, "dtype": side.dtype}
+        row = side.what
         row |= spread("tokens_per_second", [text.rows * text.new / second for second in mine])
         row |= spread("times_faster", ratios(seconds[0], mine))
-        row |= {"ms_per_step": 1e3 * median(steps), "megabytes_per_step": needed / 1e6}
-        row |= spread("gigabytes_per_second_read", [reading / 1e9 for reading in readings])
         # Of the same round, for the speed of memory is not the same at all times.
-        floors = [needed / reading / step for reading, step in zip(readings, steps, strict=True)]
-        row |= spread("share_of_floor", floors) | {"same_tokens": same}
-        for other, theirs in zip(sides, seconds, strict=True):
-            if other.implementation == COMPILED:
-                row |= spread("times_faster_than_compiled", ratios(theirs, mine))
-        rows.append(row)
+        floors = [needed / reading * text.new for reading in readings]
+        rows.append(row | spread("share_of_floor", ratios(floors, mine)) | {"same_tokens": same})
     return rows
-
-
-def prepacking_seconds(model: LanguageModel) -> float:
-    """What the first text of an optimized model pays for all others: prepacked weights."""
-    modules = weights_of_a_step(model)
-    pack = partial(prepack, modules, num_uses=10_000, num_rows=8)
-    pack()  # whether it pays here is measured once in a process, which is not what is timed
-    forget(modules)
-    return timed(pack, next(model.parameters()).device)
 
 
 def grow(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor) -> list[Row]:
@@ -359,11 +298,9 @@ def grow(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor) -
     edges = [round((text.new - 1) * part / text.bins) for part in range(text.bins + 1)]
     for side, mine in zip(sides, times, strict=True):
         for low, high in pairwise(edges):
-            context = (low + high) / 2
-            size = DTYPES[side.dtype].itemsize
+            context, size = (low + high) / 2, DTYPES[side.dtype].itemsize
             needed = bytes_per_step(model, size, tokens=text.rows * context)
-            row: Row = {"implementation": side.implementation, "dtype": side.dtype}
-            row |= {"context": context, "floor_ms": 1e3 * needed / median(readings)}
+            row = side.what | {"context": context, "floor_ms": 1e3 * needed / median(readings)}
             steps = [1e3 * median(intervals[low:high]) for intervals in mine]
             rows.append(row | spread("ms_per_step", steps))
     return rows

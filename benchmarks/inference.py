@@ -15,50 +15,27 @@ B batch, T tokens of the longest sequence in it.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.batches import (
-    Batch,
-    Sequences,
-    lengths_of,
-    made_up_full,
-    made_up_mixture,
-    mixed_sequences,
-)
-from benchmarks.encoders import OPTIMIZED, EncoderCase, add_options, check_options, run_cases
-from benchmarks.formulas import Sizes
+from benchmarks.batches import RAGGED, Batch, Sequences, made_up, mixed_sequences
+from benchmarks.encoders import EncoderCase, encoder_parser, run_cases
 from benchmarks.measuring import DTYPES
-from benchmarks.runs import benchmark_parser
-from minitransformer import from_pretrained
-from minitransformer.arguments import Parser
-from train.arguments import run_job
+from benchmarks.runs import start
 
-RAGGED = "ragged"
 LONGEST = 512  # tokens of a sequence
-NUM_LABELS = 2  # transformers' default
 # How far results may differ: the norm of the difference, relative to that of the results.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceCase(EncoderCase):
-    """BERT without gradients.
+    """BERT without gradients; `classify` gives classes, instead of a vector for each token."""
 
-    Attributes:
-        kind: of its sequences, RAGGED or their length.
-        classify: give classes, instead of a vector for each token.
-    """
-
-    kind: str
     classify: bool = False
 
     @property
@@ -77,25 +54,15 @@ class InferenceCase(EncoderCase):
         """Both models, in eval() and in the dtype of the case."""
         import transformers
 
-        torch.manual_seed(self.seed)
         config = transformers.BertConfig(
+            **self.sizes,
             vocab_size=self.vocab_size,
-            hidden_size=self.sizes.hidden_size,
-            num_hidden_layers=self.sizes.num_hidden_layers,
-            num_attention_heads=self.sizes.num_attention_heads,
-            intermediate_size=self.sizes.intermediate_size,
             max_position_embeddings=LONGEST,
             pad_token_id=self.pad_token_id,
-            initializer_range=self.sizes.hidden_size**-0.5,  # wide, so that every weight matters
         )
         name = "BertForSequenceClassification" if self.classify else "BertModel"
-        their_class = getattr(transformers, name)
-        how: dict[str, Any] = {"dtype": DTYPES[self.dtype]}
-        with tempfile.TemporaryDirectory() as directory:
-            their_class(config).save_pretrained(directory)
-            theirs = their_class.from_pretrained(directory, **how).to(self.device)
-            how |= {"attention": self.attention, "device": self.device}
-            return theirs.eval(), from_pretrained(directory, **how).eval()
+        theirs, ours = self.load_both(name, config, DTYPES[self.dtype])
+        return theirs.eval(), ours.eval()
 
     def work(self, model: Any, implementation: str) -> Callable[[Batch], Tensor]:
         """A batch to hidden states, (B, T, E), or to the scores of the classes."""
@@ -127,22 +94,6 @@ class InferenceCase(EncoderCase):
                     "their norm; speeds of different computations cannot be compared"
                 )
 
-    def necessary_flops(self, batch: Batch) -> int:
-        """What the results of a batch depend on; to classify, the last layer at one token."""
-        lengths = lengths_of(batch)
-        queries = np.ones_like(lengths) if self.classify else lengths
-        return self.sizes.encoder(lengths, queries) + self._head(batch)
-
-    def executed_flops(self, batch: Batch, implementation: str) -> int:
-        """Optimized: what is necessary; else everything at every position, padding or not."""
-        if implementation == OPTIMIZED:
-            return self.necessary_flops(batch)
-        return self.sizes.encoder(np.full(*batch["input_ids"].shape)) + self._head(batch)
-
-    def _head(self, batch: Batch) -> int:
-        """The pooler, and the scores of the classes."""
-        return self.sizes.head(len(batch["input_ids"]), NUM_LABELS * self.classify)
-
 
 _RAGGED: dict[str, Any] = {"kind": RAGGED, "length": LONGEST, "batch_size": 32, "num_batches": 8}
 CASES = {
@@ -151,64 +102,34 @@ CASES = {
     "one-16": InferenceCase(kind="16", length=16, batch_size=1, num_batches=8),
     "one-128": InferenceCase(kind="128", length=128, batch_size=1, num_batches=4),
 }
-QUICK_CASES = {
-    name: replace(
-        case,
-        sizes=Sizes(64, 2, 4, 256),
-        vocab_size=2000,
-        batch_size=min(8, case.batch_size),
-        num_batches=2,
-        targets=(None, None),  # they are for the full sizes
-    )
-    for name, case in CASES.items()
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
-    arguments = parser().parse_args(argv)
-    return run_job(lambda: run(arguments))
+    return start(encoder_parser("inference", str(__doc__).split("\n")[0], CASES), argv, run)
 
 
-def parser() -> Parser:
-    """The options."""
-    made = benchmark_parser("inference", str(__doc__).split("\n")[0])
-    made.add_argument(
-        "--text", type=Path, nargs="+", help="UTF-8, a sentence a line; a tab ends it"
-    )
-    add_options(made, CASES)
-    return made
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
-    check_options(arguments)
-    cases = QUICK_CASES if arguments.quick else CASES
-    cases = {name: cases[name] for name in arguments.cases}
-    run_cases(
-        "inference",
-        arguments,
-        3 if arguments.quick else 5,
-        partial(read_sequences, arguments, cases),
-        [(name, case.kind, case) for name, case in cases.items()],
-    )
-    return 0
+    cases = [
+        (name, replace(case, vocab_size=2000, batch_size=min(8, case.batch_size)))
+        if arguments.quick
+        else (name, case)
+        for name, case in CASES.items()
+    ]
+    run_cases("inference", arguments, 3 if arguments.quick else 5, cases, read_sequences)
 
 
 def read_sequences(
-    arguments: argparse.Namespace, cases: Mapping[str, InferenceCase]
+    arguments: argparse.Namespace, cases: Sequence[EncoderCase]
 ) -> dict[str, Sequences]:
     """What the batches of the cases are made of, by their kind."""
-    made = {}
-    for case in cases.values():
+    files, made = (arguments.text, arguments.squad), {}
+    for case in cases:
         size = case.vocab_size, case.length
-        if not case.is_ragged:
-            made[case.kind] = made_up_full(*size, arguments.seed)
-        elif arguments.text is None and arguments.squad is None:
-            made[case.kind] = made_up_mixture(*size, arguments.seed)
-        elif case.kind not in made:
-            text = arguments.text or []
-            made[case.kind] = mixed_sequences(text, arguments.squad, *size, arguments.seed)
+        real = case.is_ragged and any(files)
+        if case.kind not in made:
+            made[case.kind] = mixed_sequences(*files, *size) if real else made_up(case.kind, *size)
     return made
 
 

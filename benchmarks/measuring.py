@@ -15,10 +15,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -26,8 +26,6 @@ Call = Callable[[], object]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ = 2**28  # bytes that are read to find out how fast memory is: more than a cache holds
-# Rows of the square matrices whose product shows how fast a device multiplies, by its type.
-PRODUCT_ROWS = {"cpu": 1536, "cuda": 8192}
 _PROCESS, _MACHINE = Path("/proc/self"), Path("/proc/meminfo")
 # What every process needs and takes seconds to import: imported once, and inherited. A name that
 # cannot be imported there is skipped, and costs those seconds.
@@ -42,25 +40,16 @@ _UNTIL_THREADS_SLEEP = 0.02  # seconds
 
 
 class LocalWorker:
-    """A side in this process.
-
-    Args:
-        call: what is measured.
-        device: where it works.
-        repeats: calls for one time, where a call is too short for the clock.
-    """
+    """A side in this process: a call, repeated for one time where it is too short for the clock."""
 
     def __init__(self, call: Call, device: torch.device | str, repeats: int = 1) -> None:
         self.call = call
         self.device = device
         self.repeats = repeats
 
-    def warm_up(self) -> None:
-        """Call it once: at a new shape kernels are chosen, memory is taken, code is compiled."""
-        self.call()
-
     def peak_memory(self) -> int | None:
-        """Bytes of a call."""
+        """Bytes of a call, after one at which kernels are chosen and code is compiled."""
+        self.call()
         return peak_memory(self.call, self.device)
 
     def seconds(self) -> float:
@@ -88,12 +77,8 @@ class RemoteWorker:
         self._pool = ProcessPoolExecutor(1, context)
         self._ask(_start, build, threads, device)
 
-    def warm_up(self) -> None:
-        """Call it once over there."""
-        self._ask(_answer, "warm_up")
-
     def peak_memory(self) -> int | None:
-        """Bytes of a call over there."""
+        """Bytes of a call over there, after one that warms up."""
         return self._ask(_answer, "peak_memory")
 
     def seconds(self) -> float:
@@ -134,32 +119,20 @@ Worker = LocalWorker | RemoteWorker
 
 
 def take_turns(
-    workers: Sequence[Worker],
-    rounds: int,
-    *,
-    before_round: Call | None = None,
-    description: str | None = None,
+    workers: Sequence[Worker], rounds: int, before_round: Call = lambda: None
 ) -> list[list[float]]:
     """Time every side once a round, a different one beginning in each.
 
     What else goes on in a machine then falls on all of them alike.
 
-    Args:
-        workers: the sides.
-        rounds: how often each is timed.
-        before_round: what is called first in every round.
-        description: of a progress bar; None shows no bar.
-
     Returns:
         For each side its seconds, one number a round.
     """
     seconds: list[list[float]] = [[] for _ in workers]
-    bar = tqdm(range(rounds), description, disable=description is None, leave=False, unit="round")
-    for turn in bar:
-        if before_round is not None:
-            before_round()
+    for turn in tqdm(range(rounds), "taking turns", leave=False, unit="round"):
+        before_round()
         for number in range(len(workers)):
-            side = (number + turn) % len(workers)  # no side always comes first
+            side = (number + turn) % len(workers)
             seconds[side].append(workers[side].seconds())
     return seconds
 
@@ -201,34 +174,19 @@ def timed(call: Call, device: torch.device | str = "cpu", repeats: int = 1) -> f
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
     """Median and quartiles, as the columns `name`, `name_low` and `name_high`."""
-    low, _, high = (
-        quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    )
-    return {name: median(values), f"{name}_low": low, f"{name}_high": high}
+    middle, low, high = np.quantile(values, [0.5, 0.25, 0.75]).tolist()
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 
 def ratios(others: Sequence[float], ours: Sequence[float]) -> list[float]:
     """How many times longer others took than we did, round by round."""
-    return [other / mine for other, mine in zip(others, ours, strict=True)]
+    return np.divide(others, ours).tolist()
 
 
 def memory_bandwidth(device: torch.device | str) -> float:
     """Bytes a second at which as many threads as work read memory, the best of three times."""
     numbers = torch.ones(READ // 4, device=device)
     return numbers.nbytes / min(timed(numbers.sum, device) for _ in range(3))
-
-
-def product_rate(dtype: torch.dtype, device: torch.device | str) -> float:
-    """FLOP/s of a product of two large square matrices, the best of three times.
-
-    This is the ceiling that achieved rates are held against: what this machine does now, with the
-    threads that it was given, not what its maker promises.
-    """
-    rows = PRODUCT_ROWS[torch.device(device).type]
-    left, right = (torch.randn(rows, rows, device=device).to(dtype) for _ in range(2))
-    torch.matmul(left, right)  # what is made once
-    seconds = min(timed(lambda: torch.matmul(left, right), device) for _ in range(3))
-    return 2 * rows**3 / seconds
 
 
 def peak_memory(call: Call, device: torch.device | str) -> int | None:
@@ -258,8 +216,7 @@ def available_memory(device: torch.device | str) -> int | None:
     """Bytes that can still be taken without a failure; None: unknown here."""
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return free + kept
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         return 1024 * _kilobytes(_MACHINE, "MemAvailable")
     except OSError:
@@ -280,7 +237,5 @@ def release_free_memory(device: torch.device | str) -> None:
 
 def _kilobytes(file: Path, name: str) -> int:
     """The number behind a name in one of Linux's lists."""
-    for line in file.read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise OSError(f"{file} has no {name}")
+    lines = file.read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

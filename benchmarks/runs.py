@@ -1,66 +1,65 @@
 """A run of a benchmark: its options, the machine, and the CSV file that it writes case by case.
 
 A row is flat: what a case is, what was measured of one side, and what all rows of a run have in
-common. A measured value with a spread has three columns: `name` (the median), `name_low` and
-`name_high` (the quartiles). Strings are quoted, numbers are not.
+common. A measured value has three columns: `name` (the median), `name_low` and `name_high` (the
+quartiles).
 """
 
 import argparse
-import csv
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from benchmarks.measuring import DTYPES
 from minitransformer.arguments import Parser, device, positive
 from minitransformer.files import atomic_directory
+from train.arguments import run_job
 from train.checkpoints import differences
+from train.metrics import try_to_draw
 
 Row = dict[str, Any]
 
 
 def benchmark_parser(module: str, description: str) -> Parser:
-    """A parser with the options that every benchmark has.
-
-    Args:
-        module: the benchmark's name in this directory.
-        description: one line.
-    """
+    """A parser with the options that every benchmark has."""
     parser = Parser(prog=f"python -m benchmarks.{module}", description=description)
+    threads = torch.get_num_threads()
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="of all sides")
-    parser.add_argument(
-        "--threads", type=positive, default=torch.get_num_threads(), help="of the CPU"
-    )
+    parser.add_argument("--threads", type=positive, default=threads, help="of the CPU")
     parser.add_argument("--quick", action="store_true", help="small models, to see that it works")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run that was stopped in --out"
-    )
-    parser.add_argument(
-        "--out", type=_directory, required=True, help="directory for CSV file and pictures"
-    )
+    parser.add_argument("--resume", action="store_true", help="continue the run stopped in --out")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the results")
     return parser
 
 
-def _directory(text: str) -> Path:
-    """A directory that can be written to, or made, found out before hours of measuring."""
-    path = Path(text)
-    there = next(part for part in (path, *path.parents) if os.path.lexists(part))
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise argparse.ArgumentTypeError(f"{there} is no directory that can be written to")
-    return path
+def start(
+    parser: Parser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], None]
+) -> int:
+    """Parse the command line and run; returns the exit status."""
+    arguments = parser.parse_args(argv)
+
+    def job() -> int:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # fails before hours of measuring
+        torch.set_num_threads(arguments.threads)
+        torch.manual_seed(0)
+        prepare_transformers()
+        run(arguments)
+        return 0
+
+    return run_job(job)
 
 
 def prepare_transformers() -> None:
-    """Import it, and have it print nothing but errors.
+    """Have it print nothing but errors.
 
     Raises:
         ImportError: it is not installed.
@@ -68,20 +67,13 @@ def prepare_transformers() -> None:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(
-            "this benchmark compares with transformers: pip install transformers"
-        ) from error
+        raise ImportError("a benchmark needs transformers: pip install transformers") from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
 
 class Case(NamedTuple):
-    """One step of a run.
-
-    Attributes:
-        what: the columns that tell its rows from those of all other cases.
-        measure: gives its rows.
-    """
+    """One step of a run: the columns that tell its rows from all others, and what gives them."""
 
     what: Row
     measure: Callable[[], list[Row]]
@@ -93,8 +85,8 @@ class Run:
     Until the last case is measured the file is called NAME.unfinished.csv.
 
     Args:
-        file: the CSV file of the finished run.
         arguments: the command line.
+        name: of the file, without ending.
         settings: columns of all rows that a resumed run must have in common with what it resumes,
             beside the machine and the versions.
 
@@ -103,40 +95,44 @@ class Run:
     """
 
     def __init__(
-        self, file: Path, arguments: argparse.Namespace, settings: Mapping[str, object]
+        self, arguments: argparse.Namespace, name: str, settings: Mapping[str, object]
     ) -> None:
-        self.file = file
-        self.unfinished = file.with_suffix(".unfinished.csv")
+        self.file = arguments.out / f"{name}.csv"
+        self.unfinished = arguments.out / f"{name}.unfinished.csv"
         self.rows: list[Row] = []
         self._same = {**settings, **environment(arguments.device)}
         if not self.unfinished.exists():
-            if arguments.resume:
-                tqdm.write(f"{self.unfinished} does not exist: a new run", file=sys.stderr)
             return
         if not arguments.resume:
             raise ValueError(
-                f"{self.unfinished} is of a run that was stopped; --resume goes on with it, or "
+                f"{self.unfinished} is of a run that was stopped; --resume continues it, or "
                 "delete the file"
             )
-        self.rows = read(self.unfinished)
-        for row in self.rows:
-            if changed := differences({key: row.get(key) for key in self._same}, self._same):
-                raise ValueError(
-                    f"{self.unfinished} is of another run: {'; '.join(changed)}. Resume it as it "
-                    "was, or delete the file"
-                )
+        before = pd.read_csv(self.unfinished, dtype=str, keep_default_na=False).iloc[0]
+        now = {key: str(value) for key, value in self._same.items()}
+        if changed := differences({key: before.get(key) for key in now}, now):
+            raise ValueError(
+                f"{self.unfinished} is of another run: {'; '.join(changed)}. Resume it as it was, "
+                "or delete the file"
+            )
+        self.rows = records(read(self.unfinished))
 
-    def measure(self, cases: Iterable[Case], total: int | None = None, unit: str = "case") -> None:
-        """Measure the cases that the file does not have, and give the file its final name.
+    def measure(
+        self,
+        cases: Iterable[Case],
+        table: Callable[[pd.DataFrame], str],
+        draw: Callable[[Path, str], None],
+    ) -> None:
+        """Measure the cases that the file does not have, give it its final name, print and draw.
 
         Args:
             cases: one after the other; an iterator may look at the rows of those before.
-            total: how many there are, if that is known.
-            unit: of the progress bar.
+            table: makes a text of the file.
+            draw: makes pictures, given the directory and the name of the benchmark.
         """
-        with tqdm(cases, total=total, unit=unit) as bar:
+        with tqdm(cases, unit="case") as bar:
             for case in bar:
-                bar.set_description(", ".join(str(value) for value in case.what.values()))
+                bar.set_description(", ".join(map(str, case.what.values())))
                 if any(case.what.items() <= row.items() for row in self.rows):
                     continue
                 load = round(os.getloadavg()[0], 2)  # how quiet the machine was
@@ -145,6 +141,8 @@ class Run:
                 ]
                 write(self.unfinished, self.rows)
         os.replace(self.unfinished, self.file)
+        print(table(read(self.file)))
+        try_to_draw(draw, self.file.parent, self.file.stem)
 
 
 def environment(device: str) -> Row:
@@ -161,50 +159,35 @@ def environment(device: str) -> Row:
 
 def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV file, whole or not at all; numbers keep six digits."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with (
-        atomic_directory(file.parent) as directory,
-        open(directory / file.name, "w", encoding="utf-8", newline="") as out,
-    ):
-        writer = csv.DictWriter(out, columns, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({n: _rounded(value) for n, value in row.items()} for row in rows)
+    with atomic_directory(file.parent) as directory:
+        pd.DataFrame(rows).to_csv(directory / file.name, index=False, float_format="%.6g")
 
 
-def read(file: Path) -> list[Row]:
-    """The rows of a CSV file; what a row does not have is missing in it."""
-    with open(file, encoding="utf-8", newline="") as text:
-        rows = csv.DictReader(text, quoting=csv.QUOTE_NONNUMERIC)
-        try:
-            return [{name: value for name, value in row.items() if value != ""} for row in rows]
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
+def read(file: Path) -> pd.DataFrame:
+    """The rows of a CSV file; what a row does not have is NaN."""
+    return pd.read_csv(file, dtype={"commit": str, "torch": str, "transformers": str})
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame; what a row does not have is missing in it."""
+    return [
+        {name: value for name, value in row.items() if pd.notna(value)}
+        for row in frame.to_dict("records")
+    ]
 
 
 def _commit() -> str:
     """The state of the code; a plus sign says that it was edited since."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        return subprocess.check_output(command, cwd=Path(__file__).parent, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return described.stdout.strip()
 
 
 def _processor() -> str:
     """The name of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -16,52 +16,36 @@ B batch, T tokens of the longest sequence in it.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.batches import (
+    FULL,
+    LINES,
     RANDOM,
+    SQUAD,
     Batch,
     Sequences,
     lengths_of,
-    made_up_full,
-    made_up_lines,
-    made_up_windows,
+    made_up,
     masked_batch,
     pad_to,
     squad_sequences,
     text_sequences,
 )
-from benchmarks.encoders import (
-    OPTIMIZED,
-    OURS,
-    EncoderCase,
-    add_options,
-    check_options,
-    run_cases,
-)
-from benchmarks.formulas import BACKWARD, Sizes
-from benchmarks.runs import Row, benchmark_parser
-from minitransformer import from_pretrained
-from minitransformer.arguments import Parser
-from minitransformer.models.losses import IGNORED_LABEL
-from train.arguments import run_job
+from benchmarks.encoders import OURS, EncoderCase, encoder_parser, run_cases
+from benchmarks.runs import Row, start
 from train.optimizer import build_optimizer
 
 LEARNING_RATE = 5e-5  # the default of transformers' Trainer
 # How far losses, and norms of gradients, may differ, relative to their size. In bfloat16 a number
 # has three digits.
 TOLERANCES = {"float32": (1e-4, 1e-3), "bfloat16": (2e-2, 1e-1)}
-FULL, LINES, SQUAD = "full", "lines", "squad"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +53,9 @@ class TrainingCase(EncoderCase):
     """A training step: of RoBERTa on masked tokens, or of DistilBERT on questions.
 
     Attributes:
-        kind: FULL, LINES or SQUAD.
         dropout: everywhere.
     """
 
-    kind: str
     dropout: float = 0.1
 
     @property
@@ -98,20 +80,30 @@ class TrainingCase(EncoderCase):
         """Both models, in train()."""
         import transformers
 
-        torch.manual_seed(self.seed)
-        class_name, config = their_config(self)
-        their_class = getattr(transformers, class_name)
-        with tempfile.TemporaryDirectory() as directory:
-            their_class(config).save_pretrained(directory)
-            theirs = their_class.from_pretrained(directory, dtype=torch.float32).to(self.device)
-            ours: Any = from_pretrained(directory, attention=self.attention, device=self.device)
+        config: Any
+        sizes = {**self.sizes, "vocab_size": self.vocab_size, "pad_token_id": self.pad_token_id}
+        if self.kind == SQUAD:
+            name, rates = "DistilBertForQuestionAnswering", ["dropout", "attention_dropout"]
+            rates += ["qa_dropout"]
+            sizes["hidden_dim"] = sizes.pop("intermediate_size")
+            config = transformers.DistilBertConfig(max_position_embeddings=max(512, self.length))
+        else:
+            name, rates = "RobertaForMaskedLM", ["hidden_dropout_prob"]
+            rates += ["attention_probs_dropout_prob"]
+            config = transformers.RobertaConfig(
+                max_position_embeddings=self.length + self.pad_token_id + 1,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+            )
+        config.update(sizes | dict.fromkeys(rates, self.dropout))
+        theirs, ours = self.load_both(name, config, torch.float32)
         return theirs.train(), ours.train()
 
     def batches(self, sequences: Sequences, order: str) -> list[Batch]:
         """With labels; the random ones of SQuAD as transformers' course pads them."""
         made = super().batches(sequences, order)
         if self.kind != SQUAD:
-            return [masked_batch(batch, self.vocab_size, self.seed) for batch in made]
+            return [masked_batch(batch, self.vocab_size) for batch in made]
         return [pad_to(self.length, batch) for batch in made] if order == RANDOM else made
 
     def work(self, model: Any, implementation: str) -> Callable[[Batch], Tensor]:
@@ -178,33 +170,6 @@ class TrainingCase(EncoderCase):
         model.zero_grad(set_to_none=True)
         return float(loss.detach()), norm
 
-    def necessary_flops(self, batch: Batch) -> int:
-        """What the loss of a batch depends on, backward included."""
-        lengths = lengths_of(batch)
-        if self.kind == SQUAD:
-            queries, head = lengths, self.sizes.head(int(lengths.sum()), 2, dense=False)
-        else:
-            queries = labelled(batch)
-            head = self.sizes.head(int(queries.sum()), self.vocab_size)
-        return BACKWARD * (self.sizes.encoder(lengths, queries) + head)
-
-    def executed_flops(self, batch: Batch, implementation: str) -> int:
-        """Optimized: no padding, and the head for the labels; else everything everywhere."""
-        rows, length = batch["input_ids"].shape
-        lengths = queries = np.full(rows, length)
-        outputs, dense, positions = self.vocab_size, True, rows * length
-        if self.kind == SQUAD:  # the two scores are given to padding too
-            outputs, dense = 2, False
-        if implementation == OPTIMIZED:
-            lengths = queries = lengths_of(batch)
-            if self.kind != SQUAD:
-                queries = labelled(batch)
-                positions = int(queries.sum())
-                if lengths.sum() == rows * length:  # as many in each as in the one with most
-                    queries = np.full(rows, max(1, queries.max()))
-        head = self.sizes.head(positions, outputs, dense=dense)
-        return BACKWARD * (self.sizes.encoder(lengths, queries) + head)
-
 
 CASES = {
     name: TrainingCase(
@@ -223,113 +188,46 @@ CASES = {
         ("squad", SQUAD, 30_522, 384, 16, 2, (2.0, 1.15)),
     )
 }
-QUICK_CASES = {
-    name: replace(
-        case,
-        sizes=Sizes(64, 2, 4, 256),
-        vocab_size=case.vocab_size // 15,
-        length=case.length // 4,
-        batch_size=8,
-        num_batches=2,
-        targets=(None, None),  # they are for the full sizes
-    )
-    for name, case in CASES.items()
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
-    arguments = parser().parse_args(argv)
-    return run_job(lambda: run(arguments))
+    parser = encoder_parser("training", str(__doc__).split("\n")[0], CASES)
+    parser.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="everywhere")
+    return start(parser, argv, run)
 
 
-def parser() -> Parser:
-    """The options."""
-    made = benchmark_parser("training", str(__doc__).split("\n")[0])
-    made.add_argument("--text", type=Path, nargs="+", help="UTF-8 text, a sentence or so a line")
-    made.add_argument("--dropout", type=float, nargs="+", default=[0.1, 0.0], help="everywhere")
-    add_options(made, CASES)
-    return made
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
-    check_options(arguments)
-    cases = QUICK_CASES if arguments.quick else CASES
-    cases = {name: cases[name] for name in arguments.cases}
-    run_cases(
-        "training",
-        arguments,
-        2 if arguments.quick else 3,
-        partial(read_sequences, arguments, cases),
-        [
-            (name, case.kind, replace(case, dropout=dropout))
-            for name, case in cases.items()
-            for dropout in dict.fromkeys(arguments.dropout)
-        ],
-    )
-    return 0
+    cases = []
+    for name, case in CASES.items():
+        if arguments.quick:
+            vocab_size, length = case.vocab_size // 15, case.length // 4
+            case = replace(case, batch_size=8, vocab_size=vocab_size, length=length)
+        cases += [(name, replace(case, dropout=rate)) for rate in arguments.dropout]
+    run_cases("training", arguments, 2 if arguments.quick else 3, cases, read_sequences)
 
 
 def read_sequences(
-    arguments: argparse.Namespace, cases: Mapping[str, TrainingCase]
+    arguments: argparse.Namespace, cases: Sequence[EncoderCase]
 ) -> dict[str, Sequences]:
     """What the batches of the cases are made of, by their kind."""
     made: dict[str, Sequences] = {}
-    mlm = [case for case in cases.values() if case.kind != SQUAD]
-    if mlm:
-        size = min(case.vocab_size for case in mlm), mlm[0].length  # what fits all models
-        if arguments.text is None:
-            made[LINES] = made_up_lines(*size, arguments.seed)
-            made[FULL] = made_up_full(*size, arguments.seed)
-        else:
-            made[LINES], made[FULL] = text_sequences(arguments.text, *size)
-    for case in cases.values():
-        if case.kind == SQUAD and arguments.squad is None:
-            made[SQUAD] = made_up_windows(case.vocab_size, case.length, arguments.seed)
-        elif case.kind == SQUAD:
-            made[SQUAD] = squad_sequences(arguments.squad, case.vocab_size, case.length)
+    mlm = [case for case in cases if case.kind != SQUAD]
+    size = (
+        min((case.vocab_size for case in mlm), default=0),
+        mlm[0].length if mlm else 0,
+    )  # fits all models
+    if mlm and arguments.text:
+        made[LINES], made[FULL] = text_sequences(arguments.text, *size)
+    elif mlm:
+        made = {kind: made_up(kind, *size) for kind in (LINES, FULL)}
+    for case in cases:
+        if case.kind == SQUAD and SQUAD not in made:
+            size = case.vocab_size, case.length
+            squad = arguments.squad
+            made[SQUAD] = squad_sequences(squad, *size) if squad else made_up(SQUAD, *size)
     return made
-
-
-def their_config(case: TrainingCase) -> tuple[str, Any]:
-    """The class of a case's model, and transformers' config of it.
-
-    Weights are drawn wider than by default, so that each of them matters to the loss that is
-    compared: with narrow ones a new model predicts the same whatever it reads.
-    """
-    import transformers
-
-    sizes = case.sizes
-    same = {
-        "vocab_size": case.vocab_size,
-        "pad_token_id": case.pad_token_id,
-        "initializer_range": sizes.hidden_size**-0.5,  # keeps the scale of what a matrix is given
-    }
-    if case.kind == SQUAD:
-        return "DistilBertForQuestionAnswering", transformers.DistilBertConfig(
-            max_position_embeddings=max(512, case.length),
-            dim=sizes.hidden_size,
-            n_layers=sizes.num_hidden_layers,
-            n_heads=sizes.num_attention_heads,
-            hidden_dim=sizes.intermediate_size,
-            dropout=case.dropout,
-            attention_dropout=case.dropout,
-            qa_dropout=case.dropout,
-            **same,
-        )
-    return "RobertaForMaskedLM", transformers.RobertaConfig(
-        max_position_embeddings=case.length + case.pad_token_id + 1,
-        hidden_size=sizes.hidden_size,
-        num_hidden_layers=sizes.num_hidden_layers,
-        num_attention_heads=sizes.num_attention_heads,
-        intermediate_size=sizes.intermediate_size,
-        hidden_dropout_prob=case.dropout,
-        attention_probs_dropout_prob=case.dropout,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        **same,
-    )
 
 
 @contextmanager
@@ -352,11 +250,6 @@ def dropout_off(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, value in probabilities:
             setattr(module, name, value)
-
-
-def labelled(batch: Batch) -> np.ndarray:
-    """(B,) labelled tokens of each sequence."""
-    return (batch["labels"] != IGNORED_LABEL).sum(dim=1).cpu().numpy()
 
 
 if __name__ == "__main__":

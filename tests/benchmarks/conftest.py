@@ -1,4 +1,4 @@
-"""What the tests of the benchmarks share: clocks and rates that take no time, and no processes."""
+"""What the tests of the benchmarks share: rates that take no time, and no processes."""
 
 from contextlib import contextmanager
 
@@ -9,8 +9,7 @@ from benchmarks import encoders, measuring
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Rates of memory and products, measured in no time."""
-    monkeypatch.setattr(measuring, "PRODUCT_ROWS", {"cpu": 16, "cuda": 16})
+    """The rate of memory, measured in no time."""
     monkeypatch.setattr(measuring, "READ", 2**12)
 
 

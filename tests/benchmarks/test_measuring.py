@@ -58,7 +58,6 @@ def test_each_side_works_in_its_own_process(tmp_path):
     builds = {name: partial(build, file, name) for name in "ab"}
     with in_processes(builds, 1, "cpu") as (a, b):
         for worker in (a, b):
-            worker.warm_up()
             worker.peak_memory()
         assert take_turns([a, b], 2)[0][0] > 0
     calls = [line.split() for line in file.read_text().splitlines()]
@@ -90,15 +89,14 @@ def test_an_error_over_there_is_one_here(where, error, message):
 def test_a_process_that_asks_is_interrupted_not_the_one_that_works(tmp_path):
     file = tmp_path / "calls"
     with in_processes({"a": partial(build, file, "a")}, 1, "cpu") as (worker,):
-        worker.warm_up()
+        worker.seconds()
         os.kill(int(file.read_text().split()[1]), signal.SIGINT)  # as Ctrl-C does to both
-        worker.warm_up()
+        worker.seconds()
     assert len(file.read_text().splitlines()) == 2
 
 
-def test_the_rate_of_products_counts_two_operations_a_pair(monkeypatch):
+def test_the_rate_of_memory(monkeypatch):
     monkeypatch.setattr(measuring, "timed", lambda call, device: 0.5)
-    assert measuring.product_rate(torch.float32, "cpu") == 2 * 16**3 / 0.5
     assert measuring.memory_bandwidth("cpu") == 2**12 / 0.5
 
 

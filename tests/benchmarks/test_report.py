@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -14,13 +15,11 @@ from benchmarks.report import (
     FORWARD,
     LAYER,
     crossings,
-    exponent,
-    group,
     read_all,
     renewed,
     timed,
 )
-from benchmarks.runs import read, write
+from benchmarks.runs import read, records, write
 
 ROOT = Path(report.__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,6 +53,10 @@ def error_bars(axes):
     return [made for made in axes.containers if isinstance(made, ErrorbarContainer)]
 
 
+def cases_of(rows):
+    return list(dict.fromkeys(row["case"] for row in rows))
+
+
 def tick_labels(axes):
     return [label.get_text() for label in axes.get_yticklabels()]
 
@@ -72,7 +75,7 @@ def drawn(tmp_path, figures, capsys):
 
 def test_pictures_show_what_the_committed_files_hold(drawn):
     for name in ("training", "inference"):
-        rows = read_all(RESULTS, name)
+        rows = records(read_all(RESULTS, name))
         for axes, settings in zip(drawn[f"{name}.png"].axes, ("default", "best"), strict=True):
             dots = [row for row in rows if f"times_{settings}" in row]
             assert len(error_bars(axes)) == len(dots) > 0
@@ -83,18 +86,17 @@ def test_pictures_show_what_the_committed_files_hold(drawn):
             assert {line.get_xdata()[0] for line in lines if len(line.get_xdata())} == targets
             assert f"{settings} settings" in axes.get_title()
             assert max(targets, default=0) < axes.get_xlim()[1]
-        assert tick_labels(drawn[f"{name}.png"].axes[0]) == [
-            case for (case,) in group(rows, "case")
-        ]
-    rows = read_all(RESULTS, "generation")
+        assert tick_labels(drawn[f"{name}.png"].axes[0]) == cases_of(rows)
+    rows = records(read_all(RESULTS, "generation"))
     speeds, curves = drawn["generation.png"].axes
     texts = [row for row in rows if "context" not in row]
     assert len(error_bars(speeds)) == len(texts)
-    assert tick_labels(speeds) == [case for (case,) in group(texts, "case")]
-    sides = group([row for row in rows if "context" in row], "implementation", "dtype")
+    assert tick_labels(speeds) == cases_of(texts)
+    sides = {(row["implementation"], row["dtype"]) for row in rows if "context" in row}
     assert {t.get_text() for t in curves.get_legend().get_texts()} == {" ".join(s) for s in sides}
     for file in RESULTS.glob("attention_cost_*.csv"):
-        for (sweep,), points in group(timed(read(file)), "sweep").items():
+        for sweep, points in timed(read(file)).groupby("sweep"):
+            points = records(points)
             picture = drawn[f"{file.stem}_{sweep.replace(' ', '_')}.png"]
             panels = [(p, s) for s in (FORWARD, "forward + backward") for p in (ATTENTION, LAYER)]
             for axes, (part, passes) in zip(picture.axes, panels, strict=True):
@@ -150,7 +152,7 @@ def test_a_page_gets_the_numbers_of_its_files_and_keeps_the_rest(tmp_path):
     assert "| x |  | 6.00 (5.50-6.25) | not measured |" in page
     with pytest.raises(ValueError, match="no `<!-- speed: begin -->`"):
         renewed("a page", tmp_path)
-    with pytest.raises(ValueError, match="holds no training_.*csv; python -m benchmarks.training"):
+    with pytest.raises(ValueError, match="holds no training.*csv; python -m benchmarks.training"):
         renewed(PAGE, tmp_path / "nowhere")
 
 
@@ -186,9 +188,9 @@ def test_the_table_of_the_readme(tmp_path):
         "| GPT-2 | 34 | not measured | 2.00 (1.00-3.00) |",
     ]
     write(tmp_path / "inference_float32.csv", [train | theirs | {"device": "another"}])
-    with pytest.raises(ValueError, match="not all of it was measured under the same conditions"):
+    with pytest.raises(ValueError, match="not measured under the same conditions"):
         renewed(page, tmp_path)
-    with pytest.raises(ValueError, match="no float32 rows"):
+    with pytest.raises(ValueError, match="holds no training"):
         renewed(page, tmp_path / "nowhere")
 
 
@@ -196,7 +198,7 @@ def test_the_table_of_the_readme(tmp_path):
     ("name", "value", "message"),
     [
         ("device", "a GPU", "device a CPU and a GPU"),
-        ("threads", 1, "threads 2.0 and 1.0"),
+        ("threads", 1, "threads 2 and 1"),
         ("torch", "2.14.0", "torch 2.13.0 and 2.14.0"),
         ("transformers", "5.24.0", "transformers 5.23.0 and 5.24.0"),
     ],
@@ -217,7 +219,7 @@ def curve(name, part, cost, lengths=(128, 256, 512, 1024)):
     ]
 
 
-def test_exponents_and_crossings_of_made_curves():
+def test_crossings_of_made_curves():
     refused = curve("ours eager", ATTENTION, lambda length: 0, lengths=[2048])[0]
     del refused["milliseconds"]
     eager = curve("ours eager", ATTENTION, lambda length: length**2)
@@ -230,9 +232,7 @@ def test_exponents_and_crossings_of_made_curves():
         *curve("sdpa: math", ATTENTION, lambda length: 1e6 * length),
         *few,
     ]
-    assert exponent(eager).exponent == pytest.approx(2)
-    assert exponent(few) is None
-    where = {row["implementation"]: row for row in crossings(rows)}
+    where = {row["implementation"]: row for row in crossings(pd.DataFrame(rows))}
     assert where["ours eager"]["length"] == pytest.approx(300)
     assert where["ours eager"]["milliseconds"] == pytest.approx(300**2)
     assert where["ours sdpa"]["where"] == "beyond 1024"
