@@ -399,7 +399,7 @@ def test_a_config_without_classes_has_two(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"id2label": {"0": "a", "2": "b", "3": "c"}}, "id2label=.*from 0, 1, 2"),
+        ({"id2label": {"0": "a", "2": "b", "3": "c"}}, "id2label=.*must map 0, 1, 2"),
         ({"id2label": {"0": "a", "x": "b"}}, "id2label=.*must map class numbers to names"),
         ({"id2label": {"-1": "a", "0": "b"}}, "id2label=.*must map class numbers to names"),
         ({"id2label": ["a", "b", "c"]}, "id2label=.*must map class numbers to names"),
