@@ -148,13 +148,19 @@ class Built:
     mask: Callable[[Layout], Any]
 
 
-def ours(kind: str, weights: Weights, kernel: SDPBackend | None = None) -> Built:
-    """Our plain layer; with one of PyTorch's kernels, where it is named."""
+def ours(
+    kind: str, weights: Weights, kernel: SDPBackend | None = None, optimized: bool = False
+) -> Built:
+    """Our layer; with one of PyTorch's kernels, where it is named, or optimized and unpadded."""
     layer = weights.our_layer(kind)
+    if optimized:
+        optimize(layer)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
-        heads = map(layer.attention.split_heads, (query, key, value))
-        return layer.attention.attend(*heads, mask)[0].transpose(1, 2).flatten(2)
+        query, key, value = map(layer.attention.split_heads, (query, key, value))
+        if optimized:
+            return varlen_attention(query, key, value, mask).transpose(1, 2).flatten(2)
+        return layer.attention.attend(query, key, value, mask)[0].transpose(1, 2).flatten(2)
 
     def whole(hidden: Tensor, mask: Any) -> Tensor:
         return layer(hidden, mask)[0]
@@ -169,21 +175,6 @@ def ours(kind: str, weights: Weights, kernel: SDPBackend | None = None) -> Built
         list(layer.parameters()),
         lambda layout: layout.mask(weights.causal),
     )
-
-
-def ours_optimized(weights: Weights) -> Built:
-    """Our layer as `optimize` leaves it, on an unpadded batch."""
-    layer: Any = optimize(weights.our_layer("sdpa"))
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
-        query, key, value = map(layer.attention.split_heads, (query, key, value))
-        return varlen_attention(query, key, value, mask).transpose(1, 2).flatten(2)  # (1, N, E)
-
-    def whole(hidden: Tensor, mask: Any) -> Tensor:
-        return layer(hidden, mask)[0]
-
-    parameters = list(layer.parameters())
-    return Built(attend, whole, parameters, lambda layout: layout.mask(weights.causal))
 
 
 def no_attention(weights: Weights) -> Built:
@@ -263,7 +254,9 @@ IMPLEMENTATIONS = [
     Implementation("sdpa: math", partial(ours, "sdpa", kernel=SDPBackend.MATH)),
     Implementation("transformers eager", partial(theirs, "eager")),
     Implementation(THEIRS_SDPA, partial(theirs, "sdpa")),
-    Implementation("ours optimized", ours_optimized, is_ragged=True, is_unpadded=True),
+    Implementation(
+        "ours optimized", partial(ours, "sdpa", optimized=True), is_ragged=True, is_unpadded=True
+    ),
     Implementation("ours sdpa, padded", partial(ours, "sdpa"), is_ragged=True),
     Implementation(THEIRS_PADDED, partial(theirs, "sdpa"), is_ragged=True),
 ]

@@ -30,8 +30,6 @@ DTYPE_COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
 SIDE_COLOURS = {
     ("transformers", "float32"): "tab:gray",
     ("transformers", "bfloat16"): "black",
-    ("transformers compiled", "float32"): "tab:olive",
-    ("transformers compiled", "bfloat16"): "tab:brown",
     ("plain", "float32"): "skyblue",
     ("plain", "bfloat16"): "navajowhite",
     ("optimized", "float32"): "tab:blue",

@@ -138,7 +138,6 @@ def generation_table(frame: pd.DataFrame) -> str:
         "dtype": frame["dtype"],
         "tokens/s": cells(frame, "tokens_per_second", "{:.1f}"),
         "x transformers": cells(frame, "times_faster"),
-        "x compiled": cells(frame, "times_faster_than_compiled"),
         "of floor": cells(frame, "share_of_floor", "{:.0%}"),
         "same tokens": cells(frame, "same_tokens", "{:.0%}"),
     }

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 import torch
 
-from benchmarks import attention_cost, measuring
+from benchmarks import attention_cost, measuring, runs
 from benchmarks.attention_cost import Point, Timer
 from benchmarks.attention_sides import (
     IMPLEMENTATIONS,
@@ -31,6 +31,7 @@ pytest.importorskip("transformers", reason="the comparison needs transformers")
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
+    monkeypatch.setattr(runs, "_commit", lambda: "the same")  # whoever commits meanwhile
     monkeypatch.setattr(attention_cost, "SHORTEST_TIME", 0.0)
     monkeypatch.setattr(attention_cost, "SHORTEST", 8)
     sizes = {"hidden": 16, "heads": 2, "intermediate": 20}
