@@ -13,8 +13,10 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import minitransformer.cli
+from minitransformer.arguments import Parser
 
 ROOT = Path(__file__).parents[1]
 PYTHON = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
@@ -122,11 +124,44 @@ def run_command(words: list[str], tiny: Mapping[str, str]) -> None:
         case ["python", "-m", module, *arguments] if module in tiny:
             job = importlib.import_module(module)
             assert job.main([*arguments, *tiny[module].split()]) == 0, line
+        case ["python", "-m", module, *arguments] if module.startswith("benchmarks."):
+            assert find_spec(module) is not None, f"no such module: {line}"
+            for path in input_paths(module, arguments):
+                assert path.exists(), f"no such file: {path} of {line}"
         case ["python", "-m", module, *paths] if module.startswith("tests."):
             assert find_spec(module) is not None, f"no such module: {line}"
             assert all((ROOT / path).exists() for path in paths), line
         case _:
             raise AssertionError(f"the tests do not know how to run: {line}")
+
+
+def input_paths(module: str, arguments: list[str]) -> list[Path]:
+    """The files and directories that a benchmark would read; it only parses its arguments.
+
+    Raises:
+        AssertionError: its parser does not accept the arguments.
+    """
+
+    class Parsed(Exception):
+        pass
+
+    parse_args = Parser.parse_args
+
+    def parse_and_stop(parser: Parser, args: list[str]) -> None:
+        raise Parsed(parse_args(parser, args))
+
+    script = importlib.import_module(module)
+    with mock.patch.object(Parser, "parse_args", parse_and_stop):
+        try:
+            script.main(arguments)
+        except Parsed as parsed:
+            values = {name: value for name, value in vars(parsed.args[0]).items() if name != "out"}
+        except SystemExit as error:
+            raise AssertionError(f"{module} does not accept {shlex.join(arguments)}") from error
+        else:
+            raise AssertionError(f"{module} does not parse its arguments by our parser")
+    flat = [v for value in values.values() for v in (value if isinstance(value, list) else [value])]
+    return [value for value in flat if isinstance(value, Path)]
 
 
 def check_requirement(requirement: str) -> None:

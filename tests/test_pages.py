@@ -77,6 +77,15 @@ RATED = lines("a gorgeous , witty movie .\t1", "it 's stale .\t0")
 PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
     "README.md": ROBERTA | {"my_text.txt": ITALIAN, "runs/demo": save_roberta},
     "CONTRIBUTING.md": {},
+    "docs/benchmarks.md": {
+        "italian.txt": ITALIAN,
+        "sst2-dev.tsv": RATED,
+        "train-v1.1.json": write_squad,
+        "README.md": Path.touch,
+        "benchmarks/results/README.md": Path.touch,
+        "benchmarks/results/speed": Path.mkdir,
+        "runs/speed": Path.mkdir,
+    },
     "docs/training.md": {
         "italian.txt": ITALIAN,
         "shakespeare.txt": lines("ROMEO:", "What light is this?", "", times=50),
@@ -140,6 +149,10 @@ def test_a_page_that_shows_something_else_is_found():
         ("sh", 'pip install ".[nonsense]"', "no such extra"),
         ("sh", "pip install nonsense", "does not know nonsense"),
         ("sh", "python -m train.nonsense --text a", "do not know how to run"),
+        ("sh", "python -m benchmarks.nonsense", "no such module"),
+        ("sh", "python -m benchmarks.training --nonsense --out a", "does not accept --nonsense"),
+        ("sh", "python -m benchmarks.inference --text nonsense.txt --out a", "no such file"),
+        ("sh", "python -m benchmarks.report nonsense", "no such file"),
         ("sh", "python -m tests.nonsense", "no such module"),
         ("sh", "python -m pytest tests/nonsense", "nothing to test"),
         ("sh", "python -m pytest --nonsense", "no option"),
