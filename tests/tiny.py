@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import io
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -30,7 +31,10 @@ from minitransformer.models.base import Model
 from minitransformer.models.config import Config
 from minitransformer.parity import Batch
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+# Real text, for the tests that need it; they are skipped without it.
+REAL_DATA = Path(
+    os.environ.get("MINITRANSFORMER_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data"
+)
 
 # The ways to compute the same numbers: the formula, PyTorch's kernels, the twins of `optimize`.
 VARIANTS = ["eager", "sdpa", "optimized"]
@@ -538,11 +542,17 @@ def write_marian_files(path: Path, codes: tuple[str, ...]) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(config))
 
 
+def real_data(name: str) -> Path:
+    """A file or folder in `REAL_DATA`; the test is skipped without it."""
+    path = REAL_DATA / name
+    if not path.exists():
+        pytest.skip(f"needs {name} in the folder MINITRANSFORMER_TEST_DATA")
+    return path
+
+
 def real_tokenizer(name: str) -> Tokenizer:
-    """A published tokenizer; the test is skipped if its files are missing."""
-    if not (SHARED_DATA / "tokenizers" / name).is_dir():
-        pytest.skip("the shared folder with real vocabularies is not beside this repository")
-    return Tokenizer.from_pretrained(SHARED_DATA / "tokenizers" / name)
+    """A published tokenizer; the test is skipped without its files."""
+    return Tokenizer.from_pretrained(real_data(f"tokenizers/{name}"))
 
 
 def their_pipeline(task: str, path: Path, **settings: Any) -> Any:

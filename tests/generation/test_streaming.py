@@ -13,7 +13,7 @@ from minitransformer.generation.streaming import TextPieces
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
 from minitransformer.tokenization import loading
-from tests.tiny import LANGUAGE_MODELS, SHARED_DATA
+from tests.tiny import LANGUAGE_MODELS, real_tokenizer
 from tests.tiny import new as new_model
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -71,10 +71,7 @@ def test_the_pieces_join_to_the_whole_text(name, skip):
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bert-base-uncased"])
 def test_the_pieces_of_real_tokenizers(name):
-    path = SHARED_DATA / "tokenizers" / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    tokenizer, chance = Tokenizer.from_pretrained(path), random.Random(1)
+    tokenizer, chance = real_tokenizer(name), random.Random(1)
     for _ in range(200):
         ids = [chance.randrange(tokenizer.vocab_size) for _ in range(chance.randint(1, 12))]
         check_pieces(tokenizer, ids, after=chance.randrange(len(ids)), skip=True)

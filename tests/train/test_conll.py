@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitransformer import Tokenizer
-from tests.tiny import SHARED_DATA
+from tests.tiny import real_data
 from train.conll import (
     Sentence,
     align_words,
@@ -197,12 +197,7 @@ def test_the_wrong_number_of_labels_is_refused(tokenizer):
     [("train", (3394, 62730, 1975)), ("dev", (1009, 15733, 836)), ("test", (1287, 23394, 1079))],
 )
 def test_the_real_files(name, numbers):
-    path, vocabulary = (
-        SHARED_DATA / f"ner/{name}.conll",
-        SHARED_DATA / "tokenizers/bert-base-uncased",
-    )
-    if not path.is_file() or not vocabulary.is_dir():
-        pytest.skip("needs shared/data")
+    path, vocabulary = real_data(f"ner/{name}.conll"), real_data("tokenizers/bert-base-uncased")
     sentences = read_conll(path)
     tags = [tag for sentence in sentences for tag in sentence.tags]
     entities = sum(tag.startswith("B-") for tag in tags)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tiny import SHARED_DATA
+from tests.tiny import real_data
 from train.classify import (
     LabelledText,
     class_ids,
@@ -90,9 +90,6 @@ def test_labels_become_numbers():
 
 @pytest.mark.parametrize(("name", "number"), [("train", 6920), ("dev", 872), ("test", 1821)])
 def test_the_real_files(name, number):
-    path = SHARED_DATA / "sentiment" / f"sst2-{name}.tsv"
-    if not path.is_file():
-        pytest.skip("needs shared/data/sentiment")
-    texts = read_labelled_text(path)
+    texts = read_labelled_text(real_data(f"sentiment/sst2-{name}.tsv"))
     assert len(texts) == number == texts[-1].line_number
     assert class_names(texts) == ["0", "1"]

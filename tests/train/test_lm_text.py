@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitransformer import Tokenizer
-from tests.tiny import SHARED_DATA
+from tests.tiny import real_data, real_tokenizer
 from train.lm_text import (
     TextBatches,
     chunks,
@@ -161,11 +161,8 @@ def test_a_file_may_hold_several_documents(tokenizer):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tinyshakespeare", "wikitext-2-raw.valid"])
 def test_real_text_has_the_tokens_of_the_whole(name):
-    text, gpt2 = SHARED_DATA / "english" / f"{name}.txt", SHARED_DATA / "tokenizers" / "gpt2"
-    if not (text.exists() and gpt2.exists()):
-        pytest.skip(f"{text} or {gpt2} is not there")
-    tokenizer = Tokenizer.from_pretrained(gpt2)
-    [document] = read_documents([text])
+    tokenizer = real_tokenizer("gpt2")
+    [document] = read_documents([real_data(f"english/{name}.txt")])
     ids = tokenize([document], tokenizer)
     assert ids[1:].tolist() == tokenizer(document)["input_ids"]
     assert max(map(len, chunks(document))) < 21_000

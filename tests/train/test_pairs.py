@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from minitransformer import Tokenizer
-from tests.tiny import SHARED_DATA
+from tests.tiny import real_data
 from train.pairs import PairBatches, TextPair, read_pairs
 
 PAIRS = [("la zia legge", "the aunt reads"), ("ciao", "hello"), ("va a casa oggi", "goes home")] * 3
@@ -51,9 +51,7 @@ def test_a_file_that_cannot_be_opened(tmp_path):
 
 
 def test_the_real_file_has_a_column_too_many():
-    path = SHARED_DATA / "translation" / "pud-en-it.tsv"
-    if not path.is_file():
-        pytest.skip("needs shared/data/translation")
+    path = real_data("translation/pud-en-it.tsv")
     with pytest.raises(ValueError, match="line 1: there are 3 fields"):
         read_pairs(path)
 

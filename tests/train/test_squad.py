@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import SHARED_DATA
+from tests.tiny import REAL_DATA
 from train.squad import Answer, find_answer, read_squad
 
-SQUAD = SHARED_DATA / "squad"
+SQUAD = REAL_DATA / "squad"
 CONTEXT = "Oxygen is a gas.  It was found in 1774 by Priestley; in 1771 by Scheele."
 
 
@@ -232,7 +232,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
     assert len(read_squad(path).examples) == 1
 
 
-@pytest.mark.skipif(not SQUAD.exists(), reason="shared/data/squad is absent")
+@pytest.mark.skipif(not SQUAD.exists(), reason=f"needs {SQUAD}")
 @pytest.mark.parametrize(
     ("name", "articles", "paragraphs", "questions", "impossible", "answers"),
     [

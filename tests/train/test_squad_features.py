@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitransformer import Tokenizer
-from tests.tiny import SHARED_DATA
+from tests.tiny import REAL_DATA
 from train.squad import Answer, Example, read_squad
 from train.squad_features import FeatureCounts, answer_tokens, make_features, span_text
 
-SQUAD = SHARED_DATA / "squad"
-BERT_VOCABULARY = SHARED_DATA / "tokenizers" / "bert-base-uncased"
-WIKITEXT = SHARED_DATA / "english" / "wikitext-2-raw.valid.txt"
+SQUAD = REAL_DATA / "squad"
+BERT_VOCABULARY = REAL_DATA / "tokenizers" / "bert-base-uncased"
+WIKITEXT = REAL_DATA / "english" / "wikitext-2-raw.valid.txt"
 TEXT = "oxygen is a gas found by priestley in 1774 and by scheele in 1771s , she says ."
 LENGTHS = {"max_length": 16, "stride": 4, "max_question_length": 4, "show_progress": False}
 
@@ -330,7 +330,7 @@ def test_what_cannot_become_features_is_named(bert, tmp_path):
 
 needs_squad = pytest.mark.skipif(
     not all(path.exists() for path in (SQUAD, BERT_VOCABULARY, WIKITEXT)),
-    reason="shared/data is absent",
+    reason=f"needs the files of {REAL_DATA}",
 )
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tiny import SHARED_DATA
+from tests.tiny import REAL_DATA
 from train.squad import Answer, Example, read_squad
 from train.squad_scores import (
     Score,
@@ -17,7 +17,7 @@ from train.squad_scores import (
     score,
 )
 
-SQUAD = SHARED_DATA / "squad"
+SQUAD = REAL_DATA / "squad"
 
 
 def asked(name: str, *golds: str, dropped: tuple[str, ...] = ()) -> Example:
@@ -255,7 +255,7 @@ def test_thresholds_are_those_of_trying_all(rows):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SQUAD.exists(), reason="shared/data/squad is absent")
+@pytest.mark.skipif(not SQUAD.exists(), reason=f"needs {SQUAD}")
 def test_the_real_files_score_100_against_themselves():
     examples = read_squad(SQUAD / "dev-v2.0.json").examples
     golds = {e.id: [g for g in e.gold_texts if normalize_answer(g)] for e in examples}
