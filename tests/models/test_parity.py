@@ -203,7 +203,8 @@ def test_short_and_long_sequences(name, length, fields, tmp_path):
 def test_twenty_steps_of_adamw_give_the_same_losses(name, variant, tmp_path):
     ours, theirs = pair(name, tmp_path, variant, torch.float64)
     our_losses, their_losses = courses_of_training(ours, theirs)
-    assert our_losses[-1] < 0.85 * our_losses[0]  # it does learn something
+    # It does learn something, T5 more slowly.
+    assert our_losses[-1] < (0.85 if name == T5 else 0.7) * our_losses[0]
     assert our_losses == pytest.approx(their_losses, abs=1e-9, rel=1e-9)
 
 
