@@ -318,7 +318,7 @@ def test_only_plain_names_are_opened(name, tmp_path):
 def test_json_that_is_too_large(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text('{"a": 1}')
     monkeypatch.setattr("minitransformer.files._LARGEST_JSON", 7)
-    with pytest.raises(CheckpointError, match="a.json is larger than 7 bytes"):
+    with pytest.raises(CheckpointError, match="a.json has 8 bytes; .*at most 7: download"):
         read_json(tmp_path / "a.json")
 
 
@@ -328,12 +328,39 @@ def test_json_that_is_too_deep(tmp_path):
         read_json(tmp_path / "a.json")
 
 
+def broken_links(document: Path) -> list[str]:
+    """The links of a page to a file that does not exist, or to a heading that its file lacks."""
+    broken = []
+    for link in re.findall(r"\]\(([^):]+)\)", document.read_text(encoding="utf-8")):
+        path, is_, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if not target.exists() or (is_ and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them; lines of code are no headings."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_every_link_of_the_documents_leads_somewhere():
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    results = ROOT / "benchmarks" / "results" / "README.md"
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), results]
     assert len(documents) >= 4
     for document in documents:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+        assert broken_links(document) == [], document
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# A\n\n## On `x`, here\n\n```sh\n# no heading\n```\n")
+    good = ["other.md", "other.md#on-x-here", "#own", "https://example.org/#a"]
+    bad = ["none.md", "none.md#a", "other.md#b", "other.md#no-heading", "#none"]
+    page = tmp_path / "page.md"
+    page.write_text("# Own\n\n" + "".join(f"[text]({link})\n" for link in good + bad))
+    assert broken_links(page) == bad
 
 
 def test_nothing_in_the_documents_is_still_to_be_written():
