@@ -259,10 +259,12 @@ def _check_fit(
                 f"{what}{number} is {text!r}, which has no token; give it at least one word"
             )
     if limit is not None and len(sequence_ids) > limit:
-        which = f"the {what} has" if len(texts) == 1 else "the two texts have"
+        one = len(texts) == 1
+        which = f"the {what} has" if one else "the two texts have"
+        fix = f"shorten the {what}" if one else "shorten one of them"
         raise ValueError(
             f"{which} {len(sequence_ids)} tokens, including special tokens, but this model takes "
-            f"at most {limit}; shorten the {what}"
+            f"at most {limit}; {fix}"
         )
 
 
@@ -334,8 +336,8 @@ def _target(
     config = model.generation_config
     if config.max_new_tokens is None and config.max_length is None:
         raise ValueError(
-            "the checkpoint's generation config does not say how long a generated text may be; "
-            "give a target, or set max_new_tokens in the config"
+            "generation_config.json sets neither max_new_tokens nor max_length, so the length of "
+            "the generated text is unknown; set max_new_tokens there, or give a target"
         )
     output = generate(model, ids, mask, seed=0, tokenizer=tokenizer, num_return_sequences=1)
     return output.new_tokens, _labels_of_ids(tokenizer, output.new_tokens[0].tolist())

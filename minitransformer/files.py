@@ -7,6 +7,7 @@ and renames them into place, so that a killed process leaves either the old file
 
 import json
 import os
+import reprlib
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -53,14 +54,21 @@ def read_json(path: str | Path) -> dict[str, Any]:
         CheckpointError: the file is too large, is not UTF-8 JSON, or is not an object.
     """
     path = Path(path)
-    if path.stat().st_size > _LARGEST_JSON:
-        raise CheckpointError(f"{path} is larger than {_LARGEST_JSON:,} bytes, so it is not read")
+    size = path.stat().st_size
+    if size > _LARGEST_JSON:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes; the JSON files of a checkpoint have at most "
+            f"{_LARGEST_JSON:,}: download it again, or save it without what makes it so large"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # wrong UTF-8, wrong JSON, absurd numbers
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} contains a JSON {type(content).__name__}, not an object")
+        raise CheckpointError(
+            f"{path} contains {reprlib.repr(content)}; it must be a JSON object, "
+            '{"name": value, ...}: correct it, or download it again'
+        )
     return content
 
 

@@ -205,7 +205,7 @@ def test_a_text_that_is_too_long_is_not_truncated(roberta, tokenizers):
     assert len(attention_maps(roberta, tokenizers["bpe"], fits).tokens) == 32
     with pytest.raises(ValueError, match="the text has 33 tokens, .*at most 32; shorten the text"):
         attention_maps(roberta, tokenizers["bpe"], fits + "a")
-    with pytest.raises(ValueError, match="the two texts have 36 tokens, .*at most 32; shorten"):
+    with pytest.raises(ValueError, match="two texts have 36 tokens, .*at most 32; shorten one"):
         attention_maps(roberta, tokenizers["bpe"], fits, "aa")
 
 

@@ -217,7 +217,7 @@ def test_an_encoder_has_one_kind(load):
 def test_no_length_of_the_generated_text_is_given(load):
     model, tokenizer = load("BartForConditionalGeneration")
     model.generation_config = type(model.generation_config)()
-    with pytest.raises(ValueError, match="does not say how long .*give a target"):
+    with pytest.raises(ValueError, match="sets neither .*set max_new_tokens .*or give a target"):
         attention_maps(model, tokenizer, TEXT)
 
 

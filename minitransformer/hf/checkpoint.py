@@ -392,14 +392,20 @@ def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
     if (directory / INDEX).exists():
         return _list_shards(directory)
     pickles = [path.name for pattern in _PICKLES for path in sorted(directory.glob(pattern))]
+    if not pickles:
+        raise CheckpointError(
+            f"{directory} has no {WEIGHTS} and no {INDEX}; add the weights. Pickled ones are not "
+            "downloaded from the hub; if you trust them, load and save the checkpoint with "
+            f"transformers.{architecture}"
+        )
     program = (
         f"import transformers; transformers.{architecture}.from_pretrained({str(directory)!r})"
         f".save_pretrained({str(directory)!r})"
     )
     raise CheckpointError(
-        f"{directory} has no {WEIGHTS} and no {INDEX}{', only ' * bool(pickles)}"
-        f"{', '.join(pickles)}. Pickled weights are refused, because reading them can run code; if "
-        f"you trust them, convert them: python -c {shlex.quote(program)}"
+        f"{directory} has no {WEIGHTS} and no {INDEX}, only {', '.join(pickles)}. Pickled weights "
+        "are refused, because reading them can run code; if you trust them, convert them: "
+        f"python -c {shlex.quote(program)}"
     )
 
 
@@ -415,8 +421,13 @@ def _list_shards(directory: Path) -> dict[str, StoredTensor]:
     tensors = {}
     for shard, path in paths.items():
         for tensor in _read_header(path):
-            if shard_of.get(tensor.name) != shard:
-                raise CheckpointError(f"{path} has {tensor.name!r}, which {index} puts elsewhere")
+            listed = shard_of.get(tensor.name)
+            if listed != shard:
+                where = "does not list" if listed is None else f"says is in {listed}"
+                raise CheckpointError(
+                    f"{path} has {tensor.name!r}, which {index} {where}; they are not from the "
+                    "same save: download or save the whole checkpoint again"
+                )
             tensors[tensor.name] = tensor
     absent = sorted(set(shard_of) - set(tensors))
     if absent:

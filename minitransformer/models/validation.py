@@ -248,10 +248,14 @@ def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bo
             f"labels has shape {tuple(labels.shape)}; one for each score is needed, {shape}"
         )
     if values_are_readable(labels):
-        if not bool(labels.isfinite().all()):
-            raise ValueError("labels holds a number that is NaN or infinite")
-        if between_0_and_1 and not bool(((labels >= 0) & (labels <= 1)).all()):
-            raise ValueError("labels holds a number outside 0 to 1; 1 means that the class applies")
+        in_range = (labels >= 0) & (labels <= 1) if between_0_and_1 else labels.isfinite()
+        if not bool(in_range.all()):
+            sequence, score = (~in_range).nonzero()[0].tolist()
+            allowed = "from 0 to 1; 1 means that the class applies" if between_0_and_1 else "finite"
+            raise ValueError(
+                f"labels holds {labels[sequence, score].item()} in sequence {sequence} for score "
+                f"{score}; labels must be {allowed}"
+            )
     return labels
 
 

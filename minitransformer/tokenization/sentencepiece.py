@@ -35,6 +35,7 @@ _NOT_SUPPORTED = (
     *("separate_vocabs", "sp_model_kwargs"),
     *("additional_special_tokens", "extra_special_tokens", "split_special_tokens"),
 )
+_ADDED = "added_tokens.json or tokenizer_config.json"  # the files that list added tokens
 _SAVED_AGAIN = ("source_lang", "target_lang")  # fields that do not change ids, and are saved again
 
 
@@ -314,9 +315,15 @@ def _vocabulary(
             raise ValueError(f"the vocabulary has no {unk!r}, which is required for unknown pieces")
         for token, token_id in added.items():
             if token not in special:
-                raise ValueError(f"{token!r} is an added token; these are not supported")
+                raise ValueError(
+                    f"{token!r} is an added token with the id {token_id}; only the special tokens "
+                    f"{special} may be added: remove it from {_ADDED}"
+                )
             if vocab.setdefault(token, token_id) != token_id:
-                raise ValueError(f"{token!r} has two ids, {vocab[token]} and {token_id}")
+                raise ValueError(
+                    f"{token!r} has the id {vocab[token]} here and {token_id} in {_ADDED}; give it "
+                    "the same id in both"
+                )
         for role in loading.SPECIAL_TOKENS:
             if role in roles:
                 vocab.setdefault(roles[role], len(vocab))

@@ -557,7 +557,7 @@ def test_every_file_of_a_checkpoint_is_requested_from_the_hub(tmp_path, monkeypa
     ("content", "message"),
     [
         ("{", "generation_config.json is not valid JSON"),
-        ("[]", "generation_config.json contains a JSON list"),
+        ("[]", r"generation_config.json contains \[\]; it must be a JSON object"),
         ('{"num_beams": 0}', "generation_config.json: num_beams=0"),
         ('{"num_beam": 2}', "unknown field 'num_beam': did you mean 'num_beams'"),
         ('{"penalty_alpha": 0.6}', "penalty_alpha=0.6 .*not supported"),

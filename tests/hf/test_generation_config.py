@@ -190,7 +190,7 @@ def test_what_is_refused(content, message, tmp_path):
 
 def test_a_broken_file(tmp_path):
     (tmp_path / "generation_config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="contains a JSON list, not an object"):
+    with pytest.raises(CheckpointError, match=r"contains \[\]; it must be a JSON object"):
         read(tmp_path)
 
 

@@ -289,6 +289,11 @@ def index_contradicts_shard(directory):
     write_index(directory, {**weight_map, name: files[1]})
 
 
+def index_lists_less(directory):
+    weight_map = shard(directory)
+    write_index(directory, dict(list(weight_map.items())[1:]))
+
+
 def index_without_map(directory):
     shard(directory)
     write_index(directory, ["a"])
@@ -301,7 +306,7 @@ def config(**changes):
 DAMAGE = {
     "no config": (lambda d: (d / "config.json").unlink(), "config.json is missing"),
     "config not JSON": (config_is("{"), "config.json is not valid JSON"),
-    "config a list": (config_is("[]"), "config.json contains a JSON list"),
+    "config a list": (config_is("[]"), r"config.json contains \[\]; it must be"),
     "config in Latin-1": (lambda d: (d / "config.json").write_bytes(b'{"\xe8": 1}'), "config.json"),
     "no model type": (config(model_type=...), "unknown model_type 'None'"),
     "other model type": (config(model_type="roberto"), "'roberto'; did you mean 'roberta'"),
@@ -358,7 +363,7 @@ DAMAGE = {
     "fewer layers": (config(num_hidden_layers=2), "num_hidden_layers=2, .* 3 layers"),
     "wider": (config(hidden_size=64), "has shape"),
     "more positions": (config(max_position_embeddings=30), "position_embeddings.weight has shape"),
-    "no weights": (lambda d: (d / "model.safetensors").unlink(), "no model.safetensors"),
+    "no weights": (lambda d: (d / "model.safetensors").unlink(), "index.json; add the weights"),
     "cut off": (truncate, "model.safetensors is not a complete safetensors file"),
     "header too long": (header_too_long, "model.safetensors is not a complete safetensors file"),
     "header not JSON": (header_not_json, "model.safetensors is not a complete safetensors file"),
@@ -392,7 +397,8 @@ DAMAGE = {
     "shard a pickle": (shard_at("pytorch_model.bin"), "which is not a .safetensors file"),
     "shard absent": (shard_at("model-3.safetensors"), "model-3.safetensors is missing"),
     "index lists more": (index_lists_more, "no shard has: .*roberta.more"),
-    "index contradicts": (index_contradicts_shard, "puts elsewhere"),
+    "index contradicts": (index_contradicts_shard, "says is in model-00002.*save the whole"),
+    "index lists less": (index_lists_less, "index.json does not list; .*save the whole"),
     "index without a map": (index_without_map, "weight_map must map"),
 }
 

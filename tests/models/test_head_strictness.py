@@ -160,9 +160,14 @@ NUMBERS = {"id2label": THREE_CLASSES, "problem_type": "regression"}
         (MULTI, torch.ones(2), ValueError, r"shape \(2,\).*each score is needed, \(2, 3\)"),
         (MULTI, torch.ones(2, 4), ValueError, r"shape \(2, 4\).*\(2, 3\)"),
         (MULTI, torch.ones(1, 3), ValueError, r"shape \(1, 3\).*\(2, 3\)"),
-        (MULTI, torch.full((2, 3), 2.0), ValueError, "outside 0 to 1"),
-        (MULTI, torch.full((2, 3), -100.0), ValueError, "outside 0 to 1"),
-        (MULTI, torch.full((2, 3), float("nan")), ValueError, "NaN or infinite"),
+        (
+            MULTI,
+            torch.tensor([[0.0, 1, 1], [0, 2, -5]]),
+            ValueError,
+            "2.0 in sequence 1 for score 1; .*from 0 to 1",
+        ),
+        (MULTI, torch.full((2, 3), -100.0), ValueError, "holds -100.0 .*from 0 to 1"),
+        (MULTI, torch.full((2, 3), float("nan")), ValueError, "holds nan .*from 0 to 1"),
         (MULTI, [[0.0, 1.0, 1.0]] * 2, TypeError, "is a list; a tensor is needed"),
         (
             STARS,
@@ -173,9 +178,14 @@ NUMBERS = {"id2label": THREE_CLASSES, "problem_type": "regression"}
         (STARS, torch.ones(3), ValueError, r"shape \(3, 1\).*\(2, 1\)"),
         (STARS, torch.ones(2, 2), ValueError, r"shape \(2, 2\).*\(2, 1\)"),
         (STARS, torch.tensor(1.0), ValueError, r"shape \(\).*\(2, 1\)"),
-        (STARS, torch.tensor([1.0, float("inf")]), ValueError, "NaN or infinite"),
+        (STARS, torch.tensor([1.0, float("inf")]), ValueError, "holds inf in sequence 1 .*finite"),
         (NUMBERS, torch.ones(2), ValueError, r"shape \(2,\).*\(2, 3\)"),
-        (NUMBERS, torch.tensor([[1.0, 2.0, float("nan")]] * 2), ValueError, "NaN or infinite"),
+        (
+            NUMBERS,
+            torch.tensor([[1.0, 2.0, float("nan")]] * 2),
+            ValueError,
+            "holds nan .* score 2; .*finite",
+        ),
     ],
 )
 def test_labels_of_texts(family, fields, labels, error, message):
