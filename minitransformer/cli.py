@@ -304,3 +304,7 @@ def _parity(arguments: argparse.Namespace) -> int:
 
     equal = check_checkpoint(arguments.path, length=arguments.length, device=arguments.device)
     return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -17,8 +17,9 @@ def test_version(capsys):
 
 
 @pytest.mark.slow
-def test_the_package_runs_as_the_command():
-    command = [sys.executable, "-m", "minitransformer"]
+@pytest.mark.parametrize("module", ["minitransformer", "minitransformer.cli"])
+def test_the_package_runs_as_the_command(module):
+    command = [sys.executable, "-m", module]
     version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout == f"minitransformer {minitransformer.__version__}\n"
     attention = ["attention", "a-path", "a text", "--out", "a.jpg"]
