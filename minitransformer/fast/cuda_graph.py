@@ -194,9 +194,9 @@ class GraphedSession(DecodingSession):
             self._begin(token)
         return self.session.step(history) if self.captured is None else self.captured(token)
 
-    def select(self, rows: Tensor) -> None:
-        """Make sequence r what sequence `rows[r]` was, before the first step."""
-        self.session.select(rows)
+    def select(self, sequences: Tensor) -> None:
+        """Make sequence r what sequence `sequences[r]` was, before the first step."""
+        self.session.select(sequences)
 
     def close(self) -> None:
         """Keep the captured step for the next session."""

@@ -274,9 +274,9 @@ class PrepackedSession(DecodingSession):
         with decoding():
             return self.session.step(history)
 
-    def select(self, rows: Tensor) -> None:
-        """Make sequence r what sequence `rows[r]` was."""
-        self.session.select(rows)
+    def select(self, sequences: Tensor) -> None:
+        """Make sequence r what sequence `sequences[r]` was."""
+        self.session.select(sequences)
 
     def close(self) -> None:
         """Close the session; the copies are kept for the next one."""

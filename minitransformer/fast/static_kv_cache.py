@@ -44,12 +44,15 @@ class PreallocatedKeyValues(KeyValues):
         self._update_views()
         return self.keys, self.values
 
-    def select(self, rows: Tensor) -> None:
-        """Make sequence r what sequence `rows[r]` was; rows is (R,), and R may differ from B."""
+    def select(self, sequences: Tensor) -> None:
+        """Make sequence r what sequence `sequences[r]` was; `sequences` is (R,) int64."""
         if not self.length:
             return
         capacity = self.length if self._memory is None else self._memory[0].shape[2]
-        self._memory = _selected(self.keys, rows, capacity), _selected(self.values, rows, capacity)
+        self._memory = (
+            _selected(self.keys, sequences, capacity),
+            _selected(self.values, sequences, capacity),
+        )
         self._update_views()
 
     def _update_views(self) -> None:
@@ -107,7 +110,7 @@ class StaticKeyValues(KeyValues):
         self.values.index_copy_(2, self._cache_position, value)
         return self.keys, self.values
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, sequences: Tensor) -> None:
         """Not possible: reordering sequences needs a cache that grows."""
         raise ValueError(
             "a static cache cannot select sequences; call select on the cache that it is made from"
@@ -194,9 +197,9 @@ class StaticKVCache(KVCache):
         self.attention_mask.index_copy_(1, self.cache_position, attention_mask)
         return self.attention_mask, self.cache_position
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, sequences: Tensor) -> None:
         """Not possible; see :meth:`StaticKeyValues.select`."""
-        self.layers[0].self_attention.select(rows)
+        self.layers[0].self_attention.select(sequences)
 
     def _fill_mask(self, past: KVCache) -> None:
         """Copy the number of written positions, and which of them are real."""
@@ -214,9 +217,9 @@ def _grown(tensor: Tensor, capacity: int) -> Tensor:
     return grown
 
 
-def _selected(tensor: Tensor, rows: Tensor, capacity: int) -> Tensor:
+def _selected(tensor: Tensor, sequences: Tensor, capacity: int) -> Tensor:
     """Copy selected sequences of (B, H, T, D) to the beginning of new (R, H, capacity, D)."""
     _, heads, length, size = tensor.shape
-    selected = tensor.new_empty(len(rows), heads, capacity, size)
-    torch.index_select(tensor, 0, rows, out=selected[:, :, :length])
+    selected = tensor.new_empty(len(sequences), heads, capacity, size)
+    torch.index_select(tensor, 0, sequences, out=selected[:, :, :length])
     return selected

@@ -53,11 +53,11 @@ class KeyValues:
                 f"{new[1]}: it was filled by another model"
             )
 
-    def select(self, rows: Tensor) -> None:
-        """Make sequence r what sequence `rows[r]` was; rows is (R,) int64, R need not be B."""
+    def select(self, sequences: Tensor) -> None:
+        """Make sequence r what sequence `sequences[r]` was; `sequences` is (R,) int64."""
         if self.length:
-            self.keys = self.keys.index_select(0, rows)
-            self.values = self.values.index_select(0, rows)
+            self.keys = self.keys.index_select(0, sequences)
+            self.values = self.values.index_select(0, sequences)
 
 
 class LayerCache:
@@ -109,18 +109,18 @@ class KVCache:
         self.attention_mask, self.length = attention_mask, attention_mask.shape[1]
         return attention_mask, torch.arange(start, self.length, device=attention_mask.device)
 
-    def select(self, rows: Tensor) -> None:
-        """Make sequence r what sequence `rows[r]` was: beams, or several answers to one prompt.
+    def select(self, sequences: Tensor) -> None:
+        """Make sequence r what sequence `sequences[r]` was: beams, or several answers to a prompt.
 
         The encoder's keys and values stay: they belong to the source, not to what is generated.
 
         Args:
-            rows: (R,) int64; R need not be B.
+            sequences: (R,) int64, indices of the sequences to keep; R need not be B.
         """
         for layer in self.layers:
-            layer.self_attention.select(rows)
+            layer.self_attention.select(sequences)
         if self.attention_mask is not None:
-            self.attention_mask = self.attention_mask.index_select(0, rows)
+            self.attention_mask = self.attention_mask.index_select(0, sequences)
 
 
 def layer_caches(cache: KVCache | None, num_layers: int) -> Sequence[LayerCache | None]:
@@ -144,5 +144,5 @@ def check_batch(cached: int, new: int) -> None:
     if cached != new:
         raise ValueError(
             f"the cache holds {cached} sequences, but got {new}; select among them with "
-            "cache.select(rows), or start with a new cache"
+            "cache.select(sequences), or start with a new cache"
         )

@@ -244,6 +244,7 @@ def first_token(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         return hidden[:, 0]
     real = attention_mask != 0
     first = real.int().argmax(dim=1)  # (B,)
+    # Not take_along_dim: under torch.compile, that recompiled for each new length.
     index = first[:, None, None].expand(-1, 1, hidden.shape[2])  # (B, 1, E)
     found = hidden.gather(1, index).squeeze(1)  # (B, E)
     return found.masked_fill(~real.any(dim=1, keepdim=True), 0.0)
@@ -334,10 +335,14 @@ class DecodingSession:
         """The scores of the next token: (R, L), all tokens so far, to (R, V)."""
         raise NotImplementedError
 
-    def select(self, rows: Tensor) -> None:
-        """Make sequence r what sequence `rows[r]`, of the same prompt, was; rows is (R,) int64."""
+    def select(self, sequences: Tensor) -> None:
+        """Make sequence r what sequence `sequences[r]`, of the same prompt, was.
+
+        Args:
+            sequences: (R,) int64, indices of the sequences to keep.
+        """
         if self.cache is not None:
-            self.cache.select(rows)
+            self.cache.select(sequences)
 
     def close(self) -> None:
         """Release what the session keeps for speed, after the last token."""
@@ -551,8 +556,8 @@ class Seq2SeqLM(LanguageModel):
             decoder_input_ids: (B, T) int64, what the decoder reads; by default the labels, shifted
                 right by :func:`shift_right`.
             decoder_attention_mask: (B, T), for these.
-            labels: (B, T) int64, the target, -100 at padding, which may stand on either side: a
-                target begins at its first label that is not -100.
+            labels: (B, T) int64, the target, -100 at padding, which may be on either side: a target
+                begins at its first label that is not -100.
             output_hidden_states: collect what enters each layer, and what leaves the stack.
             output_attentions: collect each layer's attention maps.
 

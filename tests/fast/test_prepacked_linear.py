@@ -167,8 +167,8 @@ class Steps(DecodingSession):
         self.calls.append(history)
         return self.layer(torch.full((2, 4), 2.0))
 
-    def select(self, rows):
-        self.calls.append(rows)
+    def select(self, sequences):
+        self.calls.append(sequences)
 
     def close(self):
         self.calls.append("close")
@@ -182,9 +182,9 @@ def test_a_session_is_the_one_inside_with_copies(products):
     with torch.no_grad():
         torch.testing.assert_close(session.start(), inside.start())
         torch.testing.assert_close(session.step("history"), inside.step("other"))
-        session.select("rows")
+        session.select("sequences")
         session.close()
-    assert inside.calls == ["history", "other", "rows", "close"] and products == [2]
+    assert inside.calls == ["history", "other", "sequences", "close"] and products == [2]
     assert layer in module._COPIES  # for the next session
 
 

@@ -526,7 +526,9 @@ def test_the_cache_is_not_moved_where_no_beam_moves(model, monkeypatch):
     selected = []
     select = KVCache.select
     monkeypatch.setattr(
-        KVCache, "select", lambda self, rows: (selected.append(rows.tolist()), select(self, rows))
+        KVCache,
+        "select",
+        lambda self, sequences: (selected.append(sequences.tolist()), select(self, sequences)),
     )
     # One token is always forced, so that every beam continues itself.
     only = [[token] for token in range(50) if token not in (7, 8)]

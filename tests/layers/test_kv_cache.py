@@ -88,7 +88,7 @@ def test_another_number_of_sequences_or_heads_is_refused():
     cache = KeyValues()
     cache.update(some_keys(2, 3), some_keys(2, 3))
     with pytest.raises(
-        ValueError, match=r"holds 2 sequences, but got 3; .*cache.select\(rows\).*a new cache"
+        ValueError, match=r"holds 2 sequences, but got 3; .*cache.select\(sequences\).*a new cache"
     ):
         cache.update(some_keys(3, 1), some_keys(3, 1))
     with pytest.raises(ValueError, match="holds 2 heads of size 3, but got 3 of size 2"):
