@@ -8,8 +8,8 @@ section 3.1: recomputation). Only the dropout mask is stored, one byte per weigh
 backward of a layer with 8 sequences of 512 tokens take 450 ms in PyTorch, 190 ms in blocks, and
 100 ms without dropout.
 
-Speeds up the rows "MLM, sequences of 512" and "MLM, one line a sequence" of the training table with
-dropout. Measurements: benchmarks/results/README.md, "Measurements behind decisions".
+Speeds up the rows "MLM, sequences of 512" and "MLM, one line per sequence" of the training table
+with dropout. Measurements: benchmarks/results/README.md, "Measurements behind decisions".
 
 B batch, H heads, T query tokens, S key tokens, D head size, N queries and M keys of unpadded
 batches, P the number of sequences times heads in a block.

@@ -2,9 +2,9 @@
 
 In training (:func:`linear`): PyTorch multiplies float32 matrices by Intel's MKL. oneDNN, which also
 comes with PyTorch, is faster on some processors. On an EPYC with AVX-512, oneDNN reduced a step of
-"MLM, one line a sequence" from 1.87 to 1.76 s and one of "SQuAD, windows of 384" from 4.2 to 3.9 s;
-on an EPYC with AVX2 only, it is slower than MKL. Without gradients PyTorch's choice stays, because
-the results are then closer to Hugging Face's.
+"MLM, one line per sequence" from 1.87 to 1.76 s and one of "SQuAD, windows of 384" from 4.2 to
+3.9 s; on an EPYC with AVX2 only, it is slower than MKL. Without gradients PyTorch's choice stays,
+because the results are then closer to Hugging Face's.
 
 Without gradients (:func:`linear_with_activation`): a linear layer and then its activation write N O
 numbers, read them and write them again. oneDNN applies the activation before a block leaves the

@@ -124,7 +124,7 @@ def can_unpad(stack: nn.Module, *tensors: Tensor | None) -> bool:
     """Whether a stack of layers may get its tokens in another shape than (B, T, E).
 
     False if something else could observe the difference, or if a module inside is of a class that
-    is not known to compute each token independently, such as a user's subclass.
+    is not known to work on unpadded batches, such as a user's subclass.
 
     Args:
         stack: contains the layers and every other module that runs with them.
@@ -132,16 +132,16 @@ def can_unpad(stack: nn.Module, *tensors: Tensor | None) -> bool:
     """
     return (
         is_plain_eager(*tensors, under_autocast=True)
-        and all(map(_is_tokenwise, stack.modules()))
+        and all(map(_may_be_unpadded, stack.modules()))
         and has_no_hooks(*stack.modules())
     )
 
 
-def _is_tokenwise(module: nn.Module) -> bool:
-    """Whether it computes each token independently, or is attention for unpadded batches."""
+def _may_be_unpadded(module: nn.Module) -> bool:
+    """Whether the module may be part of an unpadded stack."""
     if isinstance(module, _ATTENTIONS):
         return type(module) in _ATTENTIONS and has_usual_attention(module)
-    return type(module) in _TOKENWISE_MODULES
+    return type(module) in _UNPADDABLE
 
 
 def _has_padding(stack: nn.Module, attention_mask: Tensor, tokens: Tensor) -> bool:
@@ -705,9 +705,9 @@ class FastT5ForConditionalGeneration(FastSeq2SeqLM, T5ForConditionalGeneration):
         return prepacked_linear(hidden, self.backbone.token_embedding)
 
 
-# Modules that compute each token independently of the shape of the batch, and therefore may be part
-# of an unpadded stack.
-_TOKENWISE_MODULES = {
+# The classes, besides attention, that work on unpadded batches: they compute each token
+# independently, or pass the batch on to modules that work on it.
+_UNPADDABLE = {
     nn.Linear,
     nn.Embedding,
     nn.Dropout,

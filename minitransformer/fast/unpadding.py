@@ -5,7 +5,7 @@ be joined into one sequence of all their tokens; attention gets their boundaries
 (:class:`UnpaddedMask`). This saves the computation of padding in every layer. In the last layer,
 tokens whose output is not needed are not computed either (:meth:`UnpaddedBatch.select`).
 
-Speeds up the rows "MLM, one line a sequence", "SQuAD, windows of 384", "encode, ragged sequences"
+Speeds up the rows "MLM, one line per sequence", "SQuAD, windows of 384", "encode, ragged sequences"
 and "classify, ragged sequences". Measurements: benchmarks/results/README.md, "What makes the
 difference".
 

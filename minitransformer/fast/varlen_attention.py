@@ -8,7 +8,7 @@ is computed block by block (:mod:`minitransformer.fast.blockwise_attention`), an
 bfloat16 are computed in float32: forward and backward of 32 sequences of 16 tokens take 13 ms by
 PyTorch's bfloat16 kernel, and 2 ms by its float32 kernel, casts included.
 
-Speeds up the rows "MLM, one line a sequence", "SQuAD, windows of 384", "encode, ragged sequences"
+Speeds up the rows "MLM, one line per sequence", "SQuAD, windows of 384", "encode, ragged sequences"
 and "classify, ragged sequences", and with dropout "MLM, sequences of 512". Measurements:
 benchmarks/results/README.md, "Measurements behind decisions".
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension.
 
-    The variance divides by E, not by E - 1, and eps stands inside the root: the two places where
-    hand-written norms go wrong.
+    The variance divides by E, not by E - 1, and eps is added inside the root: the two places
+    where hand-written norms go wrong.
     """
     mean = x.mean(dim=-1, keepdim=True)  # (..., 1)
     variance = (x - mean).square().mean(dim=-1, keepdim=True)  # (..., 1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
     """Number the real tokens of each sequence 0, 1, 2, ...; padding gets -1.
 
-    Because padding is not counted, the same tokens get the same positions whether padding stands on
+    Because padding is not counted, the same tokens get the same positions whether padding is on
     their left, on their right, or nowhere.
 
     Args:

@@ -1,8 +1,8 @@
 """BART (Lewis et al. 2019), the encoder-decoder of "Attention Is All You Need" almost as drawn.
 
 Positions are learnt, the activation is GELU, and the embeddings are normalized; all else is the
-paper's figure 1. The encoder's layers are BERT's; base.py puts encoder and decoder
-together. Matches `transformers.models.bart.modeling_bart`. Marian imports from here.
+paper's figure 1. The encoder's layers are BERT's; base.py puts encoder and decoder together.
+Matches `transformers.models.bart.modeling_bart`. Marian imports from here.
 
 B sources, S source tokens, R decoded sequences, T their tokens, L those so far, H heads,
 E hidden size, V vocabulary, C classes.

@@ -1,8 +1,8 @@
 """GPT-2 (Radford et al. 2019), the decoder of "Attention Is All You Need" without an encoder.
 
-What differs from the paper: norms come before attention and feed-forward and stand once more at the
-end, positions are learnt, and the activation is a GELU. Config, layer, decoder, then every head
-with its forward and its loss. Matches `transformers.models.gpt2.modeling_gpt2`.
+What differs from the paper: norms come before attention and feed-forward, with one more at the end;
+positions are learnt; the activation is a GELU. Config, layer, decoder, then every head with its
+forward and its loss. Matches `transformers.models.gpt2.modeling_gpt2`.
 
 B batch, T new tokens, S tokens so far, H heads, E hidden size, V vocabulary, C classes.
 """

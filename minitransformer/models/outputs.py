@@ -5,9 +5,18 @@ V vocabulary, C classes.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 from torch.export import register_dataclass
+
+SomeClass = TypeVar("SomeClass")
+
+
+def _registered(output_class: type[SomeClass]) -> type[SomeClass]:
+    """Tell torch.export, vmap and the like how to take an output apart and put it together."""
+    register_dataclass(output_class)
+    return output_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +28,7 @@ class Output:
     attentions: tuple[Tensor, ...] | None = None  # each layer's (B, H, T, S)
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput(Output):
     """What an encoder without a task head returns."""
@@ -27,6 +37,7 @@ class EncoderOutput(Output):
     pooler_output: Tensor | None = None  # (B, E), where the model has a pooler
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class MaskedLMOutput(Output):
     """What a model for masked language modelling returns."""
@@ -36,6 +47,7 @@ class MaskedLMOutput(Output):
     num_supervised_tokens: Tensor | None = None  # (), how many those are
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnsweringOutput(Output):
     """What a model for extractive question answering returns."""
@@ -45,6 +57,7 @@ class QuestionAnsweringOutput(Output):
     loss: Tensor | None = None  # (), the mean over the sequences, where positions were given
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class SequenceClassifierOutput(Output):
     """What a model for sequence classification returns."""
@@ -53,6 +66,7 @@ class SequenceClassifierOutput(Output):
     loss: Tensor | None = None  # (), the mean over the labels, where there are any
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class TokenClassifierOutput(Output):
     """What a model for token classification returns."""
@@ -61,6 +75,7 @@ class TokenClassifierOutput(Output):
     loss: Tensor | None = None  # (), the mean over the labelled tokens, where labels were given
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class DecoderOutput(Output):
     """What a decoder without a task head returns."""
@@ -69,6 +84,7 @@ class DecoderOutput(Output):
     cross_attentions: tuple[Tensor, ...] | None = None  # each layer's (B, H, T, S), of the source
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class CausalLMOutput(Output):
     """What a decoder that predicts the next token returns."""
@@ -90,6 +106,7 @@ class Seq2SeqOutput:
     cross_attentions: tuple[Tensor, ...] | None = None  # each layer's (B, H, T, S)
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqModelOutput(Seq2SeqOutput):
     """What an encoder-decoder without a task head returns."""
@@ -97,6 +114,7 @@ class Seq2SeqModelOutput(Seq2SeqOutput):
     last_hidden_state: Tensor  # (B, T, E)
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqLMOutput(Seq2SeqOutput):
     """What an encoder-decoder that generates text returns."""
@@ -106,25 +124,10 @@ class Seq2SeqLMOutput(Seq2SeqOutput):
     num_supervised_tokens: Tensor | None = None  # (), how many those are
 
 
+@_registered
 @dataclass(frozen=True, kw_only=True)
 class Seq2SeqSequenceClassifierOutput(Seq2SeqOutput):
     """What an encoder-decoder for sequence classification returns."""
 
     logits: Tensor  # (B, C)
     loss: Tensor | None = None  # (), the mean over the labels, where there are any
-
-
-# torch.export, vmap and the like have to know how to take an output apart and put it together.
-for output_class in (
-    EncoderOutput,
-    MaskedLMOutput,
-    QuestionAnsweringOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-    DecoderOutput,
-    CausalLMOutput,
-    Seq2SeqModelOutput,
-    Seq2SeqLMOutput,
-    Seq2SeqSequenceClassifierOutput,
-):
-    register_dataclass(output_class)

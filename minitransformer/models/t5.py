@@ -1,9 +1,9 @@
 """T5 (Raffel et al. 2019), and its version 1.1 (Shazeer 2020): text in, text out.
 
-What differs from the original paper: norms come first, have no mean and no bias, and stand once
-more at the end; no linear layer has a bias; scores are not scaled; positions are a bias on the
-scores, one table for all layers of a stack. base.py puts encoder and decoder
-together. Matches `transformers.models.t5.modeling_t5`.
+What differs from the original paper: norms come first, with one more at the end, and have no mean
+and no bias; no linear layer has a bias; scores are not scaled; positions are a bias on the scores,
+one table for all layers of a stack. base.py puts encoder and decoder together. Matches
+`transformers.models.t5.modeling_t5`.
 
 B sources, S source tokens, R decoded sequences, T their tokens, L those so far, H heads,
 E hidden size, V vocabulary.
