@@ -157,3 +157,22 @@ def test_in_bfloat16_the_gradients_are_the_formulas_up_to_rounding(monkeypatch):
     ):
         assert gradient.dtype == torch.bfloat16
         assert (gradient.float() - there).norm() < 0.02 * there.norm()
+
+
+def test_differences_of_nearly_equal_bfloat16_numbers_are_exact():
+    """All numbers fit bfloat16 but one, 257: the sum that is subtracted from 256 and 258."""
+    query, key = torch.randint(-3, 4, (2, 1, 2, 8, 4)).float()
+    query[..., :2], key[..., 2:] = 0, 0  # all scores are 0, all weights 1/8
+    value = torch.tensor([256.0, 0.0]).repeat(1, 2, 8, 1)
+    value[..., ::2, 1] = 2
+    exact = [tensor.requires_grad_() for tensor in (query, key, value)]
+    half = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    expected = attention_weights(query, key, scale=1.0) @ value
+    found = blockwise_attention(*half, None, dropout=1e-6, scale=1.0)  # drops nothing
+    for gradient, right in zip(
+        torch.autograd.grad(found.sum(), half),
+        torch.autograd.grad(expected.sum(), exact),
+        strict=True,
+    ):
+        assert right.any()
+        assert torch.equal(gradient.float(), right)
