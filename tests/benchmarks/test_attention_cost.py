@@ -56,7 +56,7 @@ def named(rows):
     return {row["implementation"]: row for row in rows}
 
 
-def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch):
+def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch, figures):
     out = tmp_path / "out"
     sides = ["ours eager", THEIRS_SDPA, NO_ATTENTION, "ours optimized"]
     words = ["--quick", "--threads", "1", "--tokens", "64", "--longest", "16", "--rounds", "2"]
@@ -90,7 +90,12 @@ def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch):
         if row["implementation"] == THEIRS_SDPA:
             assert row["times_faster"] == row["times_faster_low"] == 1
     for sweep in ("fixed_batch", "fixed_tokens"):
-        assert (out / f"attention_cost_quick_float32_{sweep}.png").exists()
+        name = f"attention_cost_quick_float32_{sweep}.png"
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+        for axes in figures[name].axes:
+            labels = [text.get_text() for text in axes.get_legend().get_texts()]
+            for side in {*sides, "the layer without attention"} - {NO_ATTENTION}:
+                assert any(label.startswith(side) for label in labels)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -12,6 +12,7 @@ from benchmarks.batches import RANDOM, SORTED
 from benchmarks.encoders import BEST, COMPILED, DEFAULT, OPTIMIZED, PLAIN, SAME, THEIRS, Side
 from benchmarks.runs import read, records
 from minitransformer import optimize
+from tests.benchmarks.conftest import tick_labels
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
 
@@ -202,7 +203,7 @@ def test_sequences_fit_the_smallest_vocabulary():
 
 
 @pytest.mark.slow
-def test_a_whole_run_of_training(tmp_path, capsys, in_this_process):
+def test_a_whole_run_of_training(tmp_path, capsys, in_this_process, figures):
     out = tmp_path / "out"
     words = ["--quick", "--threads", "1", "--out", str(out), "--cases", "squad"]
     assert training.main(words) == 0
@@ -212,11 +213,12 @@ def test_a_whole_run_of_training(tmp_path, capsys, in_this_process):
         assert row["case"] in printed
     assert [row["dropout"] for row in rows] == [0.1] * 6 + [0] * 6
     assert all(row["times_default_low"] <= row["times_default"] for row in rows[2:4])
-    assert (out / "training_quick.png").exists()
+    assert (out / "training_quick.png").read_bytes().startswith(b"\x89PNG")
+    assert tick_labels(figures["training_quick.png"].axes[0]) == [rows[0]["case"]]
 
 
 @pytest.mark.slow
-def test_a_whole_run_of_inference_in_processes(tmp_path, capsys):
+def test_a_whole_run_of_inference_in_processes(tmp_path, capsys, figures):
     text = tmp_path / "sentences.tsv"
     words = ["one", "two", "three", "four", "five", "six", "seven"]
     text.write_text("".join(" ".join(words[: n % 7 + 1]) + f" {n}\t1\n" for n in range(60)))
@@ -227,4 +229,5 @@ def test_a_whole_run_of_inference_in_processes(tmp_path, capsys):
     rows = records(read(out / "inference_quick_float32.csv"))
     assert [row["implementation"] for row in rows] == [THEIRS, PLAIN, OPTIMIZED]
     assert {row["text"] for row in rows} == {"sentences.tsv"}
-    assert (out / "inference_quick.png").exists()
+    assert (out / "inference_quick.png").read_bytes().startswith(b"\x89PNG")
+    assert tick_labels(figures["inference_quick.png"].axes[0]) == [rows[0]["case"]]

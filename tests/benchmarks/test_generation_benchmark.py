@@ -7,6 +7,7 @@ from benchmarks import generation, measuring
 from benchmarks.generation import OPTIMIZED, PLAIN, THEIRS, Clock, Side, Text
 from benchmarks.runs import read, records
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from tests.benchmarks.conftest import tick_labels
 
 SHAPES = {
     "gpt2": (
@@ -49,7 +50,7 @@ def gpt2():
     ).eval()
 
 
-def test_a_whole_run(tmp_path, capsys):
+def test_a_whole_run(tmp_path, capsys, figures):
     pytest.importorskip("transformers", reason="the comparison needs transformers")
     out = tmp_path / "out"
     assert generation.main(["--quick", "--out", str(out), "--threads", "1"]) == 0
@@ -65,7 +66,11 @@ def test_a_whole_run(tmp_path, capsys):
         assert plain["same_tokens"] == optimized["same_tokens"] == 1
     curves = [row for row in rows if "context" in row]
     assert [row["context"] for row in curves] == [2, 6, 10] * 4
-    assert (out / "generation_quick.png").exists()
+    assert (out / "generation_quick.png").read_bytes().startswith(b"\x89PNG")
+    speeds, growth = figures["generation_quick.png"].axes
+    assert tick_labels(speeds) == [texts[0]["case"], texts[4]["case"]]
+    names = [text.get_text() for text in growth.get_legend().get_texts()]
+    assert names == [" ".join(side) for side in sides]
 
 
 def test_different_texts_are_not_timed(gpt2):

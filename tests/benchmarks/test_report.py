@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.container import ErrorbarContainer
-from matplotlib.figure import Figure
 
 from benchmarks import report
 from benchmarks.report import (
@@ -20,6 +20,7 @@ from benchmarks.report import (
     timed,
 )
 from benchmarks.runs import read, records, write
+from tests.benchmarks.conftest import tick_labels
 
 ROOT = Path(report.__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -35,19 +36,6 @@ after
 """
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """Every figure that is saved, by the name of its file; nothing is written but an empty file."""
-    found = {}
-
-    def note(figure, path, **_):
-        found[Path(path).name] = figure
-        Path(path).touch()
-
-    monkeypatch.setattr(Figure, "savefig", note)
-    return found
-
-
 def error_bars(axes):
     """The dots with quartiles."""
     return [made for made in axes.containers if isinstance(made, ErrorbarContainer)]
@@ -57,13 +45,10 @@ def cases_of(rows):
     return list(dict.fromkeys(row["case"] for row in rows))
 
 
-def tick_labels(axes):
-    return [label.get_text() for label in axes.get_yticklabels()]
-
-
 @pytest.fixture
-def drawn(tmp_path, figures, capsys):
-    """What is drawn from a copy of the committed files."""
+def drawn(tmp_path, figures, capsys, monkeypatch):
+    """What is drawn from a copy of the committed files; the files of the pictures stay empty."""
+    monkeypatch.setattr(FigureCanvasBase, "print_figure", lambda _, path, **__: path.touch())
     for file in RESULTS.glob("*.csv"):
         shutil.copy(file, tmp_path)
     assert report.main([str(tmp_path)]) == 0
