@@ -91,7 +91,7 @@ def text_sequences(
     """
     tokenizer = Tokenizer.train(files, vocab_size=vocab_size, show_progress=False)
     made = []
-    for pack, what in ((False, "one line a sequence"), (True, "sequences of full length")):
+    for pack, what in ((False, "one line per sequence"), (True, "sequences of full length")):
         found, _ = tokenize_sequences(read_lines(files), tokenizer, max_length=length, pack=pack)
         ids = [found.ids[a:b] for a, b in zip(found.bounds[:-1], found.bounds[1:], strict=True)]
         if pack:

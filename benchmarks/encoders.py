@@ -1,10 +1,10 @@
 """What the benchmarks of training and inference share: the sides of a case, and their ratios.
 
-A side is an implementation on batches in one order. With *default settings* transformers gets what
-a user gets, batches drawn without regard to length, and ours what its own loader makes, which sorts
-by length. With *best settings* transformers gets the very batches of ours, without a mask where
-nothing is padded, and compiled where that is asked for; its fastest side counts. On the *same*
-batches ours gets the random ones of transformers. A ratio is of the time for a real token.
+A side is an implementation with batches in one order. With *default settings* transformers gets
+batches drawn without regard to length, as its users do, and our model gets those of our loader,
+which sorts by length. With *best settings* transformers gets our batches, without a mask where
+nothing is padded, and may be compiled; its fastest side counts. With the *same* batches our model
+gets the random ones of transformers. A ratio compares the times per real token.
 """
 
 import argparse
@@ -65,8 +65,14 @@ def encoder_parser(module: str, description: str, cases: Iterable[str]) -> Parse
     """
     parser, names = benchmark_parser(module, description), list(cases)
     add: Any = parser.add_argument
-    add("--text", type=Path, nargs="+", default=[], help="UTF-8, a sentence a line; a tab ends it")
-    add("--squad", type=Path, help="a file in SQuAD's form")
+    add(
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="UTF-8, one sentence per line; a tab ends it",
+    )
+    add("--squad", type=Path, help="a file in the format of SQuAD")
     add("--cases", nargs="+", choices=names, default=names, help="what is measured")
     add(
         "--settings",
@@ -75,9 +81,9 @@ def encoder_parser(module: str, description: str, cases: Iterable[str]) -> Parse
         default=SETTINGS,
         help="which ratios are measured",
     )
-    add("--batches", type=positive, help="of a pass, in place of each case's own")
-    add("--passes", type=positive, help="times over the batches of each case")
-    help = "cases in which transformers is measured compiled too, with best settings"
+    add("--batches", type=positive, help="per pass; by default each case has its own number")
+    add("--passes", type=positive, help="how often the batches of each case are repeated")
+    help = "cases that measure a compiled transformers, too, with best settings"
     add("--compile-theirs", nargs="+", choices=names, default=[], help=help)
     return parser
 
@@ -101,9 +107,9 @@ class EncoderCase(ABC):
     Attributes:
         kind: of its sequences.
         sizes, vocab_size: of the model.
-        length: tokens of a sequence at most.
-        batch_size: sequences a batch.
-        num_batches: of a pass.
+        length: the largest number of tokens in a sequence.
+        batch_size: sequences per batch.
+        num_batches: batches per pass.
         targets: the ratio to transformers with default settings, and with best settings.
         pad_token_id: of the sequences.
         dtype, device: as on the command line.
@@ -336,7 +342,7 @@ def compare(
         case: of both.
         side: theirs have no ratio.
         taken: the seconds for a real token of each pass, of each side.
-        settings: which ratios are wanted.
+        settings: which ratios to measure.
     """
     row: Row = {}
     ours_sorted = side.is_ours and side.batches == SORTED

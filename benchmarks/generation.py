@@ -282,7 +282,7 @@ def compare(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor
 def grow(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor) -> list[Row]:
     """Time each token while the context grows.
 
-    The clock looks at each token as it comes, so a GPU replays no captured step here.
+    Each token is timed on its own, so a GPU replays no captured step here.
     """
     for side in sides:
         side.generate(ids, 20, text.beams, None)  # whatever is made once

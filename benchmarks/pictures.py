@@ -198,7 +198,7 @@ def _draw_speeds(axes: Any, rows: list[Row]) -> None:
     axes.set_ylim(len(cases) - 0.45, -0.55)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("tokens a second, all sequences together (median and quartiles; log scale)")
+    axes.set_xlabel("tokens per second, all sequences together (median and quartiles; log scale)")
     axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
 
 

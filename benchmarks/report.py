@@ -3,8 +3,8 @@
     python -m benchmarks.report benchmarks/results --page benchmarks/results/README.md
     python -m benchmarks.report benchmarks/results/speed --page README.md
 
-draws the pictures of a directory again, and writes the tables of pages anew, so that nobody types a
-measured number. A table stands between two comments: `<!-- speed: begin -->` and `<!-- speed: end
+redraws the pictures of a directory and rewrites the tables of a page, so that no measured number is
+typed by hand. A table is written between two comments: `<!-- speed: begin -->` and `<!-- speed: end
 -->` for how many times faster the plain and the optimized model are with default settings, and
 `<!-- ratios: training inference, dropout 0.1, in FOLDER -->` and `<!-- ratios end -->` for the
 optimized one with default and with best settings in both dtypes.
@@ -31,9 +31,9 @@ CURVE = ["sweep", "part", "passes", "implementation"]
 # What the README calls the cases; others keep their names.
 LABELS = {
     "MLM, V 30,522, sequences of 512": "train a masked language model, full sequences of 512",
-    "MLM, V 30,522, one line a sequence": "train a masked language model, one line per sequence",
+    "MLM, V 30,522, one line per sequence": "train a masked language model, one line per sequence",
     "SQuAD, windows of 384": "fine-tune on SQuAD, windows of 384",
-    "encode, ragged sequences": "encode sentences and paragraphs of unequal length",
+    "encode, ragged sequences": "encode sentences of unequal length",
     "classify, ragged sequences": "classify sentences and paragraphs of unequal length",
     "GPT-2, 1 prompt": "generate with GPT-2, one prompt",
     "GPT-2, 8 prompts": "generate with GPT-2, eight prompts",

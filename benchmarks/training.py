@@ -63,7 +63,7 @@ class TrainingCase(EncoderCase):
         """For people."""
         if self.kind == SQUAD:
             return f"SQuAD, windows of {self.length}"
-        rows = "one line a sequence" if self.is_ragged else f"sequences of {self.length}"
+        rows = "one line per sequence" if self.is_ragged else f"sequences of {self.length}"
         return f"MLM, V {self.vocab_size:,}, {rows}"
 
     @property

@@ -91,7 +91,7 @@ def masked_language_model() -> Callable[[], Any]:
 
 def generating() -> Callable[[], Any]:
     model: Any = tiny.new("T5ForConditionalGeneration")
-    source, mask = tiny.pad([tiny.words(6), tiny.words(4)], 0)
+    source, mask = tiny.pad([tiny.random_ids(6), tiny.random_ids(4)], 0)
 
     def call() -> None:
         output = generate(model, source, attention_mask=mask, max_new_tokens=5)

@@ -130,7 +130,7 @@ def test_collecting_changes_no_result(name, variant):
 @pytest.mark.parametrize("variant", ["eager", "optimized"])
 @some_classes
 def test_calls_from_several_threads_do_not_meet(name, variant):
-    """300 calls from 4 threads that share a model, every second one collecting."""
+    """80 calls from 4 threads that share a model, every second one collecting."""
     model = new(name, variant)
     batches = [random_batch(model, length=length, seed=length) for length in (4, 5, 6, 7, 9)]
 
@@ -147,7 +147,7 @@ def test_calls_from_several_threads_do_not_meet(name, variant):
     first_weight = [next(model.parameters())]
     alone = [call(number) for number in range(2 * len(batches))]
     with ThreadPoolExecutor(4) as pool:
-        for number, found in enumerate(pool.map(call, range(300))):
+        for number, found in enumerate(pool.map(call, range(80))):
             expected = alone[number % len(alone)]
             assert len(found) == len(expected)
             for one, other in zip(found, expected, strict=True):

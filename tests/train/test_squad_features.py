@@ -341,7 +341,6 @@ needs_squad = pytest.mark.skipif(
     ("name", "windows", "exact", "wider"),
     [
         ("train-v1.1-subset", 3949, 3922, 17),
-        ("dev-v1.1", 10_784, 10_559, 52),
         ("dev-v2.0", 12_134, 5932, 20),
     ],
 )
