@@ -244,9 +244,7 @@ def first_token(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         return hidden[:, 0]
     real = attention_mask != 0
     first = real.int().argmax(dim=1)  # (B,)
-    # Not take_along_dim: under torch.compile, that recompiled for each new length.
-    index = first[:, None, None].expand(-1, 1, hidden.shape[2])  # (B, 1, E)
-    found = hidden.gather(1, index).squeeze(1)  # (B, E)
+    found = hidden[torch.arange(hidden.shape[0], device=hidden.device), first]  # (B, E)
     return found.masked_fill(~real.any(dim=1, keepdim=True), 0.0)
 
 
