@@ -23,7 +23,7 @@ from minitransformer.files import (
     read_json,
     remove_unfinished,
 )
-from minitransformer.names import nearest, unexpected_name
+from minitransformer.names import listed, nearest, shortened, unexpected_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minitransformer"
@@ -265,6 +265,21 @@ def test_the_nearest_name():
     assert nearest("hiden_size", ["hidden_size", "vocab_size"]) == "hidden_size"
     assert nearest("quite_another", ["hidden_size"]) is None
     assert "did you mean 'hidden_size'" in unexpected_name("field", "hiden_size", ["hidden_size"])
+
+
+def test_what_messages_show_of_large_values():
+    text = shortened("word " * 20_000)
+    assert len(text) == 200 and text.startswith("'word ") and text.endswith(" word '")
+    assert shortened(["a", 1]) == "['a', 1]"
+    assert shortened("a" * 198) == repr("a" * 198)
+    nested: list = []
+    for _ in range(10_000):
+        nested = [nested]
+    assert "too large to show" in shortened(nested) and "int" in shortened(10**5000)
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([]) == ""
+    assert listed(["ab"] * 5000).endswith(" and 4,950 more")
+    assert len(unexpected_name("f", "x" * 100_000, ["y" * 100_000] * 5000)) < 1100
 
 
 def test_a_directory_appears_complete_or_not_at_all(tmp_path):
