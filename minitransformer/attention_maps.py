@@ -39,12 +39,9 @@ from minitransformer.models.base import (
     start_token,
 )
 from minitransformer.models.gpt2 import GPT2Model
+from minitransformer.models.validation import check_evaluation_mode
 from minitransformer.names import unexpected_name
-from minitransformer.tasks.base import (
-    check_evaluation_mode,
-    check_vocabularies,
-    load_tokenizer,
-)
+from minitransformer.tasks.base import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 __all__ = [

@@ -26,7 +26,11 @@ from minitransformer.generation_config import (
 )
 from minitransformer.hf.config import class_name
 from minitransformer.models.base import DecodingSession, LanguageModel, Seq2SeqLM, start_token
-from minitransformer.models.validation import check_attention_mask, check_ids
+from minitransformer.models.validation import (
+    check_attention_mask,
+    check_evaluation_mode,
+    check_ids,
+)
 from minitransformer.tokenization import Tokenizer
 
 # For each step of decoding: the new tokens, (R,), and which of them are not padding, (R,) bool.
@@ -309,11 +313,7 @@ def _check_model(model: Any) -> None:
             f"a {class_name(model)} does not generate text; use a decoder such as GPT2LMHeadModel "
             "or an encoder-decoder such as T5ForConditionalGeneration"
         )
-    if any(module.training for module in model.modules()):
-        raise ValueError(
-            "the model, or a part of it, is in training mode, where dropout would change the "
-            "result; call model.eval() first"
-        )
+    check_evaluation_mode(model)
 
 
 def _check_prompts(

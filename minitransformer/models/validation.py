@@ -1,5 +1,7 @@
 """Checks of what goes into a model: one clear error instead of a crash, or of a wrong answer.
 
+One error is about what comes out: :func:`not_finite`.
+
 B batch, T tokens, C classes.
 
 Values of a tensor (is every id in the vocabulary?) are checked where they can be read, see
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.names import unexpected_name
@@ -317,6 +319,41 @@ def check_end_tokens(is_end: Tensor, eos_token_id: int | None) -> None:
             f"input_ids has no end token, eos_token_id={eos_token_id}, in sequence {sequence}; "
             "BART classifies a text at its end: tokenize it with special tokens"
         )
+
+
+def check_evaluation_mode(model: nn.Module) -> None:
+    """Check that no part of the model is in training mode.
+
+    Raises:
+        ValueError: one is.
+    """
+    if any(module.training for module in model.modules()):
+        raise ValueError(
+            "the model, or a part of it, is in training mode, where dropout would change the "
+            "result; call model.eval() first"
+        )
+
+
+def not_finite(outputs: str, model: nn.Module) -> ValueError:
+    """The error for outputs that are NaN or infinite, which says whether the weights are too.
+
+    Args:
+        outputs: what they are, in the plural, such as "the logits".
+        model: that computed them.
+    """
+    weights = dict([*model.named_parameters(), *model.named_buffers()])
+    broken = [name for name, values in weights.items() if not bool(values.isfinite().all())]
+    if broken:
+        return ValueError(
+            f"{outputs} contain NaN or infinity, and so does the weight {broken[0]}; load an "
+            "undamaged checkpoint, or train again with a lower learning rate"
+        )
+    dtypes = ", ".join(sorted({str(values.dtype) for values in weights.values()}))
+    return ValueError(
+        f"{outputs} contain NaN or infinity, though all weights ({dtypes}) are finite: a number "
+        "exceeded the range of its dtype; in float16 it is small, so use float32 or bfloat16 "
+        "instead, as in model.float()"
+    )
 
 
 def _check_vector(name: str, values: Tensor, batch_size: int) -> None:

@@ -6,6 +6,7 @@ B sequences of a batch, T tokens.
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
@@ -16,6 +17,7 @@ from minitransformer.fast import optimize as optimize_model
 from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.hf.config import class_name, family_of_model
 from minitransformer.models.base import Model
+from minitransformer.models.validation import not_finite
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 Result = TypeVar("Result")
@@ -27,7 +29,9 @@ class Task:
     """Base of the tasks: a callable that runs a model on each text.
 
     Args:
-        model: of a class that supports the task; it is put into evaluation mode.
+        model: of a class that supports the task. Calls run it in evaluation mode, and leave every
+            part of it in the mode that it was in; while a model in training mode is being called,
+            no other thread may use it.
         tokenizer: the model's tokenizer.
         batch_size: the maximum number of sequences in a batch.
 
@@ -48,7 +52,7 @@ class Task:
             raise ValueError(_wrong_model(type(self), model))
         check_vocabularies(model, tokenizer)
         check_count("batch_size", batch_size)
-        self.model = model.eval()
+        self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
 
@@ -122,19 +126,31 @@ class Task:
             batch: the sequences, of any lengths.
             compute: takes the model's inputs, (B, T) each, on its device and padded on the right;
                 returns B results.
-
-        Raises:
-            ValueError: the model is in training mode.
         """
-        check_evaluation_mode(self.model)
         device = next(self.model.parameters()).device
         lengths = [len(encoding) for encoding in batch.encodings]
         results: dict[int, Result] = {}
-        for indices in batches_by_length(lengths, self.batch_size):
-            inputs = batch.padded_batch(indices, padding_id(self.tokenizer))
-            moved = {name: tensor.to(device) for name, tensor in inputs.items()}
-            results.update(zip(indices, compute(moved), strict=True))
+        with evaluation_mode(self.model):
+            for indices in batches_by_length(lengths, self.batch_size):
+                inputs = batch.padded_batch(indices, padding_id(self.tokenizer))
+                moved = {name: tensor.to(device) for name, tensor in inputs.items()}
+                results.update(zip(indices, compute(moved), strict=True))
         return [results[index] for index in range(len(lengths))]
+
+    def _finite(self, outputs: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Outputs of the model as float32 on the CPU, of which NaN would make a wrong answer.
+
+        Args:
+            outputs: of any shape; (B, T, ...) with an `attention_mask`.
+            attention_mask: (B, T); outputs at padding, which nothing reads, are not checked.
+
+        Raises:
+            ValueError: they contain NaN or infinity.
+        """
+        read = outputs if attention_mask is None else outputs[attention_mask.bool()]
+        if not bool(read.isfinite().all()):
+            raise not_finite(f"{self.name}: the outputs", self.model)
+        return outputs.float().cpu()
 
 
 def load_tokenizer(path: str | Path, model: Model) -> Tokenizer:
@@ -163,17 +179,20 @@ def check_vocabularies(model: Model, tokenizer: Tokenizer) -> None:
         )
 
 
-def check_evaluation_mode(model: Model) -> None:
-    """Check that no part of the model is in training mode.
+@contextmanager
+def evaluation_mode(model: Model) -> Iterator[None]:
+    """Keep every part of a model in evaluation mode, and then return each to the mode it was in.
 
-    Raises:
-        ValueError: one is.
+    A model in evaluation mode is not touched, so threads may share it.
     """
-    if any(module.training for module in model.modules()):
-        raise ValueError(
-            "the model, or a part of it, is in training mode, where dropout would change the "
-            "result; call model.eval() first"
-        )
+    in_training = [module for module in model.modules() if module.training]
+    try:
+        for module in in_training:
+            module.training = False
+        yield
+    finally:
+        for module in in_training:
+            module.training = True
 
 
 def max_tokens(model: Model, tokenizer: Tokenizer) -> int:

@@ -77,9 +77,9 @@ class FeatureExtraction(Task):
 
     def _features(self, inputs: dict[str, Tensor], pooling: str | None) -> Iterable[Tensor]:
         """(T, E) without padding, or (E,), for each of B sequences."""
-        hidden = self.model(**inputs).last_hidden_state.float().cpu()  # (B, T, E)
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        for states, length in zip(hidden, lengths, strict=True):
+        mask = inputs["attention_mask"]
+        hidden = self._finite(self.model(**inputs).last_hidden_state, mask)  # (B, T, E)
+        for states, length in zip(hidden, mask.sum(dim=1).tolist(), strict=True):
             real = states[:length]  # (T, E); padding is on the right
             if pooling is None:
                 yield real.clone()  # a view would keep the whole batch in memory

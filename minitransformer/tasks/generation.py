@@ -26,7 +26,7 @@ from minitransformer.generation_config import (
 )
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import LanguageModel, Model, Seq2SeqLM
-from minitransformer.tasks.base import Task, batches_by_length, padding_id
+from minitransformer.tasks.base import Task, batches_by_length, evaluation_mode, padding_id
 from minitransformer.tokenization import Tokenizer
 
 CONFIG = "config.json"
@@ -157,14 +157,15 @@ class GenerationTask(Task):
         answers: dict[int, list[list[int]]] = {}
         batches = batches_by_length([len(ids) for ids in inputs], self.batch_size, equal=equal)
         for number, batch in enumerate(batches):
-            output = generate(
-                self.model,
-                *self._padded([inputs[index] for index in batch]),
-                defaults=config,
-                seed=None if seed is None else seed + number,
-                tokenizer=self.tokenizer,
-                **fields,
-            )
+            with evaluation_mode(self.model):
+                output = generate(
+                    self.model,
+                    *self._padded([inputs[index] for index in batch]),
+                    defaults=config,
+                    seed=None if seed is None else seed + number,
+                    tokenizer=self.tokenizer,
+                    **fields,
+                )
             new = output.new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A, N)
             lengths = output.num_new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A)
             for index, several, counts in zip(batch, new, lengths, strict=True):
@@ -182,7 +183,20 @@ class GenerationTask(Task):
     ) -> Iterator[str]:
         """Generate from one sequence of ids, and yield the text piece by piece."""
         check_field_names(fields)
-        return stream_text(self.model, self.tokenizer, ids, defaults=config, seed=seed, **fields)
+        with evaluation_mode(self.model):
+            pieces = stream_text(
+                self.model, self.tokenizer, ids, defaults=config, seed=seed, **fields
+            )
+        return self._in_evaluation_mode(pieces)
+
+    def _in_evaluation_mode(self, pieces: Iterator[str]) -> Iterator[str]:
+        """The same pieces; between them the model is in the mode that the caller set."""
+        while True:
+            with evaluation_mode(self.model):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
     def _padded(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and attention mask, (B, T) each, on the model's device, padded on the right."""

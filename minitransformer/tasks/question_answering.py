@@ -302,8 +302,9 @@ class QuestionAnswering(Task):
 
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """(B, 2, T), the start and end logits."""
-        output = self.model(**inputs)
-        return torch.stack([output.start_logits, output.end_logits], dim=1).cpu()
+        output, mask = self.model(**inputs), inputs["attention_mask"]
+        both = output.start_logits, output.end_logits
+        return torch.stack([self._finite(logits, mask) for logits in both], dim=1)
 
     def _search(
         self,

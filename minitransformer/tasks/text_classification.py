@@ -76,7 +76,7 @@ class TextClassification(Task):
 
     def _scores(self, inputs: dict[str, Tensor]) -> list[list[float]]:
         """The scores of B sequences for C classes each."""
-        logits = self.model(**inputs).logits.float()  # (B, C)
+        logits = self._finite(self.model(**inputs).logits)  # (B, C)
         config = self.model.config
         if config.problem_type == "regression":
             scores = logits

@@ -305,7 +305,8 @@ class TokenClassification(Task):
 
     def _scores(self, inputs: dict[str, Tensor]) -> Iterable[np.ndarray]:
         """The probabilities of B sequences, (T, C) each, including padding."""
-        return self.model(**inputs).logits.float().softmax(dim=-1).cpu().numpy()  # (B, T, C)
+        logits = self._finite(self.model(**inputs).logits, inputs["attention_mask"])  # (B, T, C)
+        return logits.softmax(dim=-1).numpy()
 
     def _tokens(
         self, batch: BatchEncoding, index: int, scores: np.ndarray, text: str

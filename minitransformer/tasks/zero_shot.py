@@ -100,7 +100,7 @@ class ZeroShotClassification(Task):
             truncation="only_first",
             sequences_per_text=len(labels),
         )
-        logits = self._run(batch, lambda inputs: self.model(**inputs).logits.float().cpu())
+        logits = self._run(batch, lambda inputs: self._finite(self.model(**inputs).logits))
         answers = [
             self._ranked(
                 premise,

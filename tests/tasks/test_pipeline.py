@@ -1,15 +1,18 @@
 """`pipeline`: every task by its name, optimized or plain."""
 
 import inspect
+import math
 import typing
 
 import pytest
+from torch import Tensor
 
 from minitransformer import BertForMaskedLM, Tokenizer, optimize, restore
 from minitransformer.cli import main
 from minitransformer.fast import is_optimized
 from minitransformer.tasks.base import Task
 from minitransformer.tasks.fill_mask import FillMask
+from minitransformer.tasks.generation import GenerationTask
 from minitransformer.tasks.pipeline import ALIASES, TASKS, pipeline
 from tests.tiny import TEXTS, same, save_checkpoint
 
@@ -60,9 +63,15 @@ EXAMPLES = {
 def save_example(task, directory):
     """A checkpoint for the task, and the arguments of a call."""
     name, fields, arguments = EXAMPLES[task]
+    fields = {"hidden_dropout_prob": 0.5, **fields}
     if name.startswith(("For", "Model")):
         return save_checkpoint(directory, f"Bert{name}", **fields), arguments, {}
     return save_checkpoint(directory, name, **fields), arguments, {"max_new_tokens": 5}
+
+
+def numbers(answers):
+    """The answers with lists instead of tensors."""
+    return [one.tolist() if isinstance(one, Tensor) else one for one in answers]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -72,10 +81,7 @@ def test_a_model_is_optimized_unless_it_is_to_stay_plain(task, tmp_path):
     assert is_optimized(optimized.model)
     assert not is_optimized(plain.model)
     assert not is_optimized(TASKS[task].from_pretrained(path, optimize=False).model)
-    answers, expected = optimized(*arguments, **fields), plain(*arguments, **fields)
-    if task == "feature-extraction":
-        answers, expected = ([one.flatten().tolist() for one in all] for all in (answers, expected))
-    same(answers, expected)
+    same(numbers(optimized(*arguments, **fields)), numbers(plain(*arguments, **fields)))
     assert restore(optimized.model) is optimized.model
     assert not is_optimized(optimized.model)
 
@@ -132,9 +138,48 @@ def test_a_task_of_a_model_in_hand(optimized, tmp_path):
         TASKS["token-classification"](model, tokenizer)
 
 
-def test_a_model_in_training_mode_is_refused(tmp_path):
-    path, arguments, _ = save_example("fill-mask", tmp_path)
-    fill = pipeline("fill-mask", path)
-    fill.model.backbone.layers[1].feed_forward_dropout.train()
-    with pytest.raises(ValueError, match="in training mode.*call model.eval"):
-        fill(*arguments)
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_is_left_in_the_mode_in_which_it_was(task, tmp_path):
+    path, arguments, fields = save_example(task, tmp_path)
+    loaded = pipeline(task, path)
+    model = loaded.model
+    expected = numbers(loaded(*arguments, **fields))
+
+    def modes():
+        return [module.training for module in model.modules()]
+
+    assert not any(modes())
+    model.train()
+    [*model.children()][-1].eval()
+    before = modes()
+    run = TASKS[task](model, loaded.tokenizer)
+    assert modes() == before
+    same(numbers(run(*arguments, **fields)), expected)
+    assert modes() == before
+    if hasattr(run, "stream"):
+        for _ in run.stream(TEXTS[0], **fields):
+            assert modes() == before
+        assert modes() == before
+    next(model.parameters()).data.fill_(math.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        run(*arguments, **fields)
+    assert modes() == before
+
+
+@pytest.mark.parametrize(
+    "task", [name for name, task in TASKS.items() if not issubclass(task, GenerationTask)]
+)
+@pytest.mark.parametrize("broken", [True, False])
+def test_outputs_that_are_not_finite(broken, task, tmp_path):
+    path, arguments, fields = save_example(task, tmp_path)
+    run = pipeline(task, path)
+    if broken:
+        name, weight = list(run.model.named_parameters())[3]
+        weight.data[0] = math.nan
+        message = f"{task}: the outputs contain NaN or infinity, and so does the weight {name}; "
+    else:
+        for weight in run.model.parameters():
+            weight.data.mul_(1e38)
+        message = "though all weights .torch.float32. are finite: a number exceeded the range"
+    with pytest.raises(ValueError, match=message):
+        run(*arguments, **fields)
