@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minitransformer.generation.stopping import has_token
 from minitransformer.models.base import Model
 from minitransformer.models.bert import BertForMaskedLM
 from minitransformer.tasks.base import Task, check_count, max_tokens
@@ -39,6 +40,8 @@ class FillMask(Task):
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
         super().__init__(model, tokenizer, batch_size=batch_size)
         self.mask_token_id = tokenizer.mask_token_id
+        # A model may have more embeddings than there are tokens, and ids may have gaps.
+        self.token_ids = [i for i in range(tokenizer.vocab_size) if has_token(tokenizer, i)]
 
     def __call__(
         self,
@@ -59,18 +62,19 @@ class FillMask(Task):
         Returns:
             For one text with one mask: a list of dicts with `score` (a probability), `token` (the
             id), `token_str` and `sequence`, best first. With several masks: such a list for each
-            mask. For several texts: a list with the result of each.
+            mask. For several texts: a list with the result of each. The probability is among all
+            embeddings of the model; those without a token are no answers.
 
         Raises:
             TypeError: a text is not a string.
             ValueError: a text has no mask or is too long, or a target is not one known token.
         """
         check_count("top_k", top_k)
-        allowed = None if targets is None else self._target_ids(targets)
+        candidates = self.token_ids if targets is None else self._target_ids(targets)
         text_list = [texts] if isinstance(texts, str) else texts
         batch = self.tokenizer(text_list)
         self._check(text_list, batch["input_ids"])
-        answers = self._run(batch, lambda inputs: self._fill(inputs, top_k, allowed))
+        answers = self._run(batch, lambda inputs: self._fill(inputs, top_k, candidates))
         return answers[0] if isinstance(texts, str) else answers
 
     def _check(self, texts: Sequence[str], input_ids: list[list[int]]) -> None:
@@ -85,20 +89,20 @@ class FillMask(Task):
                 )
 
     def _fill(
-        self, inputs: dict[str, Tensor], top_k: int, allowed: list[int] | None
+        self, inputs: dict[str, Tensor], top_k: int, candidates: list[int]
     ) -> Iterator[list[Any]]:
         masked = inputs["input_ids"] == self.mask_token_id  # (B, T)
-        scores = self.model.logits_at(masked, **inputs).float().softmax(dim=-1).cpu()  # (N, V)
-        candidates = torch.tensor(range(scores.shape[1]) if allowed is None else allowed)
-        best = scores[:, candidates].topk(min(top_k, len(candidates)))  # (N, K)
+        scores = self._finite(self.model.logits_at(masked, **inputs)).softmax(dim=-1)  # (N, V)
+        ids = torch.tensor(candidates)
+        best = scores[:, ids].topk(min(top_k, len(ids)))  # (N, K)
         # For each mask: its K scores and its K tokens.
-        ranked = zip(best.values.tolist(), candidates[best.indices].tolist(), strict=True)
+        ranked = zip(best.values.tolist(), ids[best.indices].tolist(), strict=True)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        for ids, length in zip(inputs["input_ids"].tolist(), lengths, strict=True):
-            positions = [i for i, token in enumerate(ids) if token == self.mask_token_id]
+        for text, length in zip(inputs["input_ids"].tolist(), lengths, strict=True):
+            positions = [i for i, token in enumerate(text) if token == self.mask_token_id]
             answers = [
                 [
-                    self._answer(ids[:length], position, token, score, several=len(positions) > 1)
+                    self._answer(text[:length], position, token, score, several=len(positions) > 1)
                     for score, token in zip(*next(ranked), strict=True)
                 ]
                 for position in positions

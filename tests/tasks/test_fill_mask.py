@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import tokenizers
 import torch
 
-from minitransformer import RobertaForMaskedLM, RobertaModel, parity, pipeline
+from minitransformer import RobertaForMaskedLM, RobertaModel, Tokenizer, parity, pipeline
 from minitransformer.cli import main
 from minitransformer.tasks.fill_mask import FillMask
 from tests.tiny import ENCODERS, roberta_config, same, save_checkpoint, their_pipeline
@@ -60,6 +61,27 @@ def test_batches_do_not_change_the_answers(any_path):
     same(fill(texts), [fill(text) for text in texts])
     fill.tokenizer.padding_side = "left"
     same(fill(texts), small(texts))
+
+
+def test_answers_are_tokens_where_the_model_has_more_embeddings(tmp_path):
+    """The vocabulary is padded, as for speed, and the ids have gaps; no answer is lost to them."""
+    words = ["[PAD]", "[MASK]", "ciao", "va"]
+    ids = dict(zip(words, (0, 1, 3, 6), strict=True))
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="ciao"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(backend, {"pad_token": "[PAD]", "mask_token": "[MASK]"})
+    path = save_checkpoint(tmp_path, "BertForMaskedLM", tokenizer=tokenizer, vocab_size=64)
+    fill = pipeline("fill-mask", path)
+    fill.model.get_parameter("lm_head.bias").data[[2, 63]] = 4.0  # no tokens, but likely
+    logits = fill.model(torch.tensor([[3, 1]])).logits[0, 1]
+    scores = logits.softmax(0)[[*ids.values()]].sort(descending=True).values
+    answers = fill("ciao [MASK]", top_k=64)
+    assert {answer["token"]: answer["token_str"] for answer in answers} == {
+        token: word for word, token in ids.items()
+    }
+    same([answer["score"] for answer in answers], scores.tolist())
+    assert fill("ciao [MASK]", top_k=1) == answers[:1]
+    assert fill("ciao [MASK]", targets=words, top_k=4) == answers
 
 
 def test_targets_are_ranked_among_themselves(path):
