@@ -75,6 +75,38 @@ def test_a_nucleus_is_looked_for_among_the_best_first(monkeypatch):
     assert candidates(torch.zeros(2, 3000), config).scores.shape == (2, 3000)
 
 
+@pytest.mark.parametrize("partial_sort_size", [1024, 3])
+@pytest.mark.parametrize(
+    ("probabilities", "p", "kept"),
+    [
+        ([0.3, 0.1, 0.1, 0.5], 0.8, [0, 3]),
+        ([0.1, 0.4, 0.2, 0.3], 0.7, [1, 3]),
+        ([0.9, 0.05, 0.03, 0.02], 0.9, [0]),
+        ([0.1, 0.6, 0.1, 0.2], 0.8, [1, 3]),
+        ([0.25, 0.25, 0.25, 0.25], 0.5, [0, 1]),  # two of four equal ones
+        ([0.3, 0.1, 0.1, 0.5], 0.81, [0, 1, 3]),
+    ],
+)
+def test_tokens_that_reach_p_exactly_are_enough(
+    probabilities, p, kept, partial_sort_size, monkeypatch
+):
+    monkeypatch.setattr(sampling, "_PARTIAL_SORT_SIZE", partial_sort_size)
+    scores = torch.tensor([probabilities]).log()
+    left = candidates(scores, GenerationConfig(do_sample=True, top_k=0, top_p=p))
+    ids = left.ids[left.scores > -torch.inf].tolist()
+    number_of_theirs = int((theirs(scores, 1, top_p=p) > -torch.inf).sum())
+    assert len(ids) == len(kept) == number_of_theirs
+    assert sorted(probabilities[i] for i in ids) == sorted(probabilities[i] for i in kept)
+
+
+def test_top_k_keeps_k_of_those_that_tie():
+    """transformers keeps all that tie for the last place."""
+    scores = torch.tensor([[1.0, 0.0, 2.0, 0.0, 0.0]])
+    left = candidates(scores, GenerationConfig(do_sample=True, top_k=3))
+    assert sorted(left.scores[0].tolist()) == [0.0, 1.0, 2.0]
+    assert int((theirs(scores, 1, top_k=3) > -torch.inf).sum()) == 5
+
+
 @pytest.mark.parametrize("p", [0.8, 0.95])
 def test_top_p_counts_the_probability_of_the_whole_vocabulary(p):
     """The first 1,024 tokens have 0.87 together; 0.8 of all is more than 0.8 of these."""
