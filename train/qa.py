@@ -186,8 +186,9 @@ def predict(
         )
         for row, window in enumerate(windows):
             offsets = features.offsets[features.tokens(window)].tolist()
-            windows_of.setdefault(int(features.example_index[window]), []).append(
-                found.window(row, offsets)
+            question = int(features.example_index[window])
+            windows_of.setdefault(question, []).append(
+                found.window(row, contexts[question], offsets)
             )
         sums.add(features, windows, start_logits, end_logits)
     return Predictions(

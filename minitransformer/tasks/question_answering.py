@@ -52,8 +52,11 @@ class WindowSpans:
     log_totals: Tensor  # (B,), log of the sum of exp(score) over all allowed spans
     null_scores: Tensor  # (B,), the score of "no answer": start + end logit of [CLS]
 
-    def window(self, index: int, offsets: Sequence[Sequence[int]]) -> "Window":
-        """A window's spans in characters, given the (T, 2) offsets of its tokens."""
+    def window(self, index: int, context: str, offsets: Sequence[Sequence[int]]) -> "Window":
+        """A window's spans in characters, given the (T, 2) offsets of its tokens in the context.
+
+        In some byte-level vocabularies a token includes the space before it; no span does.
+        """
         found = zip(
             self.scores[index].tolist(),
             self.starts[index].tolist(),
@@ -61,7 +64,7 @@ class WindowSpans:
             strict=True,
         )
         spans = [
-            Span(score, int(offsets[first][0]), int(offsets[last][1]))
+            Span(score, *_without_space(context, int(offsets[first][0]), int(offsets[last][1])))
             for score, first, last in found
             if score > -math.inf
         ]
@@ -119,6 +122,12 @@ class Span:
     score: float
     start: int
     end: int
+
+
+def _without_space(context: str, start: int, end: int) -> tuple[int, int]:
+    """The characters [start, end) without white space at the ends; not all of them are."""
+    text = context[start:end]
+    return start + len(text) - len(text.lstrip()), start + len(text.rstrip())
 
 
 @dataclass(frozen=True)
@@ -329,7 +338,7 @@ class QuestionAnswering(Task):
             max_answer_tokens=max_answer_tokens,
             top_k=top_k,
         )
-        return found.window(0, offsets)
+        return found.window(0, context, offsets)
 
 
 def _answers(

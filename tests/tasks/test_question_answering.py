@@ -7,6 +7,7 @@ import json
 import math
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,8 +149,8 @@ def test_a_window_has_at_most_384_tokens(checkpoint):
     assert max(lengths) == 384
 
 
-def test_white_space_is_no_answer(tmp_path):
-    """A byte-level vocabulary has tokens for it."""
+def test_no_answer_is_or_begins_with_white_space(tmp_path):
+    """A byte-level vocabulary has tokens for it, and includes a space in most words."""
     text = "the  weather   was fine .   anna went to rome .\n\n"
     (tmp_path / "text.txt").write_text(text * 9)
     tokenizer = Tokenizer.train(tmp_path / "text.txt", vocab_size=280, show_progress=False)
@@ -167,6 +168,13 @@ def test_white_space_is_no_answer(tmp_path):
     answers = QuestionAnswering(perturb(model), tokenizer)("who went?", text, top_k=5000)
     assert len(answers) > 100
     assert all(a["answer"] == a["answer"].strip() != "" for a in answers)
+    assert all(a["answer"] == text[a["start"] : a["end"]] for a in answers)
+    settings = tokenizer.backend.to_str()
+    assert '"trim_offsets":true' in settings
+    settings = settings.replace('"trim_offsets":true', '"trim_offsets":false')
+    untrimmed = Tokenizer(tokenizers.Tokenizer.from_str(settings), tokenizer.special_tokens)
+    assert text[slice(*untrimmed([text]).offsets(0)[3])] == " we"
+    assert QuestionAnswering(model, untrimmed)("who went?", text, top_k=5000) == answers
 
 
 def test_no_answer_is_ranked_by_its_score(checkpoint):
