@@ -110,6 +110,7 @@ ONLY_VALUES = {
     "add_final_layer_norm": False,
     "encoder_layerdrop": 0.0,
     "decoder_layerdrop": 0.0,
+    "do_blenderbot_90_layernorm": False,
 }
 
 WITHOUT_EFFECT = frozenset(
@@ -117,13 +118,14 @@ WITHOUT_EFFECT = frozenset(
         "add_bias_logits",
         "classif_dropout",
         "extra_pos_embeddings",  # always 2
-        "num_hidden_layers",  # the same as encoder_layers
         "replacing_rate",  # this and the next three describe how a checkpoint was distilled
         "save_step",
         "student_decoder_layers",
         "student_encoder_layers",
     }
 )
+
+INPUT_TOKENS = frozenset({"decoder_start_token_id"})
 
 BART = Family(
     model_type="bart",
@@ -146,4 +148,5 @@ BART = Family(
         "static_position_embeddings": False,
     },
     without_effect=WITHOUT_EFFECT,
+    input_tokens=INPUT_TOKENS | {"eos_token_id"},
 )

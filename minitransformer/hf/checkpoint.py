@@ -31,18 +31,21 @@ from minitransformer.generation_config import (
 )
 from minitransformer.generation_config import FILE as GENERATION
 from minitransformer.hf.config import (
-    config_from_hf,
+    architecture,
+    changed_function,
+    config_from_fields,
     config_to_hf,
     family_of,
     family_of_model,
     reference_class,
-    stored_num_labels,
+    stated_fields,
+    unnamed_classes,
 )
 from minitransformer.hf.family import Family
 from minitransformer.hf.weight_names import (
     Translation,
     is_transposed,
-    number_of_layers,
+    layer_numbers,
     stored_names,
     translate,
 )
@@ -50,7 +53,7 @@ from minitransformer.hub import resolve_checkpoint
 from minitransformer.layers.positional_embeddings import SinusoidalPositions
 from minitransformer.models.base import LanguageModel, Model, SequenceClassifier, TaskModel
 from minitransformer.models.bert import BertForTokenClassification
-from minitransformer.models.config import Config
+from minitransformer.models.config import ClassifierConfig, Config
 from minitransformer.names import unexpected_name
 
 CONFIG = "config.json"
@@ -91,7 +94,7 @@ def from_pretrained(
     content = _read_config(directory)
     family = family_of(content, directory / CONFIG)
     models = {model.__name__: model for model in family.models}
-    name = _architecture(content)
+    name = architecture(content)
     if name is None:
         raise CheckpointError(
             f"{directory / CONFIG} names no architecture; load it by its class: "
@@ -144,7 +147,7 @@ def load_model(
     known_class = reference_class(model_class)
     directory = resolve_checkpoint(path, _PATTERNS)
     content = _read_config(directory)
-    family = family_of(content, directory / CONFIG)
+    family = family_of(content, directory / CONFIG, known_class)
     if known_class not in family.models:
         raise CheckpointError(
             f"{directory / CONFIG}: model_type={family.model_type!r}, but a "
@@ -201,35 +204,44 @@ def _load(
             f"dtype=torch.float16: a {known_name} overflows in it; use dtype=torch.bfloat16"
         )
     stored = list_tensors(directory, known_name)
-    content = family.adjust(content, stored)
-    config = config_from_hf(content, family, directory / CONFIG, changes or {})
-    _check_layers(stored, family, config, directory)
+    content, changes = family.adjust(content, stored), changes or {}
+    keep_head = _has_the_head_of(model_class, content, family)
+    classes = _stored_classes(stored, model_class, family) if keep_head else None
+    stated = stated_fields(content, family, directory / CONFIG)
+    if classes is not None and "id2label" not in stated:
+        stated["id2label"] = unnamed_classes(classes)
+    config = config_from_fields(stated, family, directory / CONFIG, changes)
+    stored = _stored_layers(stored, family, config, directory, changes)
     with torch.device("meta"):  # shapes without memory
         model = model_class(config, attention=attention)
     if _has_no_pooler(stored, model, content):
         model.register_module("pooler", None)
-    same_classes = stored_num_labels(content, family, directory / CONFIG) == getattr(
-        config, "num_labels", None
-    )
-    keep_head = _has_the_head_of(model, same_classes, content, family)
+    if classes is not None and "id2label" in changes:
+        keep_head = len(changes["id2label"]) == classes
     try:
         found = translate(stored, family, model, keep_head=keep_head)
     except CheckpointError as error:
         raise CheckpointError(f"{directory}: {error}") from error
     _check_shapes(stored, found, model, directory, family)
-    named = _architecture(content)
-    if named is None and isinstance(model, SequenceClassifier | BertForTokenClassification):
+    named = architecture(content)
+    if named is None and _is_classifier(model_class):
         warnings.warn(
             f"{directory / CONFIG} names no architecture: the stored classifier is assumed to be "
             f"that of a {known_name}",
             stacklevel=4,
         )
     _report(found, known_name, directory, must_be_complete=named == known_name and keep_head)
+    if changed := changed_function(stated, family, changes, model):
+        warnings.warn(
+            f"{directory}: with {', '.join(changed)}, the stored weights compute another function; "
+            "train the model, or leave the field as it is in the checkpoint",
+            stacklevel=4,
+        )
 
     if isinstance(model, LanguageModel):
         generation_config = read_generation_config(directory, content)
-        changed = {name: v for name, v in (changes or {}).items() if name in FIELDS}
-        model.generation_config = replace(generation_config, **changed)
+        tokens = {name: v for name, v in changes.items() if name in FIELDS}
+        model.generation_config = replace(generation_config, **tokens)
         model.task_specific_params = {n: content[n] for n in TASK_FIELDS if n in content}
     model = model.to(dtype).to_empty(device=device)
     for part in found.new:
@@ -244,28 +256,40 @@ def _load(
     return model.eval()
 
 
-def _check_layers(
-    stored: "dict[str, StoredTensor]", family: Family, config: Config, directory: Path
-) -> None:
-    """Check the numbers of layers before a model of the config's size is built."""
+def _stored_layers(
+    stored: "dict[str, StoredTensor]",
+    family: Family,
+    config: Config,
+    directory: Path,
+    changes: Mapping[str, Any],
+) -> "dict[str, StoredTensor]":
+    """The tensors without those of layers that the caller leaves out.
+
+    The numbers of layers are checked before a model of the config's size is built.
+
+    Raises:
+        CheckpointError: the config has more layers than are stored, or config.json has fewer.
+    """
     for stack, field in family.stacks.items():
-        layers = number_of_layers(stored, family, config, stack)
-        expected = getattr(config, field)
-        if layers != expected:
-            raise CheckpointError(
-                f"{directory}: the config has {field}={expected}, "
-                f"but the checkpoint has the tensors of {layers} layers"
+        numbers = layer_numbers(stored, family, config, stack)
+        layers, expected = len(set(numbers.values())), getattr(config, field)
+        if expected < layers and field in changes:
+            warnings.warn(
+                f"{directory}: {field}={expected} takes the first {expected} of {layers} layers",
+                stacklevel=5,
             )
+            stored = {n: t for n, t in stored.items() if numbers.get(n, -1) < expected}
+        elif expected != layers:
+            name = field if field in changes else family.config_names.get(field, field)
+            raise CheckpointError(
+                f"{directory}: {name}={expected}, but the checkpoint has the tensors of {layers} "
+                f"layers; set it to {layers}, or save the whole checkpoint again"
+            )
+    return stored
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     return read_json(checkpoint_file(directory, CONFIG))
-
-
-def _architecture(content: dict[str, Any]) -> str | None:
-    """The class that config.json names, or None."""
-    architectures = content.get("architectures")
-    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
 
 
 def _has_no_pooler(
@@ -274,28 +298,35 @@ def _has_no_pooler(
     """Whether a backbone was saved without its pooler, which is optional."""
     if isinstance(model, TaskModel) or getattr(model, "pooler", None) is None:
         return False
-    named = _architecture(content) == reference_class(model).__name__
+    named = architecture(content) == reference_class(model).__name__
     return named and not any("pooler." in name for name in stored)
 
 
-def _has_the_head_of(
-    model: Model, same_classes: bool, content: dict[str, Any], family: Family
-) -> bool:
-    """Whether the stored head is for the same task as the model's.
+def _is_classifier(model_class: type[Model]) -> bool:
+    return issubclass(model_class, SequenceClassifier | BertForTokenClassification)
+
+
+def _has_the_head_of(model_class: type[Model], content: dict[str, Any], family: Family) -> bool:
+    """Whether a stored head is for the same task as the model's.
 
     The heads for classifying sequences, tokens or choices have the same names, and their shapes
     depend only on the number of classes, so their tensors alone cannot tell.
     """
-    if not isinstance(model, SequenceClassifier | BertForTokenClassification):
+    if not _is_classifier(model_class):
         return True
-    if not same_classes:
-        return False
-    named = _architecture(content)
+    named, own = architecture(content), reference_class(model_class).__name__
     heads = {known.__name__: head.keys() for known, head in family.models.items()}
-    own = reference_class(model).__name__
-    if named in (None, own):
-        return True
-    return named in heads and not heads[named] & heads[own]
+    return named in (None, own) or (named in heads and not heads[named] & heads[own])
+
+
+def _stored_classes(
+    stored: "dict[str, StoredTensor]", model_class: type[Model], family: Family
+) -> int | None:
+    """How many classes the stored head of a classifier has; None if there is no such head."""
+    if not _is_classifier(model_class):
+        return None
+    output = stored.get(list(family.models[reference_class(model_class)])[-1])
+    return output.shape[0] if output is not None and output.shape else None  # a row for each class
 
 
 def _check_shapes(
@@ -311,13 +342,24 @@ def _check_shapes(
         if is_transposed(name, family):
             shape = shape[::-1]
         if stored[name].shape != shape:
+            sizes = set(shape) - set(stored[name].shape)
+            fields = [f"{f}={v}" for f, v in _sizes(model.config, family).items() if v in sizes]
             raise CheckpointError(
                 f"{directory}: {name} has shape {stored[name].shape}, but the config needs {shape}"
+                + f", by {' or '.join(fields)}; set it to the stored size" * bool(fields)
             )
         if stored[name].dtype not in _FLOATING:
             raise CheckpointError(
                 f"{directory}: {name} has dtype {stored[name].dtype}; it must be one of {_FLOATING}"
             )
+
+
+def _sizes(config: Config, family: Family) -> dict[str, int]:
+    """The sizes that a config states, by the names of config.json."""
+    sizes = {family.config_names.get(name, name): value for name, value in vars(config).items()}
+    if isinstance(config, ClassifierConfig):
+        sizes["num_labels"] = config.num_labels
+    return {name: value for name, value in sizes.items() if type(value) is int}
 
 
 def _report(

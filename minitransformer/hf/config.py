@@ -14,17 +14,18 @@ from minitransformer.hf.bert import BERT
 from minitransformer.hf.distilbert import DISTILBERT
 from minitransformer.hf.family import Family
 from minitransformer.hf.gpt2 import GPT2
-from minitransformer.hf.marian import MARIAN
+from minitransformer.hf.marian import MARIAN, MARIAN_POSITIONS
 from minitransformer.hf.roberta import ROBERTA
 from minitransformer.hf.t5 import T5
-from minitransformer.models.base import Model
+from minitransformer.models.base import Model, SequenceClassifier
 from minitransformer.models.config import Config
-from minitransformer.names import nearest, unexpected_name
+from minitransformer.names import listed, nearest, shortened, unexpected_name
 
 FAMILIES = {
     family.model_type: family for family in (BERT, ROBERTA, DISTILBERT, GPT2, BART, MARIAN, T5)
 }
 _FAMILY_OF_CLASS = {model: family for family in FAMILIES.values() for model in family.models}
+_FAMILY_OF_NAME = {model.__name__: family for model, family in _FAMILY_OF_CLASS.items()}
 
 # Fields that would change the result, with the only value that is supported.
 ONLY_VALUES: dict[str, Any] = {
@@ -35,33 +36,49 @@ ONLY_VALUES: dict[str, Any] = {
     "tie_word_embeddings": True,
     "tie_weights_": True,
     "pruned_heads": {},
+    "quantization_config": None,
+    "per_layer_config": None,
 }
 
 # The fields of config.json that define the classes.
-LABELS = {"id2label", "label2id", "num_labels", "_num_labels"}
+LABELS = {"id2label", "label2id", "num_labels"}
 _MAX_LABELS = 1_000_000
 _NUMBER = "0|[1-9][0-9]{0,5}"
 
+# Names that transformers accepts in every family, whatever the name in its own files is.
+_STANDARD_NAMES = {
+    "hidden_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+}
+
 # Fields that do not change the result of these models.
 WITHOUT_EFFECT = {
+    "_attn_implementation",
+    "_attn_implementation_autoset",
     "_name_or_path",
+    "_num_labels",  # written beside id2label, never read
     "architectures",
     "attn_implementation",
     "bos_token_id",
     "chunk_size_feed_forward",
     "cls_token_id",
+    "cross_attention_hidden_size",  # of an encoder and a decoder from two checkpoints
     "directionality",
     "dtype",
     "eos_token_id",
     "eos_token_ids",
     "finetuning_task",
     "gradient_checkpointing",
+    "keys_to_ignore_at_inference",
     "language",
     "mask_token_id",
     "model_type",
     "output_attentions",
     "output_hidden_states",
     "name",
+    "name_or_path",
     "output_past",
     "pooler_fc_size",
     "pooler_num_attention_heads",
@@ -72,6 +89,8 @@ WITHOUT_EFFECT = {
     "return_dict",
     "sep_token_id",
     "sinusoidal_pos_embds",  # how the table was initialized
+    "tf_legacy_loss",
+    "tie_encoder_decoder",  # a file that lacks one of two tied tensors is refused for that
     "tokenizer_class",
     "torch_dtype",
     "torchscript",
@@ -79,19 +98,64 @@ WITHOUT_EFFECT = {
     "unk_token_id",
     "use_bfloat16",
     "use_cache",
+    "xla_device",
+}
+
+# Fields without which loaded weights compute the same in evaluation mode: what only training or the
+# names of the classes depend on, and sizes, which shapes show. Dropouts and tokens are among them,
+# except for the family's `input_tokens`.
+_KEEP_THE_FUNCTION = {
+    "decoder_intermediate_size",
+    "hidden_size",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_decoder_layers",
+    "num_hidden_layers",
+    "problem_type",
+    "relative_attention_num_buckets",
+    "type_vocab_size",
+    "vocab_size",
 }
 
 
-def family_of(content: dict[str, Any], path: Path) -> Family:
-    """The family that config.json names.
+def family_of(
+    content: dict[str, Any], path: Path, model_class: type[Model] | None = None
+) -> Family:
+    """The family of a checkpoint.
+
+    Args:
+        content, path: of config.json. Before transformers 2.4 it had no `model_type`.
+        model_class: that is to be loaded; its family is that of a file which names none.
 
     Raises:
-        CheckpointError: it names none, or one that is not supported.
+        CheckpointError: neither is there, or the family is not supported.
     """
     model_type = content.get("model_type")
+    if model_type is None:
+        family = _FAMILY_OF_NAME.get(architecture(content) or "")
+        if family is None and model_class is not None:
+            family = family_of_model(model_class)
+        if family is None:
+            raise CheckpointError(
+                f"{path} has no model_type, as in files of transformers before 2.4; load it by its "
+                f"class, such as BertModel.from_pretrained(...). The classes are: "
+                f"{listed(_FAMILY_OF_NAME, 1000)}"
+            )
+        return family
+    if model_type == "bart" and MARIAN_POSITIONS.items() <= content.items():
+        return MARIAN  # the first translators were BARTs with other fields
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(f"{path}: {unexpected_name('model_type', str(model_type), FAMILIES)}")
     return FAMILIES[model_type]
+
+
+def architecture(content: dict[str, Any]) -> str | None:
+    """The class that config.json names, or None."""
+    architectures = content.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else None
 
 
 def reference_class(model: Model | type[Model]) -> type[Model]:
@@ -131,18 +195,11 @@ def family_of_model(model: Model | type[Model]) -> Family:
     return _FAMILY_OF_CLASS[reference_class(model)]
 
 
-def config_from_hf(
-    content: dict[str, Any], family: Family, path: Path, changes: Mapping[str, Any]
-) -> Config:
-    """Make a config from the content of a config.json.
-
-    Args:
-        content, family, path: of the file.
-        changes: fields and values that override the file's.
+def stated_fields(content: dict[str, Any], family: Family, path: Path) -> dict[str, Any]:
+    """The fields of a config.json by our names, and Hugging Face's defaults that are not ours.
 
     Raises:
-        CheckpointError: a field is misspelled, or its value is invalid or not supported.
-        TypeError, ValueError: a change is not a field, or its value is invalid.
+        CheckpointError: a field is misspelled, or its value is not supported.
     """
     ours = {theirs: name for name, theirs in family.config_names.items()}
     known = {field.name for field in fields(family.config_class)}
@@ -150,33 +207,118 @@ def config_from_hf(
     labels = _labels(content, path) if "id2label" in known else {}  # unused by Marian
     values = {**family.hf_defaults, **labels}
     for name, value in content.items():
+        own_name = family.config_names.get(name)
         if name in LABELS:
             continue
-        if name in ours or (name in known and name not in family.config_names):
+        if name in _STANDARD_NAMES and own_name is not None:
+            if own_name not in content:
+                values[name] = value
+            elif value != content[own_name] and name != "num_hidden_layers":
+                # Old versions wrote num_hidden_layers without reading it; the tensors show it.
+                raise CheckpointError(
+                    f"{path}: {own_name}={shortened(content[own_name])} and {name}="
+                    f"{shortened(value)} are two names of one field; remove the wrong one"
+                )
+        elif name in ours or (name in known and own_name is None):
+            if name == "pad_token_id" and value is None:
+                continue  # transformers 2.4 to 2.7 wrote null in every family, and did not read it
+            if name == "eos_token_id" and isinstance(value, list) and value:
+                value = value if name in family.input_tokens else value[0]  # generation reads all
             values[ours.get(name, name)] = value
         elif name in only_values:
             if value != only_values[name]:
                 raise CheckpointError(
-                    f"{path}: {name}={value!r} is not supported, only {only_values[name]!r} is"
+                    f"{path}: {name}={shortened(value)} is not supported, only "
+                    f"{only_values[name]!r} is"
                 )
         elif name not in WITHOUT_EFFECT | family.without_effect | IN_MODEL_CONFIG:
-            right = family.config_names.get(name) or nearest(name, [*known, *ours], cutoff=0.8)
+            right = own_name or nearest(name, [*known, *ours], cutoff=0.8)
             if right is not None and right not in content:
-                raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
-            warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=4)
+                raise CheckpointError(
+                    f"{path}: unknown field {shortened(name)}: did you mean {right!r}?"
+                )
+            warnings.warn(
+                f"{path}: the field {shortened(name)} is unknown and ignored", stacklevel=4
+            )
+    return values
+
+
+def config_from_fields(
+    stated: Mapping[str, Any], family: Family, path: Path, changes: Mapping[str, Any]
+) -> Config:
+    """The config of a checkpoint.
+
+    A token id that the file leaves out is None where the family's default lies outside the
+    vocabulary.
+
+    Args:
+        stated: the fields of config.json; see :func:`stated_fields`.
+        family, path: of the file.
+        changes: fields and values that override the file's.
+
+    Raises:
+        CheckpointError: the value of a field in the file is invalid.
+        TypeError, ValueError: a change is not a field, or its value is invalid.
+    """
+    values = {name: value for name, value in stated.items() if name not in changes}
+    vocab_size = stated.get("vocab_size")
+    for name, default in _optional_tokens(family).items():
+        if name not in stated and isinstance(vocab_size, int) and default >= vocab_size:
+            values[name] = None
     try:
-        config = family.config_class(**{n: v for n, v in values.items() if n not in changes})
+        config = family.config_class(**values)
     except ValueError as error:
-        hint = "; or pass id2label={0: ..., 1: ...} to from_pretrained" * ("id2label" in str(error))
-        raise CheckpointError(f"{path}: {error}{hint}") from error
+        named = [
+            f" ({ours} is called {theirs} there)"
+            for ours, theirs in family.config_names.items()
+            if str(error).startswith(f"{ours}=")
+        ]
+        raise CheckpointError(
+            f"{path}: {error}{''.join(named)}; correct the file, or pass another value to "
+            "from_pretrained of the model's class"
+        ) from error
     return replace(config, **changes)
 
 
-def stored_num_labels(content: dict[str, Any], family: Family, path: Path) -> int:
-    """How many classes a stored head has; the default number if config.json does not say."""
-    default: Any = family.config_class
-    names = _labels(content, path).get("id2label")
-    return getattr(default(), "num_labels", 0) if names is None else len(names)
+def changed_function(
+    stated: Mapping[str, Any], family: Family, changes: Mapping[str, Any], model: Model
+) -> list[str]:
+    """The changes, as "field=value instead of value", with which weights compute something else.
+
+    Args:
+        stated, family: the fields of config.json, and its family.
+        changes: fields and values that override the file's.
+        model: the one that gets the weights.
+    """
+    defaults = {field.name: field.default for field in fields(family.config_class)}
+    before: dict[str, Any] = {**defaults, **stated}
+    tokens = {name for name in family.input_tokens if before[name] is not None}
+    if not isinstance(model, SequenceClassifier):
+        tokens.discard("eos_token_id")  # only BART's classifier looks for it
+    return [
+        f"{name}={shortened(value)} instead of {shortened(before[name])}"
+        for name, value in changes.items()
+        if value != before[name]
+        and name not in _KEEP_THE_FUNCTION
+        and not name.endswith(("dropout", "dropout_prob"))
+        and (name in tokens or not name.endswith("_token_id"))
+    ]
+
+
+def _optional_tokens(family: Family) -> dict[str, int]:
+    """The defaults of the token ids that may also be None."""
+    return {
+        field.name: field.default
+        for field in fields(family.config_class)
+        if field.name.endswith("_token_id")
+        and "None" in str(field.type)
+        and isinstance(field.default, int)
+    }
+
+
+def unnamed_classes(count: int) -> dict[int, str]:
+    """The names of classes that have none."""
+    return {number: f"LABEL_{number}" for number in range(count)}
 
 
 def config_to_hf(model: Model) -> dict[str, Any]:
@@ -197,19 +339,35 @@ def config_to_hf(model: Model) -> dict[str, Any]:
 def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """`id2label` with integer keys, which JSON stores as strings; {} if no field defines them.
 
-    Old checkpoints store only the number of classes.
+    Old checkpoints store only the number of classes. Where there are more or fewer names than that,
+    they do not count, as in transformers.
     """
-    names = content.get("id2label")
-    inverse = content.get("label2id")
+    field, names = "id2label", content.get("id2label")
+    inverse, count = content.get("label2id"), content.get("num_labels")
     if names is None and isinstance(inverse, dict):
-        names = {str(number): name for name, number in inverse.items()}
+        field, names = "label2id", {str(number): name for name, number in inverse.items()}
+    if count is not None and (type(count) is not int or not 0 < count <= _MAX_LABELS):
+        raise CheckpointError(
+            f"{path}: num_labels={shortened(count)} must be an integer from 1 to {_MAX_LABELS}"
+        )
     if names is None:
-        count = content.get("num_labels", content.get("_num_labels"))
-        if count is None:
-            return {}
-        if type(count) is not int or not 0 < count <= _MAX_LABELS:
-            raise CheckpointError(f"{path}: num_labels={count!r} must be from 1 to {_MAX_LABELS}")
-        return {"id2label": {number: f"LABEL_{number}" for number in range(count)}}
+        return {} if count is None else {"id2label": unnamed_classes(count)}
     if not isinstance(names, dict) or not all(re.fullmatch(_NUMBER, key) for key in names):
-        raise CheckpointError(f"{path}: id2label={names!r:.200} must map class numbers to names")
-    return {"id2label": dict(sorted((int(key), name) for key, name in names.items()))}
+        to = "class numbers to names" if field == "id2label" else "names to class numbers"
+        raise CheckpointError(f"{path}: {field}={shortened(content[field])} must map {to}")
+    if count not in (None, len(names)):
+        warnings.warn(
+            f"{path}: num_labels={count}, but {field} has {len(names)} names, so the classes are "
+            "called LABEL_0, LABEL_1, ...; correct the file, or pass id2label={0: ..., 1: ...}",
+            stacklevel=5,
+        )
+        return {"id2label": unnamed_classes(count)}
+    numbered = dict(sorted((int(key), name) for key, name in names.items()))
+    for number, name in numbered.items():
+        other = inverse.get(name, number) if isinstance(inverse, dict) else number
+        if field == "id2label" and isinstance(name, str) and other != number:
+            raise CheckpointError(
+                f"{path}: {shortened(name)} is class {number} in id2label and "
+                f"{shortened(other)} in label2id; correct one of them"
+            )
+    return {"id2label": numbered}

@@ -4,7 +4,14 @@ from collections.abc import Collection
 from typing import Any
 
 from minitransformer.hf import bart
-from minitransformer.hf.bart import CONFIG_NAMES, GENERATION, ONLY_VALUES, STACKS, WITHOUT_EFFECT
+from minitransformer.hf.bart import (
+    CONFIG_NAMES,
+    GENERATION,
+    INPUT_TOKENS,
+    ONLY_VALUES,
+    STACKS,
+    WITHOUT_EFFECT,
+)
 from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.marian import MarianConfig, MarianModel, MarianMTModel
 
@@ -18,6 +25,10 @@ WEIGHT_MAP: WeightMap = {
     "encoder.embed_positions.weight": None,
     "decoder.embed_positions.weight": None,
 }
+
+
+# What makes a Marian of a BART, in the fields of transformers 2 and 3.
+MARIAN_POSITIONS = {"normalize_embedding": False, "static_position_embeddings": True}
 
 
 def drop_shared_vocab_size(content: dict[str, Any], _names: Collection[str]) -> dict[str, Any]:
@@ -39,11 +50,11 @@ MARIAN = Family(
     config_names=CONFIG_NAMES,
     only_values={
         **ONLY_VALUES,
-        "normalize_embedding": False,
-        "static_position_embeddings": True,
+        **MARIAN_POSITIONS,
         "share_encoder_decoder_embeddings": True,
         "decoder_vocab_size": None,
     },
     without_effect=WITHOUT_EFFECT | {"classifier_dropout", "problem_type"},
+    input_tokens=INPUT_TOKENS,
     adjust=drop_shared_vocab_size,
 )

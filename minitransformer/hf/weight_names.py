@@ -36,10 +36,10 @@ class Translation:
     zeros: list[str] = field(default_factory=list)
 
 
-def number_of_layers(names: Iterable[str], family: Family, config: Config, stack: str) -> int:
-    """How many layers of a stack a checkpoint stores.
-
-    Layers are counted, not numbers compared: a name with a huge layer number counts as one layer.
+def layer_numbers(
+    names: Iterable[str], family: Family, config: Config, stack: str
+) -> dict[str, int]:
+    """The stored tensors of a stack's layers, each with the number of its layer.
 
     Args:
         names: of the stored tensors.
@@ -47,15 +47,15 @@ def number_of_layers(names: Iterable[str], family: Family, config: Config, stack
         stack: our prefix of the stack's layers, one of `family.stacks`.
     """
     weights = family.weight_map(config)
-    found = set()
+    found = {}
     for name in names:
         try:
             ours, number = _look_up(_without_prefix(name, family), weights)
         except LookupError:
             continue
         if ours is not None and ours.startswith(stack):
-            found.add(number)
-    return len(found)
+            found[name] = int(number)
+    return found
 
 
 def translate(

@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from minitransformer import (
     RobertaModel,
     from_pretrained,
 )
-from minitransformer.hf.config import FAMILIES, config_from_hf
+from minitransformer.hf.config import FAMILIES, config_from_fields, stated_fields
 from tests.tiny import bert_config, perturb, roberta_config
 
 
@@ -144,12 +145,17 @@ def test_missing_fields_have_hugging_face_s_defaults(saved):
     assert from_pretrained(saved).config.layer_norm_eps == 1e-12
 
 
+def config_of(content: dict[str, Any]) -> Any:
+    """The config of a config.json."""
+    family, path = FAMILIES[content["model_type"]], Path("config.json")
+    stated = stated_fields(family.adjust(content, ()), family, path)
+    return config_from_fields(stated, family, path, {})
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_config_without_fields_is_that_of_transformers(model_type):
     transformers = pytest.importorskip("transformers", reason="needs transformers' defaults")
-    family, content = FAMILIES[model_type], {"model_type": model_type}
-    content = family.adjust(content, ())
-    ours = config_from_hf(content, family, Path("config.json"), {})
+    family, ours = FAMILIES[model_type], config_of({"model_type": model_type})
     theirs = transformers.AutoConfig.for_model(model_type)
     for field in dataclasses.fields(ours):
         if (model_type, field.name) == ("t5", "decoder_start_token_id"):
@@ -173,7 +179,7 @@ def test_each_dropout_is_read_from_its_own_field(model_type, names):
     # By default all have the same probability, so swapped names would not show.
     values = {theirs: number / 10 for number, theirs in enumerate(names, start=2)}
     content = {"model_type": model_type, **values}
-    config = config_from_hf(content, FAMILIES[model_type], Path("config.json"), {})
+    config = config_of(content)
     read = {theirs: getattr(config, f"{ours}_dropout_prob") for theirs, ours in names.items()}
     assert read == values
 
@@ -308,7 +314,10 @@ DAMAGE = {
     "config not JSON": (config_is("{"), "config.json is not valid JSON"),
     "config a list": (config_is("[]"), r"config.json contains \[\]; it must be"),
     "config in Latin-1": (lambda d: (d / "config.json").write_bytes(b'{"\xe8": 1}'), "config.json"),
-    "no model type": (config(model_type=...), "unknown model_type 'None'"),
+    "no model type": (
+        config(model_type=..., architectures=...),
+        "has no model_type.* by its class, .*RobertaForMaskedLM",
+    ),
     "other model type": (config(model_type="roberto"), "'roberto'; did you mean 'roberta'"),
     "other architecture": (
         config(architectures=["RobertaForMaskedLm"]),
