@@ -90,11 +90,13 @@ def draw_curve(
     ]
 
     figure = new_figure()
+    from matplotlib.ticker import MaxNLocator  # after new_figure, which says what to install
+
     axes = figure.add_subplot()
     axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8, label="each step")
-    axes.plot(
-        steps, smooth, color="tab:blue", label=f"mean of {window} steps" if window > 1 else "loss"
-    )
+    name = f"mean of {window} steps" if window > 1 else "loss"
+    marker = "o" if len(steps) == 1 else None  # a line through one point is invisible
+    axes.plot(steps, smooth, color="tab:blue", marker=marker, markersize=4, label=name)
     if evaluated:
         axes.plot(
             *zip(*evaluated, strict=True), "o-", color="tab:orange", markersize=4, label="held-out"
@@ -103,7 +105,8 @@ def draw_curve(
         axes.axhline(loss, color="gray", linestyle=("--", ":")[number % 2], label=name)
     axes.set_xlabel("step")
     axes.set_ylabel(f"loss (nats per {unit})")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * axes.dataLim.y1 or 1)  # room above a flat curve; 1 if all is zero
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(picture)

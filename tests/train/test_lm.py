@@ -146,6 +146,19 @@ def test_the_baselines_are_drawn(trained, tmp_path, monkeypatch):
     assert {text.get_text() for text in axes.get_legend().get_texts()} >= set(levels)
 
 
+@pytest.mark.parametrize("losses", [[0.7] * 40, [0.7], [0.7, 0.7 + 1e-9], [0.2, 0.7], [0.0]])
+def test_every_curve_is_inside_its_picture(losses, tmp_path, monkeypatch):
+    figures = watch_figures(monkeypatch)
+    records = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in records))
+    metrics.draw_curve(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    [axes] = figures[0].axes
+    assert axes.get_ylim() == pytest.approx((0, 0.77 if any(losses) else 1))
+    assert all(step == int(step) for step in axes.get_xticks())
+    curve = axes.get_lines()[-1]
+    assert len(curve.get_xdata()) > 1 or curve.get_marker() == "o"  # one point is no line
+
+
 def test_the_curve_is_the_mean_of_a_tenth_of_the_steps(tmp_path, monkeypatch):
     figures = watch_figures(monkeypatch)
     records = [{"step": step, "loss": float(step)} for step in range(1, 41)]
