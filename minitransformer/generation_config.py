@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 from minitransformer.files import CheckpointError, checkpoint_file, read_json, write_json
 from minitransformer.models.config import LARGEST, is_number
-from minitransformer.names import nearest, unexpected_name
+from minitransformer.names import nearest, shortened, unexpected_name
 
 FILE = "generation_config.json"
 
@@ -161,7 +161,7 @@ class GenerationConfig:
             value = getattr(self, name)
             is_off = value is None and _DEFAULTS[name] is None
             if not is_off and not rule.is_valid(value):
-                raise ValueError(f"{name}={value!r:.200} must be {rule.requirement}")
+                raise ValueError(f"{name}={shortened(value)} must be {rule.requirement}")
         self._check_together()
 
     @classmethod
@@ -204,8 +204,8 @@ class GenerationConfig:
             forced = as_tuple(getattr(self, name))
             if forced and set(forced) <= set(self.suppress_tokens or ()):
                 raise ValueError(
-                    f"{name}={forced} is also in suppress_tokens; a token cannot be both forced "
-                    "and forbidden, so remove it from one of them"
+                    f"{name}={shortened(forced)} is also in suppress_tokens; a token cannot be "
+                    "both forced and forbidden, so remove it from one of them"
                 )
 
 
@@ -272,14 +272,33 @@ def _are_strings(value: Any) -> bool:
 def _is_decay(value: Any) -> bool:
     if not isinstance(value, tuple) or len(value) != 2:
         return False
-    return type(value[0]) is int and is_number(value[1]) and value[1] > 0
+    start, factor = value
+    return type(start) is int and abs(start) <= LARGEST and is_number(factor) and factor > 0
 
 
-_COUNT = _Rule(lambda v: type(v) is int and 0 <= v <= LARGEST, "an integer of at least 0")
-_COUNT_FROM_1 = _Rule(lambda v: type(v) is int and 1 <= v <= LARGEST, "an integer of at least 1")
+def _integer(smallest: int) -> _Rule:
+    return _Rule(
+        lambda v: type(v) is int and smallest <= v <= LARGEST,
+        f"an integer from {smallest} to {LARGEST}",
+    )
+
+
+def _number(smallest: float, largest: float) -> _Rule:
+    return _Rule(
+        lambda v: is_number(v) and smallest <= v <= largest,
+        f"a number from {smallest:g} to {largest:g}",
+    )
+
+
+_COUNT = _integer(0)
+_COUNT_FROM_1 = _integer(1)
 _BOOLEAN = _Rule(lambda v: isinstance(v, bool), "True or False")
-_POSITIVE = _Rule(lambda v: is_number(v) and v > 0, "a positive, finite number")
-_PROBABILITY = _Rule(lambda v: is_number(v) and 0 <= v <= 1, "a number from 0 to 1")
+_PROBABILITY = _number(0, 1)
+# Logits that are multiplied or divided by these numbers, and by a temperature of at least 1e-10,
+# remain within the range of float32.
+_PENALTY = _number(1e-5, 1e5)
+# A score that is divided or multiplied by (2**31 - 1) ** 32 remains within the range of float64.
+_EXPONENT = _number(-32, 32)
 _TOKEN = _Rule(_is_token, "a token id")
 _TOKENS = _Rule(lambda v: _are_tokens(as_tuple(v)), "a token id or a list of token ids")
 
@@ -296,17 +315,18 @@ _RULES = {
     "early_stopping": _Rule(
         lambda v: isinstance(v, bool) or v == "never", "True, False or 'never'"
     ),
-    "length_penalty": _Rule(is_number, "a finite number"),
+    "length_penalty": _EXPONENT,
     "temperature": _Rule(
-        _POSITIVE.is_valid,
-        f"{_POSITIVE.requirement}; to always take the likeliest token, use do_sample=False",
+        lambda v: is_number(v) and v >= 1e-10,
+        f"a number from 1e-10 to {LARGEST}; to always take the likeliest token, use "
+        "do_sample=False",
     ),
     "top_k": _COUNT,
     "top_p": _PROBABILITY,
     "min_p": _PROBABILITY,
     "typical_p": _Rule(lambda v: is_number(v) and 0 < v <= 1, "a number above 0 and at most 1"),
-    "repetition_penalty": _POSITIVE,
-    "encoder_repetition_penalty": _POSITIVE,
+    "repetition_penalty": _PENALTY,
+    "encoder_repetition_penalty": _PENALTY,
     "no_repeat_ngram_size": _COUNT,
     "encoder_no_repeat_ngram_size": _COUNT,
     "bad_words_ids": _Rule(_are_token_lists, "a list of lists of token ids"),
@@ -352,16 +372,17 @@ def resolve(
     if given is not None:
         config = _completed(given, checkpoint)
         requested = _set_fields(given, checkpoint) | requested
+    config = replace(config, **changes)  # checks the values
+    overridden: dict[str, Any] = {}
     for name, other in _ALTERNATIVES.items():
         if requested.get(name) and requested.get(other):
             raise ValueError(
                 f"{name}={requested[name]} and {other}={requested[other]} set the same limit; pass "
                 "only one of them"
             )
-    overridden = {
-        other: _DEFAULTS[other] for name, other in _ALTERNATIVES.items() if requested.get(name)
-    }
-    config = replace(config, **{**overridden, **changes})
+        if requested.get(name):
+            overridden[other] = _DEFAULTS[other]
+    config = replace(config, **overridden)
     for name in _REQUIRES:
         if name in requested:
             _check_effect(config, name, requested[name])
@@ -389,7 +410,8 @@ def _check_effect(config: GenerationConfig, name: str, value: Any) -> None:
     effective = config.do_sample if requirement == "do_sample=True" else config.num_beams > 1
     if not effective and value != _DEFAULTS[name]:
         raise ValueError(
-            f"{name}={value!r} has no effect without {requirement}; add it, or leave {name} out"
+            f"{name}={shortened(value)} has no effect without {requirement}; add it, or leave "
+            f"{name} out"
         )
 
 
@@ -546,11 +568,15 @@ def check_file_fields(given: dict[str, Any], path: Path) -> None:
         if name in UNSUPPORTED:
             if value not in UNSUPPORTED[name]:
                 raise CheckpointError(
-                    f"{path}: {name}={value!r} would change the generated text but is not "
+                    f"{path}: {name}={shortened(value)} would change the generated text but is not "
                     "supported; remove the field from the file to generate without it"
                 )
         elif name not in FIELDS and name not in WITHOUT_EFFECT:
             right = nearest(name, [*FIELDS, *UNSUPPORTED], cutoff=0.8)
             if right is not None and right not in given:
-                raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
-            warnings.warn(f"{path}: the field {name!r} is unknown and ignored", stacklevel=5)
+                raise CheckpointError(
+                    f"{path}: unknown field {shortened(name)}: did you mean {right!r}?"
+                )
+            warnings.warn(
+                f"{path}: the field {shortened(name)} is unknown and ignored", stacklevel=5
+            )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitransformer.generation.logits_processors import LogitsProcessor
 from minitransformer.generation.sampling import Candidates, candidates
@@ -22,8 +22,8 @@ from minitransformer.generation.stopping import StoppingCriteria, no_next_token
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
 
-# Lower than any real score. It marks beams that must not be chosen, and missing hypotheses.
-WORST = -1e9
+# The score of beams that must not be chosen, and of missing hypotheses.
+WORST = -math.inf
 
 
 class Beam(NamedTuple):
@@ -78,9 +78,11 @@ class Search:
 
     def is_stuck(self, best: Sequence[Continuation]) -> bool:
         """Whether a score is NaN, or there is neither a possible continuation nor a hypothesis."""
+        if self.closed:
+            return False
         if any(math.isnan(continuation.score) for continuation in best):
             return True
-        return not self.finished and all(continuation.score <= WORST for continuation in best)
+        return not self.finished and all(continuation.score == WORST for continuation in best)
 
     def advance(self, best: Sequence[Continuation]) -> bool:
         """Extend the running beams, and add the continuations that end to the hypotheses.
@@ -100,9 +102,9 @@ class Search:
             # Only the first K continuations may become hypotheses.
             first = zip(best[:num_beams], ends[:num_beams], strict=True)
             self._add_hypotheses([c for c, end in first if end])
-        if len(running) < num_beams:  # fill up with ended beams, whose scores can never win
+        if len(running) < num_beams:  # fill up with ended beams, which must not be chosen
             ended = [c for c, end in zip(best, ends, strict=True) if end]
-            running += [Continuation(c.score + WORST, c.parent, c.token) for c in ended]
+            running += [Continuation(WORST, c.parent, c.token) for c in ended]
         running = running[:num_beams]
         self.parents = [continuation.parent for continuation in running]
         self.running = [Beam(c.score, self._tokens(c)) for c in running]
@@ -127,9 +129,9 @@ class Search:
     def _add_hypotheses(self, ended: Sequence[Continuation]) -> None:
         """Keep the K best. A score is divided by length ** penalty, the end token included."""
         for continuation in ended:
-            tokens = self._tokens(continuation)
-            score = continuation.score / len(tokens) ** self.config.length_penalty
-            if score > WORST:  # otherwise only forbidden tokens were left
+            if continuation.score > WORST:  # otherwise only forbidden tokens were left
+                tokens = self._tokens(continuation)
+                score = continuation.score / len(tokens) ** self.config.length_penalty
                 self.finished.append(Beam(score, tokens))
         self.finished.sort(key=lambda beam: -beam.score)
         del self.finished[self.config.num_beams :]
@@ -156,6 +158,7 @@ def search_beams(
     processors: Sequence[LogitsProcessor],
     stopping: StoppingCriteria,
     generator: torch.Generator | None,
+    model: nn.Module,
 ) -> list[list[Beam]]:
     """Find the `num_return_sequences` best hypotheses of each source, best first.
 
@@ -168,10 +171,11 @@ def search_beams(
         processors: change the scores, which are log probabilities here.
         stopping: decides when a sequence has ended.
         generator: draws the continuations if `do_sample` is set; None uses PyTorch's global one.
+        model: the session's, for the message of an error.
 
     Raises:
         ValueError: a source has neither a possible next token nor a hypothesis, or the logits are
-            NaN.
+            NaN or infinite.
     """
     scores = session.start().float()  # (B, V)
     prompts = session.prompt.tolist() if stopping.strings else [()] * len(scores)
@@ -184,7 +188,9 @@ def search_beams(
         best = _continuations(scores, searches, config, generator)
         for source, (search, continuations) in enumerate(zip(searches, best, strict=True)):
             if search.is_stuck(continuations):
-                raise no_next_token(source, len(search.running[0].tokens))
+                score = sum(continuation.score for continuation in continuations)
+                num_new_tokens = len(search.running[0].tokens)
+                raise no_next_token(source, num_new_tokens, score, config, model)
         unfinished = [search.advance(b) for search, b in zip(searches, best, strict=True)]
         if not any(unfinished) or is_over(searches, config):
             return [search.hypotheses() for search in searches]
@@ -223,7 +229,8 @@ def _continuations(
         # The softmax is NaN if every token is forbidden; `is_stuck` reports it after the draw.
         probabilities = total.softmax(dim=1).nan_to_num(nan=1.0)
         indices = torch.multinomial(probabilities, count, generator=generator)  # (B, P)
-        best = total.gather(1, indices)
+        is_nan = total.amax(dim=1, keepdim=True).isnan()  # (B, 1); drawn or not, NaN is an error
+        best = total.gather(1, indices).masked_fill(is_nan, torch.nan)
     else:
         best, indices = total.topk(count)  # (B, P) twice
     tokens = indices % scores.shape[1]

@@ -4,6 +4,7 @@ B prompts or sources, T their tokens, R generated sequences, L their tokens so f
 V vocabulary.
 """
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from minitransformer.models.validation import (
     check_attention_mask,
     check_evaluation_mode,
     check_ids,
+    refuse_token_types,
 )
 from minitransformer.tokenization import Tokenizer
 
@@ -53,7 +55,8 @@ class GenerationOutput:
 
     # (R, L), the prompt (for an encoder-decoder, the start token) followed by the new tokens
     sequences: Tensor
-    sequences_scores: Tensor | None = None  # (R,), with beams only: the scores of the hypotheses
+    # (R,), with beams only: the scores of the hypotheses; -inf for those that were not found
+    sequences_scores: Tensor | None = None
     prompt_length: int  # index of the first new token in `sequences`
     num_new_tokens: Tensor  # (R,) int64, for each sequence, without the padding after its end
 
@@ -68,6 +71,7 @@ def generate(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
+    token_type_ids: Tensor | None = None,
     config: GenerationConfig | None = None,
     defaults: GenerationConfig | None = None,
     seed: int | None = None,
@@ -89,6 +93,7 @@ def generate(
         attention_mask: (B, T), 1 or True at real tokens; may be omitted if nothing is padded.
             Padding may be on either side, or between tokens. Prompts are returned with all their
             padding on the left.
+        token_type_ids: refused; there are none.
         config: replaces `model.generation_config`, except where one of its fields is None.
         defaults: used instead of `model.generation_config`, for example for one task.
         seed: makes sampling reproducible; None uses PyTorch's global random generator.
@@ -105,11 +110,13 @@ def generate(
         TypeError: the model is not a language model, a field is unknown, or an argument has the
             wrong type.
         ValueError: the model is in training mode, an input or a field is invalid, fields contradict
-            each other, the number of tokens is not set, the model does not have enough positions,
-            or a sequence cannot be continued.
+            each other, the number of tokens is not set, the model does not have enough positions
+            or the device enough memory, the logits are NaN or infinite, or a sequence cannot be
+            continued.
     """
     if streamer is not None:
         _check_streamer(streamer)
+    refuse_token_types(token_type_ids, class_name(model))
     decoding = prepare(
         model, input_ids, attention_mask, config, defaults, seed, tokenizer, use_cache, changes
     )
@@ -122,6 +129,7 @@ def generate(
 class Decoding:
     """A checked call, ready to run."""
 
+    model: LanguageModel
     open_session: Callable[..., DecodingSession]  # takes read_every_step=...
     prompt: Tensor  # (B, T), returned before the new tokens
     config: GenerationConfig  # resolved
@@ -157,29 +165,50 @@ class Decoding:
             # (R,), the number of new tokens after which a sequence could not be continued;
             # max_new_tokens where there was no such dead end.
             dead_ends = torch.full_like(history[:, 0], max_new_tokens)
+            scores_there = torch.zeros_like(dead_ends, dtype=torch.float32)  # (R,), the highest
             for step in range(1, max_new_tokens + 1):
-                tokens, found = self._choose(history, scores)  # (R,) twice
-                dead_ends = dead_ends.where(found | ~running, dead_ends.clamp(max=step - 1))
+                tokens, best = self._choose(history, scores)  # (R,) twice
+                is_dead_end = running & ~best.isfinite() & (dead_ends == max_new_tokens)
+                dead_ends = dead_ends.masked_fill(is_dead_end, step - 1)
+                scores_there = torch.where(is_dead_end, best, scores_there)
                 tokens = tokens.masked_fill(~running, pad_token_id)
                 history = torch.cat([history, tokens[:, None]], dim=1)  # (R, L)
                 was_running, running = running, running & ~self.stopping.ended(history)
                 is_last = step == max_new_tokens
                 if is_last or step % session.eos_check_interval == 0:
-                    is_last = _all_ended(running, dead_ends, max_new_tokens) or is_last
+                    is_last = self._all_ended(running, dead_ends, scores_there) or is_last
                 yield tokens, was_running
                 if is_last:
                     return
                 scores = session.step(history)  # (R, V)
 
     def _choose(self, history: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The next tokens, and whether there is one: (R, L), (R, V) to (R,), (R,) bool."""
+        """The next tokens and the highest scores: (R, L), (R, V) to (R,), (R,).
+
+        The highest score is -inf if every token is forbidden, and NaN or inf if the logits are.
+        """
         scores = scores.float()
         for process in self.processors:
             scores = process(history, scores)
         if self.config.do_sample:
             return draw(candidates(scores, self.config), self.generator)
         best, tokens = scores.max(dim=1)  # (R,) twice; NaN if any score is NaN
-        return tokens, best > -torch.inf
+        return tokens, best
+
+    def _all_ended(self, running: Tensor, dead_ends: Tensor, scores_there: Tensor) -> bool:
+        """Whether all sequences have ended. Only here does the host wait for the device.
+
+        Raises:
+            ValueError: a sequence could not be continued.
+        """
+        first, max_new_tokens = dead_ends.amin(), self.config.max_new_tokens
+        assert max_new_tokens is not None
+        is_dead_end, is_running = torch.stack([first < max_new_tokens, running.any()]).tolist()
+        if is_dead_end:
+            sequence = int(dead_ends.argmin())
+            score = float(scores_there[sequence])
+            raise no_next_token(sequence, int(first), score, self.config, self.model)
+        return not is_running
 
 
 def prepare(
@@ -212,6 +241,7 @@ def prepare(
         mask = attention_mask
     config = resolve_lengths(config, changes, prompt.shape[1])
     _check_length(length, config.max_new_tokens, model.config.max_sequence_length)
+    _check_memory(model, config, len(prompt), prompt.device)
     pad_token_id = padding_token(config, len(prompt) * config.num_return_sequences)
     config = replace(config, pad_token_id=pad_token_id)
     source_ids = input_ids.masked_fill(~mask, vocab_size)
@@ -219,6 +249,7 @@ def prepare(
     strings = None if texts is None else StopStrings(texts, tokenizer, vocab_size)
     options: dict[str, Any] = {"config": config, "use_cache": use_cache}
     return Decoding(
+        model=model,
         open_session=partial(model.decoding_session, input_ids, attention_mask, **options),
         prompt=prompt,
         config=config,
@@ -278,7 +309,12 @@ def _search(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
     config = decoding.config
     with closing(decoding.open_session(read_every_step=True)) as session:
         found = search_beams(
-            session, config, decoding.processors, decoding.stopping, decoding.generator
+            session,
+            config,
+            decoding.processors,
+            decoding.stopping,
+            decoding.generator,
+            decoding.model,
         )
     beams = [beam for hypotheses in found for beam in hypotheses]
     prompt = decoding.prompt.repeat_interleave(config.num_return_sequences, dim=0)  # (R, T)
@@ -292,19 +328,6 @@ def _search(decoding: Decoding, streamer: Streamer | None) -> GenerationOutput:
         prompt_length=prompt.shape[1],
         num_new_tokens=torch.tensor(lengths, device=prompt.device),
     )
-
-
-def _all_ended(running: Tensor, dead_ends: Tensor, max_new_tokens: int) -> bool:
-    """Whether all sequences have ended. Only here does the host wait for the device.
-
-    Raises:
-        ValueError: a sequence could not be continued.
-    """
-    first = dead_ends.amin()
-    is_dead_end, is_running = torch.stack([first < max_new_tokens, running.any()]).tolist()
-    if is_dead_end:
-        raise no_next_token(int(dead_ends.argmin()), int(first))
-    return not is_running
 
 
 def _check_model(model: Any) -> None:
@@ -349,12 +372,37 @@ def _check_length(
     assert max_new_tokens is not None
     if max_sequence_length is not None and prompt_length + max_new_tokens > max_sequence_length:
         left = max_sequence_length - prompt_length
-        fix = f"generate at most {left}" if left > 0 else "shorten the prompt"
+        fix = f"set max_new_tokens to at most {left}" if left > 0 else "shorten the prompt"
         raise ValueError(
             f"{prompt_length} prompt token{'s' * (prompt_length > 1)} and {max_new_tokens} new "
             f"one{'s' * (max_new_tokens > 1)} exceed the model's {max_sequence_length} positions; "
             f"{fix}"
         )
+
+
+def _check_memory(
+    model: LanguageModel, config: GenerationConfig, num_prompts: int, device: torch.device
+) -> None:
+    """Check that the device has memory for the scores of a step, before any of it is taken."""
+    name = "num_beams" if config.num_beams > 1 else "num_return_sequences"
+    per_prompt, memory = getattr(config, name), memory_size(device)
+    # In float32: the logits, the processed scores, and what beams or candidates make of them.
+    largest = memory // (3 * 4 * model.config.vocab_size * num_prompts)
+    if per_prompt > max(1, largest):
+        raise ValueError(
+            f"{name}={per_prompt} gives {num_prompts * per_prompt} sequences, whose scores of "
+            f"{model.config.vocab_size} tokens do not fit into the {memory / 2**30:.1f} GiB of "
+            f"memory of {device}; set {name} to at most {max(1, largest)}"
+        )
+
+
+def memory_size(device: torch.device) -> int:
+    """The memory of a device in bytes; without limit where PyTorch and Python cannot tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and hasattr(os, "sysconf"):  # not on Windows
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 2**63
 
 
 def _check_streamer(streamer: Any) -> None:

@@ -11,6 +11,7 @@ R sequences, B sources (R = B * K), L tokens so far, S source tokens, V vocabula
 W n-grams, N tokens that a processor acts on.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -146,7 +147,10 @@ class ForcedTokensAt:
 
 @dataclass(frozen=True)
 class ExponentialDecayLengthPenalty:
-    """Raise the scores of the end tokens by a factor that grows exponentially after `start`."""
+    """Raise the scores of the end tokens by a factor that grows exponentially after `start`.
+
+    Beyond 1e10, the factor no longer grows, so that scores remain within the range of float32.
+    """
 
     start: int  # length of a sequence, in tokens
     factor: float
@@ -157,8 +161,9 @@ class ExponentialDecayLengthPenalty:
         excess = input_ids.shape[1] - self.start
         if excess <= 0:
             return scores
+        limit = math.log(1e10) / math.log(self.factor) if self.factor > 1 else math.inf
         end_scores = scores[:, self.tokens]  # (R, N)
-        added = end_scores.abs() * (self.factor**excess - 1)
+        added = end_scores.abs() * (self.factor ** min(excess, limit) - 1)
         added = added.masked_fill(~end_scores.isfinite(), 0.0)
         return scores.index_add_(1, self.tokens, added)
 

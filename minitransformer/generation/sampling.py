@@ -80,8 +80,9 @@ def top_p(
         The scores, (R, C), with -inf for the excluded tokens.
     """
     all_scores = scores if others is None else torch.cat([scores, others], dim=1)
-    # A token is excluded if it and all less likely ones have at most 1 - p together. Summed from the
-    # least likely on, as in transformers, so that rounding rarely decides: 0.5 and 0.3 reach 0.8.
+    # A token is excluded if it and all less likely ones have at most 1 - p together. As in
+    # transformers, they are summed from the least likely on: rounding hides that 0.5 and 0.3 reach
+    # 0.8 if the likely ones are summed.
     sums = all_scores.flip(1).softmax(dim=1).cumsum(dim=1)
     excluded = (sums <= 1 - p).flip(1)[:, : scores.shape[1]]
     excluded[:, :min_tokens_to_keep] = False
@@ -140,7 +141,8 @@ def draw(allowed: Candidates, generator: torch.Generator | None) -> tuple[Tensor
     large vocabulary would be lost to rounding.
 
     Returns:
-        The tokens, (R,), and whether there was one to draw, (R,) bool.
+        The tokens, (R,), and the highest score, (R,), which is not finite where there was no token
+        to draw.
     """
     cumulative = allowed.scores.softmax(dim=1).cumsum(dim=1, dtype=torch.float64)  # (R, C)
     uniform = torch.rand(
@@ -150,7 +152,7 @@ def draw(allowed: Candidates, generator: torch.Generator | None) -> tuple[Tensor
     # same cumulative value as the token before it, so it is never the first.
     indices = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)  # (R, 1)
     indices = indices.clamp(max=cumulative.shape[1] - 1)
-    return allowed.tokens(indices).squeeze(1), cumulative[:, -1] > 0
+    return allowed.tokens(indices).squeeze(1), allowed.scores.amax(dim=1)
 
 
 def _sort_for_top_p(

@@ -3,12 +3,25 @@
 R sequences, L tokens so far.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.validation import not_finite
 from minitransformer.tokenization import Tokenizer
+
+# The fields that forbid tokens.
+_FORBIDDING = (
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "min_new_tokens",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+)
 
 
 class StopStrings:
@@ -85,12 +98,25 @@ class StoppingCriteria:
         return self.strings is not None and self.strings.match_at_end(ids)
 
 
-def no_next_token(sequence: int, num_new_tokens: int) -> ValueError:
-    """The error for a sequence that cannot be continued."""
-    return ValueError(
-        f"sequence {sequence} cannot be continued after {num_new_tokens} new tokens: every token "
-        "is forbidden, or the model's logits are NaN"
-    )
+def no_next_token(
+    sequence: int, num_new_tokens: int, score: float, config: GenerationConfig, model: nn.Module
+) -> ValueError:
+    """The error for a sequence that cannot be continued.
+
+    Args:
+        sequence: its number in the batch.
+        num_new_tokens: how many were generated before.
+        score: the highest of the next token, -inf where every token is forbidden.
+        config: of the call.
+        model: whose logits are broken otherwise.
+    """
+    forbidding = [name for name in _FORBIDDING if getattr(config, name)]
+    if score == -math.inf and forbidding:
+        return ValueError(
+            f"sequence {sequence} cannot be continued after {num_new_tokens} new tokens: every "
+            f"token is forbidden; allow more of them in {' or '.join(forbidding)}"
+        )
+    return not_finite(f"the logits of sequence {sequence} after {num_new_tokens} new tokens", model)
 
 
 def has_token(tokenizer: Tokenizer, token: int) -> bool:

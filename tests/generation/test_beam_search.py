@@ -36,12 +36,12 @@ def test_beams_go_on_and_end():
     assert scores(beams) == [-0.75, -2.0]  # of two tokens, and of one
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0, 32, -32, -32.0])
 def test_the_length_of_a_hypothesis_counts_its_end(penalty):
     beams = search(length_penalty=penalty)
     beams.advance(best((-1.0, 0, 8), (-2.0, 0, 9), (-3.0, 0, 7), (-4.0, 0, 7)))
     beams.advance(best((-4.0, 0, 5), (-5.0, 0, 9), (-6.0, 0, 7), (-7.0, 0, 7)))
-    assert scores(beams) == [-4.0 / 2**penalty]
+    assert [beam.score for beam in beams.finished] == [-4.0 / 2**penalty]
 
 
 CLOSING = best((-1.0, 0, 5), (-1.2, 0, 6), (-9.0, 0, 7), (-9.1, 0, 8))
@@ -101,14 +101,17 @@ def test_what_is_forbidden_is_no_hypothesis():
 
 def test_a_search_is_stuck_where_nothing_follows_and_nothing_was_found():
     forbidden = -float("inf")
-    nothing = best((forbidden, 0, 5), (WORST, 1, 7), (WORST - 64, 1, 8), (forbidden, 0, 6))
+    nothing = best((forbidden, 0, 5), (WORST, 1, 7), (WORST, 1, 8), (forbidden, 0, 6))
     beams = search()
     assert beams.is_stuck(nothing)
     assert not beams.is_stuck([*nothing, Continuation(-1.0, 0, 7)])
     beams.advance(best((-1.0, 0, 5), (-2.0, 0, 7), (-3.0, 0, 8), (-4.0, 0, 9)))
     assert scores(beams) == [-1.0]
     assert not beams.is_stuck(nothing)  # there is a hypothesis
-    assert beams.is_stuck(best((-1.0, 0, 5), (float("nan"), 0, 7)))
+    not_a_number = best((-1.0, 0, 5), (float("nan"), 0, 7))
+    assert beams.is_stuck(not_a_number)
+    beams.improvable = False
+    assert not beams.is_stuck(not_a_number)  # what it found no longer changes
 
 
 def test_sampled_beams_are_sorted_by_score():

@@ -1,6 +1,7 @@
 """What `generate` accepts and refuses; the decoding loop; nothing of the model is changed."""
 
 import copy
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,8 @@ from tests.tiny import (
     random_ids,
 )
 
+# The function has the module's name, so that `import ... as` would find the function.
+generate_module = sys.modules["minitransformer.generation.generate"]
 IDS = torch.tensor([[9, 20, 31], [40, 9, 7]])
 
 
@@ -65,7 +68,7 @@ def with_config(model: Any, **fields: Any) -> Any:
         ({}, "number of tokens to generate is not set; pass max_new_tokens"),
         ({"max_length": 3}, "max_length=3 leaves no room for a new token after a prompt of 3"),
         ({"max_new_tokens": 14}, "3 prompt tokens and 14 new ones exceed .* 16 .* at most 13"),
-        ({"max_length": 17}, "generate at most 13"),
+        ({"max_length": 17}, "set max_new_tokens to at most 13"),
         ({"max_new_tokens": 4, "max_length": 9}, "set the same limit"),
         ({"max_new_tokens": 4, "min_new_tokens": 5}, "at least 5 new tokens, .* at most 4"),
         ({"max_length": 6, "min_length": 8}, "at least 5 new tokens, .* at most 3"),
@@ -297,14 +300,106 @@ def test_dropout_would_change_the_answer(beams, monkeypatch):
     assert torch.equal(generate(model, IDS, max_new_tokens=3, num_beams=beams).sequences, expected)
 
 
+@pytest.mark.parametrize("name", ["input_ids", "T5"])
+def test_token_types_are_refused_by_name(model, name):
+    """transformers adds their embeddings to GPT-2's input, and refuses them for the others."""
+    model = model if name == "input_ids" else language_model(name)
+    with pytest.raises(
+        ValueError, match="no token types; .* set tokenizer.token_types = False"
+    ) as e:
+        generate(model, IDS, token_type_ids=torch.zeros_like(IDS), max_new_tokens=2)
+    assert f"but {type(model).__name__} has no" in str(e.value)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"do_sample": True},
+        {"do_sample": True, "top_k": 0, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.9},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "suppress_tokens": [9, 10]},
+    ],
+    ids=str,
+)
+def test_logits_that_are_no_numbers(fields, beams, number):
+    """Of the second sequence, after its first new token."""
+    model = tiny()
+    logits = GPT2LMHeadModel.next_token_logits
+
+    def broken(self: Any, input_ids: torch.Tensor, **settings: Any) -> torch.Tensor:
+        result = logits(self, input_ids, **settings)
+        if input_ids.shape[1] == 1:  # not the prompt
+            result[beams, 7] = number
+        return result
+
+    model.next_token_logits = broken.__get__(model)
+    message = "the logits of sequence 1 after 1 new tokens contain NaN .* weights .* are finite: "
+    with pytest.raises(ValueError, match=message):
+        generate(model, IDS, max_new_tokens=4, num_beams=beams, eos_token_id=None, **fields)
+
+
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("fields", [{}, {"do_sample": True}], ids=str)
-def test_logits_that_are_no_numbers(fields, beams):
+def test_a_weight_that_is_no_number_is_named(beams):
     model = tiny()
     with torch.no_grad():
         model.transformer.final_norm.bias[3] = torch.nan
-    with pytest.raises(ValueError, match="sequence 0 cannot be continued .*logits are NaN"):
-        generate(model, IDS, max_new_tokens=2, num_beams=beams, **fields)
+    message = "logits of sequence 0 after 0 new tokens .* and so does the weight .*final_norm.bias"
+    with pytest.raises(ValueError, match=message):
+        generate(model, IDS, max_new_tokens=2, num_beams=beams)
+
+
+@pytest.mark.parametrize("name", ["num_beams", "num_return_sequences"])
+def test_sequences_that_do_not_fit_into_memory(model, name, monkeypatch):
+    fields: dict[str, Any] = {name: 999_999_999, "max_new_tokens": 2}
+    fields["do_sample"] = name == "num_return_sequences"
+    with monkeypatch.context() as patch:
+        patch.setattr(GPT2LMHeadModel, "next_token_logits", None)
+        with pytest.raises(ValueError, match=f"{name}=999999999 gives 1999999998 sequences, whose"):
+            generate(model, IDS, **fields)
+    # Three float32 of 50 tokens for two prompts: 1,200 bytes.
+    monkeypatch.setattr(generate_module, "memory_size", lambda device: 5 * 1200)
+    generate(model, IDS, **fields | {name: 5})
+    with pytest.raises(ValueError, match=f"do not fit into .* of cpu; set {name} to at most 5"):
+        generate(model, IDS, **fields | {name: 6})
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"do_sample": True, "temperature": 1e-10, "top_k": 0},
+        {"do_sample": True, "temperature": 2.0**31 - 1},
+        {"repetition_penalty": 1e-5, "encoder_repetition_penalty": 1e5},
+        {"exponential_decay_length_penalty": (0, 2.0**31 - 1)},
+        {"exponential_decay_length_penalty": (-(2**31) + 1, 1.01)},
+        {"no_repeat_ngram_size": 2**31 - 1, "encoder_no_repeat_ngram_size": 2**31 - 1},
+    ],
+    ids=str,
+)
+def test_extreme_numbers_give_tokens(model, fields, beams):
+    output = generate(model, IDS, max_new_tokens=6, num_beams=beams, seed=0, **fields)
+    assert output.num_new_tokens.min() >= 1
+    if "exponential_decay_length_penalty" in fields:
+        assert (
+            output.num_new_tokens == 2 - (fields["exponential_decay_length_penalty"][0] < 0)
+        ).all()
+    if fields.get("temperature") == 1e-10 and beams == 1:
+        assert torch.equal(output.sequences, generate(model, IDS, max_new_tokens=6).sequences)
+
+
+def test_the_length_decides_under_an_extreme_penalty(model):
+    fields: dict[str, Any] = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 9}
+    fields["eos_token_id"] = list(range(2, 30))
+    shortest, longest = (
+        generate(model, IDS, length_penalty=penalty, **fields) for penalty in (-32, 32.0)
+    )
+    for output, best in ((shortest, torch.amin), (longest, torch.amax)):
+        lengths = output.num_new_tokens.view(2, 4)
+        assert (lengths[:, 0] == best(lengths, dim=1)).all()
+        assert output.sequences_scores.isfinite().all()
+    assert shortest.num_new_tokens.sum() < longest.num_new_tokens.sum()
 
 
 class Script(DecodingSession):
@@ -325,6 +420,7 @@ def decoding(session: type[DecodingSession], device: str = "cpu", **fields: Any)
     config = GenerationConfig(pad_token_id=1, **fields)
     prompt = session().prompt
     return Decoding(
+        model=tiny(),
         open_session=lambda read_every_step: session(),
         prompt=prompt,
         config=config,
@@ -354,7 +450,8 @@ def test_a_sequence_in_which_everything_is_forbidden(model, sampled, beams):
     fields |= {"do_sample": sampled, "eos_token_id": None}
     with pytest.raises(
         ValueError,
-        match="sequence 0 cannot be continued after 3 new tokens: every token is forbidden",
+        match="sequence 0 cannot be continued after 3 new tokens: every token is forbidden; "
+        "allow more of them in no_repeat_ngram_size or suppress_tokens$",
     ):
         generate(model, IDS, **fields)
     # A sequence that has ended needs no further token.

@@ -186,7 +186,7 @@ def test_fewer_hypotheses_than_requested():
         pad_token_id=1,
     )
     assert result.new_tokens.tolist() == [[9], [1], [1]]
-    assert result.sequences_scores.tolist() == [0.0, -1e9, -1e9]
+    assert result.sequences_scores.tolist() == [0.0, -torch.inf, -torch.inf]
 
 
 def random_fields(chance: random.Random, encoder_decoder: bool) -> dict[str, Any]:
