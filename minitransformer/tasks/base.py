@@ -18,6 +18,7 @@ from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.hf.config import class_name, family_of_model
 from minitransformer.models.base import Model
 from minitransformer.models.validation import not_finite
+from minitransformer.names import shortened
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 Result = TypeVar("Result")
@@ -238,7 +239,7 @@ def check_count(name: str, value: int) -> None:
         ValueError: it is not.
     """
     if type(value) is not int or value < 1:
-        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+        raise ValueError(f"{name}={shortened(value)} must be an integer of at least 1")
 
 
 def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = False) -> list[str]:
@@ -255,9 +256,9 @@ def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = Fals
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             kind = type(text).__name__
-            raise TypeError(f"{name}[{number}] must be a str, not {kind}: {text!r}")
+            raise TypeError(f"{name}[{number}] must be a str, not {kind}: {shortened(text)}")
         if not may_be_empty and not text.strip():
-            raise ValueError(f"{name}[{number}] is empty: {text!r}")
+            raise ValueError(f"{name}[{number}] is empty: {shortened(text)}")
     return list(texts)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from minitransformer.generation.stopping import has_token
 from minitransformer.models.base import Model
 from minitransformer.models.bert import BertForMaskedLM
-from minitransformer.tasks.base import Task, check_count, max_tokens
+from minitransformer.names import shortened
+from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens
 from minitransformer.tokenization import Tokenizer
 
 
@@ -66,12 +67,12 @@ class FillMask(Task):
             embeddings of the model; those without a token are no answers.
 
         Raises:
-            TypeError: a text is not a string.
+            TypeError: a text or target is not a string.
             ValueError: a text has no mask or is too long, or a target is not one known token.
         """
         check_count("top_k", top_k)
         candidates = self.token_ids if targets is None else self._target_ids(targets)
-        text_list = [texts] if isinstance(texts, str) else texts
+        text_list = as_texts("texts", texts, may_be_empty=True)
         batch = self.tokenizer(text_list)
         self._check(text_list, batch["input_ids"])
         answers = self._run(batch, lambda inputs: self._fill(inputs, top_k, candidates))
@@ -82,7 +83,9 @@ class FillMask(Task):
         limit = max_tokens(self.model, self.tokenizer)
         for number, (text, ids) in enumerate(zip(texts, input_ids, strict=True)):
             if self.mask_token_id not in ids:
-                raise ValueError(f"texts[{number}] has no {self.tokenizer.mask_token}: {text!r}")
+                raise ValueError(
+                    f"texts[{number}] has no {self.tokenizer.mask_token}: {shortened(text)}"
+                )
             if len(ids) > limit:
                 raise ValueError(
                     f"texts[{number}] has {len(ids)} tokens, but the maximum is {limit}; shorten it"
@@ -122,7 +125,7 @@ class FillMask(Task):
         }
 
     def _target_ids(self, targets: str | Sequence[str]) -> list[int]:
-        texts = [targets] if isinstance(targets, str) else list(targets)
+        texts = as_texts("targets", targets, may_be_empty=True)
         if not texts:
             raise ValueError("targets is empty; leave it out to rank every token")
         return list(dict.fromkeys(map(self._target_id, texts)))  # two spellings may be one token
@@ -132,8 +135,8 @@ class FillMask(Task):
             return int(known)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
-            raise ValueError(f"the target {text!r} is {len(ids)} tokens; it must be one")
+            raise ValueError(f"the target {shortened(text)} is {len(ids)} tokens; it must be one")
         token = self.tokenizer.id_to_token(ids[0])
         if token == self.tokenizer.special_tokens.get("unk_token"):
-            raise ValueError(f"the target {text!r} is not in the vocabulary")
+            raise ValueError(f"the target {shortened(text)} is not in the vocabulary")
         return int(ids[0])

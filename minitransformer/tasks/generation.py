@@ -26,6 +26,7 @@ from minitransformer.generation_config import (
 )
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import LanguageModel, Model, Seq2SeqLM
+from minitransformer.names import shortened
 from minitransformer.tasks.base import Task, batches_by_length, evaluation_mode, padding_id
 from minitransformer.tokenization import Tokenizer
 
@@ -79,7 +80,7 @@ def task_settings(
     prefix = parameters.pop("prefix", content.get("prefix") or "")
     if not isinstance(prefix, str):
         raise CheckpointError(
-            f"{source}: the prefix of {task} must be a string, not {prefix!r:.200}"
+            f"{source}: the prefix of {task} must be a string, not {shortened(prefix)}"
         )
     check_file_fields(parameters, source)
     try:
@@ -96,7 +97,8 @@ def checked_prefix(prefix: object) -> str:
         TypeError: it is not a string.
     """
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a str, not {type(prefix).__name__}: {prefix!r}")
+        kind = type(prefix).__name__
+        raise TypeError(f"prefix must be a str, not {kind}: {shortened(prefix)}")
     return prefix
 
 
@@ -156,16 +158,17 @@ class GenerationTask(Task):
         equal = not isinstance(self.model, Seq2SeqLM) and _depends_on_prompt_length(resolved)
         answers: dict[int, list[list[int]]] = {}
         batches = batches_by_length([len(ids) for ids in inputs], self.batch_size, equal=equal)
-        for number, batch in enumerate(batches):
+        for batch in batches:
             with evaluation_mode(self.model):
                 output = generate(
                     self.model,
                     *self._padded([inputs[index] for index in batch]),
                     defaults=config,
-                    seed=None if seed is None else seed + number,
+                    seed=seed,
                     tokenizer=self.tokenizer,
                     **fields,
                 )
+            seed = None if seed is None else seed + 1
             new = output.new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A, N)
             lengths = output.num_new_tokens.unflatten(0, (len(batch), -1)).tolist()  # (B, A)
             for index, several, counts in zip(batch, new, lengths, strict=True):

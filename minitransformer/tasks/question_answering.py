@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.models.bert import BertForQuestionAnswering
+from minitransformer.names import shortened
 from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens
 from minitransformer.tokenization import BatchEncoding
 
@@ -243,8 +244,11 @@ class QuestionAnswering(Task):
         """
         check_count("top_k", top_k)
         check_count("max_answer_tokens", max_answer_tokens)
-        if math.isnan(threshold):
-            raise ValueError("threshold=nan must be a number; 0.0 compares the scores as they are")
+        if not isinstance(threshold, int | float) or math.isnan(threshold):
+            raise ValueError(
+                f"threshold={shortened(threshold)} must be a number; 0.0 compares the scores as "
+                "they are"
+            )
         single = isinstance(questions, str)
         pairs = _pairs(questions, contexts)
         predictions = self._predict(pairs, top_k, max_answer_tokens)
@@ -269,8 +273,8 @@ class QuestionAnswering(Task):
                 context = pairs[numbers[owner]][1]
                 if 1 not in batch.sequence_ids(index):
                     raise ValueError(
-                        f"contexts[{numbers[owner]}] has no tokens: {context!r:.60}; pass a text "
-                        "with at least one word"
+                        f"contexts[{numbers[owner]}] has no tokens: {shortened(context)}; pass a "
+                        "text with at least one word"
                     )
                 window = self._search(batch, index, context, logits, top_k, max_answer_tokens)
                 found[owner].append(window)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minitransformer.models.base import Seq2SeqLM
+from minitransformer.names import shortened
 from minitransformer.tasks.base import as_texts
 from minitransformer.tasks.generation import GenerationTask, Settings, checked_prefix
 from minitransformer.tokenization import BatchEncoding
@@ -130,7 +131,7 @@ def with_prefix(texts: list[str], settings: Settings, prefix: str | None) -> lis
     for number, text in enumerate(texts):
         if before.strip() and text.startswith(before.strip()):
             raise ValueError(
-                f"texts[{number}] begins with the prefix {before!r}, which is added to every "
-                "text; remove it from the text, or pass prefix=''"
+                f"texts[{number}] begins with the prefix {shortened(before)}, which is added to "
+                "every text; remove it from the text, or pass prefix=''"
             )
     return [before + text for text in texts]

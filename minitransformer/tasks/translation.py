@@ -11,6 +11,7 @@ from minitransformer.generation_config import GenerationConfig
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import Model
 from minitransformer.models.marian import MarianMTModel
+from minitransformer.names import listed, shortened
 from minitransformer.tasks.base import as_texts
 from minitransformer.tasks.generation import CONFIG, Settings, read_config, task_settings
 from minitransformer.tasks.text_to_text import TextToTextGeneration, with_prefix
@@ -165,7 +166,9 @@ class Translation(TextToTextGeneration):
         if self.codes and target is not None:
             code = f">>{target}<<"
             if code not in self.codes:
-                raise ValueError(f"tgt_lang={target!r} has no language code; {self._all_codes()}")
+                raise ValueError(
+                    f"tgt_lang={shortened(target)} has no language code; {self._all_codes()}"
+                )
             return Settings(config=self.settings.config, prefix=f"{code} ")
         for name, given, trained in (
             ("src_lang", source, self._trained_on[0]),
@@ -182,12 +185,13 @@ class Translation(TextToTextGeneration):
         for languages, settings in self.directions.items():
             if languages == (source, target):
                 return settings
-        directions = ", ".join(f"{one} to {other}" for one, other in self.directions)
+        directions = listed(f"{one} to {other}" for one, other in self.directions)
         one, other = next(iter(self.directions))
         raise ValueError(
-            f"src_lang={source!r}, tgt_lang={target!r}; the checkpoint has these directions: "
-            f"{directions}. Choose one in the call, by src_lang={one!r}, tgt_lang={other!r}, or by "
-            f"pipeline('translation_{one}_to_{other}', path); or pass your own prefix"
+            f"src_lang={shortened(source)}, tgt_lang={shortened(target)}; the checkpoint has these "
+            f"directions: {directions}. Choose one in the call, by src_lang={one!r}, "
+            f"tgt_lang={other!r}, or by pipeline('translation_{one}_to_{other}', path); or pass "
+            "your own prefix"
         )
 
     def _sources(self, texts: list[str], settings: Settings, prefix: str | None) -> list[str]:
@@ -204,8 +208,8 @@ class Translation(TextToTextGeneration):
                 )
             if found is not None and found[0] not in self.codes:
                 raise ValueError(
-                    f"texts[{number}] begins with {found[0]!r}, which is not a code of this model; "
-                    f"{self._all_codes()}"
+                    f"texts[{number}] begins with {shortened(found[0])}, which is not a code of "
+                    f"this model; {self._all_codes()}"
                 )
             if source != text and _CODE.match(text):
                 raise ValueError(
@@ -214,7 +218,9 @@ class Translation(TextToTextGeneration):
         return sources
 
     def _all_codes(self) -> str:
-        return f"the codes are: {', '.join(self.codes)}" if self.codes else "it has no codes"
+        if not self.codes:
+            return "it has no codes"
+        return f"the codes are: {listed(self.codes, limit=600)}"
 
 
 def _read_directions(path: str | Path, config: GenerationConfig) -> dict[tuple[str, str], Settings]:

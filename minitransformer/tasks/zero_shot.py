@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.models.base import Model, SequenceClassifier
+from minitransformer.names import listed, shortened
 from minitransformer.tasks.base import Task, as_texts
 from minitransformer.tokenization import Tokenizer
 
@@ -47,7 +48,7 @@ class ZeroShotClassification(Task):
         if entailment is None or len(names) < 2:
             raise ValueError(
                 "zero-shot-classification needs a model for natural language inference, with a "
-                f"class 'entailment' among several; its classes are: {', '.join(names.values())}"
+                f"class 'entailment' among several; its classes are: {listed(names.values())}"
             )
         contradiction = _class_with_prefix(names, "contradict")
         if contradiction is None:
@@ -89,8 +90,8 @@ class ZeroShotClassification(Task):
         labels = _labels(candidate_labels)
         if not isinstance(hypothesis_template, str) or _PLACEHOLDER not in hypothesis_template:
             raise ValueError(
-                f"hypothesis_template={hypothesis_template!r} has no {_PLACEHOLDER}; put it where "
-                "the label belongs"
+                f"hypothesis_template={shortened(hypothesis_template)} has no {_PLACEHOLDER}; "
+                "put it where the label belongs"
             )
         premises = as_texts("texts", texts)
         hypotheses = [hypothesis_template.replace(_PLACEHOLDER, label) for label in labels]
@@ -145,5 +146,5 @@ def _labels(candidates: str | Sequence[str]) -> list[str]:
         raise ValueError("candidate_labels is empty; pass at least one")
     for number, label in enumerate(labels):
         if label in labels[:number]:
-            raise ValueError(f"candidate_labels has {label!r} twice; remove one")
+            raise ValueError(f"candidate_labels has {shortened(label)} twice; remove one")
     return labels

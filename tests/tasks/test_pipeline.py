@@ -12,7 +12,6 @@ from minitransformer.cli import main
 from minitransformer.fast import is_optimized
 from minitransformer.tasks.base import Task
 from minitransformer.tasks.fill_mask import FillMask
-from minitransformer.tasks.generation import GenerationTask
 from minitransformer.tasks.pipeline import ALIASES, TASKS, pipeline
 from tests.tiny import TEXTS, same, save_checkpoint
 
@@ -167,19 +166,48 @@ def test_a_model_is_left_in_the_mode_in_which_it_was(task, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "task", [name for name, task in TASKS.items() if not issubclass(task, GenerationTask)]
+    ("task", "broken"),
+    # T5's norm divides by a root mean square that is infinite, which leaves zeros.
+    [(task, broken) for task in TASKS for broken in (True, False) if broken or "2" not in task],
 )
-@pytest.mark.parametrize("broken", [True, False])
-def test_outputs_that_are_not_finite(broken, task, tmp_path):
+def test_outputs_that_are_not_finite(task, broken, tmp_path):
     path, arguments, fields = save_example(task, tmp_path)
     run = pipeline(task, path)
     if broken:
         name, weight = list(run.model.named_parameters())[3]
         weight.data[0] = math.nan
-        message = f"{task}: the outputs contain NaN or infinity, and so does the weight {name}; "
+        message = f"contain NaN or infinity, and so does the weight {name}; "
     else:
         for weight in run.model.parameters():
             weight.data.mul_(1e38)
         message = "though all weights .torch.float32. are finite: a number exceeded the range"
     with pytest.raises(ValueError, match=message):
         run(*arguments, **fields)
+
+
+LONG = "ciao va " * 10_000
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "fields"),
+    [
+        *((task, ["ciao", [LONG]], {}) for task in TASKS),
+        ("fill-mask", LONG, {}),
+        ("fill-mask", "[MASK]", {"targets": LONG}),
+        ("fill-mask", "[MASK]", {"targets": [3]}),
+        ("fill-mask", "[MASK]", {"top_k": LONG}),
+        ("question-answering", "ciao", {"threshold": LONG}),
+        ("summarization", "ciao", {"prefix": [LONG]}),
+        ("summarization", LONG, {"prefix": LONG.strip()}),
+        ("translation", f">>{LONG}<< ciao", {}),
+        ("zero-shot-classification", "ciao", {"hypothesis_template": LONG}),
+    ],
+)
+def test_an_error_shows_little_of_a_long_argument(task, arguments, fields, tmp_path):
+    path, (_, *others), _ = save_example(task, tmp_path)
+    run = pipeline(task, path)
+    with pytest.raises((TypeError, ValueError)) as error:
+        run(arguments, *others, **fields)
+    assert len(str(error.value)) < 350
+    names = {"texts", "questions", "target", *fields}
+    assert any(name in str(error.value) for name in names)
