@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
 from minitransformer.models.bert import BertForQuestionAnswering
+from minitransformer.models.validation import not_finite
 from minitransformer.tasks.question_answering import (
     Prediction,
     Window,
@@ -157,6 +158,9 @@ def predict(
 
     Returns:
         The predictions; None if `should_stop` returned True.
+
+    Raises:
+        ValueError: a logit is NaN or infinite.
     """
     device = next(model.parameters()).device
     by_length = np.argsort(features.lengths, kind="stable")
@@ -172,6 +176,8 @@ def predict(
         inputs = window_inputs(features, windows, pad_token_id)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+        if not bool((output.start_logits + output.end_logits).isfinite().all()):
+            raise not_finite("the logits", model)
         start_logits = _at_real_tokens(output.start_logits, inputs["attention_mask"])
         end_logits = _at_real_tokens(output.end_logits, inputs["attention_mask"])
         found = best_spans(

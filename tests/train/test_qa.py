@@ -303,6 +303,9 @@ def test_predictions_do_not_depend_on_the_batches(files):
         )
         is None
     )
+    model.qa_outputs.bias.data[1] = torch.nan
+    with pytest.raises(ValueError, match=r"NaN or infinity, and so does .* qa_outputs\.bias"):
+        qa.predict(model, features, contexts, pad_token_id=0, batch_size=4)
 
 
 @pytest.mark.filterwarnings("ignore:.*newly initialized", "ignore:.*has no use for")
