@@ -1,13 +1,14 @@
-"""Fine-tune an encoder to classify texts: `python -m train.classify --model PATH --train FILE ...`.
+"""Fine-tune a model to classify texts: `python -m train.classify --model PATH --train FILE ...`.
 
 Each line of FILE contains a text, a tab and the name of its class:
 
     one long string of cliches<TAB>0
     a stirring , funny and finally transporting film<TAB>1
 
-The file is UTF-8 and has no header. The label is what follows the last tab of a line; it can be any
-name without a tab, such as `0`, `positive` or `very good`. White space around text and label is
-removed, and blank lines are skipped. SST-2 (Socher et al. 2013) is often distributed in this form.
+The file is UTF-8 and has no header and no quotes. The label can be any name without a tab, a comma,
+a semicolon or a vertical bar, such as `0`, `positive` or `very good`. White space around text and
+label is removed, and blank lines are skipped. SST-2 (Socher et al. 2013) is often distributed in
+this form.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from minitransformer.arguments import Parser
 from minitransformer.models.base import SequenceClassifier
 from minitransformer.models.losses import cross_entropy_sum
+from minitransformer.names import listed, shortened
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.batching import LabelledBatches
@@ -36,6 +38,8 @@ from train.loop import Record, last_checkpoint
 from train.text import numbered_lines
 
 _FORMAT = "a line must be a text, a tab and a label"
+_COLUMN_NAMES = {"text", "sentence", "review", "label", "labels", "class", "category", "topic"}
+_COLUMN_NAMES |= {"intent", "rating", "score", "sentiment", "target"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     examples, dev_examples = (read_labelled_text(path) for path in (arguments.train, arguments.dev))
     classes = class_names(examples)
     labels = class_ids(examples, classes, arguments.train)
+    counts = [f"{name} ({labels.count(number):,})" for number, name in enumerate(classes)]
+    print(f"{len(classes)} classes, with their number of texts: {listed(counts)}")
     dev_labels = class_ids(dev_examples, classes, arguments.dev)
     model, tokenizer = load_pretrained(
         SequenceClassifier,
@@ -120,9 +126,13 @@ class LabelledText:
 def read_labelled_text(path: str | Path) -> list[LabelledText]:
     """Read a file of labelled texts.
 
+    A first line whose label occurs in no other line is taken for a header if that is the usual name
+    of a column, or the only label that occurs once.
+
     Raises:
-        ValueError: the file is missing, is not UTF-8 or contains no text, or a line has no tab, an
-            empty text or an empty label, or is a header. The message names the line.
+        ValueError: the file is missing, is not UTF-8, contains no text, has the label in front of
+            the text, or a line has no tab or several, an empty text or an empty label, a label in
+            quotes, several labels, or is a header. The message names the line.
     """
     examples = [
         _labelled_text(line, line_number, f"{path}, line {line_number}")
@@ -131,11 +141,23 @@ def read_labelled_text(path: str | Path) -> list[LabelledText]:
     ]
     if not examples:
         raise ValueError(f"{path} contains no text; {_FORMAT}")
-    first = examples[0]
-    if first.label.lower() == "label":
+    counts = Counter(example.label for example in examples)
+    texts = len({example.text for example in examples})
+    if len(counts) > texts:
         raise ValueError(
-            f"{path}, line {first.line_number}: {first.text!r} with the label {first.label!r} is a "
-            "header, not a text; delete the line"
+            f"{path}: the first column looks like the label, because it has {texts:,} different "
+            f"values and the last one {len(counts):,}; {_FORMAT}. To swap them: "
+            "awk -F'\\t' -v OFS='\\t' '{print $2, $1}'"
+        )
+    for example in examples:
+        _check_label(example.label, f"{path}, line {example.line_number}")
+    first = examples[0]
+    only = [*counts.values()].count(1) == 1 and len(counts) > 2
+    if counts[first.label] == 1 and (only or first.label.lower() in _COLUMN_NAMES):
+        raise ValueError(
+            f"{path}, line {first.line_number}: {shortened(first.text)} with the label "
+            f"{shortened(first.label)}, which no other line has, looks like a header; delete the "
+            "line, or, if it is a text, move it below another one"
         )
     return examples
 
@@ -149,7 +171,8 @@ def class_names(examples: Sequence[LabelledText]) -> list[str]:
     names = {example.label for example in examples}
     if len(names) < 2:
         raise ValueError(
-            f"every text has the label {examples[0].label!r}; training needs at least two classes"
+            f"every text has the label {shortened(examples[0].label)}; training needs at least two "
+            "classes"
         )
     if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
@@ -173,22 +196,43 @@ def class_ids(
     for example in examples:
         if example.label not in ids:
             raise ValueError(
-                f"{path}, line {example.line_number}: the label {example.label!r} is not one of "
-                f"those in the training file: {', '.join(classes)}"
+                f"{path}, line {example.line_number}: the label {shortened(example.label)} is not "
+                f"one of those in the training file: {listed(classes)}"
             )
     return [ids[example.label] for example in examples]
 
 
 def _labelled_text(line: str, line_number: int, where: str) -> LabelledText:
-    text, tab, label = line.rpartition("\t")
-    if not tab:
-        raise ValueError(f"{where}: there is no tab in {line!r:.60}; {_FORMAT}")
-    text, label = text.strip(), label.strip()
+    fields = [field.strip() for field in line.split("\t")]
+    if len(fields) == 1:
+        raise ValueError(
+            f"{where}: there is no tab in {shortened(line)}; {_FORMAT}. Convert a CSV file to "
+            "columns with a tab between them, and no quotes"
+        )
+    if len(fields) > 2:
+        raise ValueError(
+            f"{where}: there are {len(fields)} columns in {shortened(line)}; {_FORMAT}. To keep "
+            "two columns: cut -f2,3"
+        )
+    text, label = fields
     if not text:
         raise ValueError(f"{where}: the text before the tab is empty; {_FORMAT}")
     if not label:
         raise ValueError(f"{where}: the label after the tab is empty; {_FORMAT}")
     return LabelledText(text, label, line_number)
+
+
+def _check_label(label: str, where: str) -> None:
+    if label[0] == label[-1] == '"':
+        raise ValueError(
+            f"{where}: the label {shortened(label)} is in quotes, which would be read as part of "
+            "it, and of the texts; save the file without quotes"
+        )
+    if re.search("[,;|]", label):
+        raise ValueError(
+            f"{where}: {shortened(label)} looks like several labels, which are not supported; give "
+            "every text one label, whose name has no comma, semicolon or vertical bar"
+        )
 
 
 def _batches(
@@ -215,7 +259,7 @@ def _batches(
 def parser() -> Parser:
     """The parser of the job's arguments."""
     parser = Parser(
-        prog="python -m train.classify", description="Fine-tune an encoder to classify texts."
+        prog="python -m train.classify", description="Fine-tune a model to classify texts."
     )
     parser.add_argument("--train", type=Path, required=True, help="lines of text, tab, class")
     parser.add_argument("--dev", type=Path, required=True, help="the same, to evaluate on")

@@ -1,4 +1,4 @@
-"""The code shared by the jobs that fine-tune a pretrained encoder."""
+"""The code shared by the jobs that fine-tune a pretrained model for a task that labels texts."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from minitransformer.arguments import Parser, positive
 from minitransformer.files import atomic_directory, write_json
 from minitransformer.hf.checkpoint import model_class_for
 from minitransformer.models.base import TaskModel
+from minitransformer.models.gpt2 import GPT2Config
 from minitransformer.tasks.base import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments, training_config
@@ -72,6 +73,9 @@ def load_pretrained(
         raise ValueError(f"seed={arguments.seed} must not be negative")
     torch.manual_seed(arguments.seed)
     model_class = model_class_for(arguments.model, task)
+    if issubclass(model_class.config_class, GPT2Config):
+        # transformers finds the last token of a text by it; our models by the mask.
+        changes["pad_token_id"] = Tokenizer.from_pretrained(arguments.model).padding_id
     known = {field.name for field in fields(model_class.config_class)}
     changes |= {name: arguments.dropout for name in _DROPOUTS if name in known}
     changes["attention_probs_dropout_prob"] = arguments.attention_dropout
@@ -83,6 +87,8 @@ def load_pretrained(
         )
     tokenizer = load_tokenizer(arguments.model, model)
     check_vocabularies(model, tokenizer)
+    # GPT-2's tokenizer has no padding token; the saved one names the token that we pad with.
+    tokenizer.pad_token = tokenizer.id_to_token(tokenizer.padding_id)
     tokenizer.model_max_length = model.config.max_sequence_length
     optimize_unless_plain(model, training_config(arguments), plain=arguments.plain)
     # Again, so that dropout does not depend on how the head was initialized.

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from minitransformer import BertForSequenceClassification, from_pretrained, pipeline
-from tests.tiny import save_tiny_bert, watch_figures
+from minitransformer import BertForSequenceClassification, Tokenizer, from_pretrained, pipeline
+from tests.tiny import save_checkpoint, save_tiny_bert, watch_figures
 from train import classify
 from train.metrics import read_metrics
 
@@ -85,6 +86,22 @@ def test_what_is_cut_off_is_counted(files, tmp_path, capsys):
     long = sum(len(line.split("\t")[0].split()) > 8 for line in train)
     assert 20 < long < 140
     assert f"train: 160 texts ({long} truncated to 10 tokens)" in capsys.readouterr().out
+
+
+def test_transformers_classifies_with_a_gpt2_that_had_no_padding_token(files, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+    model = save_checkpoint(tmp_path / "gpt2", "GPT2LMHeadModel")
+    assert run(files, tmp_path / "out", "--max-steps", "2", "--model", str(model)) == 0
+    assert "2 classes, with their number of texts: bad (" in capsys.readouterr().out
+    texts = ["a warm tale", "dull", "the film is a stale tale"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    own = Tokenizer.from_pretrained(tmp_path / "out")(texts, padding=True, return_tensors="pt")
+    ours = from_pretrained(tmp_path / "out")
+    assert torch.equal(batch["input_ids"], own["input_ids"])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(**own).logits, theirs.eval()(**batch).logits)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from train.classify import (
     read_labelled_text,
 )
 
+HEADERS = ["text\tlabel", "Text\tLabel", "sentence\tsentiment", "review\tgender", "label\ttext"]
+
 
 def write(path, content):
     path = path / "texts.tsv"
@@ -19,11 +21,11 @@ def write(path, content):
 
 
 def test_text_and_label_of_every_line(tmp_path):
-    path = write(tmp_path, "\ufeffa good film\t1\r\n\r\n  \nperché  no? \t very bad \nx\ty\tz")
+    path = write(tmp_path, '\ufeffa good film\t1\r\n\r\n  \nperché  no? \t very bad \n"x" y\tz')
     assert read_labelled_text(path) == [
         LabelledText("a good film", "1", 1),
         LabelledText("perché  no?", "very bad", 4),
-        LabelledText("x\ty", "z", 5),  # the label is the last field
+        LabelledText('"x" y', "z", 5),
     ]
 
 
@@ -44,12 +46,39 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("good\t1\n".encode("utf-16"), "line 1 is not UTF-8"),
         ("", "contains no text; a line must be a text, a tab and a label"),
         ("\ufeff\n \r\n", "contains no text"),
-        ("sentence\tlabel\ngood\t1\n", "line 1: 'sentence' with the label 'label' is a header"),
+        ("good\t1\n0\tbad\t0\n", "line 2: there are 3 columns in .*: cut -f2,3"),
+        ("good,1\n", "line 1: there is no tab in 'good,1'.*Convert a CSV file"),
+        ('"good"\t"1"\n', "line 1: the label '\"1\"' is in quotes, .*without quotes"),
+        ("good\t1\nbad\ttoxic,insult\n", "line 2: 'toxic,insult' looks like several labels"),
+        ("good\t1\nbad\ttoxic; insult\n", "line 2: 'toxic; insult' looks like several labels"),
+        ("good\t1\nbad\ta|b\n", "line 2: 'a|b' looks like several labels"),
+        ("1\tgood\n0\tbad, bad\n1\tfine\n", "the first column looks like the label.* 2 .* 3;"),
+        ("label\ttext\n1\tgood\n0\tbad\n1\tfine\n", "the first column looks like the label"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(content, message, tmp_path):
     with pytest.raises(ValueError, match=f"texts.tsv.*{message}"):
         read_labelled_text(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_is_refused(header, tmp_path):
+    content = f"\ufeff{header}\r\n" + "good\t1\r\nbad\t0\r\nfine\t1\r\ndull\t0\r\n"
+    with pytest.raises(ValueError, match="texts.tsv, line 1: .* looks like a header; delete the"):
+        read_labelled_text(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "good\t1\nbad\t0\n",
+        "great\tpositive\nso so\tneutral\nawful\tnegative\n",  # every label occurs once
+        "gossip\tlabel\nscarf\tlabel\nscore\tmusic\n",  # a class of that name
+        "good\t1\nso so\tonce\nbad\t0\nfine\t1\ndull\t0\n",  # not in the first line
+    ],
+)
+def test_a_text_is_no_header(content, tmp_path):
+    assert len(read_labelled_text(write(tmp_path, content))) == content.count("\n")
 
 
 def test_a_file_that_cannot_be_opened(tmp_path):
@@ -86,6 +115,9 @@ def test_labels_become_numbers():
     assert class_ids(examples("2", "10", "2"), ["2", "10"], "dev.tsv") == [0, 1, 0]
     with pytest.raises(ValueError, match="dev.tsv, line 2: the label '3' is not one of.*: 2, 10"):
         class_ids(examples("2", "3"), ["2", "10"], "dev.tsv")
+    with pytest.raises(ValueError, match="4,9.. more") as error:
+        class_ids(examples("x" * 10**5), [f"text {number}" for number in range(5000)], "dev.tsv")
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize(("name", "number"), [("train", 6920), ("dev", 872), ("test", 1821)])
