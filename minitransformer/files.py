@@ -7,13 +7,14 @@ and renames them into place, so that a killed process leaves either the old file
 
 import json
 import os
-import reprlib
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any
+
+from minitransformer.names import shortened
 
 TEMPORARY_PREFIX = ".minitransformer-tmp-"  # only directories with this prefix are cleaned up
 _LARGEST_JSON = 512 * 2**20  # bytes; the largest real tokenizer.json files are about 30 MB
@@ -35,7 +36,9 @@ def checkpoint_file(directory: str | Path, name: str) -> Path:
     """
     # PureWindowsPath recognizes both kinds of slashes, and drive letters.
     if not name or PureWindowsPath(name).name != name or name in (".", ".."):
-        raise CheckpointError(f"{name!r} is not a plain file name inside {directory}; refused")
+        raise CheckpointError(
+            f"{shortened(name)} is not a plain file name inside {directory}; refused"
+        )
     root = Path(directory).resolve()
     path = root / name
     target = path.resolve()
@@ -66,7 +69,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f"{path} contains {reprlib.repr(content)}; it must be a JSON object, "
+            f"{path} contains {shortened(content)}; it must be a JSON object, "
             '{"name": value, ...}: correct it, or download it again'
         )
     return content

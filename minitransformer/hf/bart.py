@@ -125,8 +125,6 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
-INPUT_TOKENS = frozenset({"decoder_start_token_id"})
-
 BART = Family(
     model_type="bart",
     config_class=BartConfig,
@@ -148,5 +146,4 @@ BART = Family(
         "static_position_embeddings": False,
     },
     without_effect=WITHOUT_EFFECT,
-    input_tokens=INPUT_TOKENS | {"eos_token_id"},
 )

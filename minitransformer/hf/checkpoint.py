@@ -54,7 +54,7 @@ from minitransformer.layers.positional_embeddings import SinusoidalPositions
 from minitransformer.models.base import LanguageModel, Model, SequenceClassifier, TaskModel
 from minitransformer.models.bert import BertForTokenClassification
 from minitransformer.models.config import ClassifierConfig, Config
-from minitransformer.names import unexpected_name
+from minitransformer.names import cut, listed, shortened, unexpected_name
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -231,7 +231,7 @@ def _load(
             stacklevel=4,
         )
     _report(found, known_name, directory, must_be_complete=named == known_name and keep_head)
-    if changed := changed_function(stated, family, changes, model):
+    if changed := changed_function(stated, changes, model):
         warnings.warn(
             f"{directory}: with {', '.join(changed)}, the stored weights compute another function; "
             "train the model, or leave the field as it is in the checkpoint",
@@ -345,12 +345,15 @@ def _check_shapes(
             sizes = set(shape) - set(stored[name].shape)
             fields = [f"{f}={v}" for f, v in _sizes(model.config, family).items() if v in sizes]
             raise CheckpointError(
-                f"{directory}: {name} has shape {stored[name].shape}, but the config needs {shape}"
-                + f", by {' or '.join(fields)}; set it to the stored size" * bool(fields)
+                f"{directory}: {cut(name)} has shape {stored[name].shape}, "
+                f"but the config needs {shape}"
+                + f", by {' or '.join(fields)}; set it to the stored size"
+                * bool(fields)
             )
         if stored[name].dtype not in _FLOATING:
             raise CheckpointError(
-                f"{directory}: {name} has dtype {stored[name].dtype}; it must be one of {_FLOATING}"
+                f"{directory}: {cut(name)} has dtype {stored[name].dtype}; "
+                f"it must be one of {_FLOATING}"
             )
 
 
@@ -379,7 +382,7 @@ def _report(
         )
     if found.unused:
         warnings.warn(
-            f"{directory}: a {known_name} has no use for {', '.join(found.unused)}", stacklevel=5
+            f"{directory}: a {known_name} has no use for {listed(found.unused, 600)}", stacklevel=5
         )
 
 
@@ -445,7 +448,7 @@ def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
         f".save_pretrained({str(directory)!r})"
     )
     raise CheckpointError(
-        f"{directory} has no {WEIGHTS} and no {INDEX}, only {', '.join(pickles)}. Pickled weights "
+        f"{directory} has no {WEIGHTS} and no {INDEX}, only {listed(pickles)}. Pickled weights "
         "are refused, because reading them can run code; if you trust them, convert them: "
         f"python -c {shlex.quote(program)}"
     )
@@ -458,22 +461,24 @@ def _list_shards(directory: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{index}: weight_map must map tensor names to file names")
     for shard in sorted(set(shard_of.values())):
         if not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names {shard!r}, which is not a .safetensors file")
+            raise CheckpointError(
+                f"{index} names {shortened(shard)}, which is not a .safetensors file"
+            )
     paths = {shard: checkpoint_file(directory, shard) for shard in sorted(set(shard_of.values()))}
     tensors = {}
     for shard, path in paths.items():
         for tensor in _read_header(path):
-            listed = shard_of.get(tensor.name)
-            if listed != shard:
-                where = "does not list" if listed is None else f"says is in {listed}"
+            right = shard_of.get(tensor.name)
+            if right != shard:
+                where = "does not list" if right is None else f"says is in {right}"
                 raise CheckpointError(
-                    f"{path} has {tensor.name!r}, which {index} {where}; they are not from the "
-                    "same save: download or save the whole checkpoint again"
+                    f"{path} has {shortened(tensor.name)}, which {index} {where}; they are not "
+                    "from the same save: download or save the whole checkpoint again"
                 )
             tensors[tensor.name] = tensor
     absent = sorted(set(shard_of) - set(tensors))
     if absent:
-        raise CheckpointError(f"{index} lists tensors that no shard has: {absent[:5]}")
+        raise CheckpointError(f"{index} lists tensors that no shard has: {listed(absent)}")
     return tensors
 
 

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from minitransformer.hf.gpt2 import GPT2
 from minitransformer.hf.marian import MARIAN, MARIAN_POSITIONS
 from minitransformer.hf.roberta import ROBERTA
 from minitransformer.hf.t5 import T5
-from minitransformer.models.base import Model, SequenceClassifier
+from minitransformer.models.bart import BartForSequenceClassification
+from minitransformer.models.base import Model, Seq2SeqLM
 from minitransformer.models.config import Config
+from minitransformer.models.roberta import RobertaConfig
 from minitransformer.names import listed, nearest, shortened, unexpected_name
 
 FAMILIES = {
@@ -102,8 +104,7 @@ WITHOUT_EFFECT = {
 }
 
 # Fields without which loaded weights compute the same in evaluation mode: what only training or the
-# names of the classes depend on, and sizes, which shapes show. Dropouts and tokens are among them,
-# except for the family's `input_tokens`.
+# names of the classes depend on, and sizes, which shapes show. So are dropouts, and most token ids.
 _KEEP_THE_FUNCTION = {
     "decoder_intermediate_size",
     "hidden_size",
@@ -223,7 +224,7 @@ def stated_fields(content: dict[str, Any], family: Family, path: Path) -> dict[s
             if name == "pad_token_id" and value is None:
                 continue  # transformers 2.4 to 2.7 wrote null in every family, and did not read it
             if name == "eos_token_id" and isinstance(value, list) and value:
-                value = value if name in family.input_tokens else value[0]  # generation reads all
+                value = value[0]  # generation reads all of them from the file
             values[ours.get(name, name)] = value
         elif name in only_values:
             if value != only_values[name]:
@@ -260,13 +261,15 @@ def config_from_fields(
         CheckpointError: the value of a field in the file is invalid.
         TypeError, ValueError: a change is not a field, or its value is invalid.
     """
-    values = {name: value for name, value in stated.items() if name not in changes}
-    vocab_size = stated.get("vocab_size")
+    values = {**stated, **changes}
+    vocab_size = values.get("vocab_size")
     for name, default in _optional_tokens(family).items():
-        if name not in stated and isinstance(vocab_size, int) and default >= vocab_size:
+        if name not in values and isinstance(vocab_size, int) and default >= vocab_size:
             values[name] = None
     try:
-        config = family.config_class(**values)
+        return family.config_class(**values)
+        if any(f"{name}=" in str(error) for name in changes):
+            raise
     except ValueError as error:
         named = [
             f" ({ours} is called {theirs} there)"
@@ -277,32 +280,41 @@ def config_from_fields(
             f"{path}: {error}{''.join(named)}; correct the file, or pass another value to "
             "from_pretrained of the model's class"
         ) from error
-    return replace(config, **changes)
 
 
 def changed_function(
-    stated: Mapping[str, Any], family: Family, changes: Mapping[str, Any], model: Model
+    stated: Mapping[str, Any], changes: Mapping[str, Any], model: Model
 ) -> list[str]:
     """The changes, as "field=value instead of value", with which weights compute something else.
 
     Args:
-        stated, family: the fields of config.json, and its family.
+        stated: the fields of config.json.
         changes: fields and values that override the file's.
         model: the one that gets the weights.
     """
-    defaults = {field.name: field.default for field in fields(family.config_class)}
+    defaults = {field.name: field.default for field in fields(model.config)}
     before: dict[str, Any] = {**defaults, **stated}
-    tokens = {name for name in family.input_tokens if before[name] is not None}
-    if not isinstance(model, SequenceClassifier):
-        tokens.discard("eos_token_id")  # only BART's classifier looks for it
+    tokens = {name for name in _input_tokens(model) if before[name] is not None}
     return [
         f"{name}={shortened(value)} instead of {shortened(before[name])}"
         for name, value in changes.items()
         if value != before[name]
+        and (name != "tie_word_embeddings" or model.has_lm_head)
         and name not in _KEEP_THE_FUNCTION
         and not name.endswith(("dropout", "dropout_prob"))
         and (name in tokens or not name.endswith("_token_id"))
     ]
+
+def _input_tokens(model: Model) -> set[str]:
+    """The fields of token ids on which a model's logits depend."""
+    if isinstance(model.config, RobertaConfig):
+        return {"pad_token_id"}  # positions begin after it
+    if isinstance(model, Seq2SeqLM):  # which makes the decoder's inputs from labels
+        return {"decoder_start_token_id", "pad_token_id"}
+    if isinstance(model, BartForSequenceClassification):
+        return {"decoder_start_token_id", "eos_token_id"}
+    return set()
+
 
 
 def _optional_tokens(family: Family) -> dict[str, int]:

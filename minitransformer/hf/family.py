@@ -42,8 +42,6 @@ class Family:
         only_values: fields that would change the result, with the only value that is supported,
             where it differs from that of most families.
         without_effect: fields that do not change the result, in addition to those of every family.
-        input_tokens: fields of token ids that change what a model computes, such as the token at
-            which a decoder starts.
         adjust: returns the content of config.json with ambiguous fields resolved, given the content
             and the names of the stored tensors.
         positions_count_padding: whether Hugging Face counts padding in positions, so that padding
@@ -65,7 +63,6 @@ class Family:
     hf_defaults: Mapping[str, Any] = field(default_factory=dict)
     only_values: Mapping[str, Any] = field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
-    input_tokens: frozenset[str] = frozenset()
     adjust: Callable[[dict[str, Any], Collection[str]], dict[str, Any]] = lambda content, _: content
     positions_count_padding: bool = True
 

@@ -7,7 +7,6 @@ from minitransformer.hf import bart
 from minitransformer.hf.bart import (
     CONFIG_NAMES,
     GENERATION,
-    INPUT_TOKENS,
     ONLY_VALUES,
     STACKS,
     WITHOUT_EFFECT,
@@ -55,6 +54,5 @@ MARIAN = Family(
         "decoder_vocab_size": None,
     },
     without_effect=WITHOUT_EFFECT | {"classifier_dropout", "problem_type"},
-    input_tokens=INPUT_TOKENS,
     adjust=drop_shared_vocab_size,
 )

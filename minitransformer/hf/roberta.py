@@ -44,6 +44,5 @@ ROBERTA = Family(
     },
     # The defaults of transformers' RobertaConfig are BERT's, not those of a RoBERTa checkpoint.
     hf_defaults={"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12},
-    input_tokens=frozenset({"pad_token_id"}),  # positions begin after it
     positions_count_padding=False,
 )

@@ -137,7 +137,6 @@ T5 = Family(
             "problem_type",
         }
     ),
-    input_tokens=frozenset({"decoder_start_token_id"}),
     adjust=resolve_head_fields,
     positions_count_padding=False,
 )

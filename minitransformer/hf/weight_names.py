@@ -9,6 +9,7 @@ from minitransformer.hf.config import reference_class
 from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.config import Config
+from minitransformer.names import shortened
 
 # Our prefix of the backbone's tensors in a model with a head.
 BACKBONE = "backbone."
@@ -113,7 +114,8 @@ def translate(
     if unexpected or missing:
         raise CheckpointError(
             f"the tensors are not those of a {known_class.__name__}: "
-            f"missing {sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]}"
+            f"missing {shortened(sorted(missing), 400)}, "
+            f"unexpected {shortened(sorted(unexpected), 400)}"
         )
     return result
 

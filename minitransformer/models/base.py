@@ -111,8 +111,10 @@ class Model(nn.Module):
             path, attention, dtype, device: as there.
             changes: fields of the config that get other values than in the checkpoint, such as
                 `hidden_dropout_prob=0.0` or `id2label={0: "no", 1: "maybe", 2: "yes"}`. A
-                classification head for another number of classes gets initial weights. A change of
-                `pad_token_id`, `hidden_act` or the like computes something else with these weights.
+                classification head for another number of classes gets initial weights. With fewer
+                layers, such as `num_hidden_layers=3`, they are the first ones. A warning names
+                this, and a field with which the weights compute something else, such as
+                `num_attention_heads`, `hidden_act` or `layer_norm_eps`.
 
         Raises:
             CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.

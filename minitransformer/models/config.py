@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from minitransformer.layers.feed_forward import get_activation
-from minitransformer.names import nearest, unexpected_name
+from minitransformer.names import nearest, shortened, unexpected_name
 
 LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
 
@@ -47,9 +47,11 @@ class Config:
         for name in names:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
-                raise ValueError(f"{name}={value!r} must be an integer")
+                raise ValueError(f"{name}={shortened(value)} must be an integer")
             if not minimum <= value <= LARGEST:
-                raise ValueError(f"{name}={value!r} must lie between {minimum} and {LARGEST}")
+                raise ValueError(
+                    f"{name}={shortened(value)} must lie between {minimum} and {LARGEST}"
+                )
 
     def _require_tokens(self, *names: str, optional: bool = False) -> None:
         for name in names:
@@ -65,7 +67,7 @@ class Config:
     def _require_booleans(self, *names: str) -> None:
         for name in names:
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False")
+                raise ValueError(f"{name}={shortened(getattr(self, name))} must be True or False")
 
     def _require_whole_heads(self, *names: str) -> None:
         for name in names:
@@ -79,13 +81,13 @@ class Config:
         for name in names:
             value = getattr(self, name)
             if not is_number(value) or not 0.0 <= value < 1.0:
-                raise ValueError(f"{name}={value!r} must be a number in [0, 1)")
+                raise ValueError(f"{name}={shortened(value)} must be a number in [0, 1)")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
             if not is_number(value) or not 0.0 < value < math.inf:
-                raise ValueError(f"{name}={value!r} must be a positive, finite number")
+                raise ValueError(f"{name}={shortened(value)} must be a positive, finite number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,19 +116,22 @@ class ClassifierConfig(Config):
         numbers = [*labels] if isinstance(labels, dict) else []
         # True and 1.0 are as good as 1 to Python, but not to JSON.
         if not numbers or numbers != [*range(len(numbers))] or {*map(type, numbers)} != {int}:
-            raise ValueError(f"id2label={labels!r} must map 0, 1, 2, ..., in this order, to names")
+            raise ValueError(
+                f"id2label={shortened(labels)} must map 0, 1, 2, ..., in this order, to names"
+            )
         names = list(labels.values())
         if not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"id2label={labels!r} must give every class a name")
+            raise ValueError(f"id2label={shortened(labels)} must give every class a name")
         if len(set(names)) < len(names):
-            raise ValueError(f"id2label={labels!r} gives two classes one name")
+            raise ValueError(f"id2label={shortened(labels)} gives two classes one name")
         object.__setattr__(self, "id2label", dict(labels))  # the caller's may change later
         if self.problem_type not in (None, *PROBLEM_TYPES):
             raise ValueError(unexpected_name("problem_type", str(self.problem_type), PROBLEM_TYPES))
         if self.problem_type == "single_label_classification" and len(names) == 1:
             raise ValueError(
-                f"problem_type='single_label_classification' with one class, id2label={labels!r}, "
-                "leaves nothing to choose; name two classes, or set problem_type='regression'"
+                "problem_type='single_label_classification' with one class, "
+                f"id2label={shortened(labels)}, leaves nothing to choose; name two classes, or set "
+                "problem_type='regression'"
             )
 
 
