@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -242,8 +241,7 @@ def test_an_interrupted_generation_leaves_nothing_in_the_captured_step(captures,
     model, batch = optimized("GPT2"), prompts("GPT2", [5])
     expected = generated(model, batch, max_new_tokens=16)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        loop = sys.modules["minitransformer.generation.generate"]  # the name is the function's
-        patch.setattr(loop, "_all_ended", interrupt)
+        patch.setattr(Decoding, "_all_ended", interrupt)
         generated(model, prompts("GPT2", [5], seed=1), max_new_tokens=16)
     assert generated(model, batch, max_new_tokens=16) == expected
     assert captures.captured == 1
@@ -423,6 +421,7 @@ class Scores(DecodingSession):
 def decoding_of(session: DecodingSession, config: GenerationConfig) -> Decoding:
     """The decoding loop of a session."""
     return Decoding(
+        model=language_model("GPT2"),
         open_session=lambda **_: session,
         prompt=session.prompt,
         config=config,

@@ -1,9 +1,17 @@
 """The bookkeeping of beam search, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from minitransformer.generation.beam_search import WORST, Continuation, Search, is_over
+from minitransformer.generation.beam_search import (
+    WORST,
+    Continuation,
+    Search,
+    _continuations,
+    is_over,
+)
 from minitransformer.generation.stopping import StoppingCriteria
 from minitransformer.generation_config import GenerationConfig
 
@@ -112,6 +120,16 @@ def test_a_search_is_stuck_where_nothing_follows_and_nothing_was_found():
     assert beams.is_stuck(not_a_number)
     beams.improvable = False
     assert not beams.is_stuck(not_a_number)  # what it found no longer changes
+
+
+def test_a_beam_that_is_no_number_is_seen_whatever_is_sampled():
+    beams = search(do_sample=True, top_k=0)
+    config = replace(beams.config, eos_token_id=None)
+    scores = torch.tensor([[0.0], [torch.nan]]).expand(2, 50)
+    for seed in range(100):  # in about six of them, all samples are of the first beam
+        generator = torch.Generator().manual_seed(seed)
+        (continuations,) = _continuations(scores.clone(), [beams], config, generator)
+        assert beams.is_stuck(continuations)
 
 
 def test_sampled_beams_are_sorted_by_score():
