@@ -103,7 +103,8 @@ def test_a_model_has_the_special_tokens_of_its_config():
 HOSTILE: list[Any] = [
     True, False, None, 0, 1, -1, 400, 2**31 - 1, 1 - 2**31, 2**31, 10**400, 10**5000, 0.5, 1000.0,
     5e-324, 1e-38, 1e38, math.nan, math.inf, -math.inf, "x", "", [], [[]], [None], [2**40], {},
-    [-(2**31), 2.0], [1, 2**31 - 1.0], [-(10**400), 0.5], [[1], [-1]], torch.tensor([1, 2]), object(),
+    [-(2**31), 2.0], [1, 2**31 - 1.0], [-(10**400), 0.5], [[1], [-1]],
+    torch.tensor([1, 2]), object(),
 ]  # fmt: skip
 SEARCHES: list[dict[str, Any]] = [{}, {"num_beams": 2, "do_sample": True}]
 
