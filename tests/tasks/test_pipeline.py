@@ -6,6 +6,7 @@ import typing
 
 import pytest
 from torch import Tensor
+from torch.nn import Embedding
 
 from minitransformer import BertForMaskedLM, Tokenizer, optimize, restore
 from minitransformer.cli import main
@@ -140,25 +141,30 @@ def test_a_task_of_a_model_in_hand(optimized, tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_model_is_left_in_the_mode_in_which_it_was(task, tmp_path):
     path, arguments, fields = save_example(task, tmp_path)
-    loaded = pipeline(task, path)
+    loaded = pipeline(task, path, optimize=False)
     model = loaded.model
     expected = numbers(loaded(*arguments, **fields))
 
     def modes():
         return [module.training for module in model.modules()]
 
+    in_training = []  # for each time that the model runs
     assert not any(modes())
     model.train()
     [*model.children()][-1].eval()
     before = modes()
     run = TASKS[task](model, loaded.tokenizer)
     assert modes() == before
+    embedding = next(module for module in model.modules() if isinstance(module, Embedding))
+    embedding.register_forward_pre_hook(lambda *_: in_training.append(any(modes())))
     same(numbers(run(*arguments, **fields)), expected)
     assert modes() == before
-    if hasattr(run, "stream"):
-        for _ in run.stream(TEXTS[0], **fields):
+    if fields:
+        for piece in run.stream(TEXTS[0], **fields):
+            assert piece
             assert modes() == before
-        assert modes() == before
+    assert in_training
+    assert not any(in_training)
     next(model.parameters()).data.fill_(math.nan)
     with pytest.raises(ValueError, match="NaN"):
         run(*arguments, **fields)
