@@ -2,26 +2,28 @@
 
 import argparse
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from minitransformer.names import unexpected_name
+from minitransformer.names import cut, shortened, unexpected_name
 
 
 def positive(text: str) -> int:
     """Parse an integer of at least 1; for argparse's `type`."""
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least 1")
+        raise argparse.ArgumentTypeError(f"{shortened(text)} must be an integer of at least 1")
     return int(text)
 
 
 def device(text: str) -> str:
     """Check that PyTorch has this device; for argparse's `type`."""
     if text.split(":")[0] not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{text!r} is unknown; choose cpu or cuda")
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is unknown; choose cpu or cuda")
     if text != "cpu" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{text!r}: PyTorch finds no CUDA device here; choose cpu")
+        raise argparse.ArgumentTypeError(
+            f"{shortened(text)}: PyTorch finds no CUDA device here; choose cpu"
+        )
     return text
 
 
@@ -41,8 +43,12 @@ class Parser(argparse.ArgumentParser):
         for word in unknown:
             if word.startswith("-"):
                 self.error(unexpected_name("option", word.split("=")[0], self._options()))
-            self.error(f"unexpected argument {word!r}; quote a text that contains spaces")
+            self.error(f"unexpected argument {shortened(word)}; quote a text that contains spaces")
         return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and the message, which may echo an argument of any length."""
+        super().error(cut(message, limit=800))
 
     def _options(self) -> list[str]:
         """The long options of this parser and of its verbs, sorted."""

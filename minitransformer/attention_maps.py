@@ -40,7 +40,7 @@ from minitransformer.models.base import (
 )
 from minitransformer.models.gpt2 import GPT2Model
 from minitransformer.models.validation import check_evaluation_mode
-from minitransformer.names import unexpected_name
+from minitransformer.names import shortened, unexpected_name
 from minitransformer.tasks.base import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
@@ -225,7 +225,9 @@ def _check_kind(model: Model, kind: str | None, target: str | None) -> str:
     if not isinstance(backbone, EncoderDecoder):
         only = "decoder" if isinstance(backbone, GPT2Model) else "encoder"
         if kind not in (None, only):
-            raise ValueError(f"kind={kind!r}: a {name} has only attention of the kind {only!r}")
+            raise ValueError(
+                f"kind={shortened(kind)}: a {name} has only attention of the kind {only!r}"
+            )
         if target is not None:
             raise ValueError(
                 f"target: only an encoder-decoder has a target, and {name} is not one; leave it out"
@@ -253,7 +255,8 @@ def _check_fit(
         if index not in sequence_ids:
             number = f" {index}" * (what == "text")
             raise ValueError(
-                f"{what}{number} is {text!r}, which has no token; give it at least one word"
+                f"{what}{number} is {shortened(text)}, which has no token; give it at least one "
+                "word"
             )
     if limit is not None and len(sequence_ids) > limit:
         one = len(texts) == 1

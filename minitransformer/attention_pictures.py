@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from minitransformer.files import TEMPORARY_PREFIX
+from minitransformer.names import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,11 +93,13 @@ def check_picture(picture: str | Path) -> None:
     """
     picture = Path(picture)
     if picture.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{str(picture)!r} must end in one of {', '.join(_SUFFIXES)}")
+        raise ValueError(f"{shortened(str(picture))} must end in one of {', '.join(_SUFFIXES)}")
     if not picture.parent.is_dir():
-        raise ValueError(f"{str(picture)!r}: the directory does not exist; create it first")
+        raise ValueError(
+            f"{shortened(str(picture))}: the directory does not exist; create it first"
+        )
     if picture.is_dir():
-        raise ValueError(f"{str(picture)!r} is a directory; give the name of a file")
+        raise ValueError(f"{shortened(str(picture))} is a directory; give the name of a file")
 
 
 def check_layer(layer: int, layers: int) -> None:

@@ -4,11 +4,13 @@
 only its cache is used.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from minitransformer.files import CheckpointError
+from minitransformer.names import cut, shortened
 
 # "gpt2" or "openai-community/gpt2": one or two parts, neither of which begins as a path would.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -28,15 +30,17 @@ def resolve_checkpoint(
         ImportError: a hub name was given and `huggingface_hub` is not installed.
     """
     name, path = str(path_or_name), Path(path_or_name).expanduser()
-    if name and path.exists():  # an empty name would be the current directory
+    # An empty name would be the current directory; Path.exists raises for one that is too long.
+    if name and os.path.exists(path):
         return path
     if isinstance(path_or_name, Path) or not _HUB_NAME.fullmatch(name):
-        raise CheckpointError(f"{name!r} is neither an existing path nor a valid hub name")
+        raise CheckpointError(f"{shortened(name)} is neither an existing path nor a valid hub name")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ImportError(
-            f"{name!r} is not an existing path; to use the hub: pip install huggingface_hub"
+            f"{shortened(name)} is not an existing path; to use the hub: pip install "
+            "huggingface_hub"
         ) from error
     try:
         # "*" in a pattern also matches slashes; the second argument excludes files in subfolders.
@@ -45,10 +49,10 @@ def resolve_checkpoint(
         )
     # The hub's errors have no common base: some are OSError, some ValueError, some neither.
     except Exception as error:
-        at = f" at revision {revision!r}" if revision else ""
+        at = f" at revision {shortened(revision)}" if revision else ""
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{name!r}{at} is neither an existing path nor a cached or downloadable hub name "
-            f"({type(error).__name__}: {reason})"
+            f"{shortened(name)}{at} is neither an existing path nor a cached or downloadable hub "
+            f"name ({type(error).__name__}: {cut(reason, 400)})"
         ) from error
     return Path(found)

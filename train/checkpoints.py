@@ -24,6 +24,7 @@ from minitransformer.files import (
 )
 from minitransformer.hf.config import reference_class
 from minitransformer.models.base import Model
+from minitransformer.names import shortened
 from train.config import TrainingConfig
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -92,7 +93,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The settings of a run that differ between two records, as text."""
     return [
-        f"{name} was {before.get(name)!r}, now it is {now.get(name)!r}"
+        f"{name} was {shortened(before.get(name))}, now it is {shortened(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from minitransformer.models.losses import IGNORED_LABEL
+from minitransformer.names import shortened
 from minitransformer.tokenization import BatchEncoding
 from train.batching import BatchOrder, pad_sequences
 from train.text import numbered_lines
@@ -51,7 +52,8 @@ def read_pairs(path: str | Path) -> list[TextPair]:
     first = pairs[0]
     if (first.source.lower(), first.target.lower()) in _HEADERS:
         raise ValueError(
-            f"{path}, line {first.line_number}: {first.source!r} and {first.target!r} are a "
+            f"{path}, line {first.line_number}: {shortened(first.source)} and "
+            f"{shortened(first.target)} are a "
             "header, not a pair; delete the line"
         )
     return pairs
@@ -111,10 +113,10 @@ class PairBatches:
 def _text_pair(line: str, line_number: int, where: str) -> TextPair:
     fields = [field.strip() for field in line.split("\t")]
     if len(fields) == 1:
-        raise ValueError(f"{where}: there is no tab in {line!r:.60}; {_FORMAT}")
+        raise ValueError(f"{where}: there is no tab in {shortened(line)}; {_FORMAT}")
     if len(fields) > 2:
         raise ValueError(
-            f"{where}: there are {len(fields)} fields in {line!r:.60}; {_FORMAT}. To keep two "
+            f"{where}: there are {len(fields)} fields in {shortened(line)}; {_FORMAT}. To keep two "
             "columns: cut -f2,3"
         )
     for name, field in zip(("source", "target"), fields, strict=True):

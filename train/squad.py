@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.files import not_utf8
+from minitransformer.names import cut, shortened
 
 LARGEST_SHIFT = 3  # in characters; further away, it may be another occurrence of the same words
 
@@ -202,7 +203,8 @@ class _Reader:
         name, question = node.text("id"), node.text("question").strip()
         if name in self.seen_ids:
             raise ValueError(
-                f"{node.where}: the id {name!r} is also that of {self.seen_ids[name]}; every "
+                f"{node.where}: the id {shortened(name)} is also that of {self.seen_ids[name]}; "
+                "every "
                 "question needs its own"
             )
         self.seen_ids[name] = node.where
@@ -248,7 +250,8 @@ def _check_flag(node: "_Node", example: Example) -> None:
     stated = node.value("is_impossible", bool)
     if stated != example.is_impossible:
         raise ValueError(
-            f"{node.where} ({example.id!r}): is_impossible is {str(stated).lower()}, but there are "
+            f"{node.where} ({shortened(example.id)}): is_impossible is {str(stated).lower()}, but "
+            "there are "
             f"{len(example.gold_texts)} answers; correct one of the two"
         )
 
@@ -264,7 +267,7 @@ class _Node:
         if not isinstance(self.content, dict):
             raise ValueError(f"{self.where} is {_shown(self.content)}, not an object; {_FORMAT}")
         if name not in self.content:
-            raise ValueError(f"{self.where}: the field {name!r} is missing; {_FORMAT}")
+            raise ValueError(f"{self.where}: the field {shortened(name)} is missing; {_FORMAT}")
         value = self.content[name]
         if type(value) is not kind:  # isinstance would accept true as an integer
             raise ValueError(f"{self.where}: {name} is {_shown(value)}, not {_KINDS[kind]}")
@@ -275,7 +278,9 @@ class _Node:
         if name != "title" and not text.strip():
             raise ValueError(f"{self.where}: {name} is empty")
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(f"{self.where}: {name} contains a lone surrogate: {text!a:.80}")
+            raise ValueError(
+                f"{self.where}: {name} contains a lone surrogate: {shortened(ascii(text))}"
+            )
         return text
 
     def integer(self, name: str) -> int:
@@ -289,7 +294,7 @@ class _Node:
 def _shown(value: Any) -> str:
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
-    return f"{json.dumps(value):.60}"
+    return cut(json.dumps(value))
 
 
 def _read_json(path: Path) -> Any:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from minitransformer.names import shortened
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 from train.batching import BatchOrder, pad_sequences
 from train.squad import Answer, Example
@@ -214,7 +215,8 @@ def _check_cls(tokenizer: Tokenizer) -> None:
     first = tokenizer.id_to_token(tokenizer("a", "b")["input_ids"][0])
     if first != tokenizer.special_tokens.get("cls_token"):
         raise ValueError(
-            f"the tokenizer begins a sequence with {first!r}, not with a cls token, which is "
+            f"the tokenizer begins a sequence with {shortened(first)}, not with a cls token, "
+            "which is "
             "needed for 'no answer'; use a model whose tokenizer does, such as BERT or RoBERTa"
         )
 
@@ -273,7 +275,7 @@ class _FeatureBuilder:
         """Add the windows of an example, which are the sequences `indices` of the batch."""
         windows = [self._add_tokens(batch, index) for index in indices]
         if not len(windows[0][1]):
-            raise ValueError(f"the context of question {example.id!r} has no token")
+            raise ValueError(f"the context of question {shortened(example.id)} has no token")
         labels, trainable = self._labels(example, [context for _, context in windows])
         for (start, context), label in zip(windows, labels, strict=True):
             first, last = (0, 0) if label is None else (start + label[0], start + label[1])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from numbers import Real
 
+from minitransformer.names import listed, shortened
 from train.squad import Example
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -227,7 +228,8 @@ def _check_predictions(
     for example in examples:
         if not isinstance(predictions.get(example.id, ""), str):
             raise ValueError(
-                f"the prediction for question {example.id!r} is {predictions[example.id]!r}, not "
+                f"the prediction for question {shortened(example.id)} is "
+                f"{shortened(predictions[example.id])}, not "
                 'a text; use "" for no answer'
             )
     return len(missing)
@@ -243,11 +245,12 @@ def _checked_nulls(
         value = null_scores[example.id]
         if not isinstance(value, Real) or not math.isfinite(value):
             raise ValueError(
-                f"the null score of question {example.id!r} is {value!r}, not a finite number"
+                f"the null score of question {shortened(example.id)} is {shortened(value)}, not a "
+                "finite number"
             )
     return null_scores
 
 
 def _missing(what: str, ids: list[str], total: int) -> str:
-    some = ", ".join(map(repr, ids[:3])) + (", ..." if len(ids) > 3 else "")
+    some = listed(map(repr, ids))
     return f"{len(ids)} of {total} questions have no {what}: {some}"

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from minitransformer.files import not_utf8
+from minitransformer.names import cut, listed
 from minitransformer.tokenization import Tokenizer
 
 _LINES_AT_ONCE = 1000
@@ -39,9 +40,9 @@ def read_lines(files: Sequence[str | Path], *, verbatim: bool = False) -> Iterat
         except UnicodeDecodeError as error:
             raise not_utf8(path) from error
         except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+            raise ValueError(f"{cut(str(path))} cannot be read: {error.strerror}") from error
     if empty:
-        raise ValueError(f"there is no text in {', '.join(map(str, files))}")
+        raise ValueError(f"there is no text in {listed(map(str, files))}")
 
 
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -59,7 +60,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 yield number, text.removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{cut(str(path))} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise not_utf8(path) from error
 

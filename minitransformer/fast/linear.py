@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from minitransformer.fast.dispatch import is_plain_eager_cpu
 from minitransformer.fast.measuring import is_faster
 from minitransformer.layers.feed_forward import ACTIVATIONS, Activation
+from minitransformer.names import shortened
 
 LIBRARIES = ("onednn", "default")
 _COMPARISON = "products by oneDNN while training, torch.float32"
@@ -80,7 +81,7 @@ def set_library(name: str | None) -> None:
     """
     global _chosen
     if name not in (*LIBRARIES, None):
-        raise ValueError(f"library={name!r} is unknown; choose one of {sorted(LIBRARIES)}")
+        raise ValueError(f"library={shortened(name)} is unknown; choose one of {sorted(LIBRARIES)}")
     if name == "onednn" and not (torch.backends.mkldnn.enabled and onednn_works()):
         raise ValueError("library='onednn': this PyTorch cannot multiply by oneDNN; use 'default'")
     _chosen = name

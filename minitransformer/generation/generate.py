@@ -33,6 +33,7 @@ from minitransformer.models.validation import (
     check_ids,
     refuse_token_types,
 )
+from minitransformer.names import shortened
 from minitransformer.tokenization import Tokenizer
 
 # For each step of decoding: the new tokens, (R,), and which of them are not padding, (R,) bool.
@@ -415,5 +416,5 @@ def _check_streamer(streamer: Any) -> None:
 
 def _generator(seed: int, device: torch.device) -> torch.Generator:
     if type(seed) is not int or not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed!r} must be an integer from 0 to {2**63 - 1}")
+        raise ValueError(f"seed={shortened(seed)} must be an integer from 0 to {2**63 - 1}")
     return torch.Generator(device=device).manual_seed(seed)

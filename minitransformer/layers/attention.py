@@ -122,7 +122,7 @@ def get_attention(name: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     if name not in ATTENTION_IMPLEMENTATIONS:
         known = sorted(ATTENTION_IMPLEMENTATIONS)
         fix = "; 'packed' is now optimize(model)" if name == "packed" else ""
-        raise ValueError(f"attention={name!r} is unknown; choose one of {known}{fix}")
+        raise ValueError(f"attention={name!r:.200} is unknown; choose one of {known}{fix}")
     return ATTENTION_IMPLEMENTATIONS[name]
 
 

@@ -53,7 +53,9 @@ def get_activation(name: str) -> Activation:
         ValueError: the name is unknown; the message lists the known ones.
     """
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ValueError(f"hidden_act={name!r} is unknown; choose one of {sorted(ACTIVATIONS)}")
+        raise ValueError(
+            f"hidden_act={name!r:.200} is unknown; choose one of {sorted(ACTIVATIONS)}"
+        )
     return ACTIVATIONS[name]
 
 

@@ -176,7 +176,8 @@ class Translation(TextToTextGeneration):
         ):
             if _is_language(given) and _is_language(trained) and given != trained:
                 raise ValueError(
-                    f"{name}={given!r}, but the model was trained on {trained!r}; leave {name} out"
+                    f"{name}={shortened(given)}, but the model was trained on {trained!r}; leave "
+                    f"{name} out"
                 )
         return self.settings
 

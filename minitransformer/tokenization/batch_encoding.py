@@ -6,6 +6,8 @@ Letters: B sequences (each a text, a pair of texts, or a window of a long text),
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from minitransformer.names import shortened
+
 if TYPE_CHECKING:
     import tokenizers
     import torch
@@ -154,7 +156,8 @@ class BatchEncoding(dict[str, Any]):
         if self.sequence_ids(batch_index)[token_index] is None:
             token = self.tokens(batch_index)[token_index]
             raise ValueError(
-                f"token {token_index} of sequence {batch_index} is the special token {token!r}, "
+                f"token {token_index} of sequence {batch_index} is the special token "
+                f"{shortened(token)}, "
                 "which covers no characters"
             )
         return self.offsets(batch_index)[token_index]

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
+from minitransformer.names import shortened
 
 if TYPE_CHECKING:
     import tokenizers
@@ -336,7 +337,8 @@ def cleans_up(directory: Path, config: dict[str, Any]) -> bool:
     value = config.get("clean_up_tokenization_spaces")
     if value is not None and not isinstance(value, bool):
         raise CheckpointError(
-            f"{directory / 'tokenizer_config.json'} has clean_up_tokenization_spaces={value!r}; "
+            f"{directory / 'tokenizer_config.json'} has "
+            f"clean_up_tokenization_spaces={shortened(value)}; "
             "it must be true or false"
         )
     return bool(value)

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import CheckpointError, checkpoint_file, read_json, write_json
+from minitransformer.names import shortened
 from minitransformer.tokenization import loading
 
 if TYPE_CHECKING:
@@ -261,7 +262,8 @@ def load_marian(directory: Path, config: Mapping[str, Any]) -> SentencePieceBack
     """
     if field := next((field for field in _NOT_SUPPORTED if config.get(field)), None):
         raise CheckpointError(
-            f"{directory / 'tokenizer_config.json'} has {field}={config[field]!r}, which is not "
+            f"{directory / 'tokenizer_config.json'} has {field}={shortened(config[field])}, which "
+            "is not "
             "supported"
         )
     source, target = (_model(checkpoint_file(directory, n)) for n in ("source.spm", "target.spm"))
@@ -294,7 +296,9 @@ def _added_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, int]:
     with loading.library_errors(str(path)):
         for token_id, token in config.get("added_tokens_decoder", {}).items():
             if flags := [f for f in ("lstrip", "rstrip", "single_word") if token.get(f)]:
-                raise ValueError(f"{token['content']!r} with {flags[0]}=true is not supported")
+                raise ValueError(
+                    f"{shortened(token['content'])} with {flags[0]}=true is not supported"
+                )
             added[token["content"]] = int(token_id)
     return added
 
@@ -312,16 +316,20 @@ def _vocabulary(
     unk, eos = roles["unk_token"], roles["eos_token"]
     with loading.library_errors(str(path)):
         if unk not in vocab:
-            raise ValueError(f"the vocabulary has no {unk!r}, which is required for unknown pieces")
+            raise ValueError(
+                f"the vocabulary has no {shortened(unk)}, which is required for unknown pieces"
+            )
         for token, token_id in added.items():
             if token not in special:
                 raise ValueError(
-                    f"{token!r} is an added token with the id {token_id}; only the special tokens "
+                    f"{shortened(token)} is an added token with the id {token_id}; only the "
+                    "special tokens "
                     f"{special} may be added: remove it from {_ADDED}"
                 )
             if vocab.setdefault(token, token_id) != token_id:
                 raise ValueError(
-                    f"{token!r} has the id {vocab[token]} here and {token_id} in {_ADDED}; give it "
+                    f"{shortened(token)} has the id {vocab[token]} here and {token_id} in "
+                    f"{_ADDED}; give it "
                     "the same id in both"
                 )
         for role in loading.SPECIAL_TOKENS:

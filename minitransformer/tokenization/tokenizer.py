@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import atomic_directory, write_json
 from minitransformer.hub import resolve_checkpoint
-from minitransformer.names import unexpected_name
+from minitransformer.names import shortened, unexpected_name
 from minitransformer.tokenization import loading, training
 from minitransformer.tokenization.batch_encoding import BatchEncoding
 from minitransformer.tokenization.loading import SPECIAL_TOKENS
@@ -255,7 +255,7 @@ class Tokenizer:
         """The id of `token`. Raises ValueError if it is not in the vocabulary."""
         token_id = self.backend.token_to_id(token)
         if token_id is None:
-            raise ValueError(f"{token!r} is not a token of this vocabulary")
+            raise ValueError(f"{shortened(token)} is not a token of this vocabulary")
         return int(token_id)
 
     def id_to_token(self, token_id: int) -> str:
@@ -265,7 +265,7 @@ class Tokenizer:
         if token is None:
             why = ", whose ids have gaps" if known else f"; ids are 0 to {self.vocab_size - 1}"
             hint = "; replace ignored labels with pad_token_id" if token_id == -100 else ""
-            raise ValueError(f"id {token_id!r} is not in the vocabulary{why}{hint}")
+            raise ValueError(f"id {shortened(token_id)} is not in the vocabulary{why}{hint}")
         return str(token)
 
     @property
@@ -409,7 +409,7 @@ class Tokenizer:
             if role not in SPECIAL_TOKENS:
                 raise ValueError(unexpected_name("special token", role, SPECIAL_TOKENS))
             if not isinstance(token, str) or self.backend.token_to_id(token) is None:
-                raise ValueError(f"{role} {token!r} is not a token of the vocabulary")
+                raise ValueError(f"{role} {shortened(token)} is not a token of the vocabulary")
             if token not in self._special_vocab():
                 self.backend.add_special_tokens([tk.AddedToken(token, normalized=False)])
         self.special_tokens: dict[str, str] = dict(special_tokens)
@@ -439,7 +439,7 @@ class Tokenizer:
                 "model_max_length: pass max_length"
             )
         if not isinstance(limit, int) or limit < 1:
-            raise ValueError(f"max_length={limit!r} must be a positive integer")
+            raise ValueError(f"max_length={shortened(limit)} must be a positive integer")
         return limit
 
     def _check_limit(
@@ -527,7 +527,7 @@ def _checked(argument: str, value: Any, choices: tuple[Any, ...]) -> Any:
     if isinstance(value, str):
         names = [choice for choice in choices if isinstance(choice, str)]
         raise ValueError(unexpected_name(argument, value, names))
-    raise ValueError(f"{argument}={value!r} must be one of {choices}")
+    raise ValueError(f"{argument}={shortened(value)} must be one of {choices}")
 
 
 def _as_samples(
@@ -555,7 +555,9 @@ def _as_texts(argument: str, value: Any) -> list[str]:
         raise TypeError(f"{argument} must be a str or a list of str, not {type(value).__name__}")
     for i, text in enumerate(value):
         if not isinstance(text, str):
-            raise TypeError(f"{argument}[{i}] must be a str, not {type(text).__name__}: {text!r}")
+            raise TypeError(
+                f"{argument}[{i}] must be a str, not {type(text).__name__}: {shortened(text)}"
+            )
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
             raise ValueError(f"{argument}[{i}] contains a lone surrogate: it is not valid Unicode")
     return list(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import not_utf8
-from minitransformer.names import unexpected_name
+from minitransformer.names import shortened, unexpected_name
 from minitransformer.tokenization.loading import (
     BERT_ORDER,
     ROBERTA_ORDER,
@@ -49,7 +49,7 @@ def train(
     if algorithm not in ALGORITHMS:
         raise ValueError(unexpected_name("algorithm", str(algorithm), ALGORITHMS))
     if lowercase and algorithm != "wordpiece":
-        raise ValueError(f"lowercase=True needs algorithm='wordpiece', not {algorithm!r}")
+        raise ValueError(f"lowercase=True needs algorithm='wordpiece', not {shortened(algorithm)}")
     paths = _checked_files(files)
     options = {"vocab_size": vocab_size, "show_progress": show_progress}
     smallest = len(BERT_ORDER) + (256 if algorithm == "bpe" else 1)
