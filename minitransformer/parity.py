@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from minitransformer.fast import is_optimized
 from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.hf.config import family_of_model, reference_class
-from minitransformer.hf.weight_names import is_transposed, stored_names
+from minitransformer.hf.weight_names import is_transposed, stored_copies, stored_names
 from minitransformer.layers.normalization import rms_norm
 from minitransformer.layers.positional_embeddings import SinusoidalPositions
 from minitransformer.models.bart import BartForSequenceClassification
@@ -388,7 +388,7 @@ def _module_pairs(ours: Model) -> dict[str, str]:
     # modules, T5's may be a tied matrix, and GPT-2's classifier is applied to every token there but
     # only to the last one here.
     heads = {name for name in pairs if any(ours.get_submodule(name).children())}
-    for name in heads | (pairs.keys() & {"lm_head", "score"}):
+    for name in heads | (pairs.keys() & {"lm_head", "lm_head.output", "score"}):
         del pairs[name]
     for name, module in ours.named_modules():
         if isinstance(module, SinusoidalPositions):  # has no weights, so it is in no table
@@ -458,19 +458,28 @@ def _result_pairs(
 def _compare_gradients(
     ours: Model, theirs: nn.Module, our_loss: Tensor, their_loss: Tensor
 ) -> list[Comparison]:
-    """Compare the gradient of the loss for every parameter."""
+    """Compare the gradient of the loss for every parameter.
+
+    Theirs is the sum over the copies that transformers does not tie.
+    """
     family = family_of_model(ours)
     names = stored_names(family, ours)
     our_parameters = dict(ours.named_parameters())
     their_parameters = dict(theirs.named_parameters())
     our_gradients = torch.autograd.grad(our_loss, [*our_parameters.values()], allow_unused=True)
-    their_gradients = torch.autograd.grad(
-        their_loss, [their_parameters[names[name]] for name in our_parameters], allow_unused=True
+    pairs = [(name, names[name]) for name in our_parameters]
+    copies = stored_copies(family, ours).items()
+    pairs += [(name, copied) for copied, name in copies if copied in their_parameters]
+    found = torch.autograd.grad(
+        their_loss, [their_parameters[stored] for _, stored in pairs], allow_unused=True
     )
+    their_gradients: dict[str, Tensor] = {}
+    for (name, _), gradient in zip(pairs, found, strict=True):
+        if gradient is not None:
+            their_gradients[name] = gradient + their_gradients.get(name, 0.0)
     rows = []
-    for name, our_gradient, their_gradient in zip(
-        our_parameters, our_gradients, their_gradients, strict=True
-    ):
+    for name, our_gradient in zip(our_parameters, our_gradients, strict=True):
+        their_gradient = their_gradients.get(name)
         if their_gradient is not None and is_transposed(names[name], family):
             their_gradient = their_gradient.T
         rows.append(_compare_tensors(f"gradient of {name}", our_gradient, their_gradient))

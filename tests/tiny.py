@@ -2,7 +2,8 @@
 
 No two sizes of a model are equal, so that no two dimensions can be mistaken for each other: encoder
 and decoder differ in layers, heads and feed-forward, and T5's heads together are wider than its
-hidden states. A class is called by its name; " 1.1" after the name of a T5 is version 1.1.
+hidden states. A class is called by its name; " 1.1" after the name of a T5 is version 1.1, and
+" untied" after another name is an LM head with a matrix of its own.
 """
 
 import copy
@@ -141,6 +142,8 @@ SEQ2SEQ = ["BartModel", BART, "MarianModel", MARIAN, "T5Model", T5, f"{T5} 1.1"]
 LANGUAGE_MODELS = ["GPT2LMHeadModel", *SEQ2SEQ_LMS]
 DECODER_CLASSES = [*CAUSAL, CLASSIFIERS[0], *SEQ2SEQ[:2], CLASSIFIERS[1], *SEQ2SEQ[2:]]
 CLASSES = [*ENCODER_CLASSES, *DECODER_CLASSES]
+MASKED_LMS = [f"{family}ForMaskedLM" for family in ENCODERS]
+UNTIED = [f"{name} untied" for name in (*MASKED_LMS, "GPT2LMHeadModel", BART, MARIAN)]
 
 
 def family_of(name: str) -> str:
@@ -152,7 +155,7 @@ def family_of(name: str) -> str:
 
 def class_of(name: str) -> type[Model]:
     """The class of this name."""
-    return getattr(minitransformer, name.removesuffix(" 1.1"))
+    return getattr(minitransformer, name.split()[0])
 
 
 def config_of(name: str, **changes: Any) -> Config:
@@ -160,6 +163,8 @@ def config_of(name: str, **changes: Any) -> Config:
     fields = dict(FAMILIES[family_of(name)])
     if name.endswith("Classification"):
         fields["id2label"] = THREE_CLASSES
+    if name in UNTIED:
+        fields["tie_word_embeddings"] = False
     return class_of(name).config_class(**{**fields, **changes})
 
 
@@ -213,7 +218,7 @@ def new(
     """A perturbed model in evaluation mode, each time with the same weights.
 
     Args:
-        name: one of `CLASSES`.
+        name: one of `CLASSES` or `UNTIED`.
         variant: one of `VARIANTS`.
         dtype: of the model.
         dropout: of hidden states and of attention weights.
@@ -296,7 +301,7 @@ def their_model(name: str, **changes: Any) -> Any:
     """A model of transformers, perturbed, in evaluation mode.
 
     Args:
-        name: one of `CLASSES`, or "T5Model 1.1".
+        name: one of `CLASSES` or `UNTIED`, or "T5Model 1.1".
         changes: fields of its config, by their names or by ours.
     """
     import transformers
@@ -308,14 +313,19 @@ def their_model(name: str, **changes: Any) -> Any:
     if name == "GPT2ForSequenceClassification":
         fields["pad_token_id"] = 1  # transformers needs one for several sequences
     fields.pop("scale_decoder_outputs", None)  # transformers infers it
+    if name in UNTIED:
+        fields["tie_word_embeddings"] = False
     theirs = {names.get(field, field): value for field, value in {**fields, **changes}.items()}
     family = family_of(name).removesuffix(" 1.1")
     config = getattr(transformers, f"{family}Config")(
         **copy.deepcopy(theirs), attn_implementation="eager"
     )
-    model = getattr(transformers, name.removesuffix(" 1.1"))(config)
+    model = getattr(transformers, name.split()[0])(config)
     if name == f"{T5} 1.1":  # transformers ties it even if the config does not
         model.lm_head.weight = nn.Parameter(0.2 * torch.randn(model.lm_head.weight.shape))
+    if name in (f"{BART} untied", f"{MARIAN} untied"):  # transformers 5 unties these too
+        for stack in (model.model.encoder, model.model.decoder):
+            stack.embed_tokens.weight = model.model.shared.weight
     return perturb(model)
 
 

@@ -283,6 +283,8 @@ class FastMaskedLMHead(MaskedLMHead):
 
     def forward(self, hidden: Tensor, token_embedding: Tensor) -> Tensor:
         """(..., E) and (V, E) to (..., V)."""
+        if self.output is not None:
+            return super().forward(hidden, token_embedding)  # `output` is a twin itself
         hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
         return linear(hidden, token_embedding, self.bias, self.training)
 
@@ -451,12 +453,11 @@ class FastLanguageModel(LanguageModel):
 
     def loss_sum(self, **inputs: Any) -> tuple[Tensor, Tensor]:
         """See :meth:`TaskModel.loss_sum`; computes no logits of unlabelled tokens."""
-        head = getattr(self, "lm_head", None)
         if (
             not _has_labels(inputs, self.loss_inputs)
             or not is_plain_eager(*_tensors(inputs), under_autocast=True)
             or not has_no_hooks(self)
-            or not (head is None or can_unpad(head))
+            or not (self.lm_head is None or can_unpad(self.lm_head))
         ):
             return super().loss_sum(**inputs)
         return self.selected_loss_sum(**inputs)
@@ -473,6 +474,12 @@ class FastLanguageModel(LanguageModel):
         """
         hidden = hidden.flatten(0, 1).index_select(0, indices)  # (W, E)
         return cross_entropy_sum(self.logits(hidden), labels.flatten().index_select(0, indices))
+
+    def apply_lm_head(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See :meth:`LanguageModel.apply_lm_head`; reads the prepacked copy of a tied matrix."""
+        if self.lm_head is None:
+            return prepacked_linear(hidden, self.backbone.token_embedding, bias)
+        return super().apply_lm_head(hidden, bias)  # `lm_head` is a twin itself
 
     def new_cache(self) -> KVCache:
         """An empty cache that writes new tokens in place."""
@@ -514,10 +521,6 @@ class FastGPT2LMHeadModel(FastLanguageModel, GPT2LMHeadModel):
         indices = labelled_indices(labels)
         hidden = self.backbone(input_ids, attention_mask).last_hidden_state  # (B, T, E)
         return self.labelled_loss_sum(hidden, labels, indices)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., E) to (..., V)."""
-        return prepacked_linear(hidden, self.backbone.token_embedding)
 
 
 # ---- encoder-decoders ----
@@ -683,11 +686,6 @@ class FastSeq2SeqLM(FastLanguageModel, Seq2SeqLM):
 class FastBartForConditionalGeneration(FastSeq2SeqLM, BartForConditionalGeneration):
     """BART with a loss from labelled tokens only, and faster decoding sessions."""
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., E) to (..., V)."""
-        embedding = self.backbone.token_embedding
-        return prepacked_linear(hidden, embedding, self.final_logits_bias[0])
-
 
 class FastMarianMTModel(FastBartForConditionalGeneration, MarianMTModel):
     """Marian with a loss from labelled tokens only, and faster decoding sessions."""
@@ -695,14 +693,6 @@ class FastMarianMTModel(FastBartForConditionalGeneration, MarianMTModel):
 
 class FastT5ForConditionalGeneration(FastSeq2SeqLM, T5ForConditionalGeneration):
     """T5 with a loss from labelled tokens only, and faster decoding sessions."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., E) to (..., V)."""
-        if self.config.scale_decoder_outputs:
-            hidden = hidden * self.config.hidden_size**-0.5
-        if self.lm_head is not None:
-            return self.lm_head(hidden)
-        return prepacked_linear(hidden, self.backbone.token_embedding)
 
 
 # The classes, besides attention, that work on unpadded batches: they compute each token

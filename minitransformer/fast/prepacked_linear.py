@@ -240,7 +240,7 @@ def weights_of_a_step(model: LanguageModel) -> list[nn.Module]:
     backbone: Any = model.backbone
     modules = getattr(backbone, "decoder", backbone).modules()
     linears = [module for module in modules if isinstance(module, nn.Linear)]
-    return [*linears, getattr(model, "lm_head", None) or backbone.token_embedding]
+    return [*linears, backbone.token_embedding if model.lm_head is None else model.lm_head]
 
 
 class PrepackedSession(DecodingSession):

@@ -72,13 +72,16 @@ WEIGHT_MAP: WeightMap = {
     "decoder.layers.{}.final_layer_norm.bias": "decoder.layers.{}.feed_forward_norm.bias",
 }
 
-# Encoder and decoder share one token embedding, which old versions of transformers stored thrice.
+# Encoder and decoder share one token embedding, which some versions of transformers store thrice.
 ALIASES: Mapping[str, str] = {
     "encoder.embed_tokens.weight": "token_embedding.weight",
     "decoder.embed_tokens.weight": "token_embedding.weight",
 }
 
-GENERATION: WeightMap = {"final_logits_bias": "final_logits_bias"}
+GENERATION: WeightMap = {
+    "final_logits_bias": "final_logits_bias",
+    "lm_head.weight": "lm_head.weight",  # of an untied head
+}
 
 CLASSIFIER: WeightMap = {
     "classification_head.dense.weight": "classification_head.dense.weight",
@@ -137,6 +140,7 @@ BART = Family(
         BartForSequenceClassification: CLASSIFIER,
     },
     tied={"lm_head.weight": "backbone.token_embedding.weight"},
+    untied_copies=frozenset(ALIASES),
     stacks=STACKS,
     optional=frozenset({"final_logits_bias"}),
     config_names=CONFIG_NAMES,

@@ -43,6 +43,7 @@ MASKED_LM: WeightMap = {
     "cls.predictions.transform.dense.bias": "lm_head.dense.bias",
     "cls.predictions.transform.LayerNorm.weight": "lm_head.norm.weight",
     "cls.predictions.transform.LayerNorm.bias": "lm_head.norm.bias",
+    "cls.predictions.decoder.weight": "lm_head.output.weight",  # of an untied head
 }
 
 QUESTION_ANSWERING: WeightMap = {
@@ -71,4 +72,5 @@ BERT = Family(
         "cls.predictions.decoder.weight": "backbone.embeddings.token_embedding.weight",
         "cls.predictions.decoder.bias": "lm_head.bias",
     },
+    untied_copies=frozenset({"cls.predictions.decoder.bias"}),
 )

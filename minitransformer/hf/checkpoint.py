@@ -46,6 +46,7 @@ from minitransformer.hf.weight_names import (
     Translation,
     is_transposed,
     layer_numbers,
+    stored_copies,
     stored_names,
     translate,
 )
@@ -159,7 +160,8 @@ def load_model(
 def save_pretrained(model: Model, path: str | Path) -> None:
     """Write the model so that Hugging Face loads it without a warning.
 
-    See :meth:`Model.save_pretrained`. Tied weights are written once, under Hugging Face's name.
+    See :meth:`Model.save_pretrained`. Tied weights are written once, under Hugging Face's name;
+    where `tie_word_embeddings=False`, also under the names that transformers 5 expects then.
 
     Raises:
         NotADirectoryError: `path` is a file.
@@ -171,11 +173,13 @@ def save_pretrained(model: Model, path: str | Path) -> None:
         raise ImportError("checkpoints need safetensors: pip install safetensors") from error
 
     family = family_of_model(model)
-    names = stored_names(family, model)
+    names, state = stored_names(family, model), model.state_dict()
     tensors = {}
-    for name, values in model.state_dict().items():
+    for name, values in state.items():
         stored = names[name]
         tensors[stored] = (values.T if is_transposed(stored, family) else values).contiguous()
+    for stored, name in stored_copies(family, model).items():
+        tensors[stored] = state[name].clone()  # safetensors refuses two names of one tensor
     with atomic_directory(path, last=CONFIG) as directory:
         task_fields = model.task_specific_params if isinstance(model, LanguageModel) else {}
         write_json(directory / CONFIG, {**config_to_hf(model), **task_fields})
@@ -400,9 +404,15 @@ def _copy(
         values = values.T if is_transposed(tensor.name, family) else values
         values = values.to(parameters[target])  # its dtype and device
         if target in filled and not torch.equal(values, parameters[target]):
+            copies = {name for name, known in found.targets.items() if known == target}
+            fix = "encoder and decoder have one token embedding here, so only one can be stored"
+            if copies & family.tied.keys():
+                fix = (
+                    "if the LM head has its own weights, pass tie_word_embeddings=False to "
+                    "from_pretrained of the model's class; if not, store the tensor once"
+                )
             raise CheckpointError(
-                f"{directory}: {tensor.name} differs from the tensor that it is tied to; "
-                "untied weights are not supported"
+                f"{directory}: {cut(tensor.name)} differs from the tensor that it is tied to; {fix}"
             )
         parameters[target].copy_(values)
         filled.add(target)

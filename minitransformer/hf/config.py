@@ -35,7 +35,6 @@ ONLY_VALUES: dict[str, Any] = {
     "is_decoder": False,
     "is_encoder_decoder": False,
     "add_cross_attention": False,
-    "tie_word_embeddings": True,
     "tie_weights_": True,
     "pruned_heads": {},
     "quantization_config": None,
@@ -117,6 +116,7 @@ _KEEP_THE_FUNCTION = {
     "num_hidden_layers",
     "problem_type",
     "relative_attention_num_buckets",
+    "tie_word_embeddings",  # the stored head shows it
     "type_vocab_size",
     "vocab_size",
 }
@@ -268,9 +268,9 @@ def config_from_fields(
             values[name] = None
     try:
         return family.config_class(**values)
+    except ValueError as error:
         if any(f"{name}=" in str(error) for name in changes):
             raise
-    except ValueError as error:
         named = [
             f" ({ours} is called {theirs} there)"
             for ours, theirs in family.config_names.items()
@@ -299,11 +299,11 @@ def changed_function(
         f"{name}={shortened(value)} instead of {shortened(before[name])}"
         for name, value in changes.items()
         if value != before[name]
-        and (name != "tie_word_embeddings" or model.has_lm_head)
         and name not in _KEEP_THE_FUNCTION
         and not name.endswith(("dropout", "dropout_prob"))
         and (name in tokens or not name.endswith("_token_id"))
     ]
+
 
 def _input_tokens(model: Model) -> set[str]:
     """The fields of token ids on which a model's logits depend."""
@@ -314,7 +314,6 @@ def _input_tokens(model: Model) -> set[str]:
     if isinstance(model, BartForSequenceClassification):
         return {"decoder_start_token_id", "eos_token_id"}
     return set()
-
 
 
 def _optional_tokens(family: Family) -> dict[str, int]:

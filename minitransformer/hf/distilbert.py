@@ -41,6 +41,7 @@ MASKED_LM: WeightMap = {
     "vocab_transform.bias": "lm_head.dense.bias",
     "vocab_layer_norm.weight": "lm_head.norm.weight",
     "vocab_layer_norm.bias": "lm_head.norm.bias",
+    "vocab_projector.weight": "lm_head.output.weight",  # of an untied head
 }
 
 SEQUENCE_CLASSIFIER: WeightMap = {

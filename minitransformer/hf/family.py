@@ -28,11 +28,14 @@ class Family:
         gated_weights: the same for a config whose `is_gated` is True, in a family with two kinds of
             feed-forward network.
         aliases: second names of tensors in `weights`, which some checkpoints store in addition or
-            instead. Never written.
+            instead.
         models: the classes that can be loaded, each with the table of its head's tensors.
         tied: Hugging Face's names of tensors outside the backbone that are tied to another tensor,
             such as an LM head tied to the token embedding, to our name of that tensor in a model
-            with a head. Never written.
+            with a head.
+        untied_copies: the names among `aliases` and `tied` whose tensors transformers 5 ties only
+            if the config does (transformers 4 always ties them). They are written, as copies, where
+            `tie_word_embeddings=False`; the other second names are never written.
         stacks: our prefix of each stack of layers, to the config field with the number of layers.
         transposed: Hugging Face's names in `weights` whose matrices are stored as (in, out).
         optional: our names of tensors that are zero if they are not stored.
@@ -56,6 +59,7 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     models: Mapping[type[Model], WeightMap]
     tied: Mapping[str, str] = field(default_factory=dict)
+    untied_copies: frozenset[str] = frozenset()
     stacks: Mapping[str, str] = field(default_factory=lambda: {"layers.": "num_hidden_layers"})
     transposed: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()

@@ -41,7 +41,7 @@ GPT2 = Family(
     weights=WEIGHT_MAP,
     models={
         GPT2Model: {},
-        GPT2LMHeadModel: {},
+        GPT2LMHeadModel: {"lm_head.weight": "lm_head.weight"},  # of an untied head
         GPT2ForSequenceClassification: {"score.weight": "score.weight"},
     },
     tied={"lm_head.weight": "backbone.token_embedding.weight"},

@@ -44,6 +44,7 @@ MARIAN = Family(
     aliases=bart.ALIASES,
     models={MarianModel: {}, MarianMTModel: GENERATION},
     tied={"lm_head.weight": "backbone.token_embedding.weight"},
+    untied_copies=frozenset(bart.ALIASES),
     stacks=STACKS,
     optional=frozenset({"final_logits_bias"}),
     config_names=CONFIG_NAMES,

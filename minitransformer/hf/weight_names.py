@@ -101,8 +101,11 @@ def translate(
         else:
             unexpected.append(name)
 
+    tied = model.config.tie_word_embeddings
     if not model.has_lm_head:
-        _leave_out_lm_head(result, family)
+        _leave_out_lm_head(result, family, tied=tied)
+    elif not tied:
+        _leave_out_first_names(result, family)
     missing = expected - set(result.targets.values())
     result.zeros = sorted(missing & optional)
     missing -= optional
@@ -112,10 +115,13 @@ def translate(
             result.new.append(part)
             missing -= tensors
     if unexpected or missing:
+        matrix = {family.models[known_class].get(name) for name in family.tied}
         raise CheckpointError(
             f"the tensors are not those of a {known_class.__name__}: "
             f"missing {shortened(sorted(missing), 400)}, "
             f"unexpected {shortened(sorted(unexpected), 400)}"
+            + "; tie_word_embeddings=False needs a stored LM head"
+            * bool(matrix & missing)
         )
     return result
 
@@ -144,6 +150,23 @@ def stored_names(family: Family, model: Model) -> dict[str, str]:
             f"not have: {unknown[:5]}"
         )
     return {name: names[name] for name in tensors}
+
+
+def stored_copies(family: Family, model: Model) -> dict[str, str]:
+    """Further names under which transformers 5 expects tensors of `model`, to our names of these.
+
+    There are some only where `tie_word_embeddings=False`: transformers 5 then ties nothing, not
+    even the token embeddings of encoder and decoder.
+    """
+    if model.config.tie_word_embeddings:
+        return {}
+    expected = set(model.state_dict())
+    prefix = f"{family.backbone_name}." if _our_prefix(model) else ""
+    return {
+        prefix + name if name in family.aliases else name: target
+        for name in sorted(family.untied_copies)
+        if (target := _target(name, family, model, expected)) in expected
+    }
 
 
 def is_transposed(stored_name: str, family: Family) -> bool:
@@ -210,13 +233,22 @@ def _is_head(name: str, family: Family) -> bool:
     return name in parts or name.startswith(tuple(f"{part}." for part in parts))
 
 
-def _leave_out_lm_head(result: Translation, family: Family) -> None:
-    """Drop a stored LM head's matrix, unless it is the only copy of the token embedding."""
+def _leave_out_lm_head(result: Translation, family: Family, *, tied: bool) -> None:
+    """Drop a stored LM head's matrix, unless it is tied and the only copy of its tensor."""
     targets = list(result.targets.values())
     for name in [name for name in result.targets if _modern(name) in family.tied]:
-        if targets.count(result.targets[name]) > 1:
+        if targets.count(result.targets[name]) > 1 or not tied:
             del result.targets[name]
             result.unused.append(name)
+
+
+def _leave_out_first_names(result: Translation, family: Family) -> None:
+    """Of two biases of an untied LM head, keep the second, which transformers 5 adds alone."""
+    for second in family.untied_copies & family.tied.keys() & result.targets.keys():
+        target = result.targets[second]
+        for name in [name for name, known in result.targets.items() if known == target]:
+            if name != second:
+                del result.targets[name]
 
 
 def _modern(name: str) -> str:

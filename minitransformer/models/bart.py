@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.layers.attention import (
@@ -117,7 +116,7 @@ class BartFields(Config):
             "hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout"
         )
         self._require_positive("initializer_range")
-        self._require_booleans("scale_embedding")
+        self._require_booleans("tie_word_embeddings", "scale_embedding")
         get_activation(self.hidden_act)
         self._require_whole_heads("num_attention_heads", "num_decoder_attention_heads")
 
@@ -400,7 +399,7 @@ class BartModel(EncoderDecoder):
 
 
 class BartForConditionalGeneration(Seq2SeqLM):
-    """BART with a score for each token that may come next; its head is the token embedding.
+    """BART with a score for each token that may come next.
 
     `final_logits_bias` is added to the scores. Training leaves it as it is, as in Hugging Face.
     """
@@ -413,6 +412,7 @@ class BartForConditionalGeneration(Seq2SeqLM):
     def __init__(self, config: BartFields, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.backbone = self.backbone_class(config, attention=attention)
+        self.lm_head = self.build_lm_head()  # None: the token embedding
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
 
     @property
@@ -422,7 +422,7 @@ class BartForConditionalGeneration(Seq2SeqLM):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score each token of the vocabulary as the next one: (..., E) to (..., V)."""
-        return F.linear(hidden, self.lm_head_weight, self.final_logits_bias[0])
+        return self.apply_lm_head(hidden, self.final_logits_bias[0])
 
 
 class BartForSequenceClassification(SequenceClassifier):

@@ -269,20 +269,31 @@ class LanguageModel(TaskModel):
     """
 
     has_lm_head = True
+    lm_head: nn.Linear | None  # None: the head is the token embedding
 
     def __init__(self, config: Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.generation_config = GenerationConfig.from_model_config(config)
         self.task_specific_params: dict[str, Any] = {}
 
-    @property
-    def lm_head_weight(self) -> Tensor:
-        """(V, E), what hidden states are multiplied by to score the vocabulary."""
-        return self.backbone.token_embedding.weight
+    def build_lm_head(self) -> nn.Linear | None:
+        """The head's own matrix, or None where it is the token embedding ("tied")."""
+        if self.config.tie_word_embeddings:
+            return None
+        head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+        self.init_weights(head)
+        return head
+
+    def apply_lm_head(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(..., E) times the head's matrix, plus the bias, (V,), if there is one: (..., V)."""
+        if self.lm_head is None:
+            return F.linear(hidden, self.backbone.token_embedding.weight, bias)
+        scores = self.lm_head(hidden)  # (..., V)
+        return scores if bias is None else scores + bias  # (..., V)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score each token of the vocabulary as the next one: (..., E) to (..., V)."""
-        return F.linear(hidden, self.lm_head_weight)
+        return self.apply_lm_head(hidden)
 
     def new_cache(self) -> KVCache:
         """An empty cache of keys and values."""

@@ -300,20 +300,30 @@ class BertModel(Model):
 class MaskedLMHead(nn.Module):
     """Linear, activation, norm, then a score for each token of the vocabulary.
 
-    The last matrix is the token embedding itself ("tied"), so it is passed in, not stored here.
+    Args:
+        hidden_size, vocab_size: E, V.
+        activation: after the first linear layer.
+        eps: of the norm.
+        tied: whether the last matrix is the token embedding, which is passed in, not stored here;
+            else the head has one of its own.
     """
 
-    def __init__(self, hidden_size: int, vocab_size: int, activation: str, eps: float) -> None:
+    def __init__(
+        self, hidden_size: int, vocab_size: int, activation: str, eps: float, tied: bool
+    ) -> None:
         super().__init__()
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.activation = get_activation(activation)
         self.norm = LayerNorm(hidden_size, eps)
+        self.output = None if tied else nn.Linear(hidden_size, vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, hidden: Tensor, token_embedding: Tensor) -> Tensor:
         """(..., E) and (V, E) to (..., V)."""
         hidden = self.norm(self.activation(self.dense(hidden)))  # (..., E)
-        return F.linear(hidden, token_embedding, self.bias)
+        if self.output is None:
+            return F.linear(hidden, token_embedding, self.bias)  # (..., V)
+        return self.output(hidden) + self.bias  # (..., V)
 
 
 class BertForMaskedLM(TaskModel):
@@ -334,7 +344,11 @@ class BertForMaskedLM(TaskModel):
         """The head of this family."""
         config = self.config
         return MaskedLMHead(
-            config.hidden_size, config.vocab_size, config.hidden_act, config.layer_norm_eps
+            config.hidden_size,
+            config.vocab_size,
+            config.hidden_act,
+            config.layer_norm_eps,
+            tied=config.tie_word_embeddings,
         )
 
     @property

@@ -24,6 +24,9 @@ class Config:
     num_hidden_layers: int
     num_attention_heads: int
     pad_token_id: int | None  # None: there is no token for padding, as in GPT-2
+    # Whether the matrix of the LM head is the token embedding ("tied"), or one of its own. Models
+    # without an LM head ignore it.
+    tie_word_embeddings: bool = True
 
     # Names that users bring from elsewhere, and the field that they mean.
     known_elsewhere: ClassVar[dict[str, str]] = {}
@@ -164,6 +167,7 @@ class EncoderConfig(ClassifierConfig):
         self._require_tokens("pad_token_id")
         self._require_probabilities("hidden_dropout_prob", "attention_probs_dropout_prob")
         self._require_positive("initializer_range")
+        self._require_booleans("tie_word_embeddings")
         get_activation(self.hidden_act)
         self._require_whole_heads("num_attention_heads")
         self._require_labels()

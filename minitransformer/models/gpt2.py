@@ -103,7 +103,9 @@ class GPT2Config(ClassifierConfig):
             "hidden_dropout_prob", "embedding_dropout_prob", "attention_probs_dropout_prob"
         )
         self._require_positive("layer_norm_eps", "initializer_range")
-        self._require_booleans("scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+        self._require_booleans(
+            "tie_word_embeddings", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"
+        )
         get_activation(self.hidden_act)
         self._require_whole_heads("num_attention_heads")
         self._require_labels()
@@ -291,7 +293,7 @@ class GPT2Model(Model):
 
 
 class GPT2LMHeadModel(LanguageModel):
-    """GPT-2 with a score for each token that may come next; its head is the token embedding."""
+    """GPT-2 with a score for each token that may come next."""
 
     config: GPT2Config
     config_class = GPT2Config
@@ -301,6 +303,7 @@ class GPT2LMHeadModel(LanguageModel):
     def __init__(self, config: GPT2Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.backbone = GPT2Model(config, attention=attention)
+        self.lm_head = self.build_lm_head()  # None: the token embedding
 
     @property
     def transformer(self) -> GPT2Model:

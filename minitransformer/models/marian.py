@@ -45,7 +45,7 @@ class MarianModel(BartModel):
 
 
 class MarianMTModel(BartForConditionalGeneration):
-    """Marian with a score for each token that may come next; its head is the token embedding."""
+    """Marian with a score for each token that may come next."""
 
     config_class = MarianConfig
     backbone_class = MarianModel

@@ -99,7 +99,13 @@ class RobertaForMaskedLM(BertForMaskedLM):
     def build_lm_head(self) -> MaskedLMHead:
         """With the exact GELU, whatever config.hidden_act says: as in fairseq and Hugging Face."""
         config = self.config
-        return MaskedLMHead(config.hidden_size, config.vocab_size, "gelu", config.layer_norm_eps)
+        return MaskedLMHead(
+            config.hidden_size,
+            config.vocab_size,
+            "gelu",
+            config.layer_norm_eps,
+            tied=config.tie_word_embeddings,
+        )
 
 
 class RobertaForQuestionAnswering(BertForQuestionAnswering):

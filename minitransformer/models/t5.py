@@ -28,6 +28,7 @@ from minitransformer.layers.positional_embeddings import RelativePositionBias
 from minitransformer.models.base import Encoded, EncoderDecoder, Seq2SeqLM
 from minitransformer.models.config import Config
 from minitransformer.models.outputs import DecoderOutput, EncoderOutput
+from minitransformer.names import shortened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,6 @@ class T5Config(Config):
     hidden_dropout_prob: float = 0.1  # of everything: hidden values, weights of attention
     layer_norm_eps: float = 1e-6
     initializer_factor: float = 1.0
-    tie_word_embeddings: bool = True  # whether the head is the token embedding
     scale_decoder_outputs: bool = True  # by 1 / sqrt(hidden_size), before the head
     eos_token_id: int | None = 1
     pad_token_id: int = 0
@@ -96,7 +96,7 @@ class T5Config(Config):
         self._require_booleans("tie_word_embeddings", "scale_decoder_outputs")
         if not isinstance(self.feed_forward_proj, str) or self.activation not in ACTIVATIONS:
             raise ValueError(
-                f"feed_forward_proj={self.feed_forward_proj!r} is unknown; choose one of "
+                f"feed_forward_proj={shortened(self.feed_forward_proj)} is unknown; choose one of "
                 f"{sorted(ACTIVATIONS)}, or 'gated-' and one of these"
             )
 
@@ -379,22 +379,13 @@ class T5ForConditionalGeneration(Seq2SeqLM):
     def __init__(self, config: T5Config, *, attention: str = "sdpa") -> None:
         super().__init__(config, attention=attention)
         self.backbone = T5Model(config, attention=attention)
-        self.lm_head: nn.Linear | None = None
-        if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-            self.init_weights(self.lm_head)
-
-    @property
-    def lm_head_weight(self) -> Tensor:
-        """(V, E), what hidden states are multiplied by to score the vocabulary."""
-        head = self.backbone.token_embedding if self.lm_head is None else self.lm_head
-        return head.weight
+        self.lm_head = self.build_lm_head()  # None: the token embedding
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score each token of the vocabulary as the next one: (..., E) to (..., V)."""
         if self.config.scale_decoder_outputs:
             hidden = hidden * self.config.hidden_size**-0.5
-        return super().logits(hidden) if self.lm_head is None else self.lm_head(hidden)
+        return self.apply_lm_head(hidden)
 
     def init_weights(self, part: nn.Module) -> None:
         """Give a part of the model the weights that training begins with; see `init_t5_weights`.
@@ -402,7 +393,7 @@ class T5ForConditionalGeneration(Seq2SeqLM):
         A head of its own is drawn like the token embedding, which it replaces.
         """
         init_t5_weights(part, self.config)
-        if part is self.lm_head:
+        if isinstance(part, nn.Linear):  # the head
             nn.init.normal_(part.weight, std=self.config.initializer_factor)
 
 

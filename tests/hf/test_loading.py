@@ -336,7 +336,10 @@ DAMAGE = {
         "position_embedding_type=",
     ),
     "decoder": (config(is_decoder=True), "is_decoder=True"),
-    "untied by config": (config(tie_word_embeddings=False), "tie_word_embeddings=False"),
+    "no untied head": (
+        config(tie_word_embeddings=False),
+        "lm_head.output.weight.*tie_word_embeddings=False needs a stored LM head",
+    ),
     "negative size": (config(hidden_size=-8), "hidden_size=-8"),
     "size as text": (config(hidden_size="32"), "hidden_size='32'"),
     "NaN": (config(layer_norm_eps=float("nan")), "layer_norm_eps=nan"),

@@ -10,7 +10,7 @@ from minitransformer.hf import weight_names
 from minitransformer.hf.config import FAMILIES, family_of_model, reference_class
 from minitransformer.hf.family import Family
 from minitransformer.models.base import Model, TaskModel
-from tests.tiny import CLASSES, class_of, config_of
+from tests.tiny import CLASSES, UNTIED, class_of, config_of
 
 
 def new(name: str) -> Model:
@@ -34,7 +34,7 @@ def test_every_class_is_here():
     }
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *UNTIED])
 def test_every_tensor_has_one_name_there_that_leads_back(name):
     model = new(name)
     family = family_of_model(model)
@@ -46,7 +46,7 @@ def test_every_tensor_has_one_name_there_that_leads_back(name):
     assert (found.unused, found.new, found.zeros) == ([], [], [])
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *UNTIED])
 def test_every_name_of_the_tables_is_a_tensor_of_the_model(name):
     model = new(name)
     family = family_of_model(model)
@@ -63,16 +63,16 @@ def test_every_name_of_the_tables_is_a_tensor_of_the_model(name):
     }
     expected |= {ours for ours in tables["head"].values() if ours is not None}
     optional = {name for name in expected if name.startswith(f"{before}pooler.")}
-    if name == "T5ForConditionalGeneration":  # version 1.1 has an untied head, 1.0 has not
-        optional.add("lm_head.weight")
+    if model.has_lm_head and model.config.tie_word_embeddings:
+        optional |= {"lm_head.weight", "lm_head.output.weight"}
     stored = set(model.state_dict())
     assert stored <= expected
     assert expected - stored <= optional
-    if name.endswith("Model"):
+    if not isinstance(model, TaskModel):
         assert stored == expected
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *UNTIED])
 def test_second_names_lead_to_tensors_of_the_model(name):
     model = new(name)
     family = family_of_model(model)
@@ -88,9 +88,9 @@ def test_second_names_lead_to_tensors_of_the_model(name):
         for second, ours in family.tied.items():
             assert ours in stored
             names = [*weight_names.stored_names(family, model).values(), second]
-            # The head of version 1.1 is not tied.
-            expected = second if name.endswith(" 1.1") else ours
-            assert weight_names.translate(names, family, model).targets[second] == expected
+            if second.endswith("weight") and not model.config.tie_word_embeddings:
+                ours = family.models[type(model)][second]
+            assert weight_names.translate(names, family, model).targets[second] == ours
 
 
 def test_the_tables_of_a_gated_network_are_apart():
