@@ -10,8 +10,7 @@
 The file is UTF-8, with one word per line. The word is in the first column and its tag in the last;
 columns are separated by a tab or, on a line without tabs, by spaces, as in CoNLL-2003 (Tjong Kim
 Sang and De Meulder 2003). A blank line ends a sentence, and lines that begin with `-DOCSTART-` are
-skipped. A tag is `O`, `B-type` or `I-type`, in IOB2, where every entity begins with B-, or in IOB1,
-where B- only separates two adjacent entities of the same type.
+skipped. The tags are those of any scheme that :mod:`minitransformer.tasks.tag_schemes` knows.
 
 Letters: T tokens, W words.
 """
@@ -25,10 +24,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from minitransformer.models.losses import IGNORED_LABEL
+from minitransformer.names import listed, shortened
+from minitransformer.tasks.tag_schemes import OUTSIDE, PREFIXES, TagScheme
 from minitransformer.tokenization import BatchEncoding
-from train.entities import begins_entity
 from train.text import numbered_lines
 
+_PREFIXED = {name: letters for name, letters in PREFIXES.items() if letters}
 _FORMAT = "a line must be a word, a tab (or spaces) and its tag"
 
 Value = TypeVar("Value")
@@ -60,7 +61,7 @@ def read_conll(path: str | Path) -> list[Sentence]:
 
     Raises:
         ValueError: the file is missing, is not UTF-8 or contains no word, or a line has a single
-            column, an empty word or a tag of another scheme. The message names the line.
+            column or an empty word or tag. The message names the line.
     """
     sentences = []
     words: list[tuple[str, str]] = []
@@ -78,13 +79,41 @@ def read_conll(path: str | Path) -> list[Sentence]:
     return sentences
 
 
-def tag_names(sentences: Sequence[Sentence]) -> list[str]:
-    """The classes of a tagger: O, then B- and I- for every type, in alphabetical order.
+def tag_scheme(sentences: Sequence[Sentence], path: str | Path) -> TagScheme:
+    """The scheme of all tags of a file.
 
-    A type gets both, even if only one of them occurs in the sentences.
+    Args:
+        sentences: read from `path`.
+        path: for the error message.
+
+    Raises:
+        ValueError: a tag does not belong to it. The message names its line.
     """
-    types = {tag.partition("-")[2] for sentence in sentences for tag in sentence.tags} - {""}
-    return ["O", *(f"{prefix}-{name}" for name in sorted(types) for prefix in "BI")]
+    scheme = TagScheme(tag for sentence in sentences for tag in sentence.tags)
+    for sentence in sentences:
+        for line_number, tag in enumerate(sentence.tags, start=sentence.line_number):
+            prefix, _ = scheme.split(tag)
+            fits = prefix if scheme.prefixes else not re.match("[BIMELSU]-", tag)
+            if tag != OUTSIDE and not fits:
+                known = (f"{'-, '.join(letters)}- ({name})" for name, letters in _PREFIXED.items())
+                raise ValueError(
+                    f"{path}, line {line_number}: the tag {shortened(tag)} does not fit the "
+                    f"others of the file; use O and the prefixes of one scheme: "
+                    f"{'; '.join(known)}; or no prefixes at all"
+                )
+    return scheme
+
+
+def tag_names(sentences: Sequence[Sentence], scheme: TagScheme) -> list[str]:
+    """The classes of a tagger: O, then the tags of every type, in alphabetical order of the types.
+
+    A type gets all prefixes of the scheme, even if only one of them occurs in the sentences.
+    """
+    tags = {tag for sentence in sentences for tag in sentence.tags} - {OUTSIDE}
+    types = sorted({scheme.split(tag)[1] for tag in tags})
+    if not scheme.prefixes:
+        return [OUTSIDE, *types]
+    return [OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in scheme.prefixes)]
 
 
 def tag_ids(
@@ -105,18 +134,21 @@ def tag_ids(
         for line_number, tag in enumerate(sentence.tags, start=sentence.line_number):
             if tag not in ids:
                 raise ValueError(
-                    f"{path}, line {line_number}: the tag {tag!r} is not one of those in the "
-                    f"training file: {', '.join(classes)}"
+                    f"{path}, line {line_number}: the tag {shortened(tag)} is not one of those "
+                    f"in the training file: {listed(classes)}"
                 )
     return [[ids[tag] for tag in sentence.tags] for sentence in sentences]
 
 
-def count_missing_beginnings(sentences: Sequence[Sentence]) -> int:
-    """The number of entities that begin with an I- tag: most in IOB1, none in correct IOB2."""
+def count_missing_beginnings(sentences: Sequence[Sentence], scheme: TagScheme) -> int:
+    """The number of entities that begin with another prefix than B-, S- or U-.
+
+    These are most entities in IOB1; there are none in correct IOB2, IOBES, BILOU or BMES.
+    """
     return sum(
-        tag.startswith("I-") and begins_entity(tag, before)
+        scheme.split(sentence.tags[entity.start])[0] in ("I", "M", "E", "L")
         for sentence in sentences
-        for tag, before in zip(sentence.tags, ("O", *sentence.tags), strict=False)
+        for entity in scheme.find_entities(sentence.tags)
     )
 
 
@@ -213,13 +245,10 @@ def _sentence(words: Sequence[tuple[str, str]], line_after: int) -> Sentence:
 def _word_and_tag(line: str, where: str) -> tuple[str, str]:
     columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
     if len(columns) == 1:
-        raise ValueError(f"{where}: {line!r:.60} has only one column; {_FORMAT}")
+        raise ValueError(f"{where}: {shortened(line)} has only one column; {_FORMAT}")
     word, tag = columns[0].strip(" "), columns[-1].strip(" ")
     if not word:
-        raise ValueError(f"{where}: the word before the tag {tag!r} is empty; {_FORMAT}")
-    if not re.fullmatch(r"O|[BI]-.+", tag):
-        raise ValueError(
-            f"{where}: the tag {tag!r} of {word!r} must be O, B-type or I-type; convert other "
-            "schemes to IOB2"
-        )
+        raise ValueError(f"{where}: the word before the tag {shortened(tag)} is empty; {_FORMAT}")
+    if not tag:
+        raise ValueError(f"{where}: the tag of {shortened(word)} is empty; {_FORMAT}")
     return word, tag

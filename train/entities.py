@@ -1,47 +1,13 @@
-"""Entities in tagged sentences, and precision, recall and F1 as seqeval computes them.
+"""Precision, recall and F1 of the entities in tagged sentences, as seqeval computes them.
 
-An entity is correct if its type, its first word and its last word are. Tags are read leniently, as
-in seqeval's default mode and in conlleval (Tjong Kim Sang and De Meulder 2003): an I- tag that does
-not continue an entity of its type begins a new one, as B- would.
+An entity is correct if its type, its first word and its last word are. How tags are read, correct
+or not, is said in :mod:`minitransformer.tasks.tag_schemes`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """Words [start, end) of a sentence, and the type of what they name."""
-
-    type: str
-    start: int
-    end: int
-
-
-def begins_entity(tag: str, tag_before: str) -> bool:
-    """Whether an entity begins at a word, given the tags of this word and of the one before."""
-    prefix, _, entity_type = tag.partition("-")
-    if prefix == "O":
-        return False
-    return prefix == "B" or entity_type != tag_before.partition("-")[2]
-
-
-def find_entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of a sentence, in order.
-
-    An entity ends before the next `O`, or where another one begins.
-
-    Args:
-        tags: `O`, `B-type` or `I-type` for each word.
-    """
-    pairs = list(zip(tags, ["O", *tags], strict=False))
-    begins = [begins_entity(tag, tag_before) for tag, tag_before in pairs]
-    stops = [tag == "O" or begin for tag, begin in zip(tags, begins, strict=True)] + [True]
-    return [
-        Entity(tag.partition("-")[2], start, stops.index(True, start + 1))
-        for start, (tag, begin) in enumerate(zip(tags, begins, strict=True))
-        if begin
-    ]
+from minitransformer.tasks.tag_schemes import Entity, TagScheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +66,14 @@ class EntityScores:
 
 
 def score_entities(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: TagScheme
 ) -> EntityScores:
     """Compare the predicted tags of sentences with their gold tags.
 
     Args:
         gold: for each sentence, a tag for each word.
         predicted: for the same sentences and words.
+        scheme: of the tags.
 
     Raises:
         ValueError: the numbers of sentences, or of tags in a sentence, differ.
@@ -122,8 +89,8 @@ def score_entities(
             raise ValueError(
                 f"sentence {number} has {len(true_tags)} gold tags, but {len(tags)} predicted"
             )
-        true |= {(number, entity) for entity in find_entities(true_tags)}
-        found |= {(number, entity) for entity in find_entities(tags)}
+        true |= {(number, entity) for entity in scheme.find_entities(true_tags)}
+        found |= {(number, entity) for entity in scheme.find_entities(tags)}
     types = sorted({entity.type for _, entity in true | found})
     return EntityScores(
         micro=_score(true, found), by_type={name: _score(true, found, name) for name in types}

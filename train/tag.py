@@ -11,6 +11,7 @@ from pathlib import Path
 from minitransformer.arguments import Parser
 from minitransformer.models.bert import BertForTokenClassification
 from minitransformer.models.losses import cross_entropy_sum
+from minitransformer.tasks.tag_schemes import OUTSIDE, TagScheme
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.batching import LabelledBatches
@@ -23,6 +24,7 @@ from train.conll import (
     read_conll,
     tag_ids,
     tag_names,
+    tag_scheme,
 )
 from train.entities import Score, score_entities
 from train.finetuning import (
@@ -46,14 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     config = training_config(arguments)
     last_checkpoint(config)  # raises at once if --output contains another run
     sentences, dev_sentences = (read_conll(path) for path in (arguments.train, arguments.dev))
-    tags = tag_names(sentences)
+    scheme = tag_scheme(sentences, arguments.train)
+    tags = tag_names(sentences, scheme)
     labels = tag_ids(sentences, tags, arguments.train)
     dev_labels = tag_ids(dev_sentences, tags, arguments.dev)
     model, tokenizer = load_pretrained(
         BertForTokenClassification, arguments, id2label=dict(enumerate(tags))
     )
-    data = TaggedSentences(sentences, labels, tokenizer, arguments)
-    dev_data = TaggedSentences(dev_sentences, dev_labels, tokenizer, arguments)
+    data = TaggedSentences(sentences, labels, scheme, tokenizer, arguments)
+    dev_data = TaggedSentences(dev_sentences, dev_labels, scheme, tokenizer, arguments)
+    print(f"tags: {len(tags)}, scheme {scheme.name}")
     print(f"train: {data.summary()}\ndev: {dev_data.summary()}")
     progress = finetune(
         model,
@@ -74,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     prediction = predict(model, dev_data, config)
     assert prediction is not None
     predicted_tags, loss = prediction
-    scores = score_entities([sentence.tags for sentence in dev_sentences], predicted_tags)
+    scores = score_entities([s.tags for s in dev_sentences], predicted_tags, scheme)
     accuracy = word_accuracy(dev_sentences, predicted_tags)
-    baseline = word_accuracy(dev_sentences, [["O"] * len(s.words) for s in dev_sentences])
+    baseline = word_accuracy(dev_sentences, [[OUTSIDE] * len(s.words) for s in dev_sentences])
     print(f"\nentities of {len(dev_sentences):,} sentences of {arguments.dev}\n")
     print(scores.table())
     print(f"\naccuracy of the tags of words: {accuracy:.2%}; if all were O: {baseline:.2%}")
@@ -100,6 +104,7 @@ class TaggedSentences:
     Args:
         sentences: words and tags.
         labels: for each sentence the ids of its tags.
+        scheme: of the tags.
         tokenizer: the model's.
         arguments: of the job.
     """
@@ -108,6 +113,7 @@ class TaggedSentences:
         self,
         sentences: Sequence[Sentence],
         labels: Sequence[Sequence[int]],
+        scheme: TagScheme,
         tokenizer: Tokenizer,
         arguments: argparse.Namespace,
     ) -> None:
@@ -117,6 +123,7 @@ class TaggedSentences:
             max_length=arguments.max_length,
         )
         self.sentences = sentences
+        self.scheme = scheme
         self.alignments: list[Alignment] = [
             align_words(encoding, index, sentence.words) for index, sentence in enumerate(sentences)
         ]
@@ -135,7 +142,8 @@ class TaggedSentences:
             f"{len(self.sentences):,} sentences with {words:,} words "
             f"({sum(a.truncated for a in self.alignments):,} truncated, "
             f"{sum(a.dropped for a in self.alignments):,} without a token), "
-            f"{count_missing_beginnings(self.sentences):,} entities that begin with I-"
+            f"{count_missing_beginnings(self.sentences, self.scheme):,} entities that begin with a "
+            "tag that continues one, such as I-"
         )
 
 
@@ -175,7 +183,7 @@ def evaluate(
     if prediction is None:
         return None
     tags, loss = prediction
-    scores = score_entities([sentence.tags for sentence in data.sentences], tags)
+    scores = score_entities([s.tags for s in data.sentences], tags, data.scheme)
     return {"loss": loss, **_metrics(scores.micro)}
 
 

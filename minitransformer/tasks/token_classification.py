@@ -1,8 +1,10 @@
 """Token classification: the class of each token of a text, or the entities that tokens form.
 
 First the functions that group tokens into words and entities, then the task. The results are those
-of transformers' token-classification pipeline with a fast tokenizer, including its definition of a
-word (:func:`continues_word`).
+of transformers' token-classification pipeline with a fast tokenizer, except that a word is what the
+tokenizer's `word_ids` say, not what a rule over characters guesses; that the prefixes of tags are
+read by their scheme (:mod:`minitransformer.tasks.tag_schemes`), not as B- and I- alone; and that no
+entity begins or ends with white space.
 
 B sequences of a batch, T tokens, C classes, P tokens of a word.
 """
@@ -19,10 +21,10 @@ from minitransformer.models.base import Model
 from minitransformer.models.bert import BertForTokenClassification
 from minitransformer.names import unexpected_name
 from minitransformer.tasks.base import Task, as_texts, max_tokens
+from minitransformer.tasks.tag_schemes import OUTSIDE, TagScheme
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
-OUTSIDE = "O"  # the class of tokens outside all entities
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class ScoredToken:
         scores: (C,), the probability of each class.
         start, end: the characters [start, end) in the text.
         index: the position in the sequence, including special tokens.
-        continues_word: whether it belongs to the same word as the previous token.
+        word_id: the number of its word in the text.
     """
 
     word: str
@@ -42,27 +44,7 @@ class ScoredToken:
     start: int
     end: int
     index: int
-    continues_word: bool = False
-
-
-def continues_word(token: str, text: str, start: int, end: int, *, marks_words: bool) -> bool:
-    """Whether a token continues the word of the previous token, by transformers' rule.
-
-    With `marks_words`, a token continues a word if its length differs from the number of its
-    characters in the text: it is then assumed to have the prefix. This includes words whose
-    normalization changes their length. Without it, a token continues a word unless a space precedes
-    or begins it, so that punctuation belongs to the word before it.
-
-    Args:
-        token: as written in the vocabulary.
-        text: the text of the token.
-        start, end: the token's characters [start, end) in the text.
-        marks_words: whether the vocabulary marks tokens within a word by a prefix, such as
-            WordPiece's `##`.
-    """
-    if marks_words:
-        return len(token) != end - start
-    return start > 0 and " " not in text[start - 1 : start + 1]
+    word_id: int | None = None
 
 
 def check_strategy(strategy: str) -> None:
@@ -78,6 +60,7 @@ def check_strategy(strategy: str) -> None:
 def group_tokens(
     tokens: Sequence[ScoredToken],
     id2label: Mapping[int, str],
+    scheme: TagScheme,
     strategy: str,
     join: Callable[[list[str]], str],
 ) -> list[dict[str, Any]]:
@@ -86,6 +69,7 @@ def group_tokens(
     Args:
         tokens: in the order of the text.
         id2label: the names of the C classes.
+        scheme: of these names.
         strategy: "none" returns single tokens. All others merge neighbours of the same entity and
             average their scores. "simple" merges tokens; the rest merge whole words, whose scores
             are those of the "first" token, those of the token with the highest score ("max"), or
@@ -105,10 +89,10 @@ def group_tokens(
         named = [_token_entity(token, id2label) for token in tokens]
         return [entity for entity in named if entity["entity"] != OUTSIDE]
     if strategy != "simple":
-        tokens = [_word(word, strategy, join) for word in _split_words(tokens)]
-    groups = _split_entities(tokens, id2label)
-    entities = [_group_entity(group, id2label, join) for group in groups]
-    return [entity for entity in entities if entity["entity_group"] != OUTSIDE]
+        words = groupby(tokens, key=lambda token: token.word_id)
+        tokens = [_word(list(word), strategy, join) for _, word in words]
+    found = scheme.find_entities([_label(token, id2label) for token in tokens])
+    return [_entity(entity.type, tokens[entity.start : entity.end], join) for entity in found]
 
 
 def merge_windows(windows: Sequence[Sequence[ScoredToken]], stride: int) -> list[ScoredToken]:
@@ -158,17 +142,6 @@ def _label(token: ScoredToken, id2label: Mapping[int, str]) -> str:
     return id2label[int(token.scores.argmax())]
 
 
-def _split_words(tokens: Sequence[ScoredToken]) -> list[list[ScoredToken]]:
-    """Group tokens into words; the very first token always begins one."""
-    words: list[list[ScoredToken]] = []
-    for token in tokens:
-        if words and token.continues_word:
-            words[-1].append(token)
-        else:
-            words.append([token])
-    return words
-
-
 def _word(
     tokens: Sequence[ScoredToken], strategy: str, join: Callable[[list[str]], str]
 ) -> ScoredToken:
@@ -184,34 +157,30 @@ def _word(
     return ScoredToken(word, scores, tokens[0].start, tokens[-1].end, tokens[0].index)
 
 
-def _split_entities(
-    tokens: Sequence[ScoredToken], id2label: Mapping[int, str]
-) -> list[list[ScoredToken]]:
-    """Group neighbours of the same type; `B-` always begins a new entity."""
-    groups: list[list[ScoredToken]] = []
-    type_before = None
-    for token in tokens:
-        label = _label(token, id2label)
-        entity_type = label[2:] if label[:2] in ("B-", "I-") else label
-        if entity_type == type_before and not label.startswith("B-"):
-            groups[-1].append(token)
-        else:
-            groups.append([token])
-        type_before = entity_type
-    return groups
-
-
-def _group_entity(
-    group: Sequence[ScoredToken], id2label: Mapping[int, str], join: Callable[[list[str]], str]
+def _entity(
+    entity_type: str, tokens: Sequence[ScoredToken], join: Callable[[list[str]], str]
 ) -> dict[str, Any]:
     return {
-        # All prefixes are removed, such as E- and S-, though only B- and I- affect the grouping.
-        "entity_group": _label(group[0], id2label).split("-", 1)[-1],
-        "score": float(np.mean([token.scores.max() for token in group])),
-        "word": join([token.word for token in group]),
-        "start": group[0].start,
-        "end": group[-1].end,
+        "entity_group": entity_type,
+        "score": float(np.mean([token.scores.max() for token in tokens])),
+        "word": join([token.word for token in tokens]),
+        "start": tokens[0].start,
+        "end": tokens[-1].end,
     }
+
+
+def without_white_space(entities: Iterable[dict[str, Any]], text: str) -> Iterator[dict[str, Any]]:
+    """Move `start` and `end` to the first and last characters of entities that are not white space.
+
+    The tokens of many byte-level vocabularies include the space before a word. An entity of white
+    space alone is left out.
+    """
+    for entity in entities:
+        start, end = entity["start"], entity["end"]
+        covered = text[start:end]
+        if covered.strip():
+            start, end = end - len(covered.lstrip()), start + len(covered.rstrip())
+            yield {**entity, "start": start, "end": end}
 
 
 # ---- the task ----
@@ -228,6 +197,9 @@ class TokenClassification(Task):
         tokenizer: the model's tokenizer.
         batch_size: the maximum number of windows in a batch.
 
+    Attributes:
+        scheme: how the names of the classes are read.
+
     Raises:
         ValueError: the model does not classify tokens, or the tokenizer has more tokens than the
             model has embeddings.
@@ -242,8 +214,7 @@ class TokenClassification(Task):
         super().__init__(model, tokenizer, batch_size=batch_size)
         unknown = tokenizer.special_tokens.get("unk_token")
         self.unk_token_id = None if unknown is None else tokenizer.token_to_id(unknown)
-        prefix = getattr(tokenizer.backend.model, "continuing_subword_prefix", None)
-        self.marks_words = bool(prefix)
+        self.scheme = TagScheme(model.config.id2label.values())
 
     def __call__(
         self,
@@ -257,7 +228,8 @@ class TokenClassification(Task):
         Args:
             texts: one or several.
             aggregation_strategy: "none" returns single tokens. For entities, use "simple" or one
-                that never splits a word: "first", "average" or "max"; see :func:`group_tokens`.
+                that never splits a word: "first", "average" or "max"; see :func:`group_tokens`. A
+                word is what the pre-tokenizer makes: for most, punctuation is a word of its own.
             stride: how many tokens a window of a long text shares with the previous one; None is a
                 quarter of a window. Where windows disagree, the longer entity wins, and of equally
                 long ones that with the higher score; a single token ("none") is taken from the
@@ -273,18 +245,33 @@ class TokenClassification(Task):
 
         Raises:
             TypeError: a text is not a string.
-            ValueError: the strategy is unknown, or the stride leaves no room for new tokens.
+            ValueError: the strategy is unknown or needs words, which the tokenizer does not split
+                a text into, or the stride leaves no room for new tokens.
         """
         check_strategy(aggregation_strategy)
+        if aggregation_strategy not in ("none", "simple"):
+            self._check_words(aggregation_strategy)
         text_list = as_texts("texts", texts, may_be_empty=True)
         batch, stride = self._windows(text_list, stride)
         scores = self._run(batch, self._scores)
         answers = []
         owners = batch.overflow_to_sample
         for owner, indices in groupby(range(len(owners)), key=owners.__getitem__):
-            windows = [list(self._tokens(batch, i, scores[i], text_list[owner])) for i in indices]
-            answers.append(self._entities(windows, aggregation_strategy, stride))
+            text = text_list[owner]
+            windows = [list(self._tokens(batch, i, scores[i], text)) for i in indices]
+            answers.append(self._entities(windows, text, aggregation_strategy, stride))
         return answers[0] if isinstance(texts, str) else answers
+
+    def _check_words(self, strategy: str) -> None:
+        """Refuse a tokenizer for which a whole text is one word."""
+        backend = self.tokenizer.backend
+        text = "a b" if backend.normalizer is None else backend.normalizer.normalize_str("a b")
+        splits = backend.pre_tokenizer
+        if splits is None or len(splits.pre_tokenize_str(text)) < 2:
+            raise ValueError(
+                f"aggregation_strategy={strategy!r} needs words, but this tokenizer has no "
+                'pre-tokenizer that splits a text into words; use "simple"'
+            )
 
     def _windows(self, texts: list[str], stride: int | None) -> tuple[BatchEncoding, int]:
         """Split each text into windows; also return how many tokens neighbouring windows share."""
@@ -293,7 +280,7 @@ class TokenClassification(Task):
             special = len(self.tokenizer("")["input_ids"])
             stride = max(0, limit - special) // 4
         elif type(stride) is not int:
-            raise ValueError(f"stride={stride!r} must be an integer number of tokens, or None")
+            raise ValueError(f"stride={stride!r:.200} must be an integer number of tokens, or None")
         batch = self.tokenizer(
             texts,
             truncation=True,
@@ -309,30 +296,32 @@ class TokenClassification(Task):
         return logits.softmax(dim=-1).numpy()
 
     def _tokens(
-        self, batch: BatchEncoding, index: int, scores: np.ndarray, text: str
+        self, batch: BatchEncoding, number: int, scores: np.ndarray, text: str
     ) -> Iterator[ScoredToken]:
         """The tokens of a sequence, without special tokens."""
-        encoding = batch.encodings[index]
-        offsets, special = encoding.offsets, encoding.special_tokens_mask
-        for position, (token_id, word) in enumerate(
-            zip(encoding.ids, encoding.tokens, strict=True)
-        ):
-            if special[position]:
-                continue
-            start, end = offsets[position]
-            continues = continues_word(word, text, start, end, marks_words=self.marks_words)
-            if token_id == self.unk_token_id:
-                word, continues = text[start:end], False
-            yield ScoredToken(word, scores[position], start, end, position, continues)
+        encoding = batch.encodings[number]
+        columns = zip(
+            *(encoding.ids, encoding.tokens, encoding.offsets, encoding.word_ids),
+            *(encoding.special_tokens_mask, scores[: len(encoding)]),
+            strict=True,
+        )
+        for index, (token_id, word, (start, end), word_id, special, own) in enumerate(columns):
+            if not special:
+                if token_id == self.unk_token_id:
+                    word = text[start:end]
+                yield ScoredToken(word, own, start, end, index, word_id)
 
     def _entities(
-        self, windows: list[list[ScoredToken]], strategy: str, stride: int
+        self, windows: list[list[ScoredToken]], text: str, strategy: str, stride: int
     ) -> list[dict[str, Any]]:
-        id2label = self.model.config.id2label
         if strategy == "none":
-            return group_tokens(merge_windows(windows, stride), id2label, strategy, self._join)
-        groups = [group_tokens(window, id2label, strategy, self._join) for window in windows]
-        return resolve_overlaps(chain(*groups)) if len(groups) > 1 else groups[0]
+            windows = [merge_windows(windows, stride)]
+        id2label = self.model.config.id2label
+        groups = [group_tokens(w, id2label, self.scheme, strategy, self._join) for w in windows]
+        if strategy == "none":
+            return groups[0]
+        entities = resolve_overlaps(chain(*groups)) if len(groups) > 1 else groups[0]
+        return list(without_white_space(entities, text))
 
     def _join(self, tokens: list[str]) -> str:
         """The text of tokens that are written as in the vocabulary."""

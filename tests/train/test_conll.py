@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitransformer import Tokenizer
+from minitransformer.tasks.tag_schemes import TagScheme
 from tests.tiny import real_data
 from train.conll import (
     Sentence,
@@ -14,6 +15,7 @@ from train.conll import (
     read_conll,
     tag_ids,
     tag_names,
+    tag_scheme,
 )
 
 LINE = "Empire State Building isn't in l'Aquila, perché? @paulwalk naïve\n"
@@ -56,11 +58,7 @@ def test_a_word_is_everything_before_the_tab(tmp_path):
     [
         ("The\tO\nEmpire\n", "line 2: 'Empire' has only one column; a line must be a word, a tab"),
         ("The\tO\n\n\tO\n", "line 3: the word before the tag 'O' is empty"),
-        ("The\tO\nEmpire\tloc\n", "line 2: the tag 'loc' of 'Empire' must be O, B-type"),
-        ("The\tO\nEmpire\tB-\n", "line 2: the tag 'B-'"),
-        ("The\tO\nEmpire\tS-loc\n", "line 2: the tag 'S-loc' .* convert other schemes"),
-        ("The\tO\nEmpire\to\n", "line 2: the tag 'o'"),
-        ("The\tO\nEmpire\t\n", "line 2: the tag ''"),
+        ("The\tO\nEmpire\t\n", "line 2: the tag of 'Empire' is empty"),
         (b"The\tO\nperch\xe9\tO\n", "line 2 is not UTF-8"),
         ("", "contains no word"),
         ("-DOCSTART- O\n\n\t\n", "contains no word"),
@@ -75,12 +73,42 @@ def sentence(*tags, line_number=1):
     return Sentence(tuple("w" for _ in tags), tags, line_number)
 
 
-def test_classes_are_in_order():
-    sentences = [sentence("O", "I-group"), sentence("B-creative-work", "I-creative-work", "B-a")]
-    assert tag_names(sentences) == [
-        *("O", "B-a", "I-a", "B-creative-work", "I-creative-work", "B-group", "I-group")
-    ]
-    assert tag_names([sentence("O")]) == ["O"]
+@pytest.mark.parametrize(
+    ("tags", "scheme", "names"),
+    [
+        (
+            *("O I-group B-creative-work I-creative-work B-a", "IOB"),
+            "O B-a I-a B-creative-work I-creative-work B-group I-group",
+        ),
+        ("B-a E-a S-b", "IOBES", "O B-a I-a E-a S-a B-b I-b E-b S-b"),
+        ("U-a B-a L-a", "BILOU", "O B-a I-a L-a U-a"),
+        ("B-O M-O E-O", "BMES", "O B-O M-O E-O S-O"),
+        ("NOUN ADJ creative-work", "IO", "O ADJ NOUN creative-work"),
+        ("O", "IO", "O"),
+    ],
+)
+def test_every_type_has_all_tags_of_the_scheme(tags, scheme, names):
+    sentences = [sentence(*tags.split()), sentence("O")]
+    found = tag_scheme(sentences, "train.conll")
+    assert found.name == scheme
+    assert tag_names(sentences, found) == names.split()
+
+
+@pytest.mark.parametrize(
+    ("tags", "wrong"),
+    [
+        ("O B-a loc I-a", "line 6: the tag 'loc'"),
+        ("O B-a o", "line 6: the tag 'o'"),
+        ("O B-a B-", "line 6: the tag 'B-'"),
+        ("O B-a Z-a", "line 6: the tag 'Z-a'"),
+        ("B-a I-a U-a E-a", "line 4: the tag 'B-a'"),
+        ("O loc S-loc", "line 6: the tag 'S-loc'"),
+    ],
+)
+def test_tags_of_no_scheme_or_of_two_are_refused(tags, wrong):
+    sentences = [sentence("O", "O"), sentence(*tags.split(), line_number=4)]
+    with pytest.raises(ValueError, match=rf"train.conll, {wrong} .*B-, I-, L-, U- \(BILOU\)"):
+        tag_scheme(sentences, "train.conll")
 
 
 def test_tags_become_numbers():
@@ -92,10 +120,20 @@ def test_tags_become_numbers():
         tag_ids([*sentences, sentence("O", "I-b", line_number=7)], classes, "dev.conll")
 
 
-def test_missing_beginnings_are_counted():
-    assert count_missing_beginnings([sentence("B-a", "I-a", "O", "B-a", "B-b", "I-b")]) == 0
-    assert count_missing_beginnings([sentence("I-a", "I-a", "O", "I-a", "I-b", "I-b")]) == 3
-    assert count_missing_beginnings([sentence("I-a"), sentence("I-a", "B-a", "I-b")]) == 3
+@pytest.mark.parametrize(
+    ("tags", "missing"),
+    [
+        (["B-a I-a O B-a B-b I-b"], 0),
+        (["I-a I-a O I-a I-b I-b"], 3),
+        (["I-a", "I-a B-a I-b"], 3),
+        (["S-a B-a E-a O I-a E-b", "E-a"], 3),
+        (["a a b O"], 0),
+    ],
+)
+def test_missing_beginnings_are_counted(tags, missing):
+    sentences = [sentence(*line.split()) for line in tags]
+    scheme = TagScheme(tag for each in sentences for tag in each.tags)
+    assert count_missing_beginnings(sentences, scheme) == missing
 
 
 # ---- words and tokens ----
@@ -202,8 +240,10 @@ def test_the_real_files(name, numbers):
     tags = [tag for sentence in sentences for tag in sentence.tags]
     entities = sum(tag.startswith("B-") for tag in tags)
     assert (len(sentences), len(tags), entities) == numbers
-    assert count_missing_beginnings(sentences) == 0
-    assert len(tag_names(sentences)) == 13
+    scheme = tag_scheme(sentences, path)
+    assert scheme.name == "IOB"
+    assert count_missing_beginnings(sentences, scheme) == 0
+    assert len(tag_names(sentences, scheme)) == 13
     tokenizer = Tokenizer.from_pretrained(vocabulary)
     batch = tokenizer([sentence.text for sentence in sentences])
     dropped = []

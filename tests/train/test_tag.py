@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from minitransformer import BertForTokenClassification, from_pretrained, pipeline
+from minitransformer.tasks.tag_schemes import TagScheme
 from tests.tiny import save_tiny_bert, watch_figures
 from train import tag
 from train.conll import read_conll
-from train.entities import find_entities
 from train.metrics import read_metrics
 
 PEOPLE = ["Anna Bianchi", "Bruno", "Carla De Luca", "Dario"]
@@ -59,6 +59,7 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(
     figures = watch_figures(monkeypatch)
     assert run(files, tmp_path, "--epochs", "4", "--evaluate-every", "20") == 0
     out = capsys.readouterr().out
+    assert "tags: 5, scheme IOB\n" in out
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["f1"] > 0.95
     assert report["by_type"].keys() == {"person", "place"}
@@ -85,7 +86,7 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(
     for sentence, found in zip(dev, answers, strict=True):
         gold = {
             (e.type, " ".join(sentence.words[e.start : e.end]))
-            for e in find_entities(sentence.tags)
+            for e in TagScheme(tags).find_entities(sentence.tags)
         }
         right += gold <= {(a["entity_group"], sentence.text[a["start"] : a["end"]]) for a in found}
     assert right > 36
@@ -107,7 +108,7 @@ def test_what_is_cut_off_is_counted_and_is_no_entity(files, tmp_path, capsys):
     ("content", "message"),
     [
         ("Anna\tB-person\nwent\n", "train.conll, line 2: 'went' has only one column"),
-        ("Anna\tperson\n", "train.conll, line 1: the tag 'person'"),
+        ("Anna\tB-x\nwent\tperson\n", "train.conll, line 2: the tag 'person'"),
         ("\n\n", "train.conll contains no word"),
         ("Anna\tB-person\n\nBari\tO\n", "dev.conll, line 1: the tag 'B-place'"),
     ],
