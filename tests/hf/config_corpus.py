@@ -27,20 +27,21 @@ SHARED: dict[str, dict[str, Any]] = {
     "2.1": {"output_past": True},
     "2.2": {"is_decoder": False},
     "2.3": TWO,
-    "2.5": {
-        "bos_token_id": None,
+    "2.4": {
+        "bos_token_id": 0,
         "do_sample": False,
-        "eos_token_ids": None,
+        "eos_token_ids": 0,
         "length_penalty": 1.0,
         "max_length": 20,
         "num_beams": 1,
         "num_return_sequences": 1,
-        "pad_token_id": None,
+        "pad_token_id": 0,
         "repetition_penalty": 1.0,
         "temperature": 1.0,
         "top_k": 50,
         "top_p": 1.0,
     },
+    "2.5": {"bos_token_id": None, "eos_token_ids": None, "pad_token_id": None},
     "2.8": {
         "_num_labels": 2,
         "bad_words_ids": None,
@@ -159,7 +160,7 @@ BERT = {
         "type_vocab_size": 2,
         "vocab_size": 31,
     },
-    "2.5": {"model_type": "bert"},
+    "2.4": {"model_type": "bert"},
     "2.8": {"pad_token_id": 0},
     "3.0": {"gradient_checkpointing": False},
     "4.12": {
@@ -257,7 +258,7 @@ T5 = {
         "relative_attention_num_buckets": 6,
         "vocab_size": 31,
     },
-    "2.5": {"model_type": "t5"},
+    "2.4": {"model_type": "t5"},
     "2.8": {"eos_token_id": 1, "is_encoder_decoder": True, "pad_token_id": 0},
     "3.5": {"num_decoder_layers": 2},
     "4.0": {"feed_forward_proj": "relu", "n_positions": ..., "use_cache": True},
@@ -276,7 +277,7 @@ HISTORIES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         "RobertaForSequenceClassification",
         {
             **BERT,
-            "2.5": {"model_type": "roberta"},
+            "2.4": {"model_type": "roberta"},
             "2.8": BART_TOKENS,
             "5.0": BERT["5.0"] | BART_TOKENS,
         },
@@ -300,7 +301,8 @@ HISTORIES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
                 "tie_weights_": True,
                 "vocab_size": 31,
             },
-            "2.5": {"model_type": "distilbert", "tie_weights_": ...},
+            "2.4": {"model_type": "distilbert"},
+            "2.5": {"tie_weights_": ...},
             "2.8": {"pad_token_id": 0},
             "5.0": {"bos_token_id": None, "eos_token_id": None},
         },
@@ -328,7 +330,7 @@ HISTORIES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
                 "vocab_size": 31,
             },
             "2.3": {"num_labels": 2},
-            "2.5": {"model_type": "gpt2"},
+            "2.4": {"model_type": "gpt2"},
             "2.8": {
                 "activation_function": "gelu_new",
                 "bos_token_id": 30,
@@ -383,7 +385,7 @@ HISTORIES: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
         {
             "4.0": {
                 **T5["2.3"],
-                **T5["2.5"],
+                **T5["2.4"],
                 **T5["2.8"],
                 **T5["3.5"],
                 **T5["4.0"],
@@ -413,7 +415,7 @@ def content(family: str, version: str, *, whole: bool = True) -> dict[str, Any]:
             if number(written) <= number(version):
                 own |= values
         fields |= own
-    if number(version) >= (2, 5):
+    if number(version) >= (2, 4):
         fields["architectures"] = [name.removesuffix(" 1.1")]
     return {field: value for field, value in fields.items() if value is not ...}
 
