@@ -369,12 +369,17 @@ def attend_otherwise(attentions: Iterable[Any], change: Callable[..., dict[str, 
 
 # The language model of each family that generates.
 GENERATING = {"GPT2": "GPT2LMHeadModel", "Bart": BART, "Marian": MARIAN, "T5": T5}
+GENERATING_UNTIED = ["GPT2 untied", "Bart untied"]
 
 
 @functools.cache
 def language_models(family: str) -> tuple[Any, Any]:
-    """Both models of a family of `GENERATING`, for 40 tokens; tests must not change them."""
+    """Both models of a family of `GENERATING`, for 40 tokens; tests must not change them.
+
+    " untied" after the family's name gives the LM head a matrix of its own.
+    """
     changes: dict[str, Any] = {"vocab_size": 99}
+    family, *untied = family.split()
     if family == "T5":
         changes["num_decoder_layers"] = 2  # transformers' cache has as many as the encoder
     else:
@@ -385,7 +390,7 @@ def language_models(family: str) -> tuple[Any, Any]:
         changes |= {"pad_token_id": 98, "decoder_start_token_id": 98}
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as directory:
-        return pair(GENERATING[family], Path(directory), "sdpa", **changes)
+        return pair(" ".join([GENERATING[family], *untied]), Path(directory), "sdpa", **changes)
 
 
 def language_model(family: str) -> Any:
@@ -400,7 +405,7 @@ def prompts(family: str, lengths: list[int], *, seed: int = 0) -> Batch:
     """
     token = language_model(family).config.pad_token_id
     fill = 1 if token is None else token
-    return batch_of(lengths, left=family == "GPT2", fill=fill, seed=seed)
+    return batch_of(lengths, left=family.startswith("GPT2"), fill=fill, seed=seed)
 
 
 # --- Checkpoints with a tokenizer

@@ -22,7 +22,7 @@ from minitransformer.generation.stopping import StoppingCriteria
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import CausalDecodingSession, DecodingSession
 from minitransformer.models.validation import check_attention_mask, check_ids
-from tests.tiny import GENERATING, language_model, prompts
+from tests.tiny import GENERATING, GENERATING_UNTIED, language_model, prompts
 
 # --- A CUDA graph on the CPU: the operations of one run, repeated on the same memory. Like a real
 # one, it does not repeat Python code, and fails if Python reads a value.
@@ -127,7 +127,7 @@ class SilentStreamer:
 @pytest.mark.parametrize(
     ("lengths", "way"), [([5], "greedy"), *(([3, 7, 5], way) for way in WAYS)], ids=str
 )
-@pytest.mark.parametrize("family", GENERATING)
+@pytest.mark.parametrize("family", [*GENERATING, *GENERATING_UNTIED])
 def test_the_same_tokens(captures, family, lengths, way):
     model, batch = optimized(family), prompts(family, lengths)
     fields = {"max_new_tokens": 20, "pad_token_id": 1, **WAYS[way]}

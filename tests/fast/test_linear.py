@@ -299,7 +299,7 @@ def test_a_model_learns_the_same_by_either_library(calls, monkeypatch):
     assert len(calls) == counts[0]
 
 
-@pytest.mark.parametrize("name", tiny.LANGUAGE_MODELS)
+@pytest.mark.parametrize("name", [*tiny.LANGUAGE_MODELS, "GPT2LMHeadModel untied"])
 def test_the_lm_head_uses_it_too(name, calls):
     model = optimize(tiny.new(name).float().train())
     ids = tiny.random_sequences(2, 5)

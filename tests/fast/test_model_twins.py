@@ -22,7 +22,7 @@ from minitransformer.models.bert import BertEmbeddings, EncoderLayer, MaskedLMHe
 from minitransformer.models.gpt2 import GPT2Layer
 from minitransformer.models.t5 import T5DecoderLayer
 from minitransformer.parity import random_batch
-from tests.tiny import CLASSES, SEQ2SEQ, assert_equal, new
+from tests.tiny import BART, CLASSES, SEQ2SEQ, UNTIED, assert_equal, new
 
 LOSSES = [
     "BertForMaskedLM",
@@ -33,6 +33,7 @@ LOSSES = [
     "MarianMTModel",
     "T5ForConditionalGeneration",
     "T5ForConditionalGeneration 1.1",
+    *UNTIED,
 ]
 
 
@@ -117,7 +118,7 @@ def test_a_users_module_that_mixes_tokens(name, kind, padded):
         assert_equal(optimized.logits_at(where, **batch), plain.logits_at(where, **batch))
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [*CLASSES, *UNTIED])
 def test_a_model_of_built_in_modules_can_be_unpadded(name):
     """Conversely, a class that is missing from the list would disable unpadding."""
     model = new(name, "optimized")
@@ -191,7 +192,9 @@ def test_a_hook_on_a_model_runs_as_often_as_in_the_plain_model(name, register, w
     assert counts == [1, 1] and ways == []
 
 
-@pytest.mark.parametrize("name", ["RobertaForMaskedLM", "T5ForConditionalGeneration 1.1"])
+@pytest.mark.parametrize(
+    "name", ["RobertaForMaskedLM", "T5ForConditionalGeneration 1.1", f"{BART} untied"]
+)
 def test_a_hook_on_the_head_gets_every_token(name):
     plain, shapes = new(name), []
     for model in (plain, optimize(copy.deepcopy(plain))):

@@ -30,7 +30,7 @@ from minitransformer.fast.prepacked_linear import (
 from minitransformer.generation import generate
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
-from tests.tiny import GENERATING, language_model
+from tests.tiny import GENERATING, GENERATING_UNTIED, language_model
 
 MANY = module._MIN_USES
 
@@ -188,7 +188,7 @@ def test_a_session_is_the_one_inside_with_copies(products):
     assert layer in module._COPIES  # for the next session
 
 
-@pytest.mark.parametrize("family", GENERATING)
+@pytest.mark.parametrize("family", [*GENERATING, *GENERATING_UNTIED])
 def test_an_abandoned_session_does_not_affect_other_calls(family, products):
     """They use neither its copies nor outdated weights."""
     plain, ids = copy.deepcopy(language_model(family)), torch.randint(3, 90, (1, 5))
@@ -459,7 +459,11 @@ def test_copies_are_freed_with_their_module_and_not_part_of_it(products):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=pytest.mark.slow) if f != "T5" else f for f in GENERATING]
+    "family",
+    [
+        *(pytest.param(f, marks=pytest.mark.slow) if f != "T5" else f for f in GENERATING),
+        *GENERATING_UNTIED,
+    ],
 )
 def test_a_model_generates_the_same_with_and_without(family, products, monkeypatch):
     plain, ids = language_model(family), torch.randint(3, 90, (2, 5))

@@ -30,6 +30,7 @@ SHARED = {
     "num_hidden_layers": SIZE,
     "num_attention_heads": SIZE,
     "hidden_dropout_prob": CHANCE,
+    "tie_word_embeddings": SWITCH,
 }
 BART_FIELDS = {
     **SHARED,
@@ -94,7 +95,6 @@ WITHOUT_MEANING: dict[str, tuple[type, dict, dict[str, list]]] = {
             "relative_attention_max_distance": [*SIZE, 3],  # of 6 buckets 3 are exact
             "layer_norm_eps": POSITIVE,
             "initializer_factor": POSITIVE,
-            "tie_word_embeddings": SWITCH,
             "scale_decoder_outputs": SWITCH,
             "eos_token_id": TOKEN,
             "pad_token_id": [*TOKEN, None],

@@ -464,3 +464,17 @@ def test_what_is_pooled_of_a_fully_masked_sequence_is_the_same_everywhere(family
         assert_equal(alone[0], pooled[-1][1])
     for others in pooled[1:]:
         assert_equal(pooled[0], others)
+
+
+@every_variant
+def test_pooler_and_classifier_take_the_first_token_of_the_mask_whatever_its_id(variant):
+    """RoBERTa gives no position to a <pad> that is attended to, but it is a token of the text."""
+    ids = torch.tensor([[1, 5, 6, 7], [8, 1, 9, 3], [1, 4, 1, 1]])  # 1 is <pad>
+    mask = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 0]])
+    first = torch.tensor([0, 1, 1])
+    model, classifier = build("Roberta", None, variant), build("Roberta", "classes", variant)
+    output = model(ids, mask)
+    states = output.last_hidden_state[torch.arange(3), first]
+    assert_equal(output.pooler_output, model.pooler(states))
+    states = classifier.backbone(ids, mask).last_hidden_state[torch.arange(3), first]
+    assert_equal(classifier(ids, mask).logits, classifier.class_logits(states))

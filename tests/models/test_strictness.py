@@ -56,6 +56,7 @@ def test_a_config_cannot_be_changed_behind_the_model():
         ({"bos_token_id": "x"}, "bos_token_id='x'"),
         ({"eos_token_id": -7}, "eos_token_id=-7"),
         ({"hidden_act": ["gelu"]}, "hidden_act="),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings=None must be True or False"),
         ({"max_position_embeddings": 2}, "max_position_embeddings=2 .* first 2"),
     ],
 )
