@@ -222,7 +222,7 @@ def stated_fields(content: dict[str, Any], family: Family, path: Path) -> dict[s
                 )
         elif name in ours or (name in known and own_name is None):
             if name == "pad_token_id" and value is None:
-                continue  # transformers 2.4 to 2.7 wrote null in every family, and did not read it
+                continue  # transformers 2.5 wrote null in most families, and used the default
             if name == "eos_token_id" and isinstance(value, list) and value:
                 value = value[0]  # generation reads all of them from the file
             values[ours.get(name, name)] = value

@@ -97,6 +97,7 @@ def test_all_files_of_a_family_mean_the_same(family):
             assert function_of(version, whole) == newest, (version, whole)
 
 
+@pytest.mark.filterwarnings(f"ignore:{PADDED_WITH_1}")
 def test_a_padding_token_that_the_writing_version_did_not_use_is_named(checkpoints):
     """Of a RoBERTa: positions begin after it, and in transformers 2.4 it was always 1."""
     path, name = checkpoints["roberta"], HISTORIES["roberta"][0]
