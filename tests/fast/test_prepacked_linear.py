@@ -476,4 +476,5 @@ def test_a_model_generates_the_same_with_and_without(family, products, monkeypat
     torch.testing.assert_close(generated.sequences_scores, expected.sequences_scores)
     # Every linear layer of the decoder and the head for each token; those of the source once.
     maps = len(weights_of_a_step(model))
+    assert (model.lm_head or model.backbone.token_embedding) in weights_of_a_step(model)
     assert maps * MANY * 0.7 < products[0] <= maps * MANY

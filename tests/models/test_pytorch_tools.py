@@ -23,7 +23,7 @@ from minitransformer.layers.normalization import LayerNorm, RMSNorm
 from minitransformer.layers.positional_embeddings import SinusoidalPositions
 from minitransformer.models.base import Model
 from minitransformer.parity import Batch, random_batch
-from tests.tiny import CLASSES, SEQ2SEQ, assert_equal, every_variant, gradients, new
+from tests.tiny import CLASSES, SEQ2SEQ, UNTIED, assert_equal, every_variant, gradients, new
 
 every_class = pytest.mark.parametrize("name", CLASSES)
 LABELS = ("labels", "start_positions", "end_positions")
@@ -195,12 +195,13 @@ def test_a_copy_is_equal_and_independent(name, variant, way):
 # --- Other numbers
 
 
-@every_class
+@pytest.mark.parametrize("name", [*CLASSES, *UNTIED])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize.*:UserWarning")
 def test_dynamic_quantization_swaps_every_linear_layer(name):
     model = small(name, dtype=torch.float32)
     linears = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
-    assert ("lm_head" in linears) == name.endswith(" 1.1")
+    has_own_head = name.endswith((" 1.1", " untied"))
+    assert any(key in ("lm_head", "lm_head.output") for key in linears) == has_own_head
     quantized = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
     for key in linears:
         assert isinstance(quantized.get_submodule(key), torch.ao.nn.quantized.dynamic.Linear), key
