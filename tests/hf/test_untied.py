@@ -104,3 +104,12 @@ def test_a_tied_checkpoint_has_no_head_to_untie(tmp_path):
     save("GPT2LMHeadModel", tmp_path)
     with pytest.raises(CheckpointError, match="no weights for lm_head"):
         load("GPT2LMHeadModel", tmp_path, tie_word_embeddings=False)
+
+
+def test_an_untied_head_is_not_taken_for_the_token_embedding(tmp_path):
+    """A tied one is, where it alone is stored."""
+    _, tensors = save("GPT2LMHeadModel untied", tmp_path)
+    del tensors["transformer.wte.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="missing .*token_embedding.weight"):
+        load("GPT2Model", tmp_path)
