@@ -117,10 +117,10 @@ def generate(
     """
     if streamer is not None:
         _check_streamer(streamer)
-    refuse_token_types(token_type_ids, class_name(model))
     decoding = prepare(
         model, input_ids, attention_mask, config, defaults, seed, tokenizer, use_cache, changes
     )
+    refuse_token_types(token_type_ids, class_name(model))
     if decoding.config.num_beams > 1:
         return _search(decoding, streamer)
     return _decode(decoding, streamer)
@@ -163,21 +163,17 @@ class Decoding:
             if self.config.num_return_sequences > 1:
                 scores, history = copy_prompts(session, scores, self.config.num_return_sequences)
             running = torch.ones_like(history[:, 0], dtype=torch.bool)  # (R,)
-            # (R,), the number of new tokens after which a sequence could not be continued;
-            # max_new_tokens where there was no such dead end.
-            dead_ends = torch.full_like(history[:, 0], max_new_tokens)
-            scores_there = torch.zeros_like(dead_ends, dtype=torch.float32)  # (R,), the highest
+            best_scores: list[Tensor] = []  # (R,) for each step since the last check
             for step in range(1, max_new_tokens + 1):
                 tokens, best = self._choose(history, scores)  # (R,) twice
-                is_dead_end = running & ~best.isfinite() & (dead_ends == max_new_tokens)
-                dead_ends = dead_ends.masked_fill(is_dead_end, step - 1)
-                scores_there = torch.where(is_dead_end, best, scores_there)
+                best_scores.append(best.masked_fill(~running, 0.0))
                 tokens = tokens.masked_fill(~running, pad_token_id)
                 history = torch.cat([history, tokens[:, None]], dim=1)  # (R, L)
                 was_running, running = running, running & ~self.stopping.ended(history)
                 is_last = step == max_new_tokens
                 if is_last or step % session.eos_check_interval == 0:
-                    is_last = self._all_ended(running, dead_ends, scores_there) or is_last
+                    is_last = self._all_ended(running, best_scores, step) or is_last
+                    best_scores.clear()
                 yield tokens, was_running
                 if is_last:
                     return
@@ -196,19 +192,25 @@ class Decoding:
         best, tokens = scores.max(dim=1)  # (R,) twice; NaN if any score is NaN
         return tokens, best
 
-    def _all_ended(self, running: Tensor, dead_ends: Tensor, scores_there: Tensor) -> bool:
+    def _all_ended(self, running: Tensor, best_scores: list[Tensor], step: int) -> bool:
         """Whether all sequences have ended. Only here does the host wait for the device.
+
+        Args:
+            running: (R,) bool, which have not.
+            best_scores: (R,) each, the highest scores of the last steps; 0 after a sequence's end.
+            step: the number of the last one.
 
         Raises:
             ValueError: a sequence could not be continued.
         """
-        first, max_new_tokens = dead_ends.amin(), self.config.max_new_tokens
-        assert max_new_tokens is not None
-        is_dead_end, is_running = torch.stack([first < max_new_tokens, running.any()]).tolist()
-        if is_dead_end:
-            sequence = int(dead_ends.argmin())
-            score = float(scores_there[sequence])
-            raise no_next_token(sequence, int(first), score, self.config, self.model)
+        best = torch.stack(best_scores)  # (steps, R)
+        is_dead_end = ~best.isfinite()
+        has_dead_end, is_running = torch.stack([is_dead_end.any(), running.any()]).tolist()
+        if has_dead_end:
+            index, sequence = is_dead_end.nonzero()[0].tolist()
+            num_new_tokens = step - len(best_scores) + index
+            score = float(best[index, sequence])
+            raise no_next_token(sequence, num_new_tokens, score, self.config, self.model)
         return not is_running
 
 

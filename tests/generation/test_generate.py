@@ -132,8 +132,9 @@ def test_an_encoder_does_not_generate():
     encoder = BertForMaskedLM(
         BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
     )
-    with pytest.raises(TypeError, match="a BertForMaskedLM does not generate text"):
-        generate(encoder, IDS, max_new_tokens=2)
+    for inputs in ({}, {"token_type_ids": torch.zeros_like(IDS)}):
+        with pytest.raises(TypeError, match="a BertForMaskedLM does not generate text"):
+            generate(encoder, IDS, max_new_tokens=2, **inputs)
 
 
 def test_a_padding_token_that_is_the_end_token_may_be_part_of_a_prompt(model):
@@ -300,10 +301,10 @@ def test_dropout_would_change_the_answer(beams, monkeypatch):
     assert torch.equal(generate(model, IDS, max_new_tokens=3, num_beams=beams).sequences, expected)
 
 
-@pytest.mark.parametrize("name", ["input_ids", "T5"])
-def test_token_types_are_refused_by_name(model, name):
+@pytest.mark.parametrize("family", ["GPT2", "T5"])
+def test_token_types_are_refused_by_name(family):
     """transformers adds their embeddings to GPT-2's input, and refuses them for the others."""
-    model = model if name == "input_ids" else language_model(name)
+    model = language_model(family)
     with pytest.raises(
         ValueError, match="no token types; .* set tokenizer.token_types = False"
     ) as e:
