@@ -43,6 +43,7 @@ from minitransformer.hf.config import (
 )
 from minitransformer.hf.family import Family
 from minitransformer.hf.weight_names import (
+    NEEDS_A_HEAD,
     Translation,
     is_transposed,
     layer_numbers,
@@ -151,7 +152,7 @@ def load_model(
     family = family_of(content, directory / CONFIG, known_class)
     if known_class not in family.models:
         raise CheckpointError(
-            f"{directory / CONFIG}: model_type={family.model_type!r}, but a "
+            f"{directory / CONFIG} is of the family {family.model_type!r}, but a "
             f"{known_class.__name__} needs {family_of_model(known_class).model_type!r}"
         )
     return _load(model_class, directory, content, family, attention, dtype, device, changes)
@@ -228,13 +229,13 @@ def _load(
         raise CheckpointError(f"{directory}: {error}") from error
     _check_shapes(stored, found, model, directory, family)
     named = architecture(content)
-    if named is None and _is_classifier(model_class):
+    if named is None and classes is not None:
         warnings.warn(
             f"{directory / CONFIG} names no architecture: the stored classifier is assumed to be "
             f"that of a {known_name}",
             stacklevel=4,
         )
-    _report(found, known_name, directory, must_be_complete=named == known_name and keep_head)
+    _report(found, model, directory, must_be_complete=named == known_name and keep_head)
     if changed := changed_function(stated, changes, model):
         warnings.warn(
             f"{directory}: with {', '.join(changed)}, the stored weights compute another function; "
@@ -369,16 +370,18 @@ def _sizes(config: Config, family: Family) -> dict[str, int]:
     return {name: value for name, value in sizes.items() if type(value) is int}
 
 
-def _report(
-    found: Translation, known_name: str, directory: Path, *, must_be_complete: bool
-) -> None:
+def _report(found: Translation, model: Model, directory: Path, *, must_be_complete: bool) -> None:
     """Warn of newly initialized parts and unused tensors.
 
     Raises:
         CheckpointError: a part is missing, though config.json names this very class.
     """
     if found.new and must_be_complete:
-        raise CheckpointError(f"{directory}: there are no weights for {', '.join(found.new)}")
+        is_untied = "lm_head" in found.new and not model.config.tie_word_embeddings
+        raise CheckpointError(
+            f"{directory}: there are no weights for {', '.join(found.new)}"
+            + NEEDS_A_HEAD * is_untied
+        )
     if found.new:
         warnings.warn(
             f"{directory} has no matching {', '.join(found.new)}: newly initialized, to be trained",
@@ -386,7 +389,9 @@ def _report(
         )
     if found.unused:
         warnings.warn(
-            f"{directory}: a {known_name} has no use for {listed(found.unused, 600)}", stacklevel=5
+            f"{directory}: a {reference_class(model).__name__} has no use for "
+            f"{listed(found.unused, 600)}",
+            stacklevel=5,
         )
 
 

@@ -355,7 +355,11 @@ def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     field, names = "id2label", content.get("id2label")
     inverse, count = content.get("label2id"), content.get("num_labels")
-    if names is None and isinstance(inverse, dict):
+    if not isinstance(inverse, dict | None):
+        raise CheckpointError(
+            f"{path}: label2id={shortened(inverse)} must map names to class numbers"
+        )
+    if names is None and inverse is not None:
         field, names = "label2id", {str(number): name for name, number in inverse.items()}
     if count is not None and (type(count) is not int or not 0 < count <= _MAX_LABELS):
         raise CheckpointError(
@@ -375,8 +379,8 @@ def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
         return {"id2label": unnamed_classes(count)}
     numbered = dict(sorted((int(key), name) for key, name in names.items()))
     for number, name in numbered.items():
-        other = inverse.get(name, number) if isinstance(inverse, dict) else number
-        if field == "id2label" and isinstance(name, str) and other != number:
+        other = (inverse or {}).get(name, number) if isinstance(name, str) else number
+        if field == "id2label" and other != number:
             raise CheckpointError(
                 f"{path}: {shortened(name)} is class {number} in id2label and "
                 f"{shortened(other)} in label2id; correct one of them"

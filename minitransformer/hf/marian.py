@@ -4,13 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from minitransformer.hf import bart
-from minitransformer.hf.bart import (
-    CONFIG_NAMES,
-    GENERATION,
-    ONLY_VALUES,
-    STACKS,
-    WITHOUT_EFFECT,
-)
+from minitransformer.hf.bart import CONFIG_NAMES, GENERATION, ONLY_VALUES, STACKS, WITHOUT_EFFECT
 from minitransformer.hf.family import Family, WeightMap
 from minitransformer.models.marian import MarianConfig, MarianModel, MarianMTModel
 
@@ -24,7 +18,6 @@ WEIGHT_MAP: WeightMap = {
     "encoder.embed_positions.weight": None,
     "decoder.embed_positions.weight": None,
 }
-
 
 # What makes a Marian of a BART, in the fields of transformers 2 and 3.
 MARIAN_POSITIONS = {"normalize_embedding": False, "static_position_embeddings": True}

@@ -13,6 +13,11 @@ from minitransformer.names import shortened
 
 # Our prefix of the backbone's tensors in a model with a head.
 BACKBONE = "backbone."
+
+# The end of a message about a missing head.
+NEEDS_A_HEAD = (
+    "; tie_word_embeddings=False needs a stored LM head, True takes the token embedding instead"
+)
 # A layer number within a name, without leading zeros; no model has a million layers.
 _LAYER = re.compile(r"(?<=\.)(?:0|[1-9][0-9]{0,5})(?=\.)")
 # TensorFlow's names of a layer norm's weight and bias, used by the first BERT checkpoints.
@@ -120,7 +125,7 @@ def translate(
             f"the tensors are not those of a {known_class.__name__}: "
             f"missing {shortened(sorted(missing), 400)}, "
             f"unexpected {shortened(sorted(unexpected), 400)}"
-            + "; tie_word_embeddings=False needs a stored LM head"
+            + NEEDS_A_HEAD
             * bool(matrix & missing)
         )
     return result

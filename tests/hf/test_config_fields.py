@@ -103,6 +103,7 @@ def test_num_labels_counts_more_than_names_of_another_number(named, tmp_path):
             {"id2label": ..., "label2id": {"no": "first"}},
             r"label2id=\{'no': 'first'\} must map names to class numbers",
         ),
+        ({"label2id": ["no", "yes"]}, r"label2id=\['no', 'yes'\] must map names to class numbers"),
         ({"id2label": {str(n): "x" * n for n in range(300)}}, "id2label=.{,200} must give every"),
         ({"id2label": {"a" * 9000: "x"}}, "id2label=.{,200} must map class numbers"),
         ({"problem_type": "s" * 9000}, "unknown problem_type .{,200};"),

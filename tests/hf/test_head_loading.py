@@ -734,6 +734,10 @@ def test_a_classifier_without_architectures_is_inferred(tmp_path):
     with pytest.warns(UserWarning, match="no architecture: the stored classifier is assumed"):
         again = type(saved).from_pretrained(tmp_path)
     assert torch.equal(again.classifier.weight, saved.classifier.weight)
+    edit_tensors(tmp_path, lambda t: {n: v for n, v in t.items() if "classifier" not in n})
+    with pytest.warns(UserWarning, match="no matching classifier: newly init") as warned:
+        type(saved).from_pretrained(tmp_path)
+    assert len(warned) == 1  # nothing stored, nothing assumed
 
 
 @pytest.mark.parametrize("name", ["BertModel", "BertForQuestionAnswering"])

@@ -100,10 +100,13 @@ def test_without_an_lm_head_the_field_changes_nothing(name, tmp_path):
     assert_same(load(name, tmp_path), model)
 
 
-def test_a_tied_checkpoint_has_no_head_to_untie(tmp_path):
-    save("GPT2LMHeadModel", tmp_path)
-    with pytest.raises(CheckpointError, match="no weights for lm_head"):
-        load("GPT2LMHeadModel", tmp_path, tie_word_embeddings=False)
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "GPT2LMHeadModel", BART])
+def test_a_tied_checkpoint_has_no_head_to_untie(name, tmp_path):
+    save(name, tmp_path)
+    with pytest.raises(
+        CheckpointError, match="lm_head.*; tie_word_embeddings=False needs a stored LM head, True"
+    ):
+        load(name, tmp_path, tie_word_embeddings=False)
 
 
 def test_an_untied_head_is_not_taken_for_the_token_embedding(tmp_path):
