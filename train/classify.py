@@ -53,10 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     config = training_config(arguments)
     last_checkpoint(config)  # raises at once if --output contains another run
     examples, dev_examples = (read_labelled_text(path) for path in (arguments.train, arguments.dev))
-    classes = class_names(examples)
+    classes = class_names(examples, arguments.train)
     labels = class_ids(examples, classes, arguments.train)
-    counts = [f"{name} ({labels.count(number):,})" for number, name in enumerate(classes)]
-    print(f"{len(classes)} classes, with their number of texts: {listed(counts)}")
+    counts = Counter(labels)
+    sizes = [f"{name} ({counts[number]:,})" for number, name in enumerate(classes)]
+    print(f"{len(classes)} classes, with their number of texts: {listed(sizes)}")
     dev_labels = class_ids(dev_examples, classes, arguments.dev)
     model, tokenizer = load_pretrained(
         SequenceClassifier,
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     metrics = evaluate(model, dev_batches, config)
     assert metrics is not None
-    frequent = Counter(labels).most_common(1)[0][0]
+    frequent = counts.most_common(1)[0][0]
     baseline = dev_labels.count(frequent) / len(dev_labels)
     print(f"\n{len(dev_labels):,} texts of {arguments.dev}   accuracy\n")
     print(f"{'this model':42}{metrics['accuracy']:>8.1%}")
@@ -126,13 +127,9 @@ class LabelledText:
 def read_labelled_text(path: str | Path) -> list[LabelledText]:
     """Read a file of labelled texts.
 
-    A first line whose label occurs in no other line is taken for a header if that is the usual name
-    of a column, or the only label that occurs once.
-
     Raises:
-        ValueError: the file is missing, is not UTF-8, contains no text, has the label in front of
-            the text, or a line has no tab or several, an empty text or an empty label, a label in
-            quotes, several labels, or is a header. The message names the line.
+        ValueError: the file is missing, is not UTF-8 or contains no text, or a line has no tab or
+            several, an empty text or an empty label. The message names the line.
     """
     examples = [
         _labelled_text(line, line_number, f"{path}, line {line_number}")
@@ -141,38 +138,45 @@ def read_labelled_text(path: str | Path) -> list[LabelledText]:
     ]
     if not examples:
         raise ValueError(f"{path} contains no text; {_FORMAT}")
-    counts = Counter(example.label for example in examples)
-    texts = len({example.text for example in examples})
-    if len(counts) > texts:
+    return examples
+
+
+def class_names(examples: Sequence[LabelledText], path: str | Path) -> list[str]:
+    """The classes of the training texts, sorted as integers if all are integers, else as text.
+
+    The first line is taken for a header if no other line has its label, and that label is the usual
+    name of a column or the only one that occurs once.
+
+    Args:
+        examples: read from `path`.
+        path: for the error message.
+
+    Raises:
+        ValueError: there is only one class; the labels are in front of the texts, because there are
+            more different labels than different texts; a label is in quotes, or several in one; or
+            the first line is a header.
+    """
+    names = Counter(example.label for example in examples)
+    first, texts = examples[0], len({example.text for example in examples})
+    if len(names) < 2:
+        raise ValueError(
+            f"{path}: every text has the label {shortened(first.label)}; training needs at least "
+            "two classes"
+        )
+    if len(names) > texts:
         raise ValueError(
             f"{path}: the first column looks like the label, because it has {texts:,} different "
-            f"values and the last one {len(counts):,}; {_FORMAT}. To swap them: "
+            f"values and the last one {len(names):,}; {_FORMAT}. To swap them: "
             "awk -F'\\t' -v OFS='\\t' '{print $2, $1}'"
         )
     for example in examples:
         _check_label(example.label, f"{path}, line {example.line_number}")
-    first = examples[0]
-    only = [*counts.values()].count(1) == 1 and len(counts) > 2
-    if counts[first.label] == 1 and (only or first.label.lower() in _COLUMN_NAMES):
+    only = len(names) > 2 and [*names.values()].count(1) == 1
+    if names[first.label] == 1 and (only or first.label.lower() in _COLUMN_NAMES):
         raise ValueError(
             f"{path}, line {first.line_number}: {shortened(first.text)} with the label "
             f"{shortened(first.label)}, which no other line has, looks like a header; delete the "
             "line, or, if it is a text, move it below another one"
-        )
-    return examples
-
-
-def class_names(examples: Sequence[LabelledText]) -> list[str]:
-    """The classes of the training texts, sorted as integers if all are integers, else as text.
-
-    Raises:
-        ValueError: there is only one class.
-    """
-    names = {example.label for example in examples}
-    if len(names) < 2:
-        raise ValueError(
-            f"every text has the label {shortened(examples[0].label)}; training needs at least two "
-            "classes"
         )
     if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))

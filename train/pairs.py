@@ -23,7 +23,9 @@ from train.batching import BatchOrder, pad_sequences
 from train.text import numbered_lines
 
 _FORMAT = "a line must be a source, a tab and a target"
-_HEADERS = {("source", "target"), ("src", "tgt"), ("input", "output")}
+_COLUMN_NAMES = {"source", "target", "src", "tgt", "trg", "input", "output", "text", "summary"}
+_COLUMN_NAMES |= {"article", "document", "highlights", "question", "answer", "english", "italian"}
+_COLUMN_NAMES |= {"en", "de", "fr", "it", "es"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def read_pairs(path: str | Path) -> list[TextPair]:
 
     Raises:
         ValueError: the file is missing, is not UTF-8 or contains no pair, or a line does not have
-            two fields, has an empty one, or is a header. The message names the line.
+            two fields, has an empty one, or is the first and contains names of columns. The
+            message names the line.
     """
     pairs = [
         _text_pair(line, line_number, f"{path}, line {line_number}")
@@ -50,11 +53,11 @@ def read_pairs(path: str | Path) -> list[TextPair]:
     if not pairs:
         raise ValueError(f"{path} contains no pair of texts; {_FORMAT}")
     first = pairs[0]
-    if (first.source.lower(), first.target.lower()) in _HEADERS:
+    if {first.source.lower(), first.target.lower()} <= _COLUMN_NAMES:
         raise ValueError(
             f"{path}, line {first.line_number}: {shortened(first.source)} and "
-            f"{shortened(first.target)} are a "
-            "header, not a pair; delete the line"
+            f"{shortened(first.target)} look like a header; delete the line, or, if "
+            "it is a pair, move it below another one"
         )
     return pairs
 

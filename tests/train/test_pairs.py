@@ -37,7 +37,8 @@ def test_source_and_target_of_every_line(tmp_path):
         (b"a\tb\nperch\xe9\tc\n", "line 2 is not UTF-8 .*convert the file: iconv"),
         ("", "contains no pair of texts; a line must be a source, a tab"),
         ("\ufeff\n \r\n", "contains no pair"),
-        ("Source\tTarget\na\tb\n", "line 1: 'Source' and 'Target' are a header"),
+        ("Source\tTarget\na\tb\n", "line 1: 'Source' and 'Target' look like a header; delete"),
+        ("\n en\tit\na\tb\n", "line 2: 'en' and 'it' look like a header; delete"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(content, message, tmp_path):
