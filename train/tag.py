@@ -137,13 +137,13 @@ class TaggedSentences:
 
     def summary(self) -> str:
         """One line with the numbers of sentences and words, and of words that were lost."""
+        missing = count_missing_beginnings(self.sentences, self.scheme)
         words = sum(len(sentence.words) for sentence in self.sentences)
         return (
             f"{len(self.sentences):,} sentences with {words:,} words "
             f"({sum(a.truncated for a in self.alignments):,} truncated, "
             f"{sum(a.dropped for a in self.alignments):,} without a token), "
-            f"{count_missing_beginnings(self.sentences, self.scheme):,} entities that begin with a "
-            "tag that continues one, such as I-"
+            f"{missing:,} entities whose first tag is not B-, S- or U-"
         )
 
 

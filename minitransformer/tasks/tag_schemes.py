@@ -5,7 +5,7 @@ A tag is `O`, outside all entities, or the type of an entity behind the prefix o
     scheme  first  inside  last  only   source
     IOB     B-     I-      I-    B-     Ramshaw and Marcus 1995 (IOB1: B- only between two
                                         adjacent entities of a type, otherwise I-)
-    IOBES   B-     I-      E-    S-
+    IOBES   B-     I-      E-    S-     (without B- and S-: IOE1 and IOE2)
     BILOU   B-     I-      L-    U-     Ratinov and Roth 2009
     BMES    B-     M-      E-    S-
     IO      without prefixes: tags such as `person`, or parts of speech
@@ -40,8 +40,8 @@ class TagScheme:
     """The scheme of a set of labels, and the entities of sequences of them.
 
     It is the first scheme of `PREFIXES` that contains the prefixes of all labels. They count as
-    prefixes only if B- is among them or all are I-; otherwise, and if no scheme contains them, the
-    scheme is IO. A label without a prefix among labels with one, such as `X`, is read as I-.
+    prefixes only if B- or I- is among them; otherwise, and if no scheme contains them, the scheme
+    is IO. A label without a prefix among labels with one, such as `X`, is read as I-.
 
     Args:
         labels: the names of the classes.
@@ -53,9 +53,8 @@ class TagScheme:
 
     def __init__(self, labels: Iterable[str]) -> None:
         found = {match[1] for label in labels if (match := _TAG.fullmatch(label))}
-        is_scheme = "B" in found or found == {"I"}
         fitting = [name for name, prefixes in PREFIXES.items() if found <= set(prefixes)]
-        self.name = fitting[0] if is_scheme and fitting else "IO"
+        self.name = fitting[0] if fitting and found & {"B", "I"} else "IO"
         self.prefixes = PREFIXES[self.name]
 
     def split(self, tag: str) -> tuple[str, str]:

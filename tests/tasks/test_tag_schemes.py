@@ -23,6 +23,7 @@ IOB = TagScheme(["B-x", "I-x"])
         ("O B-x I-x E-x", "IOBES"),
         ("O U-x B-x I-x L-x", "BILOU"),
         ("O B-x L-x", "BILOU"),
+        ("O I-x E-x", "IOBES"),
         ("B-x M-x E-x S-x", "BMES"),
         ("O x y", "IO"),
         ("ADJ ADP NOUN X O B I", "IO"),
