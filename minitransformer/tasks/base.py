@@ -262,6 +262,17 @@ def as_texts(name: str, texts: str | Sequence[str], *, may_be_empty: bool = Fals
     return list(texts)
 
 
+def without_white_space(text: str, start: int, end: int) -> tuple[int, int]:
+    """The characters [start, end) of a text without the white space at both ends.
+
+    The tokens of many byte-level vocabularies include the space before a word. Of white space
+    alone, nothing is left: start = end.
+    """
+    covered = text[start:end]
+    start = end - len(covered.lstrip())
+    return start, start + len(covered.strip())
+
+
 def _wrong_model(task: type[Task], model: Model) -> str:
     """The error message for a model that does not support a task.
 

@@ -42,7 +42,8 @@ class FillMask(Task):
         super().__init__(model, tokenizer, batch_size=batch_size)
         self.mask_token_id = tokenizer.mask_token_id
         # A model may have more embeddings than there are tokens, and ids may have gaps.
-        self.token_ids = [i for i in range(tokenizer.vocab_size) if has_token(tokenizer, i)]
+        ids = range(tokenizer.vocab_size)
+        self.token_ids = torch.tensor([i for i in ids if has_token(tokenizer, i)])
 
     def __call__(
         self,
@@ -92,14 +93,13 @@ class FillMask(Task):
                 )
 
     def _fill(
-        self, inputs: dict[str, Tensor], top_k: int, candidates: list[int]
+        self, inputs: dict[str, Tensor], top_k: int, candidates: Tensor
     ) -> Iterator[list[Any]]:
         masked = inputs["input_ids"] == self.mask_token_id  # (B, T)
         scores = self._finite(self.model.logits_at(masked, **inputs)).softmax(dim=-1)  # (N, V)
-        ids = torch.tensor(candidates)
-        best = scores[:, ids].topk(min(top_k, len(ids)))  # (N, K)
+        best = scores[:, candidates].topk(min(top_k, len(candidates)))  # (N, K)
         # For each mask: its K scores and its K tokens.
-        ranked = zip(best.values.tolist(), ids[best.indices].tolist(), strict=True)
+        ranked = zip(best.values.tolist(), candidates[best.indices].tolist(), strict=True)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         for text, length in zip(inputs["input_ids"].tolist(), lengths, strict=True):
             positions = [i for i, token in enumerate(text) if token == self.mask_token_id]
@@ -124,11 +124,12 @@ class FillMask(Task):
             "sequence": self.tokenizer.decode(filled, skip_special_tokens=not several),
         }
 
-    def _target_ids(self, targets: str | Sequence[str]) -> list[int]:
+    def _target_ids(self, targets: str | Sequence[str]) -> Tensor:
         texts = as_texts("targets", targets, may_be_empty=True)
         if not texts:
             raise ValueError("targets is empty; leave it out to rank every token")
-        return list(dict.fromkeys(map(self._target_id, texts)))  # two spellings may be one token
+        ids = dict.fromkeys(map(self._target_id, texts))  # two spellings may be one token
+        return torch.tensor(list(ids))
 
     def _target_id(self, text: str) -> int:
         if (known := self.tokenizer.backend.token_to_id(text)) is not None:

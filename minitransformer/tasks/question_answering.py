@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minitransformer.models.bert import BertForQuestionAnswering
 from minitransformer.names import shortened
-from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens
+from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens, without_white_space
 from minitransformer.tokenization import BatchEncoding
 
 # As usual for SQuAD.
@@ -54,10 +54,7 @@ class WindowSpans:
     null_scores: Tensor  # (B,), the score of "no answer": start + end logit of [CLS]
 
     def window(self, index: int, context: str, offsets: Sequence[Sequence[int]]) -> "Window":
-        """A window's spans in characters, given the (T, 2) offsets of its tokens in the context.
-
-        In some byte-level vocabularies a token includes the space before it; no span does.
-        """
+        """A window's spans in characters, given the (T, 2) offsets of its tokens in the context."""
         found = zip(
             self.scores[index].tolist(),
             self.starts[index].tolist(),
@@ -65,7 +62,9 @@ class WindowSpans:
             strict=True,
         )
         spans = [
-            Span(score, *_without_space(context, int(offsets[first][0]), int(offsets[last][1])))
+            Span(
+                score, *without_white_space(context, int(offsets[first][0]), int(offsets[last][1]))
+            )
             for score, first, last in found
             if score > -math.inf
         ]
@@ -123,12 +122,6 @@ class Span:
     score: float
     start: int
     end: int
-
-
-def _without_space(context: str, start: int, end: int) -> tuple[int, int]:
-    """The characters [start, end) without white space at the ends; not all of them are."""
-    text = context[start:end]
-    return start + len(text) - len(text.lstrip()), start + len(text.rstrip())
 
 
 @dataclass(frozen=True)
@@ -246,8 +239,8 @@ class QuestionAnswering(Task):
         check_count("max_answer_tokens", max_answer_tokens)
         if not isinstance(threshold, int | float) or math.isnan(threshold):
             raise ValueError(
-                f"threshold={shortened(threshold)} must be a number; 0.0 compares the scores as "
-                "they are"
+                f"threshold={shortened(threshold)} must be a number; 0.0 compares the scores "
+                "without a margin"
             )
         single = isinstance(questions, str)
         pairs = _pairs(questions, contexts)

@@ -152,7 +152,7 @@ class TextGeneration(GenerationTask):
                     )
             if most is not None and len(prompt) + most > longest:
                 left = longest - len(prompt)
-                fix = f"generate at most {left}" if left > 0 else "shorten it"
+                fix = f"set max_new_tokens to at most {left}" if left > 0 else "shorten it"
                 raise ValueError(
                     f"texts[{number}] has {len(prompt)} tokens; with {most} new "
                     f"one{'s' * (most > 1)} it exceeds the model's {longest} positions; {fix}"

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from minitransformer.models.base import Model
 from minitransformer.models.bert import BertForTokenClassification
-from minitransformer.names import unexpected_name
-from minitransformer.tasks.base import Task, as_texts, max_tokens
+from minitransformer.names import shortened, unexpected_name
+from minitransformer.tasks.base import Task, as_texts, max_tokens, without_white_space
 from minitransformer.tasks.tag_schemes import OUTSIDE, TagScheme
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
@@ -169,20 +169,6 @@ def _entity(
     }
 
 
-def without_white_space(entities: Iterable[dict[str, Any]], text: str) -> Iterator[dict[str, Any]]:
-    """Move `start` and `end` to the first and last characters of entities that are not white space.
-
-    The tokens of many byte-level vocabularies include the space before a word. An entity of white
-    space alone is left out.
-    """
-    for entity in entities:
-        start, end = entity["start"], entity["end"]
-        covered = text[start:end]
-        if covered.strip():
-            start, end = end - len(covered.lstrip()), start + len(covered.rstrip())
-            yield {**entity, "start": start, "end": end}
-
-
 # ---- the task ----
 
 
@@ -280,7 +266,7 @@ class TokenClassification(Task):
             special = len(self.tokenizer("")["input_ids"])
             stride = max(0, limit - special) // 4
         elif type(stride) is not int:
-            raise ValueError(f"stride={stride!r:.200} must be an integer number of tokens, or None")
+            raise ValueError(f"stride={shortened(stride)} must be a number of tokens, or None")
         batch = self.tokenizer(
             texts,
             truncation=True,
@@ -321,7 +307,11 @@ class TokenClassification(Task):
         if strategy == "none":
             return groups[0]
         entities = resolve_overlaps(chain(*groups)) if len(groups) > 1 else groups[0]
-        return list(without_white_space(entities, text))
+        for entity in entities:
+            entity["start"], entity["end"] = without_white_space(
+                text, entity["start"], entity["end"]
+            )
+        return [entity for entity in entities if entity["start"] < entity["end"]]
 
     def _join(self, tokens: list[str]) -> str:
         """The text of tokens that are written as in the vocabulary."""
