@@ -204,8 +204,7 @@ class _Reader:
         if name in self.seen_ids:
             raise ValueError(
                 f"{node.where}: the id {shortened(name)} is also that of {self.seen_ids[name]}; "
-                "every "
-                "question needs its own"
+                "every question needs its own"
             )
         self.seen_ids[name] = node.where
         answers, dropped = self.answers(node, context)
@@ -251,8 +250,7 @@ def _check_flag(node: "_Node", example: Example) -> None:
     if stated != example.is_impossible:
         raise ValueError(
             f"{node.where} ({shortened(example.id)}): is_impossible is {str(stated).lower()}, but "
-            "there are "
-            f"{len(example.gold_texts)} answers; correct one of the two"
+            f"there are {len(example.gold_texts)} answers; correct one of the two"
         )
 
 

@@ -216,8 +216,8 @@ def _check_cls(tokenizer: Tokenizer) -> None:
     if first != tokenizer.special_tokens.get("cls_token"):
         raise ValueError(
             f"the tokenizer begins a sequence with {shortened(first)}, not with a cls token, "
-            "which is "
-            "needed for 'no answer'; use a model whose tokenizer does, such as BERT or RoBERTa"
+            "which is needed for 'no answer'; use a model whose tokenizer does, such as BERT or "
+            "RoBERTa"
         )
 
 

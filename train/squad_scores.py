@@ -229,8 +229,7 @@ def _check_predictions(
         if not isinstance(predictions.get(example.id, ""), str):
             raise ValueError(
                 f"the prediction for question {shortened(example.id)} is "
-                f"{shortened(predictions[example.id])}, not "
-                'a text; use "" for no answer'
+                f'{shortened(predictions[example.id])}, not a text; use "" for no answer'
             )
     return len(missing)
 
