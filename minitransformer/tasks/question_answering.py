@@ -9,6 +9,7 @@ B windows, T tokens, L maximum length of an answer in tokens, K spans to return.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -237,7 +238,7 @@ class QuestionAnswering(Task):
         """
         check_count("top_k", top_k)
         check_count("max_answer_tokens", max_answer_tokens)
-        if not isinstance(threshold, int | float) or math.isnan(threshold):
+        if not isinstance(threshold, Real) or math.isnan(threshold):
             raise ValueError(
                 f"threshold={shortened(threshold)} must be a number; 0.0 compares the scores "
                 "without a margin"

@@ -6,6 +6,7 @@ The search for the best spans, against one that tries every pair of tokens in pl
 import json
 import math
 
+import numpy as np
 import pytest
 import tokenizers
 import torch
@@ -184,7 +185,9 @@ def test_no_answer_is_ranked_by_its_score(checkpoint):
     assert scores[1:] == sorted(scores[1:], reverse=True)
     place = [a["answer"] for a in ranked].index("")
     assert place >= 1
-    below = answer("who swims?", WORDS, may_have_no_answer=True, threshold=-math.inf, top_k=2)
+    below = answer(
+        "who swims?", WORDS, may_have_no_answer=True, threshold=np.float32(-math.inf), top_k=2
+    )
     assert below[0]["answer"] == ""
 
 
