@@ -75,6 +75,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def optional_json(directory: Path, name: str) -> dict[str, Any]:
+    """The JSON object in the file `name` of a checkpoint, or an empty one without such a file."""
+    if not (directory / name).exists():
+        return {}
+    return read_json(checkpoint_file(directory, name))
+
+
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
     """Write `content` as indented JSON, keys in their order, with a line break at the end."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.tokenization import Tokenizer
-from minitransformer.tokenization.loading import GPT2, ROBERTA_ORDER, byte_level
+from minitransformer.tokenization.pipelines import GPT2, ROBERTA_ORDER, byte_level
 from train.batching import BatchOrder
 from train.loop import Batch
 from train.text import read_lines
@@ -98,7 +98,8 @@ def train_tokenizer(documents: Sequence[str], vocab_size: int) -> Tokenizer:
     model = json.loads(trained.backend.to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)[len(ROBERTA_ORDER) :]
     vocab = {token: index for index, token in enumerate([*tokens, GPT2["eos_token"]])}
-    return Tokenizer(byte_level(vocab, [(left, right) for left, right in model["merges"]]), GPT2)
+    backend = byte_level(vocab, [(left, right) for left, right in model["merges"]])
+    return Tokenizer(backend, GPT2)
 
 
 def chunks(text: str, size: int = _CHUNK) -> Iterator[str]:

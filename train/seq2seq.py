@@ -30,7 +30,7 @@ from minitransformer.models.t5 import T5ForConditionalGeneration
 from minitransformer.tasks.base import check_vocabularies
 from minitransformer.tasks.translation import Translation
 from minitransformer.tokenization import BatchEncoding, Tokenizer
-from minitransformer.tokenization.loading import library
+from minitransformer.tokenization.pipelines import library
 from train.arguments import add_training_arguments, run_job, training_config
 from train.config import TrainingConfig
 from train.finetuning import write_results

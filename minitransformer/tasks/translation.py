@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 
+from minitransformer.files import optional_json
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import Model
@@ -16,7 +17,6 @@ from minitransformer.tasks.base import as_texts
 from minitransformer.tasks.generation import CONFIG, Settings, read_config, task_settings
 from minitransformer.tasks.text_to_text import TextToTextGeneration, with_prefix
 from minitransformer.tokenization import Tokenizer
-from minitransformer.tokenization.loading import optional_json
 
 _DIRECTION = re.compile(r"translation_(\w+?)_to_(\w+)")
 _CODE = re.compile(r">>.*?<<")

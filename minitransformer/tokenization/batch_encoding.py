@@ -60,7 +60,7 @@ class BatchEncoding(dict[str, Any]):
         if len(lengths) > 1:
             raise ValueError(
                 f"sequences of {min(lengths)} to {max(lengths)} tokens do not fit into one tensor: "
-                "pass padding=True"
+                "pass padding=True, or truncation=True with padding='max_length'"
             )
         import numpy as np
 

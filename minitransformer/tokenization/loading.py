@@ -1,238 +1,318 @@
-"""Vocabularies from files, and the tokenization pipeline around a vocabulary.
+"""A tokenizer from the files of a checkpoint: which one it is, its vocabulary and its settings.
 
-A vocabulary is a list of tokens. The *pipeline* is everything else in a tokenizer: a normalizer, a
-pre-tokenizer that splits the text into words, the special tokens, a post-processor that adds them,
-and a decoder. Three pipelines are built here, equal to those of the Hugging Face module in
-parentheses:
-
-========== ============================================= =====================================
-algorithm  pipeline                                      one text, two texts
-========== ============================================= =====================================
-bpe        RoBERTa, byte-level (`tokenization_roberta`)  `<s> A </s>`, `<s> A </s></s> B </s>`
-wordpiece  BERT (`tokenization_bert`)                    `[CLS] A [SEP]`, `[CLS] A [SEP] B [SEP]`
-unigram    XLM-RoBERTa (`tokenization_xlm_roberta`)      as for RoBERTa
-========== ============================================= =====================================
-
-They are used for vocabularies from vocab.txt, from vocab.json with merges.txt, and from training; a
-tokenizer.json file contains its own pipeline. A *backend* is a `tokenizers.Tokenizer`.
+`tokenizer_class` in tokenizer_config.json or config.json, else `model_type` in config.json, says
+which tokenizer of transformers it is. For those in `CLASSES` the pipeline is known: the vocabulary
+comes from tokenizer.json or from text files, and the settings in tokenizer_config.json are
+followed; where it says nothing, those in tokenizer.json are. The classes in `AS_STORED` use
+tokenizer.json as it is, and a setting that contradicts it is refused. So is every other class.
 """
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from minitransformer.files import CheckpointError, checkpoint_file, read_json
-from minitransformer.names import shortened
+from minitransformer.files import CheckpointError, checkpoint_file, optional_json, read_json
+from minitransformer.names import listed, nearest, shortened
+from minitransformer.tokenization import pipelines
+from minitransformer.tokenization.pipelines import library, library_errors
+from minitransformer.tokenization.sentencepiece import MARIAN_FILES, load_marian
+from minitransformer.tokenization.special_tokens import (
+    CONFIG,
+    SPECIAL_TOKENS,
+    NamedTokens,
+    add_named_tokens,
+    read_named_tokens,
+)
 
 if TYPE_CHECKING:
     import tokenizers
 
-# The special tokens of each family. The keys, called roles, are fields of tokenizer_config.json.
-ROBERTA = {
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "sep_token": "</s>",
-    "pad_token": "<pad>",
-    "cls_token": "<s>",
-    "mask_token": "<mask>",
-}
-BERT = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-_FAMILIES = (ROBERTA, BERT, GPT2, T5)  # in the order in which a vocabulary is matched
-
-SPECIAL_TOKENS = tuple(ROBERTA)  # the seven roles
-
-# The special tokens of a trained vocabulary, in the order of their ids, which start at 0.
-ROBERTA_ORDER = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-BERT_ORDER = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TOKENIZER = "tokenizer.json"
+FILES = (
+    *(TOKENIZER, CONFIG, "special_tokens_map.json", "added_tokens.json", "config.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", *MARIAN_FILES),
+)
+_BOOLEANS = (
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces"),
+    *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "trim_offsets"),
+)
+_MOST_SENTINELS = 100_000
+_NO_LIMIT = 10**20  # Hugging Face writes 1e30 for "no limit"
 
 
-def library() -> ModuleType:
-    """Import the `tokenizers` library when it is first needed."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ImportError("tokenizers is not installed: pip install tokenizers") from error
-    return tokenizers
+@dataclass(frozen=True, kw_only=True)
+class TokenizerClass:
+    """A tokenizer of transformers whose pipeline is built here.
 
-
-# ---- pipelines ----
-
-
-def byte_level(
-    vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], add_prefix_space: bool = False
-) -> "tokenizers.Tokenizer":
-    """A byte-level BPE backend: RoBERTa's if `<s>` and `</s>` are in `vocab`, else GPT-2's.
-
-    The alphabet is the 256 bytes, so every text can be encoded. GPT-2 adds no special tokens to a
-    text, and its offsets include the space before a word; RoBERTa's do not.
+    Attributes:
+        name: of the class, without "Fast".
+        special_tokens: the tokens of the roles that no file names.
+        model: the `tokenizers` model.
+        files: its vocabulary, where there is no tokenizer.json.
+        components: the types of its components in a tokenizer.json; a file with others is refused.
+        settings: fields of tokenizer_config.json, to the component in tokenizer.json and the key
+            in it that they set.
     """
-    tk = library()
-    backend = tk.Tokenizer(tk.models.BPE(vocab=dict(vocab), merges=list(merges)))
-    backend.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-    backend.decoder = tk.decoders.ByteLevel()
-    if "<s>" in vocab and "</s>" in vocab:
-        _add_special(backend, ROBERTA_ORDER)
-        backend.post_processor = tk.processors.RobertaProcessing(
-            ("</s>", vocab["</s>"]),
-            ("<s>", vocab["<s>"]),
-            trim_offsets=True,
-            add_prefix_space=add_prefix_space,
-        )
+
+    name: str
+    special_tokens: Mapping[str, str]
+    model: str
+    files: tuple[str, ...] = ()
+    components: Mapping[str, str | None] = field(default_factory=dict)
+    settings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+BERT = TokenizerClass(
+    name="BertTokenizer",
+    special_tokens=pipelines.BERT,
+    model="WordPiece",
+    files=("vocab.txt",),
+    components={"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"},
+    settings={
+        "do_lower_case": ("normalizer", "lowercase"),
+        "strip_accents": ("normalizer", "strip_accents"),
+        "tokenize_chinese_chars": ("normalizer", "handle_chinese_chars"),
+    },
+)
+ROBERTA = TokenizerClass(
+    name="RobertaTokenizer",
+    special_tokens=pipelines.ROBERTA,
+    model="BPE",
+    files=("vocab.json", "merges.txt"),
+    components={"normalizer": None, "pre_tokenizer": "ByteLevel"},
+    settings={"add_prefix_space": ("pre_tokenizer", "add_prefix_space")},
+)
+GPT2 = TokenizerClass(
+    name="GPT2Tokenizer",
+    special_tokens=pipelines.GPT2,
+    model="BPE",
+    files=("vocab.json", "merges.txt"),
+    components={"normalizer": None, "pre_tokenizer": "ByteLevel"},
+    settings={"add_prefix_space": ("pre_tokenizer", "add_prefix_space")},
+)
+T5 = TokenizerClass(name="T5Tokenizer", special_tokens=pipelines.T5, model="Unigram")
+XLM_ROBERTA = TokenizerClass(
+    name="XLMRobertaTokenizer", special_tokens=pipelines.ROBERTA, model="Unigram"
+)
+MARIAN = TokenizerClass(
+    name="MarianTokenizer",
+    special_tokens=pipelines.T5,
+    model="WordLevel",
+    files=("vocab.json", *MARIAN_FILES),
+)
+
+CLASSES = {known.name: known for known in (BERT, ROBERTA, GPT2, T5, XLM_ROBERTA, MARIAN)} | {
+    "BartTokenizer": ROBERTA,
+    "DistilBertTokenizer": BERT,
+    "ElectraTokenizer": BERT,
+}
+AS_STORED = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+MODEL_TYPES = {
+    "bart": ROBERTA,
+    "bert": BERT,
+    "distilbert": BERT,
+    "gpt2": GPT2,
+    "marian": MARIAN,
+    "roberta": ROBERTA,
+    "t5": T5,
+}
+
+# Fields of tokenizer_config.json that would change ids or texts, with the supported values.
+ONLY_VALUES: dict[str, tuple[Any, ...]] = {
+    "clean_text": (True, None),
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": (False, None),
+    "do_basic_tokenize": (True, None),
+    "never_split": (None, []),
+    "pad_token_type_id": (0, None),
+    "separate_vocabs": (False, None),
+    "sp_model_kwargs": (None, {}),
+    "split_special_tokens": (False, None),
+    "subword_tokenizer_type": (None, "wordpiece"),
+    "word_tokenizer_type": (None, "basic"),
+    "wordpieces_prefix": ("##", None),
+}
+# Fields that are followed, besides the seven roles and other fields that end in "_token".
+FOLLOWED = {
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder"),
+    *("additional_special_tokens", "clean_up_tokenization_spaces", "do_lower_case", "extra_ids"),
+    *("extra_special_tokens", "max_len", "model_input_names", "model_max_length", "padding_side"),
+    *("strip_accents", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets"),
+    "truncation_side",
+}
+# Fields that change neither ids nor texts in these tokenizers.
+WITHOUT_EFFECT = {
+    *("_commit_hash", "auto_map", "backend", "chat_control_tokens", "chat_template", "device"),
+    *("errors", "files_loaded", "from_slow", "init_inputs", "is_local", "keep_accents"),
+    *("language_codes", "legacy", "local_files_only", "max_length", "merges_file"),
+    *("model_specific_special_tokens", "name_or_path", "pad_to_multiple_of", "processor_class"),
+    *("remove_space", "response_schema", "response_template", "revision", "source_lang"),
+    *("spaces_between_special_tokens", "special_tokens_map_file", "stride", "target_lang"),
+    *("tokenizer_file", "truncation_strategy", "use_fast", "verbose", "vocab_file"),
+}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The arguments of a :class:`Tokenizer`, from a directory or the path of a tokenizer.json.
+
+    Raises:
+        CheckpointError: no tokenizer is found, its class or a setting is not supported, or a file
+            is broken or contradicts another one.
+    """
+    directory, name = (path, TOKENIZER) if path.is_dir() else (path.parent, path.name)
+    config = optional_json(directory, CONFIG)
+    _check_fields(directory / CONFIG, config)
+    # null is "not set", but `strip_accents: null` means the same as `do_lower_case`.
+    unset = [name for name in _BOOLEANS if config.get(name) is None and name != "strip_accents"]
+    config = {name: value for name, value in config.items() if name not in unset}
+    known_class = _tokenizer_class(directory, name, config)
+    named = read_named_tokens(directory, config)
+    stored: dict[str, Any] = {}  # parts of tokenizer.json
+    if known_class is MARIAN and path.is_dir():
+        backend: Any = load_marian(directory, config, named)
+        roles = pipelines.T5 | named.roles
     else:
-        _add_special(backend, ["<|endoftext|>"])
-        backend.post_processor = tk.processors.ByteLevel(trim_offsets=False)
-    return backend
+        if (directory / name).exists():
+            known_class = None if known_class is MARIAN else known_class
+            backend, stored = _read_tokenizer_json(directory, name, known_class, config)
+        else:
+            known_class, backend = _read_vocabulary(directory, name, known_class, config, named)
+        processor = stored.get("post_processor")
+        roles = _finish(backend, known_class, directory, config, named, processor)
+    padding, truncation = (stored.get(key) or {} for key in ("padding", "truncation"))
+    if "pad_token" in padding and backend.token_to_id(padding["pad_token"]) is not None:
+        roles.setdefault("pad_token", padding["pad_token"])
+    length = config.get("model_max_length", config.get("max_len"))
+    if not isinstance(length, int | float) or not 0 < length < _NO_LIMIT:
+        length = None
+    return {
+        "backend": backend,
+        "special_tokens": {role: token for role, token in roles.items() if token is not None},
+        "model_max_length": None if length is None else int(length),
+        "padding_side": config.get("padding_side", padding.get("direction", "right").lower()),
+        "truncation_side": config.get(
+            "truncation_side", truncation.get("direction", "right").lower()
+        ),
+        "token_types": _uses_token_types(directory, config, backend),
+        "clean_up_tokenization_spaces": config.get("clean_up_tokenization_spaces", False),
+        "source": str(path),
+    }
 
 
-def wordpiece(
-    vocab: Mapping[str, int],
-    lowercase: bool,
-    strip_accents: bool | None = None,
-    tokenize_chinese_chars: bool = True,
-    special_tokens: Mapping[str, str] = BERT,
-) -> "tokenizers.Tokenizer":
-    """BERT's WordPiece backend.
+# ---- which tokenizer it is ----
 
-    Args:
-        vocab: token to id.
-        lowercase: whether texts are converted to lower case.
-        strip_accents: whether accents are removed; None means the same as `lowercase`.
-        tokenize_chinese_chars: whether every Chinese character is a separate word.
-        special_tokens: the token of each role.
 
-    Raises:
-        ValueError: the unk, cls or sep token is not in `vocab`.
-    """
-    tk = library()
-    unk, cls, sep = (special_tokens[role] for role in ("unk_token", "cls_token", "sep_token"))
-    for token in (unk, cls, sep):
-        if token not in vocab:
-            raise ValueError(
-                f"the WordPiece vocabulary has no {token!r}, which is required; add it to the file"
+def _check_fields(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse values that are not supported and misspelled fields; warn of unknown ones."""
+    for name in _BOOLEANS:
+        if not isinstance(config.get(name), bool | None):
+            raise CheckpointError(
+                f"{path} has {name}={shortened(config[name])}; it must be true or false"
             )
-    backend = tk.Tokenizer(tk.models.WordPiece(dict(vocab), unk_token=unk))
-    backend.normalizer = tk.normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=tokenize_chinese_chars,
-        strip_accents=strip_accents,
-        lowercase=lowercase,
-    )
-    backend.pre_tokenizer = tk.pre_tokenizers.BertPreTokenizer()
-    backend.decoder = tk.decoders.WordPiece(prefix="##")
-    _add_special(backend, special_tokens.values())
-    backend.post_processor = tk.processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
-    )
-    return backend
+    count = config.get("extra_ids")
+    if count is not None and (type(count) is not int or not 0 <= count <= _MOST_SENTINELS):
+        raise CheckpointError(
+            f"{path} has extra_ids={shortened(count)}; it must be from 0 to {_MOST_SENTINELS}"
+        )
+    for name, values in ONLY_VALUES.items():
+        if name in config and not any(config[name] == value for value in values):
+            raise CheckpointError(
+                f"{path} has {name}={shortened(config[name])}, which is not supported; set it to "
+                f"{json.dumps(values[0])}"
+            )
+    fields = {*FOLLOWED, *ONLY_VALUES, *WITHOUT_EFFECT, *SPECIAL_TOKENS}
+    unknown = [name for name in config if name not in fields and not name.endswith("_token")]
+    for name in unknown:
+        right = nearest(name, fields, cutoff=0.85)
+        if right is not None and right not in config:
+            raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
+    if unknown:
+        warnings.warn(f"{path}: unknown fields are ignored: {listed(unknown)}", stacklevel=4)
 
 
-def unigram(pieces: Sequence[tuple[str, float]]) -> "tokenizers.Tokenizer":
-    """XLM-RoBERTa's Unigram backend; `pieces` are tokens with their log probabilities.
-
-    Consecutive white space is treated as one space. XLM-RoBERTa's normalizer is a table in its
-    SentencePiece model; this one is NFKC with SentencePiece's rules for control characters.
-    """
-    tk = library()
-    backend = bare_unigram(tk.models.Unigram(list(pieces), ROBERTA_ORDER.index("<unk>")))
-    backend.decoder = tk.decoders.Metaspace()
-    _add_special(backend, ROBERTA_ORDER)
-    backend.post_processor = tk.processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(token, ROBERTA_ORDER.index(token)) for token in ("<s>", "</s>")],
-    )
-    return backend
-
-
-def bare_unigram(model: Any) -> "tokenizers.Tokenizer":
-    """A backend with XLM-RoBERTa's normalizer and pre-tokenizer, without special tokens."""
-    tk = library()
-    backend = tk.Tokenizer(model)
-    backend.normalizer = tk.normalizers.Sequence([tk.normalizers.Nmt(), tk.normalizers.NFKC()])
-    backend.pre_tokenizer = tk.pre_tokenizers.Sequence(
-        [tk.pre_tokenizers.WhitespaceSplit(), tk.pre_tokenizers.Metaspace()]
-    )
-    return backend
-
-
-def _add_special(backend: "tokenizers.Tokenizer", tokens: Iterable[str]) -> None:
-    """Mark those `tokens` that are in the vocabulary as special; no id is added or changed."""
-    tk = library()
-    for token in dict.fromkeys(tokens):
-        if backend.token_to_id(token) is not None:
-            # `<mask>` includes the space before it, so "va <mask>" has no token for the space.
-            added = tk.AddedToken(token, lstrip=token == "<mask>", normalized=False, special=True)
-            backend.add_special_tokens([added])
-
-
-# ---- files ----
-
-
-@contextmanager
-def library_errors(source: str) -> Iterator[None]:
-    """Turn every error of the library into a CheckpointError that names `source`.
-
-    A panic in its Rust code is raised as a `PanicException`, which is not an `Exception` and is not
-    exported by any module, so it is recognized by its name. KeyboardInterrupt, SystemExit and
-    ImportError are not caught.
-    """
-    try:
-        yield
-    except ImportError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise CheckpointError(f"{source} cannot be used: {error}") from error
-
-
-def optional_json(directory: Path, name: str) -> dict[str, Any]:
-    """The JSON object in the file `name`, or an empty one if there is no such file."""
-    if not (directory / name).exists():
-        return {}
-    return read_json(checkpoint_file(directory, name))
-
-
-def load_backend(directory: Path, name: str, config: dict[str, Any]) -> "tokenizers.Tokenizer":
-    """Load the file `name` (tokenizer.json), else vocab.txt, else vocab.json with merges.txt.
-
-    `config` is the content of tokenizer_config.json.
+def _tokenizer_class(
+    directory: Path, name: str, config: Mapping[str, Any]
+) -> TokenizerClass | None:
+    """The class that the files name, or None if tokenizer.json is to be used as it is.
 
     Raises:
-        CheckpointError: none of these files exists, or one is broken.
+        CheckpointError: it is not supported.
     """
+    model = optional_json(directory, "config.json")
+    for content, file in ((config, CONFIG), (model, "config.json")):
+        if (named := content.get("tokenizer_class")) is None:
+            continue
+        bare = str(named).removesuffix("Fast")
+        if bare in CLASSES:
+            return CLASSES[bare]
+        if named in AS_STORED:
+            return None
+        raise CheckpointError(
+            f"{directory / file}: tokenizer_class={shortened(named)} is not supported, only "
+            f"{', '.join([*CLASSES, *AS_STORED])}; if a tokenizer.json beside it contains "
+            "everything, as transformers saves it, set tokenizer_class to 'PreTrainedTokenizerFast'"
+        )
+    if (model_type := model.get("model_type")) in MODEL_TYPES:
+        # A saved MarianTokenizer names its class; without it, a tokenizer.json is one converted.
+        is_other = model_type == "marian" and (directory / name).exists()
+        return None if is_other else MODEL_TYPES[model_type]
     if (directory / name).exists():
-        path = checkpoint_file(directory, name)
-        content = read_json(path)
-        # A stored padding length of 1e10 would abort the process at the first text.
-        content["padding"] = content["truncation"] = None
-        with library_errors(str(path)):
-            _check_charsmap(content.get("normalizer"))
-            return library().Tokenizer.from_str(json.dumps(content))
-    if (directory / "vocab.txt").exists():
-        return _load_wordpiece(checkpoint_file(directory, "vocab.txt"), config)
-    if (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
-        return _load_byte_level(directory, config)
-    raise CheckpointError(
-        f"{directory} has no {name}, no vocab.txt, and no vocab.json with merges.txt. Convert a "
-        "SentencePiece model with transformers: "
-        "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
-    )
+        return None
+    if model_type is not None and not _has_spm(directory):
+        raise CheckpointError(
+            f"{directory / 'config.json'}: no tokenizer for model_type={shortened(model_type)} "
+            f"without a tokenizer.json, only for {', '.join(MODEL_TYPES)}; if it is one of these, "
+            f"set tokenizer_class in {CONFIG}: {', '.join(CLASSES)}"
+        )
+    return MARIAN if _has_spm(directory) else None
+
+
+def _has_spm(directory: Path) -> bool:
+    return any((directory / model).exists() for model in MARIAN_FILES)
+
+
+# ---- its vocabulary ----
+
+
+def _read_tokenizer_json(
+    directory: Path, name: str, known_class: TokenizerClass | None, config: Mapping[str, Any]
+) -> tuple["tokenizers.Tokenizer", dict[str, Any]]:
+    """The backend, and the padding, truncation and post-processor in the file."""
+    path = checkpoint_file(directory, name)
+    content = read_json(path)
+    # A stored padding length of 1e10 would abort the process at the first text.
+    stored = {key: content.pop(key, None) for key in ("padding", "truncation")}
+    with library_errors(str(path)):
+        _check_charsmap(content.get("normalizer"))
+        model = content["model"]
+        if isinstance(model, dict) and model.get("dropout"):
+            raise ValueError(
+                f"dropout={model['dropout']!r} in its model gives a text other ids in every call; "
+                "set it to null"
+            )
+        if known_class is not None:
+            _check_components(content, known_class)
+            for setting, (component, key) in known_class.settings.items():
+                if setting in config:
+                    content[component][key] = config[setting]
+        text = json.dumps(content | {"padding": None, "truncation": None})
+        backend = library().Tokenizer.from_str(text)
+    return backend, {**stored, "post_processor": content.get("post_processor") or {}}
+
+
+def _check_components(content: Mapping[str, Any], known_class: TokenizerClass) -> None:
+    """Refuse a tokenizer.json that is not of the class that another file names."""
+    for component, expected in {"model": known_class.model, **known_class.components}.items():
+        found = (content.get(component) or {}).get("type")
+        if found != expected and not (component == "model" and found is None):
+            raise ValueError(
+                f"its {component} is {found}, but {CONFIG} or config.json say that it is a "
+                f"{known_class.name}, whose {component} is {expected}; to use the file as it is, "
+                f"set tokenizer_class to 'PreTrainedTokenizerFast' in {CONFIG}"
+            )
 
 
 def _check_charsmap(normalizer: Any) -> None:
@@ -250,25 +330,64 @@ def _check_charsmap(normalizer: Any) -> None:
             raise ValueError("the precompiled_charsmap is shorter than its header declares")
 
 
-def _load_wordpiece(path: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
+def _read_vocabulary(
+    directory: Path,
+    name: str,
+    known_class: TokenizerClass | None,
+    config: Mapping[str, Any],
+    named: NamedTokens,
+) -> tuple[TokenizerClass, "tokenizers.Tokenizer"]:
+    """Read vocab.txt, or vocab.json with merges.txt; the class is inferred if no file names one."""
+    if known_class is None:
+        complete = [known for known in (BERT, GPT2) if _has_files(directory, known)]
+        known_class = complete[0] if complete else None
+        if known_class is GPT2:
+            vocab = read_json(checkpoint_file(directory, "vocab.json"))
+            known_class = ROBERTA if "<s>" in vocab and "</s>" in vocab else GPT2
+    elif not _has_files(directory, known_class):
+        if known_class.files:
+            raise CheckpointError(
+                f"{directory} has neither {name} nor {' and '.join(known_class.files)}; a "
+                f"{known_class.name}, which {CONFIG} or config.json names, needs one of them"
+            )
+        known_class = None
+    if known_class is None:
+        raise CheckpointError(
+            f"{directory} has no {name}, no vocab.txt, and no vocab.json with merges.txt. Convert "
+            "a SentencePiece model with transformers: "
+            "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
+        )
+    if known_class is BERT:
+        return known_class, _read_wordpiece(directory, config, named.roles.get("unk_token"))
+    return known_class, _read_byte_level(directory, config)
+
+
+def _has_files(directory: Path, known_class: TokenizerClass) -> bool:
+    files = known_class.files
+    return bool(files) and all((directory / file).exists() for file in files)
+
+
+def _read_wordpiece(
+    directory: Path, config: Mapping[str, Any], unk_token: str | None
+) -> "tokenizers.Tokenizer":
     """Read vocab.txt, one token per line; it is uncased if no token has an upper-case letter."""
+    path = checkpoint_file(directory, "vocab.txt")
     # Not `splitlines`, because some vocabularies have the line separator U+2028 as a token.
     with library_errors(str(path)):
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     bracketed = [token.startswith("[") and token.endswith("]") for token in tokens]
     cased = any(t != t.lower() for t, special in zip(tokens, bracketed, strict=True) if not special)
-    named = {role: _content(config[role]) for role in BERT if role in config}
     with library_errors(str(path)):
-        return wordpiece(
+        return pipelines.wordpiece(
             {token: index for index, token in enumerate(tokens)},
             lowercase=config.get("do_lower_case", not cased),
             strip_accents=config.get("strip_accents"),
             tokenize_chinese_chars=config.get("tokenize_chinese_chars", True),
-            special_tokens=BERT | {role: token for role, token in named.items() if token},
+            unk_token=unk_token or pipelines.BERT["unk_token"],
         )
 
 
-def _load_byte_level(directory: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
+def _read_byte_level(directory: Path, config: Mapping[str, Any]) -> "tokenizers.Tokenizer":
     """Read vocab.json (token to id) and merges.txt (one pair per line, in the order of merging)."""
     vocab = read_json(checkpoint_file(directory, "vocab.json"))
     path = checkpoint_file(directory, "merges.txt")
@@ -276,47 +395,117 @@ def _load_byte_level(directory: Path, config: dict[str, Any]) -> "tokenizers.Tok
         lines = path.read_text(encoding="utf-8").split("\n")
         lines = lines[lines[0].startswith("#version") :]  # the first line may be a comment
         merges = [(left, right) for left, right in (line.split() for line in lines if line)]
-        return byte_level(vocab, merges, bool(config.get("add_prefix_space", False)))
+        if any(right.endswith("</w>") for _, right in merges):
+            raise ValueError(
+                "its words end in '</w>': it is BPE of characters, not of bytes, which is not "
+                "supported without a tokenizer.json"
+            )
+        return pipelines.byte_level(vocab, merges, bool(config.get("add_prefix_space", False)))
 
 
-def special_tokens(
-    directory: Path, config: dict[str, Any], backend: "tokenizers.Tokenizer"
-) -> dict[str, str]:
-    """Role to token, from tokenizer_config.json, else from special_tokens_map.json, else inferred.
+# ---- special tokens and settings ----
 
-    The inferred tokens are those of the first family whose bos, eos and cls tokens the backend has.
+
+def _finish(
+    backend: "tokenizers.Tokenizer",
+    known_class: TokenizerClass | None,
+    directory: Path,
+    config: Mapping[str, Any],
+    named: NamedTokens,
+    processor: Mapping[str, Any] | None,
+) -> dict[str, str | None]:
+    """Add the special tokens and the post-processor; return the token of each role.
+
+    `processor` is the post-processor in tokenizer.json, or None without such a file.
     """
-    present = {
-        token.content for token in backend.get_added_tokens_decoder().values() if token.special
-    }
-    inferred: dict[str, str] = {}
-    for family in _FAMILIES:
+    with library_errors(str(directory)):
+        if known_class is T5 and (count := config.get("extra_ids")):
+            sentinels = [f"<extra_id_{number}>" for number in range(count)]
+            named.added.update({token: token for token in sentinels if token not in named.added})
+        if known_class is None:
+            add_named_tokens(backend, named, str(directory), {})
+            roles = _inferred(backend) | named.roles
+        else:
+            defaults = known_class.special_tokens
+            add_named_tokens(backend, named, str(directory), defaults)
+            present = {r: t for r, t in defaults.items() if backend.token_to_id(t) is not None}
+            roles = {**present, **named.roles}
+            if processor is None:
+                unnamed = [token for role, token in present.items() if role not in named.roles]
+                pipelines.add_special_tokens(backend, unnamed)
+            named_or_default = {**defaults, **{r: t for r, t in roles.items() if t is not None}}
+            if known_class is BERT:
+                pipelines.process_as_bert(backend, named_or_default)
+            elif known_class is ROBERTA:
+                trims = config.get("trim_offsets", (processor or {}).get("trim_offsets", True))
+                pipelines.process_as_roberta(backend, named_or_default, bool(trims))
+            elif known_class is T5:
+                pipelines.process_as_t5(backend, named_or_default)
+            elif known_class is XLM_ROBERTA:
+                pipelines.process_as_xlm_roberta(backend, named_or_default)
+            elif processor is None:
+                bos, eos = (bool(config.get(f"add_{end}_token")) for end in ("bos", "eos"))
+                if bos or eos:
+                    pipelines.process_with_bos(backend, named_or_default, bos=bos, eos=eos)
+        _check_settings(backend, config, roles, directory / CONFIG)
+    return roles
+
+
+def _inferred(backend: "tokenizers.Tokenizer") -> dict[str, str | None]:
+    """The roles of the first family whose bos, eos and cls tokens are special in the backend."""
+    added = backend.get_added_tokens_decoder().values()
+    present = {token.content for token in added if token.special}
+    for family in (pipelines.ROBERTA, pipelines.BERT, pipelines.GPT2, pipelines.T5):
         needed = {family.get(role) for role in ("bos_token", "eos_token", "cls_token")} - {None}
         if needed <= present:
-            inferred = {role: token for role, token in family.items() if token in present}
-            break
-    named = inferred | named_special_tokens(directory, config)
-    return {role: token for role, token in named.items() if token is not None}
+            return {role: token for role, token in family.items() if token in present}
+    return {}
 
 
-def named_special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Role to token, as the files say; None if a file says that there is no such token."""
-    legacy = optional_json(directory, "special_tokens_map.json")
-    return {
-        role: _content(source[role])
-        for source in (legacy, config)
-        for role in SPECIAL_TOKENS
-        if role in source
+def _check_settings(
+    backend: "tokenizers.Tokenizer",
+    config: Mapping[str, Any],
+    roles: dict[str, str | None],
+    path: Path,
+) -> None:
+    """Compare the settings in tokenizer_config.json with what the tokenizer does.
+
+    They were applied if the class has them. Otherwise transformers ignores them, and some of its
+    versions do not, so a contradiction is refused.
+    """
+
+    def normalized(text: str) -> str:
+        return text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+
+    def first_word(text: str) -> str:
+        words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer else []
+        return words[0][0] if words else text
+
+    def is_at(position: int, role: str) -> bool:
+        tokens = backend.encode("a").tokens
+        return bool(tokens) and tokens[position] == roles.get(role)
+
+    done = {
+        "do_lower_case": lambda: normalized("A") == "a",
+        "strip_accents": lambda: normalized("\u00e9") == "e",
+        "tokenize_chinese_chars": lambda: normalized("\u65e5") == " \u65e5 ",
+        "add_prefix_space": lambda: first_word("a")[0] in "\u0120\u2581",  # byte-level, Metaspace
+        "add_bos_token": lambda: is_at(0, "bos_token"),
+        "add_eos_token": lambda: is_at(-1, "eos_token"),
     }
+    for name, test in done.items():
+        if (value := config.get(name)) is None:
+            continue
+        if test() != value:
+            raise CheckpointError(
+                f"{path} has {name}={value}, but the tokenizer in {path.parent} does the opposite, "
+                f"and transformers would ignore the field; set {name} to {not value}, or save the "
+                "tokenizer again with what is meant"
+            )
 
 
-def _content(token: Any) -> Any:
-    """The text of a special token, which is stored as a string or as an object with flags."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def uses_token_types(
-    directory: Path, config: dict[str, Any], backend: "tokenizers.Tokenizer"
+def _uses_token_types(
+    directory: Path, config: Mapping[str, Any], backend: "tokenizers.Tokenizer"
 ) -> bool:
     """Whether calls return `token_type_ids`, which BERT takes but DistilBERT does not."""
     if isinstance(names := config.get("model_input_names"), list):
@@ -324,21 +513,3 @@ def uses_token_types(
     family = str(config.get("tokenizer_class", "")).lower()
     family += str(optional_json(directory, "config.json").get("model_type", ""))
     return type(backend.model).__name__ == "WordPiece" and "distilbert" not in family
-
-
-def cleans_up(directory: Path, config: dict[str, Any]) -> bool:
-    """Whether tokenizer_config.json sets `clean_up_tokenization_spaces`.
-
-    The default is False, as in transformers since version 5.0.
-
-    Raises:
-        CheckpointError: the value is neither true nor false.
-    """
-    value = config.get("clean_up_tokenization_spaces")
-    if value is not None and not isinstance(value, bool):
-        raise CheckpointError(
-            f"{directory / 'tokenizer_config.json'} has "
-            f"clean_up_tokenization_spaces={shortened(value)}; "
-            "it must be true or false"
-        )
-    return bool(value)

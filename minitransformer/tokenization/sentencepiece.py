@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import CheckpointError, checkpoint_file, read_json, write_json
 from minitransformer.names import shortened
-from minitransformer.tokenization import loading
+from minitransformer.tokenization import pipelines
+from minitransformer.tokenization.special_tokens import SPECIAL_TOKENS, NamedTokens
 
 if TYPE_CHECKING:
     import sentencepiece
     import tokenizers
 
+MARIAN_FILES = ("source.spm", "target.spm")  # the two models
 _SPACE = "\u2581"  # represents a space in a piece
 _LARGEST_MODEL = 64 * 2**20  # bytes; the models of real checkpoints are about 1 MB
 # Fields of tokenizer_config.json that would change ids: a vocabulary for each language, sampling,
@@ -243,18 +245,15 @@ def _parts(text: str, special: re.Pattern[str]) -> Iterator[tuple[int, str, str]
 # ---- files ----
 
 
-def is_marian(directory: Path, config: Mapping[str, Any]) -> bool:
-    """Whether `directory` contains a Marian tokenizer; `config` is its tokenizer_config.json.
+def load_marian(
+    directory: Path, config: Mapping[str, Any], named: NamedTokens
+) -> SentencePieceBackend:
+    """Read vocab.json, source.spm and target.spm.
 
-    If it also contains a tokenizer.json, as after a conversion, `tokenizer_class` decides.
-    """
-    if (directory / "tokenizer.json").exists():
-        return config.get("tokenizer_class") == "MarianTokenizer"
-    return any((directory / model).exists() for model in ("source.spm", "target.spm"))
-
-
-def load_marian(directory: Path, config: Mapping[str, Any]) -> SentencePieceBackend:
-    """Read vocab.json, source.spm and target.spm; `config` is tokenizer_config.json.
+    Args:
+        directory: of the files.
+        config: the content of tokenizer_config.json.
+        named: the special tokens that the files name.
 
     Raises:
         CheckpointError: a file is missing or broken, or a setting is not supported.
@@ -263,15 +262,11 @@ def load_marian(directory: Path, config: Mapping[str, Any]) -> SentencePieceBack
     if field := next((field for field in _NOT_SUPPORTED if config.get(field)), None):
         raise CheckpointError(
             f"{directory / 'tokenizer_config.json'} has {field}={shortened(config[field])}, which "
-            "is not "
-            "supported"
+            "is not supported"
         )
-    source, target = (_model(checkpoint_file(directory, n)) for n in ("source.spm", "target.spm"))
-    named = loading.named_special_tokens(directory, config)
-    roles = loading.T5 | {role: token for role, token in named.items() if token is not None}
-    vocabulary = _vocabulary(
-        checkpoint_file(directory, "vocab.json"), roles, _added_tokens(directory, config)
-    )
+    source, target = (_model(checkpoint_file(directory, name)) for name in MARIAN_FILES)
+    roles = pipelines.T5 | {r: token for r, token in named.roles.items() if token is not None}
+    vocabulary = _vocabulary(checkpoint_file(directory, "vocab.json"), roles, named)
     kept = {field: config[field] for field in _SAVED_AGAIN if field in config}
     return SentencePieceBackend(vocabulary, source, target, kept)
 
@@ -289,37 +284,24 @@ def _model(path: Path) -> "sentencepiece.SentencePieceProcessor":
         raise CheckpointError(f"{path} is not a SentencePiece model: {error}") from error
 
 
-def _added_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, int]:
-    """Tokens that transformers saved outside of vocab.json, with their ids."""
-    path = directory / "tokenizer_config.json"
-    added = loading.optional_json(directory, "added_tokens.json")
-    with loading.library_errors(str(path)):
-        for token_id, token in config.get("added_tokens_decoder", {}).items():
-            if flags := [f for f in ("lstrip", "rstrip", "single_word") if token.get(f)]:
-                raise ValueError(
-                    f"{shortened(token['content'])} with {flags[0]}=true is not supported"
-                )
-            added[token["content"]] = int(token_id)
-    return added
-
-
-def _vocabulary(
-    path: Path, roles: Mapping[str, str], added: Mapping[str, int]
-) -> "tokenizers.Tokenizer":
+def _vocabulary(path: Path, roles: Mapping[str, str], named: NamedTokens) -> "tokenizers.Tokenizer":
     """A backend that looks up whole pieces in vocab.json (piece to id) and appends `</s>`.
 
     A special token that has no id in any file gets the next free one, in the order of the roles, as
     in transformers; only `<unk>` must have one.
     """
-    tk = loading.library()
+    tk = pipelines.library()
     vocab, special = read_json(path), list(dict.fromkeys(roles.values()))
     unk, eos = roles["unk_token"], roles["eos_token"]
-    with loading.library_errors(str(path)):
+    with pipelines.library_errors(str(path)):
         if unk not in vocab:
             raise ValueError(
                 f"the vocabulary has no {shortened(unk)}, which is required for unknown pieces"
             )
-        for token, token_id in added.items():
+        for token, token_id in named.ids.items():
+            flags = ("lstrip", "rstrip", "single_word")
+            if flag := next((f for f in flags if getattr(named.added[token], f)), None):
+                raise ValueError(f"{shortened(token)} with {flag}=true is not supported")
             if token not in special:
                 raise ValueError(
                     f"{shortened(token)} is an added token with the id {token_id}; only the "
@@ -332,7 +314,7 @@ def _vocabulary(
                     f"{_ADDED}; give it "
                     "the same id in both"
                 )
-        for role in loading.SPECIAL_TOKENS:
+        for role in SPECIAL_TOKENS:
             if role in roles:
                 vocab.setdefault(roles[role], len(vocab))
         backend = tk.Tokenizer(tk.models.WordLevel(vocab, unk_token=unk))

@@ -16,24 +16,15 @@ from typing import TYPE_CHECKING, Any
 from minitransformer.files import atomic_directory, write_json
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.names import shortened, unexpected_name
-from minitransformer.tokenization import loading, training
+from minitransformer.tokenization import loading, pipelines, training
 from minitransformer.tokenization.batch_encoding import BatchEncoding
-from minitransformer.tokenization.loading import SPECIAL_TOKENS
-from minitransformer.tokenization.sentencepiece import (
-    SentencePieceBackend,
-    is_marian,
-    load_marian,
-)
+from minitransformer.tokenization.sentencepiece import SentencePieceBackend
+from minitransformer.tokenization.special_tokens import SPECIAL_TOKENS
 
 if TYPE_CHECKING:
     import tokenizers
 
-_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "source.spm", "target.spm", "added_tokens.json"),
-)
 _LARGEST_ID = 10_000_000  # the largest vocabularies have about a quarter of a million tokens
-_NO_LIMIT = 10**20  # Hugging Face writes 1e30 for "no limit"
 _PADDINGS = ("longest", "max_length")
 _TRUNCATIONS = ("longest_first", "only_first", "only_second")
 
@@ -80,6 +71,8 @@ class Tokenizer:
         special_tokens: role to token, such as `{"pad_token": "<pad>"}`.
         model_max_length: the largest number of tokens that the model takes; None if not known.
         padding_side: "right" or "left"; the default for calls.
+        truncation_side: "right" or "left", the end at which texts are cut. Windows are counted from
+            the left in any case.
         token_types: whether calls return `token_type_ids`.
         clean_up_tokenization_spaces: whether decoding removes the spaces before punctuation and
             English contractions. It has no effect for BPE, which decodes to the original text.
@@ -112,6 +105,7 @@ class Tokenizer:
         *,
         model_max_length: int | None = None,
         padding_side: str = "right",
+        truncation_side: str = "right",
         token_types: bool = False,
         clean_up_tokenization_spaces: bool = False,
         source: str = "the tokenizer",
@@ -129,6 +123,7 @@ class Tokenizer:
         self.vocab_size: int = max(ids) + 1  # rows of the embedding; ids may have gaps
         self.model_max_length = model_max_length
         self.padding_side = _checked("padding_side", padding_side, ("right", "left"))
+        self.truncation_side = _checked("truncation_side", truncation_side, ("right", "left"))
         self.token_types = token_types
         self.clean_up_tokenization_spaces = (
             clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
@@ -164,7 +159,7 @@ class Tokenizer:
             files, vocab_size, algorithm, min_frequency, lowercase, show_progress
         )
         is_bert = algorithm == "wordpiece"
-        return cls(backend, loading.BERT if is_bert else loading.ROBERTA, token_types=is_bert)
+        return cls(backend, pipelines.BERT if is_bert else pipelines.ROBERTA, token_types=is_bert)
 
     @classmethod
     def from_pretrained(
@@ -178,10 +173,13 @@ class Tokenizer:
         """Load a directory, a tokenizer.json, or a name on the Hugging Face hub.
 
         A directory contains tokenizer.json, or source.spm, target.spm and vocab.json (Marian), or
-        vocab.txt (WordPiece), or vocab.json and merges.txt (byte-level BPE); the first of these
-        that exists is loaded. tokenizer_config.json may name the special tokens; those that no
-        file names are inferred from the vocabulary. Padding and truncation settings in
-        tokenizer.json are ignored, because they are arguments of each call.
+        vocab.txt (WordPiece), or vocab.json and merges.txt (byte-level BPE).
+        `tokenizer_class` in tokenizer_config.json or config.json, else `model_type`, says which
+        tokenizer it is; without them, the first of these that exists is loaded. Settings and added
+        tokens in tokenizer_config.json, special_tokens_map.json and added_tokens.json are followed;
+        a role that no file names gets the usual token, if the vocabulary has it. Of the padding and
+        truncation in tokenizer.json only the sides and the padding token are used, because the rest
+        are arguments of each call.
 
         Args:
             path_or_name: the directory, the file, or the name.
@@ -190,32 +188,18 @@ class Tokenizer:
             padding_side: "right" or "left"; replaces the value in tokenizer_config.json.
 
         Raises:
-            CheckpointError: no tokenizer is found, or a file is broken, unsafe or contradicts
-                another one.
+            CheckpointError: no tokenizer is found; its class or a setting is not supported; or a
+                file is broken, unsafe or contradicts another one.
             ImportError: Marian's files need the `sentencepiece` library, which is not installed.
         """
-        path = resolve_checkpoint(path_or_name, _FILES, revision)
-        directory, name = (path, "tokenizer.json") if path.is_dir() else (path.parent, path.name)
-        config = loading.optional_json(directory, "tokenizer_config.json")
-        if path.is_dir() and is_marian(directory, config):
-            backend: Any = load_marian(directory, config)
-        else:
-            backend = loading.load_backend(directory, name, config)
-        roles = loading.special_tokens(directory, config, backend)
-        token_types = loading.uses_token_types(directory, config, backend)
-        length = config.get("model_max_length")
-        if not isinstance(length, (int, float)) or not 0 < length < _NO_LIMIT:
-            length = None
-        with loading.library_errors(str(path)):
-            return cls(
-                backend,
-                roles,
-                model_max_length=model_max_length or (None if length is None else int(length)),
-                padding_side=padding_side or config.get("padding_side", "right"),
-                token_types=token_types,
-                clean_up_tokenization_spaces=loading.cleans_up(directory, config),
-                source=str(path),
-            )
+        path = resolve_checkpoint(path_or_name, loading.FILES, revision)
+        arguments = loading.load(path)
+        if model_max_length is not None:
+            arguments["model_max_length"] = model_max_length
+        if padding_side is not None:
+            arguments["padding_side"] = padding_side
+        with pipelines.library_errors(str(path)):
+            return cls(**arguments)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into the directory `path`, atomically.
@@ -230,6 +214,7 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": self._model_input_names(),
             "padding_side": self.padding_side,
+            "truncation_side": self.truncation_side,
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             **roles,
         }
@@ -298,13 +283,15 @@ class Tokenizer:
 
         Args:
             texts: one text or several.
-            text_pairs: as many second texts.
+            text_pairs: as many second texts. As in transformers, a call with one text and the
+                second text "" has only one text; in lists, "" is a second text without tokens.
             text_target: instead of `texts`, the targets of an encoder-decoder model. They get the
                 same ids as in `texts`, except with Marian, which has a SentencePiece model for
                 each side.
-            padding: True or "longest" (to the longest sequence), "max_length", or False. The id at
-                padding is `padding_id`, which may also occur in texts; `attention_mask` says what
-                is padding.
+            padding: True or "longest" (to the longest sequence), "max_length", or False. Without
+                truncation, sequences longer than `max_length` stay as they are. The id at padding
+                is `padding_id`, which may also occur in texts; `attention_mask` says what is
+                padding.
             truncation: True or "longest_first" (cuts the longer text of a pair), "only_first",
                 "only_second", or False.
             max_length: in tokens, including special tokens; by default `model_max_length`.
@@ -348,7 +335,10 @@ class Tokenizer:
         limit = self._limit(max_length, strategy, padding)
         if strategy:
             self._check_limit(samples, strategy, limit, stride, add_special_tokens)
-        encodings = self._encode(backend, samples, strategy, limit, stride, add_special_tokens)
+        cut_side = "right" if return_overflowing_tokens else self.truncation_side
+        encodings = self._encode(
+            backend, samples, strategy, limit, stride, add_special_tokens, cut_side
+        )
         overflow_to_sample = list(range(len(encodings)))
         if return_overflowing_tokens:
             windows = [[encoding, *encoding.overflowing] for encoding in encodings]
@@ -356,7 +346,7 @@ class Tokenizer:
             overflow_to_sample = [sample for sample, group in enumerate(windows) for _ in group]
         if padding:
             longest = max(map(len, encodings), default=0)
-            length = max(longest, limit) if padding == "max_length" else longest
+            length = limit if padding == "max_length" else longest
             self._pad(encodings, length, side)
         batch = BatchEncoding(
             encodings, overflow_to_sample, samples, self._model_input_names(), return_tensors
@@ -387,7 +377,7 @@ class Tokenizer:
             raise ValueError("decode takes the ids of one sequence; use batch_decode for several")
         for token_id in ids:
             self.id_to_token(token_id)
-        with loading.library_errors(self.source):
+        with pipelines.library_errors(self.source):
             text = str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
         return clean_up_tokenization(text) if self.clean_up_tokenization_spaces else text
 
@@ -404,7 +394,7 @@ class Tokenizer:
         return self.special_tokens[role]
 
     def _set_special_tokens(self, special_tokens: Mapping[str, str]) -> None:
-        tk = loading.library()
+        tk = pipelines.library()
         for role, token in special_tokens.items():
             if role not in SPECIAL_TOKENS:
                 raise ValueError(unexpected_name("special token", role, SPECIAL_TOKENS))
@@ -494,18 +484,21 @@ class Tokenizer:
         limit: int,
         stride: int,
         add_special_tokens: bool,
+        cut_side: str = "right",
     ) -> list["tokenizers.Encoding"]:
         inputs = [sample if len(sample) == 2 else sample[0] for sample in samples]
-        with _BACKEND_LOCK, loading.library_errors(self.source):
+        with _BACKEND_LOCK, pipelines.library_errors(self.source):
             try:
                 if truncation:
-                    backend.enable_truncation(limit, stride=stride, strategy=truncation)
+                    backend.enable_truncation(
+                        limit, stride=stride, strategy=truncation, direction=cut_side
+                    )
                 return list(backend.encode_batch(inputs, add_special_tokens=add_special_tokens))
             finally:
                 backend.no_truncation()
 
     def _pad(self, encodings: list["tokenizers.Encoding"], length: int, side: str) -> None:
-        if all(len(encoding) == length for encoding in encodings):
+        if all(len(encoding) >= length for encoding in encodings):
             return
         pad_id = self.padding_id
         pad_token = self.id_to_token(pad_id)
@@ -537,7 +530,7 @@ def _as_samples(
 ) -> list[tuple[str, ...]]:
     """Tuples of one text, or of two with `text_pairs`; checks that each is a str."""
     first = _as_texts(argument, texts)
-    if text_pairs is None:
+    if text_pairs is None or (text_pairs == "" and isinstance(texts, str)):
         return [(text,) for text in first]
     second = _as_texts("text_pairs", text_pairs)
     if len(first) != len(second) or isinstance(texts, str) != isinstance(text_pairs, str):

@@ -1,7 +1,7 @@
 """Train a vocabulary on text files, so that the same files always give the same vocabulary.
 
 A bare `tokenizers.Tokenizer` is trained; its vocabulary then gets the same pipeline as a vocabulary
-that is loaded from files (see :mod:`minitransformer.tokenization.loading`).
+that is loaded from files (see :mod:`minitransformer.tokenization.pipelines`).
 """
 
 import json
@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import not_utf8
 from minitransformer.names import shortened, unexpected_name
-from minitransformer.tokenization.loading import (
+from minitransformer.tokenization.pipelines import (
+    BERT,
     BERT_ORDER,
     ROBERTA_ORDER,
+    add_special_tokens,
     bare_unigram,
     byte_level,
     library,
+    process_as_bert,
+    process_as_roberta,
+    process_as_xlm_roberta,
     unigram,
     wordpiece,
 )
@@ -103,7 +108,10 @@ def _train_byte_level(paths: list[str], **options: Any) -> "tokenizers.Tokenizer
     )
     backend.train(paths, trainer)
     model = _model(backend)
-    return byte_level(model["vocab"], [(left, right) for left, right in model["merges"]])
+    backend = byte_level(model["vocab"], [(left, right) for left, right in model["merges"]])
+    add_special_tokens(backend, ROBERTA_ORDER)
+    process_as_roberta(backend)
+    return backend
 
 
 def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "tokenizers.Tokenizer":
@@ -125,7 +133,10 @@ def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "toke
 
     alphabet = vocabulary(BERT_ORDER, vocab_size=1, show_progress=False)
     ordered = BERT_ORDER + sorted(alphabet.keys() - set(BERT_ORDER))
-    return wordpiece(vocabulary(ordered), lowercase)
+    backend = wordpiece(vocabulary(ordered), lowercase)
+    add_special_tokens(backend, BERT_ORDER)
+    process_as_bert(backend, BERT)
+    return backend
 
 
 def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokenizers.Tokenizer":
@@ -164,7 +175,10 @@ def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokeni
         scores[token] = smallest + rank * _UNIGRAM_STEP
     rounded = [(token, round(score, 6)) for token, score in scores.items()]
     rounded.sort(key=lambda piece: (-piece[1], piece[0]))
-    return unigram([(token, 0.0) for token in ROBERTA_ORDER] + rounded)
+    backend = unigram([(token, 0.0) for token in ROBERTA_ORDER] + rounded)
+    add_special_tokens(backend, ROBERTA_ORDER)
+    process_as_xlm_roberta(backend)
+    return backend
 
 
 def _model(backend: "tokenizers.Tokenizer") -> dict[str, Any]:
