@@ -91,12 +91,15 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings of a run that differ between two records, as text."""
-    return [
-        f"{name} was {shortened(before.get(name))}, now it is {shortened(now.get(name))}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
+    """The settings of a run that differ between two records, as text; those within a dict too."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{name}: {difference}" for difference in differences(old, new)]
+        elif old != new:
+            found.append(f"{name} was {shortened(old)}, now it is {shortened(new)}")
+    return found
 
 
 def load_checkpoint(path: Path, model: Model, optimizer: torch.optim.Optimizer) -> None:
