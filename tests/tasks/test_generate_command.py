@@ -127,8 +127,8 @@ def test_the_direction_and_the_prefix_of_a_translation(t5, capsys):
         ),
         (
             ["ciao", "--max-new-tokens=2", "--sample", "--temperature=0"],
-            "error: --temperature 0.0 must be a number from 1e-10 to 2147483647; to always take the "
-            "likeliest token, use --no-sample",
+            "error: --temperature 0.0 must be a number from 1e-10 to 2147483647; to always take "
+            "the likeliest token, use --no-sample",
         ),
         (
             ["ciao", "--max-new-tokens=2", "--length-penalty=2"],
