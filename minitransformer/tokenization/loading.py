@@ -186,7 +186,11 @@ def load(path: Path) -> dict[str, Any]:
     if "pad_token" in padding and backend.token_to_id(padding["pad_token"]) is not None:
         roles.setdefault("pad_token", padding["pad_token"])
     length = config.get("model_max_length", config.get("max_len"))
-    if not isinstance(length, int | float) or not 0 < length < _NO_LIMIT:
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float)):
+        raise CheckpointError(
+            f"{directory / CONFIG} has model_max_length={shortened(length)}; it must be a number"
+        )
+    if length is None or not 0 < length < _NO_LIMIT:
         length = None
     return {
         "backend": backend,

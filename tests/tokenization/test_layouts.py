@@ -397,6 +397,28 @@ def test_the_sides_and_the_padding_token_in_tokenizer_json_are_followed(tmp_path
     assert (ours.padding_side, ours.truncation_side) == ("left", "left")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "512"}),
+        ("tokenizer_config.json", {"tokenizer_class": ["BertTokenizer"]}),
+        ("tokenizer_config.json", {"mask_token": {"content": "<m>", "lstrip": "yes"}}),
+        ("added_tokens.json", {"<e1>": float("inf")}),
+        ("config.json", {"model_type": ["bert"]}),
+        ("tokenizer.json", {"padding": {"direction": 3}}),
+        ("tokenizer.json", {"padding": {"pad_token": 3}}),
+        ("tokenizer.json", {"truncation": [3]}),
+        ("tokenizer.json", {"added_tokens": 3}),
+        ("tokenizer.json", {"normalizer": 3}),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_one_error_that_names_the_directory(file, content, tmp_path):
+    layout = as_json(tmp_path / "text", small_bert())
+    layout[file] = layout.get(file, {}) | content
+    with pytest.raises(CheckpointError, match=tmp_path.name):
+        Tokenizer.from_pretrained(write(tmp_path / "wrong", layout))
+
+
 def test_a_model_that_gives_random_ids_is_refused(tmp_path):
     layout = small_gpt2("<|endoftext|>") | {"config.json": {"model_type": "gpt2"}}
     layout = as_json(tmp_path / "text", layout)
