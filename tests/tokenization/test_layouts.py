@@ -338,6 +338,16 @@ def test_a_setting_that_cannot_be_followed_is_refused(config, match, stored, tmp
         Tokenizer.from_pretrained(write(tmp_path / "other", layout))
 
 
+@pytest.mark.parametrize("lower", [False, True])
+def test_a_setting_replaces_the_one_in_tokenizer_json(lower, tmp_path):
+    layout = as_json(tmp_path / "text", small_bert(do_lower_case=not lower))
+    layout["tokenizer_config.json"] = {"do_lower_case": lower, "strip_accents": None}
+    ours, theirs = load_both(write(tmp_path / "stored", layout))
+    texts = ["Anna É", "anna é"]
+    assert ours(texts)["input_ids"] == theirs(texts)["input_ids"]
+    assert ("anna" in ours("ANNA").tokens()) == lower
+
+
 def test_settings_beside_a_tokenizer_json_that_is_used_as_it_is_must_agree_with_it(tmp_path):
     layout = as_json(tmp_path / "text", small_bert(do_lower_case=True))
     same = {"do_lower_case": True, "tokenize_chinese_chars": True, "add_bos_token": False}
