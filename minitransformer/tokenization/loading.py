@@ -146,8 +146,8 @@ FOLLOWED = {
 # Fields that change neither ids nor texts in these tokenizers.
 WITHOUT_EFFECT = {
     *("_commit_hash", "auto_map", "backend", "chat_control_tokens", "chat_template", "device"),
-    *("errors", "files_loaded", "from_slow", "init_inputs", "is_local", "keep_accents"),
-    *("language_codes", "legacy", "local_files_only", "max_length", "merges_file"),
+    *("errors", "files_loaded", "from_slow", "full_tokenizer_file", "init_inputs", "is_local"),
+    *("keep_accents", "language_codes", "legacy", "local_files_only", "max_length", "merges_file"),
     *("model_specific_special_tokens", "name_or_path", "pad_to_multiple_of", "processor_class"),
     *("remove_space", "response_schema", "response_template", "revision", "source_lang"),
     *("spaces_between_special_tokens", "special_tokens_map_file", "stride", "target_lang"),
@@ -230,7 +230,7 @@ def _check_fields(path: Path, config: Mapping[str, Any]) -> None:
     fields = {*FOLLOWED, *ONLY_VALUES, *WITHOUT_EFFECT, *SPECIAL_TOKENS}
     unknown = [name for name in config if name not in fields and not name.endswith("_token")]
     for name in unknown:
-        right = nearest(name, fields, cutoff=0.85)
+        right = nearest(name, fields, cutoff=0.9)
         if right is not None and right not in config:
             raise CheckpointError(f"{path}: unknown field {name!r}: did you mean {right!r}?")
     if unknown:

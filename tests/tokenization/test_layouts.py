@@ -371,6 +371,38 @@ def test_the_case_that_no_file_states_is_that_of_the_vocabulary_or_the_pipeline(
         assert "Anna" not in theirs.convert_ids_to_tokens(theirs("Anna")["input_ids"])
 
 
+OF_GPT2 = {"__type": "AddedToken", "content": "<|endoftext|>", "normalized": True, **FLAGS}
+HISTORY = {
+    "bert of 2": {"do_lower_case": True, "max_len": 512},
+    "bert of 4": {
+        **{"do_lower_case": True, "do_basic_tokenize": True, "never_split": None},
+        **{"tokenize_chinese_chars": True, "strip_accents": None, "model_max_length": 512},
+        **{"name_or_path": "x", "special_tokens_map_file": None, "full_tokenizer_file": None},
+        **{"unk_token": "[UNK]", "mask_token": "[MASK]", "tokenizer_class": "BertTokenizer"},
+    },
+    "gpt2 of 4": {
+        **{"add_bos_token": False, "add_prefix_space": False, "errors": "replace"},
+        **{"bos_token": OF_GPT2, "eos_token": OF_GPT2, "unk_token": OF_GPT2, "pad_token": None},
+        **{"model_max_length": 512, "tokenizer_class": "GPT2Tokenizer"},
+    },
+}
+
+
+@pytest.mark.parametrize("version", HISTORY)
+def test_the_settings_that_old_versions_wrote_load_without_a_warning(version, tmp_path):
+    family = version.split()[0]
+    layout = small_bert() if family == "bert" else small_gpt2("<|endoftext|>")
+    layout |= {"config.json": {"model_type": family}, "tokenizer_config.json": HISTORY[version]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours, theirs = load_both(write(tmp_path / "old", layout))
+        theirs.save_pretrained(tmp_path / "new")
+        again = Tokenizer.from_pretrained(tmp_path / "new")
+    texts = lines(50)
+    assert ours(texts)["input_ids"] == again(texts)["input_ids"] == theirs(texts)["input_ids"]
+    assert ours.model_max_length == again.model_max_length == 512
+
+
 @pytest.mark.parametrize("field", ONLY_VALUES)
 def test_a_value_that_would_change_ids_is_refused(field, tmp_path):
     other = {bool: not ONLY_VALUES[field][0], int: 1}.get(type(ONLY_VALUES[field][0]), ["x"])
