@@ -516,7 +516,7 @@ def tokenizer_of(family: str, path: Path) -> Tokenizer:
         tokenizer.token_types = family == "Bert"
         return tokenizer
     if family == "T5":  # pieces that carry the space before a word, with `</s>` after a text
-        from minitransformer.tokenization.loading import library
+        from minitransformer.tokenization.pipelines import library
 
         backend = train(vocab_size=60, algorithm="unigram").backend
         end = ("</s>", backend.token_to_id("</s>"))

@@ -226,7 +226,7 @@ def _check_lengths(
 ) -> None:
     if max_question_length < 1:
         raise ValueError(f"max_question_length={max_question_length} must be at least 1")
-    special = len(tokenizer("", "")["input_ids"])
+    special = tokenizer.backend.num_special_tokens_to_add(True)
     context_length = max_length - special - max_question_length
     if not 0 <= stride < context_length:
         raise ValueError(

@@ -279,7 +279,7 @@ class QuestionAnswering(Task):
     def _strides(self, questions: list[str]) -> list[int]:
         """How many tokens the windows of each question share; fewer after a long question."""
         limit = self._window_length()
-        special = len(self.tokenizer("", "")["input_ids"])
+        special = self.tokenizer.backend.num_special_tokens_to_add(True)
         strides = []
         for number, ids in enumerate(
             self.tokenizer(questions, add_special_tokens=False)["input_ids"]

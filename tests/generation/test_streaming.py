@@ -12,7 +12,7 @@ from minitransformer.generation.stopping import StoppingCriteria, StopStrings
 from minitransformer.generation.streaming import TextPieces
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import DecodingSession
-from minitransformer.tokenization import loading
+from minitransformer.tokenization import pipelines
 from tests.tiny import LANGUAGE_MODELS, real_tokenizer
 from tests.tiny import new as new_model
 
@@ -26,18 +26,18 @@ def bytes_alone() -> Tokenizer:
     """Every byte a token: a character that is no ASCII takes two to four of them."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocab = {byte: number for number, byte in enumerate(alphabet)}
-    backend = loading.byte_level({**vocab, "<|endoftext|>": 256}, [])
+    backend = pipelines.byte_level({**vocab, "<|endoftext|>": 256}, [])
     return Tokenizer(backend, {"eos_token": "<|endoftext|>"})
 
 
 def wordpiece(**settings: Any) -> Tokenizer:
     vocab = {word: number for number, word in enumerate(WORDS)}
-    return Tokenizer(loading.wordpiece(vocab, False), loading.BERT, **settings)
+    return Tokenizer(pipelines.wordpiece(vocab, False), pipelines.BERT, **settings)
 
 
 def unigram() -> Tokenizer:
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "\u2581", "\u2581a", "b", "\u2581bc", "c."]
-    return Tokenizer(loading.unigram([(piece, -1.0) for piece in pieces]), loading.ROBERTA)
+    return Tokenizer(pipelines.unigram([(piece, -1.0) for piece in pieces]), pipelines.ROBERTA)
 
 
 TOKENIZERS = {

@@ -149,7 +149,7 @@ def test_a_refused_run_changes_nothing(text, tmp_path, capsys):
         (["--text", str(other)], "already contains a run"),
         (["--text", str(other), "--resume"], "text was"),
         (["--resume", "--max-length", "20"], "text was"),
-        (["--resume", "--hidden-size", "32"], "hidden_size': 16"),
+        (["--resume", "--hidden-size", "32"], "hidden_size was 16"),
         (["--resume", "--vocab-size", "500"], "tokenizer was"),
     ]
     for more, message in refusals:

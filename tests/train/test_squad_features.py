@@ -243,7 +243,7 @@ def test_no_question_is_longer_than_allowed(tokenizer, asked, limit):
     )
     whole = tokenizer(asked, add_special_tokens=False)["input_ids"]
     assert features.counts.truncated_questions == (len(whole) > limit)
-    used = int(features.context_start[0]) - len(tokenizer("", "")["input_ids"]) + 1
+    used = int(features.context_start[0]) - len(tokenizer([""], [""])["input_ids"][0]) + 1
     assert used <= limit
     if len(whole) <= limit:
         assert used == len(whole)
