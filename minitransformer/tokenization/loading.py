@@ -139,7 +139,8 @@ ONLY_VALUES: dict[str, tuple[Any, ...]] = {
 FOLLOWED = {
     *("add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder"),
     *("additional_special_tokens", "clean_up_tokenization_spaces", "do_lower_case", "extra_ids"),
-    *("extra_special_tokens", "max_len", "model_input_names", "model_max_length", "padding_side"),
+    *("extra_special_tokens", "max_len", "model_input_names", "model_max_length"),
+    *("model_specific_special_tokens", "padding_side"),
     *("strip_accents", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets"),
     "truncation_side",
 }
@@ -148,7 +149,7 @@ WITHOUT_EFFECT = {
     *("_commit_hash", "auto_map", "backend", "chat_control_tokens", "chat_template", "device"),
     *("errors", "files_loaded", "from_slow", "full_tokenizer_file", "init_inputs", "is_local"),
     *("keep_accents", "language_codes", "legacy", "local_files_only", "max_length", "merges_file"),
-    *("model_specific_special_tokens", "name_or_path", "pad_to_multiple_of", "processor_class"),
+    *("name_or_path", "pad_to_multiple_of", "processor_class"),
     *("remove_space", "response_schema", "response_template", "revision", "source_lang"),
     *("spaces_between_special_tokens", "special_tokens_map_file", "stride", "target_lang"),
     *("tokenizer_file", "truncation_strategy", "use_fast", "verbose", "vocab_file"),
@@ -259,7 +260,10 @@ def _tokenizer_class(
             f"{', '.join([*CLASSES, *AS_STORED])}; if a tokenizer.json beside it contains "
             "everything, as transformers saves it, set tokenizer_class to 'PreTrainedTokenizerFast'"
         )
-    if (model_type := model.get("model_type")) in MODEL_TYPES:
+    if (model_type := model.get("model_type")) == "bart" and not _has_files(directory, ROBERTA):
+        # The first Marian checkpoints call themselves BART.
+        model_type = "marian" if _has_spm(directory) else model_type
+    if model_type in MODEL_TYPES:
         # A saved MarianTokenizer names its class; without it, a tokenizer.json is one converted.
         is_other = model_type == "marian" and (directory / name).exists()
         return None if is_other else MODEL_TYPES[model_type]
@@ -294,8 +298,8 @@ def _read_tokenizer_json(
         model = content["model"]
         if isinstance(model, dict) and model.get("dropout"):
             raise ValueError(
-                f"dropout={model['dropout']!r} in its model gives a text other ids in every call; "
-                "set it to null"
+                f"dropout={shortened(model['dropout'])} in its model gives a text other ids in "
+                "every call; set it to null"
             )
         if known_class is not None:
             _check_components(content, known_class)

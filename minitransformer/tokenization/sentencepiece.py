@@ -38,7 +38,8 @@ _NOT_SUPPORTED = (
     *("separate_vocabs", "sp_model_kwargs"),
     *("additional_special_tokens", "extra_special_tokens", "split_special_tokens"),
 )
-_ADDED = "added_tokens.json or tokenizer_config.json"  # the files that list added tokens
+# The files that list added tokens.
+_ADDED = "added_tokens.json, special_tokens_map.json or tokenizer_config.json"
 _SAVED_AGAIN = ("source_lang", "target_lang")  # fields that do not change ids, and are saved again
 
 
@@ -298,16 +299,15 @@ def _vocabulary(path: Path, roles: Mapping[str, str], named: NamedTokens) -> "to
             raise ValueError(
                 f"the vocabulary has no {shortened(unk)}, which is required for unknown pieces"
             )
+        if other := next((token for token in named.added if token not in special), None):
+            raise ValueError(
+                f"{shortened(other)} is an added token; only the special tokens {special} may be "
+                f"added: remove it from {_ADDED}"
+            )
         for token, token_id in named.ids.items():
             flags = ("lstrip", "rstrip", "single_word")
             if flag := next((f for f in flags if getattr(named.added[token], f)), None):
                 raise ValueError(f"{shortened(token)} with {flag}=true is not supported")
-            if token not in special:
-                raise ValueError(
-                    f"{shortened(token)} is an added token with the id {token_id}; only the "
-                    "special tokens "
-                    f"{special} may be added: remove it from {_ADDED}"
-                )
             if vocab.setdefault(token, token_id) != token_id:
                 raise ValueError(
                     f"{shortened(token)} has the id {vocab[token]} here and {token_id} in "

@@ -138,15 +138,15 @@ def _extra_tokens(directory: Path, named: Mapping[str, Any]) -> list[tuple[str, 
         and field not in SPECIAL_TOKENS
         and isinstance(value, str | dict)
     ]
-    field = next((field for field in _EXTRA if named.get(field)), None)
-    if field is None:
-        return found
-    tokens = named[field]
-    if isinstance(tokens, dict):  # name to token
-        tokens = list(tokens.values())
-    if not isinstance(tokens, list):
-        raise _not_a_token(directory / CONFIG, field, tokens)
-    return [*found, *((field, token) for token in tokens)]
+    for field in ("model_specific_special_tokens", *_EXTRA):
+        tokens = named.get(field) or []
+        if not isinstance(tokens, list | dict):
+            raise _not_a_token(directory / CONFIG, field, tokens)
+        values = list(tokens.values()) if isinstance(tokens, dict) else tokens
+        found += [(field, token) for token in values]
+        if tokens and isinstance(tokens, list):  # the first list counts, as in transformers
+            break
+    return found
 
 
 def _token(directory: Path, field: str, value: Any, special: bool = True) -> Any:

@@ -200,6 +200,20 @@ def test_a_token_in_added_tokens_json_is_one_token(tmp_path):
     assert "<e1>" in tokenizer("Anna<E1>").tokens()  # found in the normalized text
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"extra_special_tokens": {"image_token": "<e2>"}, "additional_special_tokens": ["<e1>"]},
+        {"model_specific_special_tokens": {"image_token": "<e1>"}},
+    ],
+)
+def test_every_table_of_special_tokens_is_read(config, tmp_path):
+    ours, theirs = load_both(write(tmp_path, small_bert(**config)))
+    assert len(ours) == len(theirs)
+    assert ours(lines(50))["input_ids"] == theirs(lines(50))["input_ids"]
+    assert "<e1>" in ours("anna <e1> ha").tokens()
+
+
 def test_added_tokens_json_is_not_read_where_the_config_lists_the_added_tokens(tmp_path):
     layout = small_bert(added_tokens_decoder={"4": {"content": "[MASK]", "special": True}})
     layout |= {"added_tokens.json": {"<e1>": 14}, "special_tokens_map.json": {"pad_token": "<e1>"}}

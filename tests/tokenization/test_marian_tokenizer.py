@@ -389,6 +389,12 @@ def test_copies_are_the_same_tokenizer(ours):
     assert batch.offsets(1) == ours(texts, padding=True).offsets(1)
 
 
+def test_the_first_marian_checkpoints_call_themselves_bart(ours, writable):
+    (writable / "tokenizer_config.json").unlink(missing_ok=True)
+    (writable / "config.json").write_text('{"model_type": "bart"}')
+    assert Tokenizer.from_pretrained(writable)("The cat") == ours("The cat")
+
+
 def test_the_config_decides_between_two_tokenizers_in_one_directory(ours, writable):
     (writable / "text.txt").write_text("\n".join(ENGLISH))
     other = Tokenizer.train(writable / "text.txt", 300, show_progress=False)
@@ -431,7 +437,9 @@ def test_the_config_decides_between_two_tokenizers_in_one_directory(ours, writab
         ("tokenizer_config.json", b'{"extra_special_tokens": ["<s>"]}', "has extra_special_tokens"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": {"999": 3}}', "decoder=3; a token is"),
         ("tokenizer_config.json", b'{"added_tokens_decoder": []}', r"decoder=\[\]; a token is"),
-        ("added_tokens.json", b'{"<new>": 500}', "'<new>' .* the id 500; .*remove it"),
+        ("added_tokens.json", b'{"<new>": 500}', "'<new>' is an added token; .*remove it"),
+        ("special_tokens_map.json", b'{"additional_special_tokens": ["<e1>"]}', "'<e1>' is an add"),
+        ("tokenizer_config.json", b'{"image_token": "<e1>"}', "'<e1>' is an added token"),
         ("added_tokens.json", b'{"</s>": 5}', "the id 0 here and 5 in added_tokens.json"),
         ("special_tokens_map.json", b'{"unk_token": "<none>"}', "has no '<none>'"),
     ],
