@@ -373,7 +373,6 @@ def resolve(
         config = _completed(given, checkpoint)
         requested = _set_fields(given, checkpoint) | requested
     config = replace(config, **changes)  # checks the values
-    overridden: dict[str, Any] = {}
     for name, other in _ALTERNATIVES.items():
         if requested.get(name) and requested.get(other):
             raise ValueError(
@@ -381,8 +380,8 @@ def resolve(
                 "only one of them"
             )
         if requested.get(name):
-            overridden[other] = _DEFAULTS[other]
-    config = replace(config, **overridden)
+            default: dict[str, Any] = {other: _DEFAULTS[other]}
+            config = replace(config, **default)
     for name in _REQUIRES:
         if name in requested:
             _check_effect(config, name, requested[name])

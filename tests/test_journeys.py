@@ -106,7 +106,7 @@ def generating() -> Callable[[], Any]:
         pytest.param(lambda: attention_layer("sdpa"), (1, 100, 30), id="attention, sdpa"),
         pytest.param(lambda: attention_layer("eager"), (1, 100, 30), id="attention, eager"),
         pytest.param(masked_language_model, (9, 520, 150), id="RobertaForMaskedLM"),
-        pytest.param(generating, (16, 1200, 420), id="generate, T5"),
+        pytest.param(generating, (16, 1150, 400), id="generate, T5"),
     ],
 )
 def test_a_call_runs_through_no_more_than(make, bounds):

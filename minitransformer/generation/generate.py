@@ -120,7 +120,8 @@ def generate(
     decoding = prepare(
         model, input_ids, attention_mask, config, defaults, seed, tokenizer, use_cache, changes
     )
-    refuse_token_types(token_type_ids, class_name(model))
+    if token_type_ids is not None:
+        refuse_token_types(token_type_ids, class_name(model))
     if decoding.config.num_beams > 1:
         return _search(decoding, streamer)
     return _decode(decoding, streamer)
@@ -244,7 +245,8 @@ def prepare(
         mask = attention_mask
     config = resolve_lengths(config, changes, prompt.shape[1])
     _check_length(length, config.max_new_tokens, model.config.max_sequence_length)
-    _check_memory(model, config, len(prompt), prompt.device)
+    if config.num_beams > 1 or config.num_return_sequences > 1:
+        _check_memory(model, config, len(prompt), prompt.device)
     pad_token_id = padding_token(config, len(prompt) * config.num_return_sequences)
     config = replace(config, pad_token_id=pad_token_id)
     source_ids = input_ids.masked_fill(~mask, vocab_size)

@@ -11,7 +11,7 @@ import base64
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ _BOOLEANS = (
     *("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces"),
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "trim_offsets"),
 )
+_INPUT_NAMES = frozenset({"input_ids", "token_type_ids", "attention_mask"})
 _MOST_SENTINELS = 100_000
 _NO_LIMIT = 10**20  # Hugging Face writes 1e30 for "no limit"
 
@@ -86,14 +87,7 @@ ROBERTA = TokenizerClass(
     components={"normalizer": None, "pre_tokenizer": "ByteLevel"},
     settings={"add_prefix_space": ("pre_tokenizer", "add_prefix_space")},
 )
-GPT2 = TokenizerClass(
-    name="GPT2Tokenizer",
-    special_tokens=pipelines.GPT2,
-    model="BPE",
-    files=("vocab.json", "merges.txt"),
-    components={"normalizer": None, "pre_tokenizer": "ByteLevel"},
-    settings={"add_prefix_space": ("pre_tokenizer", "add_prefix_space")},
-)
+GPT2 = replace(ROBERTA, name="GPT2Tokenizer", special_tokens=pipelines.GPT2)
 T5 = TokenizerClass(name="T5Tokenizer", special_tokens=pipelines.T5, model="Unigram")
 XLM_ROBERTA = TokenizerClass(
     name="XLMRobertaTokenizer", special_tokens=pipelines.ROBERTA, model="Unigram"
@@ -115,10 +109,12 @@ MODEL_TYPES = {
     "bart": ROBERTA,
     "bert": BERT,
     "distilbert": BERT,
+    "electra": BERT,
     "gpt2": GPT2,
     "marian": MARIAN,
     "roberta": ROBERTA,
     "t5": T5,
+    "xlm-roberta": XLM_ROBERTA,
 }
 
 # Fields of tokenizer_config.json that would change ids or texts, with the supported values.
@@ -181,30 +177,41 @@ def load(path: Path) -> dict[str, Any]:
             backend, stored = _read_tokenizer_json(directory, name, known_class, config)
         else:
             known_class, backend = _read_vocabulary(directory, name, known_class, config, named)
-        processor = stored.get("post_processor")
-        roles = _finish(backend, known_class, directory, config, named, processor)
+        with library_errors(str(directory)):
+            roles = _add_special_tokens(backend, known_class, directory, config, named)
+            _add_post_processor(backend, known_class, config, roles, stored.get("post_processor"))
+        _check_settings(backend, config, roles, directory / CONFIG)
     padding, truncation = (stored.get(key) or {} for key in ("padding", "truncation"))
-    if "pad_token" in padding and backend.token_to_id(padding["pad_token"]) is not None:
-        roles.setdefault("pad_token", padding["pad_token"])
-    length = config.get("model_max_length", config.get("max_len"))
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float)):
-        raise CheckpointError(
-            f"{directory / CONFIG} has model_max_length={shortened(length)}; it must be a number"
-        )
-    if length is None or not 0 < length < _NO_LIMIT:
-        length = None
+    pad_token = padding.get("pad_token")
+    if pad_token is not None and backend.token_to_id(pad_token) is not None:
+        roles.setdefault("pad_token", pad_token)
     return {
         "backend": backend,
         "special_tokens": {role: token for role, token in roles.items() if token is not None},
-        "model_max_length": None if length is None else int(length),
-        "padding_side": config.get("padding_side", padding.get("direction", "right").lower()),
-        "truncation_side": config.get(
-            "truncation_side", truncation.get("direction", "right").lower()
-        ),
+        "model_max_length": _model_max_length(directory / CONFIG, config),
+        "padding_side": config.get("padding_side") or _side(padding),
+        "truncation_side": config.get("truncation_side") or _side(truncation),
         "token_types": _uses_token_types(directory, config, backend),
         "clean_up_tokenization_spaces": config.get("clean_up_tokenization_spaces", False),
         "source": str(path),
     }
+
+
+def _model_max_length(path: Path, config: Mapping[str, Any]) -> int | None:
+    """The limit in tokens, or None if there is none."""
+    length = config.get("model_max_length", config.get("max_len"))
+    if length is None:
+        return None
+    if isinstance(length, bool) or not isinstance(length, int | float) or not length >= 1:
+        raise CheckpointError(
+            f"{path} has model_max_length={shortened(length)}; it must be a number of at least 1"
+        )
+    return int(length) if length < _NO_LIMIT else None
+
+
+def _side(part: Mapping[str, Any]) -> str:
+    """The side that tokenizer.json names in its padding or truncation."""
+    return (part.get("direction") or "right").lower()
 
 
 # ---- which tokenizer it is ----
@@ -221,6 +228,12 @@ def _check_fields(path: Path, config: Mapping[str, Any]) -> None:
     if count is not None and (type(count) is not int or not 0 <= count <= _MOST_SENTINELS):
         raise CheckpointError(
             f"{path} has extra_ids={shortened(count)}; it must be from 0 to {_MOST_SENTINELS}"
+        )
+    names = config.get("model_input_names")
+    if names is not None and not (isinstance(names, list) and _INPUT_NAMES.issuperset(names)):
+        raise CheckpointError(
+            f"{path} has model_input_names={shortened(names)}; it must be a list of "
+            f"{', '.join(sorted(_INPUT_NAMES))}"
         )
     for name, values in ONLY_VALUES.items():
         if name in config and not any(config[name] == value for value in values):
@@ -260,13 +273,17 @@ def _tokenizer_class(
             f"{', '.join([*CLASSES, *AS_STORED])}; if a tokenizer.json beside it contains "
             "everything, as transformers saves it, set tokenizer_class to 'PreTrainedTokenizerFast'"
         )
-    if (model_type := model.get("model_type")) == "bart" and not _has_files(directory, ROBERTA):
-        # The first Marian checkpoints call themselves BART.
-        model_type = "marian" if _has_spm(directory) else model_type
+    model_type = model.get("model_type")
+    if not isinstance(model_type, str | None):
+        raise CheckpointError(
+            f"{directory / 'config.json'} has model_type={shortened(model_type)}; it must be a name"
+        )
+    if model_type == "bart" and _has_spm(directory) and not _has_files(directory, ROBERTA):
+        model_type = "marian"  # the first of its checkpoints called themselves BART
+    if model_type == "marian" and (directory / name).exists():
+        return None  # a conversion of its two models; transformers saves none
     if model_type in MODEL_TYPES:
-        # A saved MarianTokenizer names its class; without it, a tokenizer.json is one converted.
-        is_other = model_type == "marian" and (directory / name).exists()
-        return None if is_other else MODEL_TYPES[model_type]
+        return MODEL_TYPES[model_type]
     if (directory / name).exists():
         return None
     if model_type is not None and not _has_spm(directory):
@@ -293,13 +310,13 @@ def _read_tokenizer_json(
     content = read_json(path)
     # A stored padding length of 1e10 would abort the process at the first text.
     stored = {key: content.pop(key, None) for key in ("padding", "truncation")}
+    _check_parts(path, content | stored)
     with library_errors(str(path)):
         _check_charsmap(content.get("normalizer"))
-        model = content["model"]
-        if isinstance(model, dict) and model.get("dropout"):
+        if dropout := content["model"].get("dropout"):
             raise ValueError(
-                f"dropout={shortened(model['dropout'])} in its model gives a text other ids in "
-                "every call; set it to null"
+                f"dropout={shortened(dropout)} in its model gives a text other ids in every call; "
+                "set it to null"
             )
         if known_class is not None:
             _check_components(content, known_class)
@@ -311,15 +328,35 @@ def _read_tokenizer_json(
     return backend, {**stored, "post_processor": content.get("post_processor") or {}}
 
 
+def _check_parts(path: Path, content: Mapping[str, Any]) -> None:
+    """Check the types of what is read of a tokenizer.json here, not by the library."""
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "padding", "truncation")
+    for name in ("model", *parts):
+        part = content.get(name)
+        if not isinstance(part, dict) and (part is not None or name == "model"):
+            raise CheckpointError(f"{path} has {name}={shortened(part)}; it must be an object")
+    for name in ("padding", "truncation"):
+        side = (content.get(name) or {}).get("direction")
+        if side not in (None, "Left", "Right"):
+            raise CheckpointError(
+                f"{path}: direction={shortened(side)} of {name} must be 'Left' or 'Right'"
+            )
+    pad_token = (content.get("padding") or {}).get("pad_token")
+    if not isinstance(pad_token, str | None):
+        raise CheckpointError(
+            f"{path}: pad_token={shortened(pad_token)} of padding must be a string"
+        )
+
+
 def _check_components(content: Mapping[str, Any], known_class: TokenizerClass) -> None:
     """Refuse a tokenizer.json that is not of the class that another file names."""
     for component, expected in {"model": known_class.model, **known_class.components}.items():
         found = (content.get(component) or {}).get("type")
         if found != expected and not (component == "model" and found is None):
             raise ValueError(
-                f"its {component} is {found}, but {CONFIG} or config.json say that it is a "
-                f"{known_class.name}, whose {component} is {expected}; to use the file as it is, "
-                f"set tokenizer_class to 'PreTrainedTokenizerFast' in {CONFIG}"
+                f"its {component} is {shortened(found)}, but by tokenizer_class or model_type it "
+                f"is a {known_class.name}, whose {component} is {expected}; to use the file as it "
+                f"is, set tokenizer_class to 'PreTrainedTokenizerFast' in {CONFIG}"
             )
 
 
@@ -354,9 +391,12 @@ def _read_vocabulary(
             known_class = ROBERTA if "<s>" in vocab and "</s>" in vocab else GPT2
     elif not _has_files(directory, known_class):
         if known_class.files:
+            others = [other.name for other in (BERT, GPT2) if _has_files(directory, other)]
+            hint = f"; or set tokenizer_class to {others[0]!r} in {CONFIG}" if others else ""
             raise CheckpointError(
-                f"{directory} has neither {name} nor {' and '.join(known_class.files)}; a "
-                f"{known_class.name}, which {CONFIG} or config.json names, needs one of them"
+                f"{directory} has neither {name} nor {' and '.join(known_class.files)}; by "
+                f"tokenizer_class or model_type it is a {known_class.name}, which needs one of "
+                f"them{hint}"
             )
         known_class = None
     if known_class is None:
@@ -400,63 +440,73 @@ def _read_byte_level(directory: Path, config: Mapping[str, Any]) -> "tokenizers.
     vocab = read_json(checkpoint_file(directory, "vocab.json"))
     path = checkpoint_file(directory, "merges.txt")
     with library_errors(str(path)):
-        lines = path.read_text(encoding="utf-8").split("\n")
-        lines = lines[lines[0].startswith("#version") :]  # the first line may be a comment
-        merges = [(left, right) for left, right in (line.split() for line in lines if line)]
+        merges = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+            pair = line.split()
+            if len(pair) == 2 and not (number == 1 and line.startswith("#version")):
+                merges.append((pair[0], pair[1]))
+            elif pair and number > 1:
+                raise ValueError(f"line {number} has {len(pair)} tokens; it must have two")
         if any(right.endswith("</w>") for _, right in merges):
             raise ValueError(
                 "its words end in '</w>': it is BPE of characters, not of bytes, which is not "
                 "supported without a tokenizer.json"
             )
+    with library_errors(f"{directory / 'vocab.json'} with {path.name}"):
         return pipelines.byte_level(vocab, merges, bool(config.get("add_prefix_space", False)))
 
 
 # ---- special tokens and settings ----
 
 
-def _finish(
+def _add_special_tokens(
     backend: "tokenizers.Tokenizer",
     known_class: TokenizerClass | None,
     directory: Path,
     config: Mapping[str, Any],
     named: NamedTokens,
-    processor: Mapping[str, Any] | None,
 ) -> dict[str, str | None]:
-    """Add the special tokens and the post-processor; return the token of each role.
+    """Add the tokens that the files name; return the token of each role."""
+    defaults = {} if known_class is None else known_class.special_tokens
+    if known_class is T5:  # its sentinels
+        for number in range(config.get("extra_ids") or 0):
+            named.added.setdefault(f"<extra_id_{number}>", f"<extra_id_{number}>")
+    add_named_tokens(backend, named, str(directory), defaults)
+    if known_class is None:
+        return {**_inferred(backend), **named.roles}
+    unnamed = {role: token for role, token in defaults.items() if role not in named.roles}
+    present = {r: token for r, token in unnamed.items() if backend.token_to_id(token) is not None}
+    pipelines.add_special_tokens(backend, present.values())
+    return {**present, **named.roles}
 
-    `processor` is the post-processor in tokenizer.json, or None without such a file.
+
+def _add_post_processor(
+    backend: "tokenizers.Tokenizer",
+    known_class: TokenizerClass | None,
+    config: Mapping[str, Any],
+    roles: Mapping[str, str | None],
+    stored: Mapping[str, Any] | None,
+) -> None:
+    """Give the backend the post-processor of its class.
+
+    `stored` is that of tokenizer.json, {} if it has none, and None without such a file.
     """
-    with library_errors(str(directory)):
-        if known_class is T5 and (count := config.get("extra_ids")):
-            sentinels = [f"<extra_id_{number}>" for number in range(count)]
-            named.added.update({token: token for token in sentinels if token not in named.added})
-        if known_class is None:
-            add_named_tokens(backend, named, str(directory), {})
-            roles = _inferred(backend) | named.roles
-        else:
-            defaults = known_class.special_tokens
-            add_named_tokens(backend, named, str(directory), defaults)
-            present = {r: t for r, t in defaults.items() if backend.token_to_id(t) is not None}
-            roles = {**present, **named.roles}
-            if processor is None:
-                unnamed = [token for role, token in present.items() if role not in named.roles]
-                pipelines.add_special_tokens(backend, unnamed)
-            named_or_default = {**defaults, **{r: t for r, t in roles.items() if t is not None}}
-            if known_class is BERT:
-                pipelines.process_as_bert(backend, named_or_default)
-            elif known_class is ROBERTA:
-                trims = config.get("trim_offsets", (processor or {}).get("trim_offsets", True))
-                pipelines.process_as_roberta(backend, named_or_default, bool(trims))
-            elif known_class is T5:
-                pipelines.process_as_t5(backend, named_or_default)
-            elif known_class is XLM_ROBERTA:
-                pipelines.process_as_xlm_roberta(backend, named_or_default)
-            elif processor is None:
-                bos, eos = (bool(config.get(f"add_{end}_token")) for end in ("bos", "eos"))
-                if bos or eos:
-                    pipelines.process_with_bos(backend, named_or_default, bos=bos, eos=eos)
-        _check_settings(backend, config, roles, directory / CONFIG)
-    return roles
+    if known_class is None:
+        return
+    tokens = {**known_class.special_tokens, **{r: t for r, t in roles.items() if t is not None}}
+    if known_class is BERT:
+        pipelines.process_as_bert(backend, tokens)
+    elif known_class is ROBERTA:
+        trims = config.get("trim_offsets", (stored or {}).get("trim_offsets", True))
+        pipelines.process_as_roberta(backend, tokens, bool(trims))
+    elif known_class is T5:
+        pipelines.process_as_t5(backend, tokens)
+    elif known_class is XLM_ROBERTA:
+        pipelines.process_as_xlm_roberta(backend, tokens)
+    elif stored is None:  # GPT-2; in a tokenizer.json its post-processor counts
+        bos, eos = (config.get(f"add_{end}_token", False) for end in ("bos", "eos"))
+        if bos or eos:
+            pipelines.process_with_bos(backend, tokens, bos=bos, eos=eos)
 
 
 def _inferred(backend: "tokenizers.Tokenizer") -> dict[str, str | None]:
@@ -501,22 +551,25 @@ def _check_settings(
         "add_bos_token": lambda: is_at(0, "bos_token"),
         "add_eos_token": lambda: is_at(-1, "eos_token"),
     }
-    for name, test in done.items():
-        if (value := config.get(name)) is None:
-            continue
-        if test() != value:
-            raise CheckpointError(
-                f"{path} has {name}={value}, but the tokenizer in {path.parent} does the opposite, "
-                f"and transformers would ignore the field; set {name} to {not value}, or save the "
-                "tokenizer again with what is meant"
-            )
+    wrong = [
+        name
+        for name, does in done.items()
+        if config.get(name) is not None and does() != config[name]
+    ]
+    if wrong:
+        fields = " and ".join(f"{name}={config[name]}" for name in wrong)
+        raise CheckpointError(
+            f"{path} has {fields}, but the tokenizer in {path.parent} does the opposite, and "
+            "transformers would ignore it; reverse it there, or save the tokenizer again with what "
+            "is meant"
+        )
 
 
 def _uses_token_types(
     directory: Path, config: Mapping[str, Any], backend: "tokenizers.Tokenizer"
 ) -> bool:
     """Whether calls return `token_type_ids`, which BERT takes but DistilBERT does not."""
-    if isinstance(names := config.get("model_input_names"), list):
+    if (names := config.get("model_input_names")) is not None:
         return "token_type_ids" in names
     family = str(config.get("tokenizer_class", "")).lower()
     family += str(optional_json(directory, "config.json").get("model_type", ""))

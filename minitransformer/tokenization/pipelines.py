@@ -162,10 +162,14 @@ def bare_unigram(model: Any) -> "tokenizers.Tokenizer":
 
 
 def add_special_tokens(backend: "tokenizers.Tokenizer", tokens: Iterable[str]) -> None:
-    """Mark those `tokens` that are in the vocabulary as special; no id is added or changed."""
+    """Mark those `tokens` that are in the vocabulary as special; no id is added or changed.
+
+    Those that are special already, as in a tokenizer.json, stay as they are.
+    """
     tk = library()
+    special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
     for token in dict.fromkeys(tokens):
-        if backend.token_to_id(token) is not None:
+        if token not in special and backend.token_to_id(token) is not None:
             # `<mask>` includes the space before it, so "va <mask>" has no token for the space.
             added = tk.AddedToken(token, lstrip=token == "<mask>", normalized=False, special=True)
             backend.add_special_tokens([added])

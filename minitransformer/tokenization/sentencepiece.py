@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 MARIAN_FILES = ("source.spm", "target.spm")  # the two models
 _SPACE = "\u2581"  # represents a space in a piece
 _LARGEST_MODEL = 64 * 2**20  # bytes; the models of real checkpoints are about 1 MB
-# Fields of tokenizer_config.json that would change ids: a vocabulary for each language, sampling,
-# special tokens without a role, and special tokens that are split like any other text.
-_NOT_SUPPORTED = (
-    *("separate_vocabs", "sp_model_kwargs"),
-    *("additional_special_tokens", "extra_special_tokens", "split_special_tokens"),
-)
 # The files that list added tokens.
 _ADDED = "added_tokens.json, special_tokens_map.json or tokenizer_config.json"
 _SAVED_AGAIN = ("source_lang", "target_lang")  # fields that do not change ids, and are saved again
@@ -260,11 +254,6 @@ def load_marian(
         CheckpointError: a file is missing or broken, or a setting is not supported.
         ImportError: the `sentencepiece` library is not installed, or too old.
     """
-    if field := next((field for field in _NOT_SUPPORTED if config.get(field)), None):
-        raise CheckpointError(
-            f"{directory / 'tokenizer_config.json'} has {field}={shortened(config[field])}, which "
-            "is not supported"
-        )
     source, target = (_model(checkpoint_file(directory, name)) for name in MARIAN_FILES)
     roles = pipelines.T5 | {r: token for r, token in named.roles.items() if token is not None}
     vocabulary = _vocabulary(checkpoint_file(directory, "vocab.json"), roles, named)

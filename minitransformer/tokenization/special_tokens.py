@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = tuple(ROBERTA)  # the seven roles
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,25 @@ def read_named_tokens(directory: Path, config: Mapping[str, Any]) -> NamedTokens
         named |= optional_json(directory, "special_tokens_map.json")
         old = optional_json(directory, "added_tokens.json")
     elif not isinstance(decoder, dict):
-        raise _not_a_token(directory / CONFIG, "added_tokens_decoder", decoder)
+        raise CheckpointError(
+            f"{directory / CONFIG} has added_tokens_decoder={shortened(decoder)}; it must be an "
+            "object, id to token"
+        )
     special = {
         role: _token(directory, role, named[role]) for role in SPECIAL_TOKENS if role in named
     }
     extra = [_token(directory, field, token) for field, token in _extra_tokens(directory, named)]
     texts = {_text(token) for token in [*special.values(), *extra]}
 
-    for key, token in sorted((decoder or {}).items(), key=lambda item: _id(directory, item[0])):
-        read = _token(directory, "added_tokens_decoder", token, special=False)
-        added[_text(read)], ids[_text(read)] = read, _id(directory, key)
-    for text, token_id in sorted(old.items(), key=lambda item: _id(directory, item[1])):
+    listed = {_id(directory / CONFIG, key): token for key, token in (decoder or {}).items()}
+    for token_id, value in sorted(listed.items()):
+        token = _token(directory, f"added_tokens_decoder[{token_id}]", value, special=False)
+        added[token.content], ids[token.content] = token, token_id
+    old_ids = {text: _id(directory / "added_tokens.json", value) for text, value in old.items()}
+    for text, token_id in sorted(old_ids.items(), key=lambda item: item[1]):
         is_special = text in texts
         added[text] = library().AddedToken(text, normalized=not is_special, special=is_special)
-        ids[text] = _id(directory, token_id)
+        ids[text] = token_id
     for token in [*special.values(), *extra]:
         if token is not None:
             added.setdefault(_text(token), token)
@@ -140,9 +145,9 @@ def _extra_tokens(directory: Path, named: Mapping[str, Any]) -> list[tuple[str, 
     ]
     for field in ("model_specific_special_tokens", *_EXTRA):
         tokens = named.get(field) or []
-        if not isinstance(tokens, list | dict):
-            raise _not_a_token(directory / CONFIG, field, tokens)
         values = list(tokens.values()) if isinstance(tokens, dict) else tokens
+        if not isinstance(values, list) or None in values:
+            raise _not_a_token(directory / CONFIG, field, tokens)
         found += [(field, token) for token in values]
         if tokens and isinstance(tokens, list):  # the first list counts, as in transformers
             break
@@ -151,13 +156,13 @@ def _extra_tokens(directory: Path, named: Mapping[str, Any]) -> list[tuple[str, 
 
 def _token(directory: Path, field: str, value: Any, special: bool = True) -> Any:
     """A token as a str, or as an AddedToken if its flags are given; None for none."""
-    if value is None or (isinstance(value, str) and special):
+    if special and (value is None or (isinstance(value, str) and value)):
         return value
     text = value.get("content") if isinstance(value, dict) else None
     flags = {flag: value[flag] for flag in _FLAGS if flag in value} if text else {}
-    if not isinstance(text, str) or not all(type(flag) is bool for flag in flags.values()):
+    if not text or not isinstance(text, str) or {*map(type, flags.values())} - {bool}:
         raise _not_a_token(directory / CONFIG, field, value)
-    special = bool(value.get("special", special))
+    special = flags.pop("special", special)
     return library().AddedToken(text, special=special, **{"normalized": not special, **flags})
 
 
@@ -165,18 +170,17 @@ def _text(token: Any) -> Any:
     return token if token is None or isinstance(token, str) else token.content
 
 
-def _id(directory: Path, value: Any) -> int:
-    try:
+def _id(path: Path, value: Any) -> int:
+    """The id of an added token: an integer, or its digits where it is a key."""
+    if type(value) is int or (isinstance(value, str) and value.isdecimal() and len(value) < 20):
         return int(value)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{directory}: {shortened(value)} is not the id of an added token, in {CONFIG} or "
-            "added_tokens.json; it must be an integer"
-        ) from error
+    raise CheckpointError(
+        f"{path}: {shortened(value)} is not the id of an added token; it must be an integer"
+    )
 
 
 def _not_a_token(path: Path, field: str, value: Any) -> CheckpointError:
     return CheckpointError(
-        f"{path} has {field}={shortened(value)}; a token is a string, or an object with its "
-        "'content' and flags"
+        f"{path} has {field}={shortened(value)}; a token is a string that is not empty, or an "
+        "object with its 'content' and flags, which are true or false"
     )

@@ -193,12 +193,12 @@ class Tokenizer:
             ImportError: Marian's files need the `sentencepiece` library, which is not installed.
         """
         path = resolve_checkpoint(path_or_name, loading.FILES, revision)
+        arguments = loading.load(path)
+        if model_max_length is not None:
+            arguments["model_max_length"] = model_max_length
+        if padding_side is not None:
+            arguments["padding_side"] = padding_side
         with pipelines.library_errors(str(path)):
-            arguments = loading.load(path)
-            if model_max_length is not None:
-                arguments["model_max_length"] = model_max_length
-            if padding_side is not None:
-                arguments["padding_side"] = padding_side
             return cls(**arguments)
 
     def save_pretrained(self, path: str | Path) -> None:

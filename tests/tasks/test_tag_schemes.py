@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from minitransformer.tasks.tag_schemes import PREFIXES, Entity, TagScheme
 
-O = "O"  # noqa: E741 (the name of the tag)
 IOB = TagScheme(["B-x", "I-x"])
 
 
@@ -49,28 +48,28 @@ def test_the_scheme_of_labels(labels, name):
     [
         # After O, or at the beginning, every tag but O begins an entity.
         ([], []),
-        ([O, O], []),
+        (["O", "O"], []),
         (["B-x"], [("x", 0, 1)]),
         (["I-x"], [("x", 0, 1)]),
-        ([O, "B-x"], [("x", 1, 2)]),
-        ([O, "I-x"], [("x", 1, 2)]),
+        (["O", "B-x"], [("x", 1, 2)]),
+        (["O", "I-x"], [("x", 1, 2)]),
         # After B-.
-        (["B-x", O], [("x", 0, 1)]),
+        (["B-x", "O"], [("x", 0, 1)]),
         (["B-x", "I-x"], [("x", 0, 2)]),
         (["B-x", "B-x"], [("x", 0, 1), ("x", 1, 2)]),
         (["B-x", "B-y"], [("x", 0, 1), ("y", 1, 2)]),
         (["B-x", "I-y"], [("x", 0, 1), ("y", 1, 2)]),
         # After I-.
-        (["B-x", "I-x", O], [("x", 0, 2)]),
+        (["B-x", "I-x", "O"], [("x", 0, 2)]),
         (["B-x", "I-x", "I-x"], [("x", 0, 3)]),
         (["I-x", "I-x"], [("x", 0, 2)]),
         (["I-x", "B-x"], [("x", 0, 1), ("x", 1, 2)]),
         (["I-x", "B-y"], [("x", 0, 1), ("y", 1, 2)]),
         (["I-x", "I-y", "I-x"], [("x", 0, 1), ("y", 1, 2), ("x", 2, 3)]),
         # O separates entities, and a type may contain a hyphen or be called O.
-        (["B-x", O, "I-x"], [("x", 0, 1), ("x", 2, 3)]),
+        (["B-x", "O", "I-x"], [("x", 0, 1), ("x", 2, 3)]),
         (["B-a-b", "I-a-b", "I-a"], [("a-b", 0, 2), ("a", 2, 3)]),
-        (["B-O", "I-O", O, "I-O"], [("O", 0, 2), ("O", 3, 4)]),
+        (["B-O", "I-O", "O", "I-O"], [("O", 0, 2), ("O", 3, 4)]),
         # A label without a prefix continues an entity of its type.
         (["B-x", "x", "X", "X"], [("x", 0, 2), ("X", 2, 4)]),
     ],
@@ -94,12 +93,12 @@ def test_every_transition_of_schemes_with_ends(prefixes):
         assert scheme.find_entities([f"{before}-x", f"{prefix}-x"]) == expected
         two = [Entity("x", 0, 1), Entity("y", 1, 2)]
         assert scheme.find_entities([f"{before}-x", f"{prefix}-y"]) == two
-        assert scheme.find_entities([O, f"{prefix}-x", O]) == [Entity("x", 1, 2)]
+        assert scheme.find_entities(["O", f"{prefix}-x", "O"]) == [Entity("x", 1, 2)]
 
 
 def tag(entities: list[Entity], length: int, scheme: str) -> list[str]:
     """The tags of entities; IO cannot tell adjacent entities of a type apart."""
-    tags = [O] * length
+    tags = ["O"] * length
     for number, (name, start, end) in enumerate((e.type, e.start, e.end) for e in entities):
         size = end - start
         if scheme == "IO":
@@ -149,14 +148,14 @@ def brute_force(tags: list[str]) -> set[tuple[str, int, int]]:
         for end in range(start + 1, len(tags) + 1):
             inside, before, after = tags[start:end], tags[:start][-1:], tags[end:][:1]
             name = tags[start][2:]
-            whole = tags[start] != O and all(tag == f"I-{name}" for tag in inside[1:])
+            whole = tags[start] != "O" and all(tag == f"I-{name}" for tag in inside[1:])
             begins = tags[start] == f"B-{name}" or before not in ([f"B-{name}"], [f"I-{name}"])
             if whole and begins and after != [f"I-{name}"]:
                 found.add((name, start, end))
     return found
 
 
-@given(st.lists(st.sampled_from([O, "B-x", "I-x", "B-y", "I-y"]), max_size=9))
+@given(st.lists(st.sampled_from(["O", "B-x", "I-x", "B-y", "I-y"]), max_size=9))
 def test_entities_are_the_spans_of_the_definition(tags):
     entities = IOB.find_entities(tags)
     assert {(e.type, e.start, e.end) for e in entities} == brute_force(tags)

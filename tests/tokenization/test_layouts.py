@@ -305,7 +305,7 @@ def test_a_class_that_is_not_built_is_refused(name, file, tmp_path):
         ({**small_gpt2(), "merges.txt": "a b</w>\n"}, r"words end in '</w>': it is BPE of char"),
         (
             {**small_bert(tokenizer_class="RobertaTokenizer")},
-            r"neither tokenizer.json nor vocab.json and merges.txt; a RobertaTokenizer",
+            r"nor vocab.json and merges.txt; .* is a RobertaTokenizer, .* set .* 'BertTokenizer'",
         ),
         ({**small_bert(tokenizer_class="T5Tokenizer")}, r"Convert a SentencePiece model"),
         (
@@ -322,7 +322,7 @@ def test_files_that_are_not_of_the_named_tokenizer_are_refused(layout, match, tm
 def test_a_tokenizer_json_of_another_class_is_refused_unless_it_is_used_as_it_is(tmp_path):
     layout = as_json(tmp_path / "first", small_bert())
     layout["config.json"] = {"model_type": "gpt2"}
-    match = r"its model is WordPiece, but .* it is a GPT2Tokenizer, whose model is BPE"
+    match = r"its model is 'WordPiece', but .* it is a GPT2Tokenizer, whose model is BPE"
     with pytest.raises(CheckpointError, match=match):
         Tokenizer.from_pretrained(write(tmp_path / "second", layout))
     layout["tokenizer_config.json"] = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -372,6 +372,9 @@ def test_settings_beside_a_tokenizer_json_that_is_used_as_it_is_must_agree_with_
         with pytest.raises(CheckpointError, match=f"{name}={not value}, but the tokenizer"):
             Tokenizer.from_pretrained(write(tmp_path / "a", layout))
         layout["tokenizer_config.json"][name] = value
+    layout["tokenizer_config.json"] |= {"do_lower_case": False, "add_bos_token": True}
+    with pytest.raises(CheckpointError, match="do_lower_case=False and add_bos_token=True, but"):
+        Tokenizer.from_pretrained(write(tmp_path / "a", layout))
 
 
 def test_the_case_that_no_file_states_is_that_of_the_vocabulary_or_the_pipeline(tmp_path):
@@ -454,25 +457,77 @@ def test_the_sides_and_the_padding_token_in_tokenizer_json_are_followed(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
+    ("file", "content", "match"),
     [
-        ("tokenizer_config.json", {"model_max_length": "512"}),
-        ("tokenizer_config.json", {"tokenizer_class": ["BertTokenizer"]}),
-        ("tokenizer_config.json", {"mask_token": {"content": "<m>", "lstrip": "yes"}}),
-        ("added_tokens.json", {"<e1>": float("inf")}),
-        ("config.json", {"model_type": ["bert"]}),
-        ("tokenizer.json", {"padding": {"direction": 3}}),
-        ("tokenizer.json", {"padding": {"pad_token": 3}}),
-        ("tokenizer.json", {"truncation": [3]}),
-        ("tokenizer.json", {"added_tokens": 3}),
-        ("tokenizer.json", {"normalizer": 3}),
+        ("tokenizer_config.json", {"model_max_length": "512"}, "model_max_length='512'; it must"),
+        ("tokenizer_config.json", {"model_max_length": -1}, "model_max_length=-1; it must be a"),
+        ("tokenizer_config.json", {"model_max_length": 0.5}, "model_max_length=0.5"),
+        ("tokenizer_config.json", {"model_max_length": float("nan")}, "model_max_length=nan"),
+        ("tokenizer_config.json", {"model_input_names": "input_ids"}, "model_input_names='input_"),
+        (
+            "tokenizer_config.json",
+            {"model_input_names": ["token_typ_ids"]},
+            "a list of attention_m",
+        ),
+        ("tokenizer_config.json", {"tokenizer_class": ["BertTokenizer"]}, "tokenizer_class=.'Bert"),
+        (
+            "tokenizer_config.json",
+            {"mask_token": {"content": "<m>", "lstrip": "yes"}},
+            "mask_token",
+        ),
+        (
+            "tokenizer_config.json",
+            {"mask_token": {"content": "<m>", "special": "no"}},
+            "mask_token",
+        ),
+        (
+            "tokenizer_config.json",
+            {"pad_token": ""},
+            "pad_token=''; a token is a string that is not",
+        ),
+        ("tokenizer_config.json", {"extra_special_tokens": [None]}, "extra_special_tokens=.None"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [3]}, "an object, id to token"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"14": "<e1>"}},
+            r"decoder\[14\]='<e1>'",
+        ),
+        ("added_tokens.json", {"<e1>": float("inf")}, "added_tokens.json: inf is not the id"),
+        ("added_tokens.json", {"<e1>": 14.7}, "added_tokens.json: 14.7 is not the id"),
+        ("added_tokens.json", {"<e1>": True}, "added_tokens.json: True is not the id"),
+        ("config.json", {"model_type": ["bert"]}, "config.json has model_type=.'bert'.; it must"),
+        ("tokenizer.json", {"model": None}, "tokenizer.json has model=None; it must be an object"),
+        ("tokenizer.json", {"normalizer": 3}, "tokenizer.json has normalizer=3; it must be an obj"),
+        ("tokenizer.json", {"padding": "x"}, "tokenizer.json has padding='x'"),
+        ("tokenizer.json", {"padding": {"direction": 3}}, "direction=3 of padding must be 'Left'"),
+        (
+            "tokenizer.json",
+            {"padding": {"pad_token": 3}},
+            "pad_token=3 of padding must be a string",
+        ),
+        ("tokenizer.json", {"truncation": [3]}, r"tokenizer.json has truncation=\[3\]"),
+        ("tokenizer.json", {"added_tokens": 3}, "tokenizer.json cannot be used"),
     ],
 )
-def test_a_value_of_a_wrong_type_is_one_error_that_names_the_directory(file, content, tmp_path):
+def test_a_value_of_a_wrong_type_is_one_error_that_names_file_and_field(
+    file, content, match, tmp_path
+):
     layout = as_json(tmp_path / "text", small_bert())
     layout[file] = layout.get(file, {}) | content
-    with pytest.raises(CheckpointError, match=tmp_path.name):
+    with pytest.raises(CheckpointError, match=match):
         Tokenizer.from_pretrained(write(tmp_path / "wrong", layout))
+
+
+@pytest.mark.parametrize(
+    ("layout", "match"),
+    [
+        (small_gpt2() | {"merges.txt": "#version: 0.2\na b\na b c\n"}, "line 3 has 3 tokens"),
+        (small_gpt2() | {"vocab.json": {"a": "x"}}, "vocab.json with merges.txt cannot be used"),
+    ],
+)
+def test_a_broken_vocabulary_is_one_error_that_names_the_file(layout, match, tmp_path):
+    with pytest.raises(CheckpointError, match=match):
+        Tokenizer.from_pretrained(write(tmp_path, layout))
 
 
 def test_a_model_that_gives_random_ids_is_refused(tmp_path):

@@ -400,6 +400,8 @@ def test_the_config_decides_between_two_tokenizers_in_one_directory(ours, writab
     other = Tokenizer.train(writable / "text.txt", 300, show_progress=False)
     other.backend.save(str(writable / "tokenizer.json"))
     assert Tokenizer.from_pretrained(writable)("The cat") == other("The cat")
+    (writable / "config.json").write_text('{"model_type": "marian"}')
+    assert Tokenizer.from_pretrained(writable)("The cat") == other("The cat")
     (writable / "tokenizer_config.json").write_text('{"tokenizer_class": "MarianTokenizer"}')
     assert Tokenizer.from_pretrained(writable)("The cat") == ours("The cat")
     assert Tokenizer.from_pretrained(writable / "tokenizer.json")("The cat") == other("The cat")
@@ -434,9 +436,21 @@ def test_the_config_decides_between_two_tokenizers_in_one_directory(ours, writab
             "separate_vocabs=True, which is not",
         ),
         ("tokenizer_config.json", b'{"sp_model_kwargs": {"alpha": 1}}', "has sp_model_kwargs="),
-        ("tokenizer_config.json", b'{"extra_special_tokens": ["<s>"]}', "has extra_special_tokens"),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": {"999": 3}}', "decoder=3; a token is"),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": []}', r"decoder=\[\]; a token is"),
+        (
+            "tokenizer_config.json",
+            b'{"extra_special_tokens": ["<s>"]}',
+            "'<s>' is an added token; .*remove it from .*tokenizer_config.json",
+        ),
+        (
+            "tokenizer_config.json",
+            b'{"added_tokens_decoder": {"999": 3}}',
+            r"decoder\[999\]=3; a token is",
+        ),
+        (
+            "tokenizer_config.json",
+            b'{"added_tokens_decoder": []}',
+            r"decoder=\[\]; it must be an object, id to token",
+        ),
         ("added_tokens.json", b'{"<new>": 500}', "'<new>' is an added token; .*remove it"),
         ("special_tokens_map.json", b'{"additional_special_tokens": ["<e1>"]}', "'<e1>' is an add"),
         ("tokenizer_config.json", b'{"image_token": "<e1>"}', "'<e1>' is an added token"),
