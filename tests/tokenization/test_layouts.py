@@ -352,6 +352,16 @@ def test_a_setting_that_cannot_be_followed_is_refused(config, match, stored, tmp
         Tokenizer.from_pretrained(write(tmp_path / "other", layout))
 
 
+@pytest.mark.parametrize("lstrip", [False, True])
+def test_the_flags_of_a_special_token_in_tokenizer_json_stay_as_they_are(lstrip, tmp_path):
+    layout = small_gpt2("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    layout = as_json(tmp_path / "text", layout | {"config.json": {"model_type": "roberta"}})
+    layout["tokenizer.json"]["added_tokens"][-1]["lstrip"] = lstrip  # of the mask
+    ours, theirs = load_both(write(tmp_path / "stored", layout))
+    assert ours("a <mask>")["input_ids"] == theirs("a <mask>")["input_ids"]
+    assert len(ours("a <mask>")["input_ids"]) == (4 if lstrip else 5)
+
+
 @pytest.mark.parametrize("lower", [False, True])
 def test_a_setting_replaces_the_one_in_tokenizer_json(lower, tmp_path):
     layout = as_json(tmp_path / "text", small_bert(do_lower_case=not lower))
