@@ -249,8 +249,8 @@ def missing_path(name: str) -> bool:
     top = name.split("/")[0]
     if "/" not in name:
         return not any(path.name == name for path in sources())
-    if not any((place / top).is_dir() for place in places):
-        return False  # a path of the reader's, or a name on the hub
+    if top == "runs" or not any((place / top).is_dir() for place in places):
+        return False  # a path of the reader's, such as what `make demo` wrote, or a hub name
     return not any((place / name).exists() for place in places)
 
 
