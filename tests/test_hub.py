@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minitransformer.files import CheckpointError
-from minitransformer.hub import resolve_checkpoint
+from minitransformer.hub import BUNDLED, BUNDLED_PATH, resolve_checkpoint
 
 REASON = "hub names are resolved by huggingface_hub"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -123,6 +123,29 @@ def test_an_existing_path_is_itself(tmp_path, monkeypatch):
         assert resolve_checkpoint(path, ["config.json"]) == Path(path)
     monkeypatch.chdir(tmp_path)
     assert resolve_checkpoint("gpt2", ["config.json"]) == Path("gpt2")
+
+
+def test_the_newest_checkpoint_of_a_run_that_has_not_ended(tmp_path):
+    """The tokenizer is found where it is: a job writes it beside the checkpoints, first of all."""
+    for name in ("step-00000090", "step-100000000", "step-99999999", "step-1", "other"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    newest = tmp_path / "checkpoints" / "step-100000000"
+    for path in (tmp_path, str(tmp_path)):
+        assert resolve_checkpoint(path, ["config.json", "*.safetensors"]) == newest
+        assert resolve_checkpoint(path, ["config.json", "tokenizer.json"]) == tmp_path
+    assert resolve_checkpoint(newest, ["config.json"]) == newest
+    (tmp_path / "config.json").write_text("{}")  # the run has ended
+    assert resolve_checkpoint(tmp_path, ["config.json", "*.safetensors"]) == tmp_path
+
+
+def test_the_checkpoint_that_comes_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.chdir(tmp_path)
+    for name in (BUNDLED, Path(BUNDLED)):
+        assert resolve_checkpoint(name, ["config.json"]) == BUNDLED_PATH
+    (tmp_path / BUNDLED).mkdir()
+    assert resolve_checkpoint(BUNDLED, ["config.json"]) == Path(BUNDLED)
 
 
 @pytest.mark.parametrize(
