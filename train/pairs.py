@@ -4,11 +4,12 @@
     ciao, come va?<TAB>hello, how is it going?
 
 The file is UTF-8, has no header, and has a tab between source and target. White space around texts
-is removed, and blank lines are skipped.
+is removed, and blank lines are skipped. CSV and JSON lines, whose columns have names, are read too.
 
 Letters: B batch, S source tokens, T target tokens.
 """
 
+import shlex
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.names import shortened
 from minitransformer.tokenization import BatchEncoding
 from train.batching import BatchOrder, pad_sequences
+from train.tables import has_named_columns, read_table
 from train.text import numbered_lines
 
 _FORMAT = "a line must be a source, a tab and a target"
@@ -37,14 +39,24 @@ class TextPair:
     line_number: int
 
 
-def read_pairs(path: str | Path) -> list[TextPair]:
+def read_pairs(
+    path: str | Path, source_column: str | None = None, target_column: str | None = None
+) -> list[TextPair]:
     """Read a file of pairs.
+
+    Args:
+        path: of the file.
+        source_column, target_column: the columns of a table; see :mod:`train.tables`. Without them
+            CSV and JSON lines have the columns "source" and "target", and every other file is as
+            described above.
 
     Raises:
         ValueError: the file is missing, is not UTF-8 or contains no pair, or a line does not have
-            two fields, has an empty one, or is the first and contains names of columns. The
-            message names the line.
+            two fields, has an empty one, or is the first and contains names of columns; a column
+            does not exist, is named twice, or is not text. The message names the line.
     """
+    if source_column or target_column or has_named_columns(path):
+        return _pairs_of_table(path, source_column or "source", target_column or "target")
     pairs = [
         _text_pair(line, line_number, f"{path}, line {line_number}")
         for line_number, line in numbered_lines(path)
@@ -56,10 +68,42 @@ def read_pairs(path: str | Path) -> list[TextPair]:
     if {first.source.lower(), first.target.lower()} <= _COLUMN_NAMES:
         raise ValueError(
             f"{path}, line {first.line_number}: {shortened(first.source)} and "
-            f"{shortened(first.target)} look like a header; delete the line, or, if "
-            "it is a pair, move it below another one"
+            f"{shortened(first.target)} look like a header; if they are one, add --source-column "
+            f"{shlex.quote(first.source)} --target-column {shlex.quote(first.target)}; if they are "
+            "a pair, move it below another one"
         )
     return pairs
+
+
+def _pairs_of_table(path: str | Path, source_column: str, target_column: str) -> list[TextPair]:
+    if source_column == target_column:
+        raise ValueError(
+            f"--source-column and --target-column are both {shortened(source_column)}; choose two "
+            "columns"
+        )
+    table = read_table(path)
+    columns = {
+        option: (name, table.column(name, option))
+        for option, name in (
+            ("--source-column", source_column),
+            ("--target-column", target_column),
+        )
+    }
+    for option, (name, values) in columns.items():
+        for value, number in zip(values, table.line_numbers, strict=True):
+            where = f"{path}, line {number}"
+            if not isinstance(value, str):
+                raise ValueError(
+                    f"{where}: {shortened(name)} is {shortened(value)}, not a text; choose another "
+                    f'column with {option}, such as "{name}.en" for a field of an object'
+                )
+            if not value.strip():
+                raise ValueError(f"{where}: {shortened(name)} is empty; fill it or delete the line")
+    sources, targets = (values for _, values in columns.values())
+    return [
+        TextPair(source.strip(), target.strip(), number)
+        for source, target, number in zip(sources, targets, table.line_numbers, strict=True)
+    ]
 
 
 class PairBatches:
@@ -120,7 +164,7 @@ def _text_pair(line: str, line_number: int, where: str) -> TextPair:
     if len(fields) > 2:
         raise ValueError(
             f"{where}: there are {len(fields)} fields in {shortened(line)}; {_FORMAT}. To keep two "
-            "columns: cut -f2,3"
+            "columns: cut -f2,3; if the first line names them: --source-column and --target-column"
         )
     for name, field in zip(("source", "target"), fields, strict=True):
         if not field:

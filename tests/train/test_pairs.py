@@ -37,8 +37,14 @@ def test_source_and_target_of_every_line(tmp_path):
         (b"a\tb\nperch\xe9\tc\n", "line 2 is not UTF-8 .*convert the file: iconv"),
         ("", "contains no pair of texts; a line must be a source, a tab"),
         ("\ufeff\n \r\n", "contains no pair"),
-        ("Source\tTarget\na\tb\n", "line 1: 'Source' and 'Target' look like a header; delete"),
-        ("\n en\tit\na\tb\n", "line 2: 'en' and 'it' look like a header; delete"),
+        (
+            "Source\tTarget\na\tb\n",
+            "line 1: 'Source' and 'Target' look like a header; .*-column Source --",
+        ),
+        (
+            "\n en\tit\na\tb\n",
+            "line 2: 'en' and 'it' look like a header; .*-column en --target-column it",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(content, message, tmp_path):
@@ -49,6 +55,60 @@ def test_what_is_wrong_is_named_with_its_line(content, message, tmp_path):
 def test_a_file_that_cannot_be_opened(tmp_path):
     with pytest.raises(ValueError, match="nowhere.tsv cannot be read: No such file"):
         read_pairs(tmp_path / "nowhere.tsv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns"),
+    [
+        ("p.csv", 'id,source,target\n1,"sì, ""certo""",yes\n\n2,"a\nb", c \n', ()),
+        ("p.csv", 'it;en;n\n"sì, ""certo""";yes;1\n\n"a\nb";c;2\n', ("it", "en")),
+        ("p.jsonl", '{"source": "sì, \\"certo\\"", "target": "yes"}\n\n'
+         '{"target": "c", "source": "a\\nb", "n": 1}\n', ()),
+        ("p.json", '[{"t": {"it": "sì, \\"certo\\"", "en": "yes"}},\n{}]'.replace(
+            "{}", '{"t": {"it": "a\\nb", "en": "c"}}'), ("t.it", "t.en")),
+    ],
+)  # fmt: skip
+def test_tables_have_named_columns(name, content, columns, tmp_path):
+    (tmp_path / name).write_text("\ufeff" + content, encoding="utf-8")
+    pairs = read_pairs(tmp_path / name, *columns)
+    assert [(p.source, p.target) for p in pairs] == [('sì, "certo"', "yes"), ("a\nb", "c")]
+    # A row of the array counts as a line.
+    assert [p.line_number for p in pairs] == {
+        "p.jsonl": [1, 3], "p.json": [1, 2], "p.csv": [2, 4]
+    }[name]  # fmt: skip
+
+
+def test_a_header_of_tabs(tmp_path):
+    path = write(tmp_path, "n\tit\ten\r\n1\tciao\t hello\r\n")
+    assert read_pairs(path, "it", "en") == [TextPair("ciao", "hello", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "message"),
+    [
+        ("p.csv", "en,it\na,b\n", (),
+         "no column 'source'; its columns are en, it; choose one with --source-column"),
+        ("p.csv", "source,targets\na,b\n", (),
+         "no column 'target'; did you mean 'targets'. .*--target-column"),
+        ("p.csv", "source,target\na,b,c\n", (), "line 2: there are 3 fields.* in quotes"),
+        ("p.csv", "source,target\na,\n", (), "line 2: 'target' is empty"),
+        ("p.csv", 'source,target\na,"b" c\n', (), "line 2 is not CSV: .*written twice"),
+        ("p.csv", "a,a\n1,2\n", ("a", "b"), "has a name twice: a, a"),
+        ("p.csv", "source,target\n", (), "has no row below its header"),
+        ("p.csv", "", (), "p.csv has no row$"),
+        ("p.tsv", "en\tit\na\tb\n", ("en", "en"), "are both 'en'; choose two"),
+        ("p.jsonl", '{"source": "a", "target": "b"}\n{"source": "a"}\n', (),
+         "line 2: there is no 'target'; add it"),
+        ("p.jsonl", '{"source": "a", "target": 3}\n', (), "line 1: 'target' is 3, not a text"),
+        ("p.jsonl", '{"source": "a"\n', (), "line 1 is not a JSON object: .*one object per line"),
+        ("p.jsonl", '"a"\n', (), "line 1: 'a' is not a JSON object"),
+        ("p.json", "[{]", (), "p.json is not valid JSON"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_table_is_named(name, content, columns, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(tmp_path / name, *columns)
 
 
 def test_the_real_file_has_a_column_too_many():
