@@ -1,14 +1,38 @@
 """What the models return.
 
+A field has a name, `output.logits` or `output["logits"]`, and a place, `output[0]`: those of Hugging
+Face's outputs, so that `loss, logits = output[:2]` works.
+
 B batch, T tokens, S key tokens (of an encoder-decoder: the source's), H heads, E hidden size,
 V vocabulary, C classes.
 """
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 from torch.export import register_dataclass
+
+from minitransformer.names import shortened
+
+# The places of the fields, in Hugging Face's order. Others can be had by name alone.
+ORDER = (
+    "loss",
+    "last_hidden_state",
+    "logits",
+    "start_logits",
+    "end_logits",
+    "pooler_output",
+    "hidden_states",
+    "attentions",
+    "decoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "encoder_last_hidden_state",
+    "encoder_hidden_states",
+    "encoder_attentions",
+)
 
 SomeClass = TypeVar("SomeClass")
 
@@ -19,8 +43,59 @@ def _registered(output_class: type[SomeClass]) -> type[SomeClass]:
     return output_class
 
 
+class Named:
+    """Access by key and by place to the fields of an output that are not None.
+
+    As in Hugging Face, iterating gives the names: `dict(output)` and `model(**output)` work.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        """A field by its name, or one or several by their places."""
+        try:
+            return self._by_name()[key] if isinstance(key, str) else self.to_tuple()[key]
+        except (KeyError, IndexError):
+            places = ", ".join(f"{place} {name!r}" for place, name in enumerate(self))
+            given = f"a {type(self).__name__} has no {shortened(key)}; it has {places}"
+            raise (KeyError if isinstance(key, str) else IndexError)(given) from None
+
+    def __getattr__(self, name: str) -> Any:  # called for unknown names alone
+        known = ", ".join(field.name for field in fields(self))
+        raise AttributeError(f"a {type(self).__name__} has no {shortened(name)}, only {known}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name()
+
+    def keys(self) -> list[str]:
+        """The names of the fields that have a place and are not None, in their order."""
+        return [name for name in ORDER if getattr(self, name, None) is not None]
+
+    def values(self) -> list[Any]:
+        """Their values."""
+        return [getattr(self, name) for name in self]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Both."""
+        return [(name, getattr(self, name)) for name in self]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values, such as `(loss, logits)`, or `(logits,)` where no labels were given."""
+        return tuple(self.values())
+
+    def _by_name(self) -> dict[str, Any]:
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(Named):
     """What every model returns on request."""
 
     # What enters each layer, and what leaves the stack: (B, T, E) each.
@@ -95,7 +170,7 @@ class CausalLMOutput(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqOutput:
+class Seq2SeqOutput(Named):
     """What every encoder-decoder returns."""
 
     encoder_last_hidden_state: Tensor  # (B, S, E)
