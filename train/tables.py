@@ -54,7 +54,7 @@ class Table:
             return given
         found = {name.lower(): name for name in self.columns if name.lower() in usual}
         if usual[0] in found or len(found) == 1:
-            return found.get(usual[0]) or [*found.values()][0]
+            return found.get(usual[0]) or next(iter(found.values()))
         problem = "several columns could be meant" if found else "no column has a usual name"
         raise ValueError(
             f"{self.path}: {problem}; choose one of {listed(self.columns)} with {option} NAME. If "
