@@ -1,9 +1,9 @@
 """Training checkpoints: everything that a run needs to continue as if it had never stopped.
 
 A checkpoint is a directory such as `step-00000100`, which is created by one rename, so it is always
-complete. It contains the model, as `from_pretrained` reads it, `optimizer.safetensors` with the
-states of the optimizer and of the random number generators, and `state.json` with the progress of
-the run and its settings. Nothing is pickled.
+complete. It contains the model, as `from_pretrained` reads it, and its tokenizer, if the run has
+one; `optimizer.safetensors` with the states of the optimizer and of the random number generators;
+and `state.json` with the progress of the run and its settings. Nothing is pickled.
 """
 
 import re
@@ -25,6 +25,7 @@ from minitransformer.files import (
 from minitransformer.hf.config import reference_class
 from minitransformer.models.base import Model
 from minitransformer.names import shortened
+from minitransformer.tokenization import Tokenizer
 from train.config import TrainingConfig
 
 _NAME = re.compile(r"step-(\d{8,})")
@@ -40,6 +41,7 @@ def save_checkpoint(
     state: dict[str, Any],
     *,
     step: int,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write the checkpoint of `step`, unless it exists, and delete old checkpoints."""
     from safetensors.torch import save_file
@@ -48,7 +50,7 @@ def save_checkpoint(
     if path.exists():
         return
     with atomic_directory(path) as directory:
-        model.save_pretrained(directory)
+        save_model(directory, model, tokenizer)
         save_file(
             _optimizer_tensors(model, optimizer) | _random_states(next(model.parameters()).device),
             directory / "optimizer.safetensors",
@@ -61,6 +63,13 @@ def save_checkpoint(
         shutil.rmtree(renamed)
 
 
+def save_model(path: Path, model: Model, tokenizer: Tokenizer | None) -> None:
+    """Write a model and, if there is one, its tokenizer."""
+    if tokenizer is not None:
+        tokenizer.save_pretrained(path)
+    model.save_pretrained(path)
+
+
 def list_checkpoints(parent: Path) -> list[Path]:
     """The checkpoints in `parent`, from old to new."""
     if not parent.is_dir():
@@ -69,10 +78,11 @@ def list_checkpoints(parent: Path) -> list[Path]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read state.json: `progress`, the settings of the `run`, and `library`.
+    """Read state.json: `progress`, the settings of the `run`, `library`, and `scaler`.
 
     `run["implementation"]` is "plain" or "optimized". `library` is the one that multiplies matrices
     if the model is optimized and on a CPU (see :mod:`minitransformer.fast.linear`), else None.
+    `scaler` is the state of the loss scaling with fp16, else empty.
 
     Raises:
         CheckpointError: the file is damaged.

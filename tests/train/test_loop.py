@@ -27,7 +27,7 @@ from train.config import TrainingConfig
 from train.loop import NonFiniteError, Progress, optimize_unless_plain, train
 from train.masking import MaskedBatches
 from train.metrics import read_metrics
-from train.optimizer import build_optimizer, learning_rate_factor
+from train.optimizer import SCHEDULES, build_optimizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -253,7 +253,7 @@ def test_evaluation_early_stopping_and_the_best_weights(tmp_path):
     config = TrainingConfig(output=tmp_path, epochs=5, evaluate_every=2, patience=2)
     progress = train(model, batches, config, evaluate=evaluate)
     assert progress.step == 10
-    assert progress.best_loss == 3.0
+    assert progress.best_value == 3.0
     assert digest(model) == seen[2]
     evaluated = [
         (r["step"], r["eval_loss"])
@@ -346,22 +346,15 @@ def test_early_stopping_is_resumed_too(step, tmp_path):
     whole, _ = run("whole")
     run("stopped", stop_at(step))
     resumed, progress = run("stopped", resume=True)
-    assert (progress.step, progress.best_loss) == (8, 3.0)
+    assert (progress.step, progress.best_value) == (8, 3.0)
     assert digest(resumed) == digest(whole)
     assert digest(from_pretrained(tmp_path / "whole" / "checkpoints" / "best")) == digest(whole)
 
 
-def test_the_best_weights_of_an_older_run_are_not_taken(tmp_path):
-    train_job(tmp_path / "old", evaluate=lambda _s: {"loss": 1.0}, patience=9)
-    older = digest(from_pretrained(tmp_path / "old" / "checkpoints" / "best"))
-    shutil.copytree(
-        tmp_path / "old" / "checkpoints" / "best", tmp_path / "new" / "checkpoints" / "best"
-    )
-    trained, _ = train_job(tmp_path / "new", patience=9)  # without a single evaluation
-    assert digest(trained) != older
-    assert digest(trained) == digest(
-        from_pretrained(list_checkpoints(tmp_path / "new" / "checkpoints")[-1])
-    )
+@pytest.mark.parametrize("changes", [{"patience": 9}, {"best_metric": "accuracy"}])
+def test_the_best_weights_need_evaluations(changes, tmp_path):
+    with pytest.raises(ValueError, match=f"{next(iter(changes))} needs evaluations"):
+        train_job(tmp_path, **changes)
 
 
 def test_a_held_out_loss_that_is_not_finite_stops_the_run(tmp_path):
@@ -450,8 +443,31 @@ def test_only_matrices_decay():
 
 
 def test_the_learning_rate_rises_and_falls():
-    rates = [learning_rate_factor(step, 10, 4) for step in range(11)]
+    rates = [SCHEDULES["linear"](step, 10, 4) for step in range(11)]
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 1, 7])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_those_of_transformers(name, warmup_steps):
+    """After the warm-up; in it ours is one step ahead, so that the first step has a rate."""
+    transformers = pytest.importorskip("transformers", reason="parity needs transformers")
+    name_there = {"constant": "constant_with_warmup", "inverse-sqrt": "inverse_sqrt"}.get(
+        name, name
+    )
+
+    def theirs(step, warmup_steps):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = transformers.get_scheduler(name_there, optimizer, warmup_steps, 30)
+        return scheduler.lr_lambdas[0](step)
+
+    for step in range(31):
+        factor = SCHEDULES[name](step, 30, warmup_steps)
+        if step < warmup_steps:
+            assert factor == pytest.approx(theirs(step + 1, warmup_steps + 1))
+            assert factor > theirs(step, warmup_steps)
+        else:
+            assert factor == pytest.approx(theirs(step, warmup_steps))
 
 
 @pytest.mark.slow
