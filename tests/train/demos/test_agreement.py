@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
-from minitransformer import RobertaForMaskedLM, Tokenizer
-from train.demos import agreement
+from minitransformer import RobertaForMaskedLM, Tokenizer, from_pretrained, pipeline
+from minitransformer.files import read_json
+from minitransformer.hub import BUNDLED, BUNDLED_PATH
+from train.demos import agreement, bundle
 from train.demos.italian import sentences, write_corpus
 
 
@@ -61,3 +63,49 @@ def test_the_demo_runs_and_runs_again(tmp_path, capsys):
     before = (tmp_path / "model.safetensors").read_bytes()
     assert agreement.main(command) == 0  # nothing is left to train; the answers are shown again
     assert (tmp_path / "model.safetensors").read_bytes() == before
+    # The bundled checkpoint is made of such a run.
+    small = tmp_path / "small"
+    capsys.readouterr()
+    assert bundle.main([str(tmp_path), "--output", str(small), "--questions", "20"]) == 0
+    card = (small / "README.md").read_text("utf-8")
+    assert card in capsys.readouterr().out
+    text = tmp_path / agreement.TEXT
+    asked = agreement.measure_checkpoint(small, text, 20)
+    assert agreement.agreement_table(asked) in card
+    assert "800 sentences" in card
+    assert read_json(small / "config.json")["dtype"] == "float16"
+    trained = from_pretrained(tmp_path, dtype=torch.float16).state_dict()
+    for name, value in from_pretrained(small).state_dict().items():
+        assert torch.equal(value, trained[name].float()), name
+
+
+def test_only_a_finished_demo_is_bundled(tmp_path, capsys):
+    assert bundle.main([str(tmp_path / "none"), "--output", str(tmp_path / "small")]) == 1
+    assert "run: python -m train.demos.agreement --output" in capsys.readouterr().err
+    assert not (tmp_path / "small").exists()
+
+
+def test_the_checkpoint_that_comes_with_the_package():
+    """Its card states what it knows; a part of the questions is asked again."""
+    files = sorted(path.name for path in BUNDLED_PATH.iterdir())
+    assert files == [
+        *("README.md", "config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    ]
+    assert sum(path.stat().st_size for path in BUNDLED_PATH.iterdir()) < 2_500_000
+    assert next(from_pretrained(BUNDLED).parameters()).dtype == torch.float32
+    [*answers] = pipeline("fill-mask", BUNDLED)(
+        [
+            "se Laura <mask> scelto un altro giorno, avrebbe visto il mare.",
+            "se noi <mask> scelto un altro giorno, avremmo visto il mare.",
+        ]
+    )
+    assert [one[0]["token_str"].strip() for one in answers] == ["avesse", "avessimo"]
+    held_out = list(sentences(100, seed=2, held_out=True))
+    results = agreement.measure_agreement(
+        from_pretrained(BUNDLED),
+        Tokenizer.from_pretrained(BUNDLED),
+        held_out,
+        agreement.word_counts([]),
+    )
+    assert results["all"]["model"] > 0.9
