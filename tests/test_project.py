@@ -29,17 +29,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minitransformer"
 # What may import what: a folder or file may import those of its own line and of earlier lines.
 ORDER = [
-    ("files", "names", "tracing", "hub", "arguments", "version"),
+    ("files", "names", "elsewhere", "tracing", "hub", "arguments", "version"),
     ("layers",),
     ("models", "generation_config"),
     ("hf", "tokenization"),
     ("generation",),
     ("fast",),
     ("tasks", "parity", "attention_maps", "attention_pictures", "train"),
-    ("cli", "__main__", "benchmarks"),
+    ("cli", "inputs", "__main__", "benchmarks"),
 ]
-# A model's methods call hf/ when a user saves or loads, and not before.
-WHEN_CALLED = {("minitransformer.models.base", "minitransformer.hf")}
+# A model's methods call hf/ when a user saves or loads, and generation/ when it generates.
+WHEN_CALLED = {
+    ("minitransformer.models.base", "minitransformer.hf"),
+    ("minitransformer.models.config", "minitransformer.hf"),
+    ("minitransformer.models.base", "minitransformer.generation"),
+}
 
 
 def every_source() -> list[Path]:

@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from minitransformer.elsewhere import LOADING, without
 from minitransformer.files import (
     CheckpointError,
     atomic_directory,
@@ -37,9 +38,10 @@ from minitransformer.hf.config import (
     config_to_hf,
     family_of,
     family_of_model,
+    fields_to_hf,
     reference_class,
+    reference_config,
     stated_fields,
-    unnamed_classes,
 )
 from minitransformer.hf.family import Family
 from minitransformer.hf.weight_names import (
@@ -55,7 +57,12 @@ from minitransformer.hub import resolve_checkpoint
 from minitransformer.layers.positional_embeddings import SinusoidalPositions
 from minitransformer.models.base import LanguageModel, Model, SequenceClassifier, TaskModel
 from minitransformer.models.bert import BertForTokenClassification
-from minitransformer.models.config import ClassifierConfig, Config
+from minitransformer.models.config import (
+    ClassifierConfig,
+    Config,
+    named_classes,
+    unnamed_classes,
+)
 from minitransformer.names import cut, listed, shortened, unexpected_name
 
 CONFIG = "config.json"
@@ -63,17 +70,54 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PATTERNS = (CONFIG, GENERATION, "*.safetensors", "*.safetensors.index.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_FLOATING = ("F64", "F32", "F16", "BF16")  # safetensors' names of the accepted dtypes
+# Of the accepted dtypes, safetensors' names and PyTorch's.
+_FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 SomeModel = TypeVar("SomeModel", bound=Model)
+SomeConfig = TypeVar("SomeConfig", bound=Config)
+
+
+class Options(NamedTuple):
+    """How a checkpoint is to be loaded; see :meth:`Model.from_pretrained`."""
+
+    attention: str
+    dtype: torch.dtype | str
+    device: str | torch.device
+    revision: str | None
+    changes: dict[str, Any]
+
+
+def options_of(
+    attention: str, dtype: torch.dtype | str, device: str | torch.device, given: Mapping[str, Any]
+) -> Options:
+    """The arguments of a `from_pretrained`, where those of Hugging Face's may be among the changes.
+
+    Raises:
+        TypeError: one of them asks for what is not done here; the message says what to type.
+    """
+    changes = dict(given)
+    dtype = changes.pop("torch_dtype", None) or dtype
+    attention = changes.pop("attn_implementation", None) or attention
+    revision = changes.pop("revision", None)
+    place: Any = changes.get("device_map")
+    place = place.get("") if isinstance(place, dict) and len(place) == 1 else place
+    if isinstance(place, int | torch.device) or str(place).startswith(("cpu", "cuda", "mps")):
+        device = torch.device(place) if isinstance(place, int) else place
+        del changes["device_map"]
+    if isinstance(config := changes.pop("config", None), Config):
+        changes = {**vars(config), **changes}
+    elif config is not None:
+        raise TypeError(f"config is a {type(config).__name__}; it must be a config of the family")
+    return Options(attention, dtype, device, revision, without(changes, LOADING))
 
 
 def from_pretrained(
     path: str | Path,
     *,
     attention: str = "sdpa",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: str | torch.device = "cpu",
+    **changes: object,
 ) -> Model:
     """Load a checkpoint as the class that its config.json names in `architectures`.
 
@@ -81,8 +125,9 @@ def from_pretrained(
         path: a directory with config.json and safetensors, or a name on the hub; without a network
             connection, the hub's cache on this machine is used.
         attention: the implementation, "sdpa" (PyTorch's) or "eager" (the formula).
-        dtype: of the model, whatever the dtype in the file.
+        dtype: of the model, whatever the dtype in the file; "auto" is that of the file.
         device: to load onto.
+        changes: fields of the config that get other values; see :meth:`Model.from_pretrained`.
 
     Returns:
         The model in evaluation mode.
@@ -91,8 +136,10 @@ def from_pretrained(
         CheckpointError: there is no checkpoint, or it is unsafe, damaged, or of a class that is
             not supported. A file cannot cause a large allocation: memory is allocated only after
             its header was found to match the config.
+        TypeError, ValueError: a field of `changes` is unknown, or its value is invalid.
     """
-    directory = resolve_checkpoint(path, _PATTERNS)
+    options = options_of(attention, dtype, device, changes)
+    directory = resolve_checkpoint(path, _PATTERNS, options.revision)
     content = _read_config(directory)
     family = family_of(content, directory / CONFIG)
     models = {model.__name__: model for model in family.models}
@@ -107,38 +154,85 @@ def from_pretrained(
             f"{directory / CONFIG}: {unexpected_name('architecture', name, models)}; to load it as "
             "one of these classes, call that class's from_pretrained"
         )
-    return _load(models[name], directory, content, family, attention, dtype, device)
+    return _load(models[name], path, directory, content, family, options)
 
 
-def model_class_for(path: str | Path, task: type[SomeModel]) -> type[SomeModel]:
+def model_class_for(
+    path: str | Path, task: type[SomeModel], revision: str | None = None
+) -> type[SomeModel]:
     """The class for a task in a checkpoint's family, whatever class its config.json names.
 
     Args:
         path: a directory, or a name on the hub.
         task: the base class of the models for the task, such as `BertForQuestionAnswering` (from
             which RoBERTa's and DistilBERT's are derived), `SequenceClassifier` or `Seq2SeqLM`.
+        revision: the branch, tag or commit of the repository on the hub.
 
     Raises:
         CheckpointError: there is no checkpoint, or its family has no such class.
     """
-    directory = resolve_checkpoint(path, _PATTERNS)
+    directory = resolve_checkpoint(path, _PATTERNS, revision)
     family = family_of(_read_config(directory), directory / CONFIG)
-    for model_class in family.models:
-        if issubclass(model_class, task):
-            return model_class
-    raise CheckpointError(
-        f"{directory / CONFIG}: the family {family.model_type!r} has no class for {task.__name__}"
-    )
+    model_class = class_for(family, task)
+    if model_class is None:
+        raise CheckpointError(
+            f"{directory / CONFIG}: the family {family.model_type!r} has no class for "
+            f"{task.__name__}; its classes are "
+            + listed((known.__name__ for known in family.models), 600)
+        )
+    return model_class
+
+
+def class_for(family: Family, task: type[SomeModel]) -> type[SomeModel] | None:
+    """The class for a task in a family; None if there is none."""
+    return next((known for known in family.models if issubclass(known, task)), None)
+
+
+def load_config(
+    config_class: type[SomeConfig],
+    path: str | Path,
+    *,
+    revision: str | None,
+    changes: Mapping[str, Any],
+) -> SomeConfig:
+    """The config of a checkpoint; see :meth:`Config.from_pretrained`.
+
+    Args:
+        config_class: a base of the config; `Config` itself takes every family's.
+        path, revision, changes: as there.
+    """
+    directory = resolve_checkpoint(path, (CONFIG,), revision)
+    content = _read_config(directory)
+    family = family_of(content, directory / CONFIG)
+    expected = reference_config(config_class)
+    if expected not in (None, family.config_class):
+        raise CheckpointError(
+            f"{directory / CONFIG} is of the family {family.model_type!r}, whose config is a "
+            f"{family.config_class.__name__}; call its from_pretrained, or AutoConfig's"
+        )
+    has_weights = (directory / WEIGHTS).exists() or (directory / INDEX).exists()
+    stored = list_tensors(directory, family.model_type) if has_weights else {}
+    stated = stated_fields(family.adjust(content, stored), family, directory / CONFIG)
+    changes = _named(without(changes, LOADING), stated)
+    config = config_from_fields(stated, family, directory / CONFIG, changes)
+    assert isinstance(config, config_class)
+    return config
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write config.json into the directory `path`, atomically.
+
+    Raises:
+        NotADirectoryError: `path` is a file.
+    """
+    with atomic_directory(path) as directory:
+        write_json(directory / CONFIG, fields_to_hf(config))
 
 
 def load_model(
     model_class: type[SomeModel],
     path: str | Path,
-    *,
-    attention: str,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    changes: Mapping[str, Any],
+    options: Options,
 ) -> SomeModel:
     """Load a checkpoint as `model_class`; see :meth:`Model.from_pretrained`.
 
@@ -147,7 +241,7 @@ def load_model(
         CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.
     """
     known_class = reference_class(model_class)
-    directory = resolve_checkpoint(path, _PATTERNS)
+    directory = resolve_checkpoint(path, _PATTERNS, options.revision)
     content = _read_config(directory)
     family = family_of(content, directory / CONFIG, known_class)
     if known_class not in family.models:
@@ -155,7 +249,7 @@ def load_model(
             f"{directory / CONFIG} is of the family {family.model_type!r}, but a "
             f"{known_class.__name__} needs {family_of_model(known_class).model_type!r}"
         )
-    return _load(model_class, directory, content, family, attention, dtype, device, changes)
+    return _load(model_class, path, directory, content, family, options)
 
 
 def save_pretrained(model: Model, path: str | Path) -> None:
@@ -194,31 +288,31 @@ def save_pretrained(model: Model, path: str | Path) -> None:
 
 def _load(
     model_class: type[SomeModel],
+    path: str | Path,
     directory: Path,
     content: dict[str, Any],
     family: Family,
-    attention: str,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    changes: Mapping[str, Any] | None = None,
+    options: Options,
 ) -> SomeModel:
     """Compare the headers with the config, and only then allocate memory and read the tensors."""
     known_name = reference_class(model_class).__name__
+    stored = list_tensors(directory, known_name)
+    dtype = _dtype(options.dtype, stored)
     if dtype == torch.float16 and model_class.overflows_in_float16:
         raise ValueError(
             f"dtype=torch.float16: a {known_name} overflows in it; use dtype=torch.bfloat16"
         )
-    stored = list_tensors(directory, known_name)
-    content, changes = family.adjust(content, stored), changes or {}
+    content = family.adjust(content, stored)
     keep_head = _has_the_head_of(model_class, content, family)
     classes = _stored_classes(stored, model_class, family) if keep_head else None
     stated = stated_fields(content, family, directory / CONFIG)
     if classes is not None and "id2label" not in stated:
         stated["id2label"] = unnamed_classes(classes)
+    changes = _named(options.changes, stated)
     config = config_from_fields(stated, family, directory / CONFIG, changes)
     stored = _stored_layers(stored, family, config, directory, changes)
     with torch.device("meta"):  # shapes without memory
-        model = model_class(config, attention=attention)
+        model = model_class(config, attention=options.attention)
     if _has_no_pooler(stored, model, content):
         model.register_module("pooler", None)
     if classes is not None and "id2label" in changes:
@@ -248,7 +342,8 @@ def _load(
         tokens = {name: v for name, v in changes.items() if name in FIELDS}
         model.generation_config = replace(generation_config, **tokens)
         model.task_specific_params = {n: content[n] for n in TASK_FIELDS if n in content}
-    model = model.to(dtype).to_empty(device=device)
+    model.name_or_path = str(path)
+    model = model.to(dtype).to_empty(device=options.device)
     for part in found.new:
         model.init_weights(model.get_submodule(part))
     parameters = model.state_dict()
@@ -259,6 +354,24 @@ def _load(
             module.fill()
     _copy(stored, found, parameters, directory, family)
     return model.eval()
+
+
+def _dtype(dtype: torch.dtype | str, stored: "dict[str, StoredTensor]") -> torch.dtype:
+    """The dtype to load in, given by its name or as "auto", that of the first stored tensor."""
+    if dtype == "auto":
+        dtype = next((_FLOATING[t.dtype] for t in stored.values() if t.dtype in _FLOATING), dtype)
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype={shortened(dtype)} must be torch.float32, torch.bfloat16, another dtype of "
+            "floats or its name, or 'auto', that of the file"
+        )
+    return found
+
+
+def _named(changes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of a config's fields, with `id2label` in place of `num_labels`."""
+    return named_classes(changes, stated.get("id2label"))
 
 
 def _stored_layers(
@@ -358,7 +471,7 @@ def _check_shapes(
         if stored[name].dtype not in _FLOATING:
             raise CheckpointError(
                 f"{directory}: {cut(name)} has dtype {stored[name].dtype}; "
-                f"it must be one of {_FLOATING}"
+                f"it must be one of {listed(_FLOATING)}"
             )
 
 

@@ -19,7 +19,7 @@ from minitransformer.hf.roberta import ROBERTA
 from minitransformer.hf.t5 import T5
 from minitransformer.models.bart import BartForSequenceClassification
 from minitransformer.models.base import Model, Seq2SeqLM
-from minitransformer.models.config import Config
+from minitransformer.models.config import MAX_LABELS, NUMBER, Config, unnamed_classes
 from minitransformer.models.roberta import RobertaConfig
 from minitransformer.names import listed, nearest, shortened, unexpected_name
 
@@ -43,8 +43,6 @@ ONLY_VALUES: dict[str, Any] = {
 
 # The fields of config.json that define the classes.
 LABELS = {"id2label", "label2id", "num_labels"}
-_MAX_LABELS = 1_000_000
-_NUMBER = "0|[1-9][0-9]{0,5}"
 
 # Names that transformers accepts in every family, whatever the name in its own files is.
 _STANDARD_NAMES = {
@@ -196,6 +194,24 @@ def family_of_model(model: Model | type[Model]) -> Family:
     return _FAMILY_OF_CLASS[reference_class(model)]
 
 
+def family_of_config(config_class: type[Config]) -> Family:
+    """The family of a config class.
+
+    Raises:
+        TypeError: it belongs to none.
+    """
+    for family in FAMILIES.values():
+        if family.config_class is config_class:
+            return family
+    known = ", ".join(family.config_class.__name__ for family in FAMILIES.values())
+    raise TypeError(f"{config_class.__name__} is no config of a family; these are: {known}")
+
+
+def reference_config(config_class: type[Config]) -> type[Config] | None:
+    """The class itself if it is the config of a family, or None if it is a base of several."""
+    return config_class if any(f.config_class is config_class for f in FAMILIES.values()) else None
+
+
 def stated_fields(content: dict[str, Any], family: Family, path: Path) -> dict[str, Any]:
     """The fields of a config.json by our names, and Hugging Face's defaults that are not ours.
 
@@ -327,22 +343,24 @@ def _optional_tokens(family: Family) -> dict[str, int]:
     }
 
 
-def unnamed_classes(count: int) -> dict[int, str]:
-    """The names of classes that have none."""
-    return {number: f"LABEL_{number}" for number in range(count)}
-
-
 def config_to_hf(model: Model) -> dict[str, Any]:
+    """The content of config.json from which Hugging Face makes the same model."""
+    return {
+        "architectures": [reference_class(model).__name__],
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        **fields_to_hf(model.config),
+    }
+
+
+def fields_to_hf(config: Config) -> dict[str, Any]:
     """The content of config.json from which Hugging Face makes the same config."""
-    family = family_of_model(model)
-    values = asdict(model.config)
+    family = family_of_config(type(config))
+    values = asdict(config)
     if "id2label" in values:
         values["label2id"] = {label: number for number, label in values["id2label"].items()}
     return {
         **{name: v for name, v in family.only_values.items() if name == "is_encoder_decoder"},
-        "architectures": [reference_class(model).__name__],
         "model_type": family.model_type,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         **{family.config_names.get(name, name): value for name, value in values.items()},
     }
 
@@ -361,13 +379,13 @@ def _labels(content: dict[str, Any], path: Path) -> dict[str, Any]:
         )
     if names is None and inverse is not None:
         field, names = "label2id", {str(number): name for name, number in inverse.items()}
-    if count is not None and (type(count) is not int or not 0 < count <= _MAX_LABELS):
+    if count is not None and (type(count) is not int or not 0 < count <= MAX_LABELS):
         raise CheckpointError(
-            f"{path}: num_labels={shortened(count)} must be an integer from 1 to {_MAX_LABELS}"
+            f"{path}: num_labels={shortened(count)} must be an integer from 1 to {MAX_LABELS}"
         )
     if names is None:
         return {} if count is None else {"id2label": unnamed_classes(count)}
-    if not isinstance(names, dict) or not all(re.fullmatch(_NUMBER, key) for key in names):
+    if not isinstance(names, dict) or not all(re.fullmatch(NUMBER, key) for key in names):
         to = "class numbers to names" if field == "id2label" else "names to class numbers"
         raise CheckpointError(f"{path}: {field}={shortened(content[field])} must map {to}")
     if count not in (None, len(names)):

@@ -25,6 +25,7 @@ from minitransformer.models.losses import (
     cross_entropy_sum,
     mean_loss,
 )
+from minitransformer.models.methods import ModelMethods
 from minitransformer.models.outputs import (
     DecoderOutput,
     EncoderOutput,
@@ -43,7 +44,7 @@ from minitransformer.models.validation import (
 )
 
 
-class Model(nn.Module):
+class Model(ModelMethods):
     """Base of the models.
 
     A model keeps its `config` and hands plain arguments to its layers. `attention` is not part of
@@ -97,7 +98,7 @@ class Model(nn.Module):
         path: str | Path,
         *,
         attention: str = "sdpa",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         device: str | torch.device = "cpu",
         **changes: object,
     ) -> Self:
@@ -110,22 +111,21 @@ class Model(nn.Module):
         Args:
             path, attention, dtype, device: as there.
             changes: fields of the config that get other values than in the checkpoint, such as
-                `hidden_dropout_prob=0.0` or `id2label={0: "no", 1: "maybe", 2: "yes"}`. A
-                classification head for another number of classes gets initial weights. With fewer
-                layers, such as `num_hidden_layers=3`, they are the first ones. A warning names
-                this, and a field with which the weights compute something else, such as
-                `num_attention_heads`, `hidden_act` or `layer_norm_eps`.
+                `hidden_dropout_prob=0.0`, `id2label={0: "no", 1: "maybe", 2: "yes"}` or
+                `num_labels=3`; or a whole `config=`. A classification head for another number of
+                classes gets initial weights. With fewer layers, such as `num_hidden_layers=3`, they
+                are the first ones. A warning names this, and a field with which the weights compute
+                something else, such as `num_attention_heads`, `hidden_act` or `layer_norm_eps`.
+                `revision=` is a branch, tag or commit on the hub.
 
         Raises:
             CheckpointError: the checkpoint is missing, unsafe, damaged, or of another family.
             TypeError: a field of `changes` is unknown.
             ValueError: a field of `changes` has an invalid value.
         """
-        from minitransformer.hf.checkpoint import load_model
+        from minitransformer.hf.checkpoint import load_model, options_of
 
-        return load_model(
-            cls, path, attention=attention, dtype=dtype, device=device, changes=changes
-        )
+        return load_model(cls, path, options_of(attention, dtype, device, changes))
 
 
 def init_weights(root: nn.Module, standard_deviation: float) -> None:
@@ -298,6 +298,27 @@ class LanguageModel(TaskModel):
     def new_cache(self) -> KVCache:
         """An empty cache of keys and values."""
         raise NotImplementedError
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        generation_config: GenerationConfig | None = None,
+        return_dict_in_generate: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Generate text, and return its tokens, (R, L): :func:`minitransformer.generate`, in short.
+
+        Args:
+            input_ids, attention_mask, settings: as there.
+            generation_config: what `config` is there.
+            return_dict_in_generate: True returns its :class:`GenerationOutput`.
+        """
+        from minitransformer.generation import generate
+
+        output = generate(self, input_ids, attention_mask, config=generation_config, **settings)
+        return output if return_dict_in_generate else output.sequences
 
     def decoding_session(
         self,

@@ -1,17 +1,96 @@
 """What every config has in common: names and values are checked when it is made."""
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from minitransformer.elsewhere import LOADING, without
 from minitransformer.layers.feed_forward import get_activation
 from minitransformer.names import nearest, shortened, unexpected_name
 
 LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
+MAX_LABELS = 1_000_000
+NUMBER = "0|[1-9][0-9]{0,5}"  # of a class, as JSON writes a key
+
+
+def named_classes(
+    values: Mapping[str, Any], before: Mapping[int, str] | None = None
+) -> dict[str, Any]:
+    """The fields of a config with `id2label` in place of `num_labels` and `label2id`.
+
+    Args:
+        values: fields of a config; the three of them, where given, must agree.
+        before: names of classes that stay where only `num_labels` is given, and is their number.
+
+    Raises:
+        ValueError: they contradict each other, or one is not what its name says.
+    """
+    count, numbers = values.get("num_labels"), values.get("label2id")
+    rest = {n: value for n, value in values.items() if n not in ("num_labels", "label2id")}
+    if count is not None and (type(count) is not int or not 0 < count <= MAX_LABELS):
+        raise ValueError(f"num_labels={shortened(count)} must be an integer from 1 to {MAX_LABELS}")
+    are_numbers = isinstance(numbers, dict) and {*map(type, numbers.values())} == {int}
+    if numbers is not None and not are_numbers:
+        raise ValueError(f"label2id={shortened(numbers)} must map names to class numbers")
+    names = rest.get("id2label")
+    if isinstance(names, dict) and all(re.fullmatch(NUMBER, str(key)) for key in names):
+        names = rest["id2label"] = {int(key): name for key, name in names.items()}  # as in JSON
+    if names is None and numbers is not None:
+        names = {number: name for name, number in sorted(numbers.items(), key=lambda item: item[1])}
+    if names is None and count is not None:
+        names = dict(before) if before and len(before) == count else unnamed_classes(count)
+    if not isinstance(names, dict):
+        return rest  # there are none, or no classes, which the config's own check says
+    if count not in (None, len(names)):
+        raise ValueError(
+            f"num_labels={count}, but there are {len(names)} names of classes, "
+            f"{shortened(names)}; leave one of them out"
+        )
+    if numbers is not None and numbers != {name: number for number, name in names.items()}:
+        raise ValueError(
+            f"label2id={shortened(numbers)} contradicts id2label={shortened(names)}; leave it out"
+        )
+    return {**rest, "id2label": names}
+
+
+def unnamed_classes(count: int) -> dict[int, str]:
+    """The names of classes that have none."""
+    return {number: f"LABEL_{number}" for number in range(count)}
+
+
+class ConfigType(type):
+    """What making a config does before its dataclass does: names are checked and understood.
+
+    A dataclass has an argument for each field and no other, so without this an unknown name would
+    be an error without the right one, and `num_labels` could not stand for `id2label`.
+    """
+
+    known_elsewhere: dict[str, str]
+
+    def __call__(cls, *arguments: Any, **values: Any) -> Any:
+        """Make a config from fields, and from Hugging Face's other words for them.
+
+        Raises:
+            TypeError: a name is unknown.
+            ValueError: `num_labels`, `label2id` and `id2label` contradict each other.
+        """
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        values = without(values, LOADING)
+        if "id2label" in known:
+            values = named_classes(values)
+        for name in values:
+            if name not in known:
+                near = nearest(name, [*known, *cls.known_elsewhere])
+                guess = cls.known_elsewhere.get(near or name)
+                raise TypeError(unexpected_name(f"{cls.__name__} field", name, known, guess))
+        return super().__call__(*arguments, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(metaclass=ConfigType):
     """Base of the configs: frozen and keyword-only; a misspelled field is an error.
 
     Fields have one name in all families, where possible the one that Hugging Face's BERT has;
@@ -31,20 +110,43 @@ class Config:
     # Names that users bring from elsewhere, and the field that they mean.
     known_elsewhere: ClassVar[dict[str, str]] = {}
 
-    def __new__(cls, *_arguments: Any, **values: Any) -> Self:
-        # The generated __init__ would refuse an unknown name too, but without the right one.
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = nearest(name, [*known, *cls.known_elsewhere])
-                guess = cls.known_elsewhere.get(near or name)
-                raise TypeError(unexpected_name(f"{cls.__name__} field", name, known, guess))
-        return super().__new__(cls)
-
     @property
     def max_sequence_length(self) -> int | None:
         """How many tokens fit into one sequence; None where any number does."""
         return None
+
+    # As with a model, these three import hf/ only when they are called.
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, revision: str | None = None, **changes: object
+    ) -> Self:
+        """The config of a checkpoint.
+
+        Args:
+            path: a directory, or a name on the hub, of whose files only config.json is downloaded.
+            revision: the branch, tag or commit of the repository on the hub.
+            changes: fields that get other values than in the file.
+
+        Raises:
+            CheckpointError: there is no config.json, or it is invalid or of another family.
+            TypeError, ValueError: a change is no field, or its value is invalid.
+        """
+        from minitransformer.hf.checkpoint import load_config
+
+        return load_config(cls, path, revision=revision, changes=changes)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write config.json, in Hugging Face's form, into the directory `path`, atomically."""
+        from minitransformer.hf.checkpoint import save_config
+
+        save_config(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of config.json, by Hugging Face's names."""
+        from minitransformer.hf.config import fields_to_hf
+
+        return fields_to_hf(self)
 
     def _require_integers(self, *names: str, minimum: int) -> None:
         for name in names:
@@ -97,7 +199,8 @@ class Config:
 class ClassifierConfig(Config):
     """The fields of a family that has classification heads.
 
-    `id2label` names the classes by their numbers, 0, 1, 2, ...; how many there are is `num_labels`.
+    `id2label` names the classes by their numbers, 0, 1, 2, ...; how many there are is `num_labels`,
+    which may also be given, alone or beside it. So may `label2id`.
     `problem_type` says what the head of a sequence classifier is for: None stands for regression
     where there is one class, else for one class a text.
     """
@@ -107,7 +210,7 @@ class ClassifierConfig(Config):
     )
     problem_type: str | None = None
 
-    known_elsewhere: ClassVar[dict[str, str]] = {"num_labels": "id2label", "label2id": "id2label"}
+    known_elsewhere: ClassVar[dict[str, str]] = {"num_labels": "num_labels", "label2id": "label2id"}
 
     @property
     def num_labels(self) -> int:

@@ -1,6 +1,6 @@
 """What the models return.
 
-A field has a name, `output.logits` or `output["logits"]`, and a place, `output[0]`: those of Hugging
+A field has a name, `output.logits` or `output["logits"]`, and a place, `output[0]`, as in Hugging
 Face's outputs, so that `loss, logits = output[:2]` works.
 
 B batch, T tokens, S key tokens (of an encoder-decoder: the source's), H heads, E hidden size,

@@ -442,13 +442,13 @@ def init_t5_weights(part: nn.Module, config: T5Config) -> None:
     for module in part.modules():
         if isinstance(module, RMSNorm):
             nn.init.constant_(module.weight, factor)
-        elif isinstance(module, RelativePositionBias):
-            nn.init.normal_(module.table.weight, std=factor * config.hidden_size**-0.5)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=factor)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=factor * module.in_features**-0.5)
     for module in part.modules():
         if isinstance(module, MultiHeadAttention):
             deviation = factor * (config.hidden_size * config.head_size) ** -0.5
             nn.init.normal_(module.query.weight, std=deviation)
-        elif isinstance(module, T5Model):
-            nn.init.normal_(module.token_embedding.weight, std=factor)
+        elif isinstance(module, RelativePositionBias):
+            nn.init.normal_(module.table.weight, std=factor * config.hidden_size**-0.5)

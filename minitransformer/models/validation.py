@@ -11,12 +11,13 @@ integers a call.
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from minitransformer.elsewhere import FORWARD, without
 from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.names import unexpected_name
 from minitransformer.tracing import values_are_readable
@@ -28,16 +29,26 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def strict_names(method: Callable[P, R]) -> Callable[P, R]:
-    """Make a method suggest the nearest known name when an argument is misspelled."""
+    """Make a method suggest the nearest known name when an argument is misspelled.
+
+    Arguments of Hugging Face that change nothing here may be given; for others, the error says what
+    to type.
+    """
     known = frozenset(name for name in inspect.signature(method).parameters if name != "self")
 
     @functools.wraps(method)
     def checked(*arguments: P.args, **named: P.kwargs) -> R:
         for name in named:
             if name not in known:
-                kind = f"{method.__name__}() argument"
-                raise TypeError(unexpected_name(kind, name, sorted(known)))
+                return method(*arguments, **understood(named))
         return method(*arguments, **named)
+
+    def understood(named: Mapping[str, Any]) -> dict[str, Any]:
+        foreign = {name: value for name, value in named.items() if name not in known}
+        for name in without(foreign, FORWARD):
+            kind = f"{method.__name__}() argument"
+            raise TypeError(unexpected_name(kind, name, sorted(known)))
+        return {name: value for name, value in named.items() if name in known}
 
     return checked
 

@@ -544,7 +544,7 @@ def test_every_file_of_a_checkpoint_is_requested_from_the_hub(tmp_path, monkeypa
     save("GPT2LMHeadModel", tmp_path)
     requested = []
 
-    def resolve(path, patterns):
+    def resolve(path, patterns, revision=None):
         requested.append(patterns)
         return path
 

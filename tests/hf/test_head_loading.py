@@ -183,7 +183,8 @@ def test_another_dropout_changes_nothing_that_is_stored(name, tmp_path):
     ("changes", "error", "message"),
     [
         ({"id2labels": THREE_CLASSES}, TypeError, "'id2labels'; did you mean 'id2label'"),
-        ({"num_labels": 3}, TypeError, "'num_labels'; did you mean 'id2label'"),
+        ({"num_lables": 3}, TypeError, "'num_lables'; did you mean 'num_labels'"),
+        ({"num_labels": 3, "id2label": {0: "a"}}, ValueError, "num_labels=3, but there are 1"),
         ({"dropout": 0.0}, TypeError, "DistilBertConfig field 'dropout'.*'hidden_dropout_prob'"),
         (
             {"hidden_dropout": 0.0},

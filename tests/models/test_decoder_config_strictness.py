@@ -21,7 +21,7 @@ CHANCE = [1.0, -0.1, "0.1", NAN, True, None]
 POSITIVE = [0, -1e-5, NAN, float("inf"), "1e-5", True, None]
 SWITCH = [1, 0, "true", None]
 ACTIVATION = ["gelo", None, ["gelu"], "os.system"]
-LABELS = [{}, {1: "a", 0: "b"}, {0: ""}, {0: "a", 1: "a"}, ["a"], None, {"0": "a"}]
+LABELS = [{}, {1: "a", 0: "b"}, {0: ""}, {0: "a", 1: "a"}, ["a"], None, {"zero": "a"}]
 PROBLEM = ["regresion", 3]
 
 SHARED = {
@@ -140,11 +140,11 @@ def test_a_misspelled_field_gets_the_right_name(name, wrong, right):
         (GPT2Config, "n_positions", "max_position_embeddings"),
         (GPT2Config, "n_inner", "intermediate_size"),
         (GPT2Config, "resid_pdrop", "hidden_dropout_prob"),
-        (GPT2Config, "num_labels", "id2label"),
+        (GPT2Config, "num_lables", "num_labels"),
         (BartConfig, "d_model", "hidden_size"),
         (BartConfig, "encoder_layers", "num_hidden_layers"),
         (BartConfig, "decoder_ffn_dim", "decoder_intermediate_size"),
-        (BartConfig, "num_labels", "id2label"),
+        (BartConfig, "label2ids", "label2id"),
         (MarianConfig, "decoder_attention_heads", "num_decoder_attention_heads"),
         (MarianConfig, "dropout", "hidden_dropout_prob"),
         (T5Config, "d_kv", "head_size"),

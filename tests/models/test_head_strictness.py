@@ -315,7 +315,7 @@ def test_a_misspelled_argument_gets_the_right_name(family, head, wrong, right):
         ({0: "a", 2: "b"}, "must map 0, 1, 2"),
         ({1: "a", 2: "b"}, "must map 0, 1, 2"),
         ({1: "b", 0: "a"}, "in this order"),
-        ({"0": "a", "1": "b"}, "must map 0, 1, 2"),
+        ({"0": "a", "one": "b"}, "must map 0, 1, 2"),
         ({}, "must map 0, 1, 2"),
         (None, "must map 0, 1, 2"),
         (["a", "b"], "must map 0, 1, 2"),
@@ -344,12 +344,38 @@ def test_classes_cannot_be_changed_behind_the_model():
 
 @pytest.mark.parametrize("config_class", [BertConfig, RobertaConfig, DistilBertConfig])
 def test_hugging_faces_other_names_for_the_classes(config_class):
-    for name, value in [("num_labels", 3), ("label2id", {"a": 0})]:
-        with pytest.raises(TypeError, match=f"field '{name}'; did you mean 'id2label'"):
-            config_class(**{name: value})
+    unnamed = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    by_name = {"yes": 2, "no": 0, "maybe": 1}
+    for given, expected in [
+        ({"num_labels": 3}, unnamed),
+        ({"label2id": by_name}, THREE_CLASSES),
+        ({"label2id": by_name, "num_labels": 3}, THREE_CLASSES),
+        ({"id2label": THREE_CLASSES, "label2id": by_name, "num_labels": 3}, THREE_CLASSES),
+        ({"id2label": {str(n): name for n, name in THREE_CLASSES.items()}}, THREE_CLASSES),
+    ]:
+        assert config_class(**given).id2label == expected
+        assert list(config_class(**given).id2label) == [0, 1, 2]
     assert config_class().num_labels == 2
     assert config_class(id2label=THREE_CLASSES).num_labels == 3
     assert dataclasses.replace(config_class(), id2label=THREE_CLASSES).num_labels == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_labels": 2, "id2label": THREE_CLASSES}, "num_labels=2, but there are 3 names of"),
+        ({"num_labels": 2, "label2id": {"a": 0}}, "num_labels=2, but there are 1 names of classes"),
+        ({"label2id": {"a": 0, "b": 1}, "id2label": {0: "b", 1: "a"}}, "label2id=.* contradicts"),
+        ({"label2id": {"a": 0, "b": 2}}, "must map 0, 1, 2"),
+        ({"label2id": ["a", "b"]}, "label2id=.* must map names to class numbers"),
+        ({"label2id": {"a": "0"}}, "label2id=.* must map names to class numbers"),
+        ({"num_labels": 0}, "num_labels=0 must be an integer from 1"),
+        ({"num_labels": True}, "num_labels=True must be an integer from 1"),
+    ],
+)
+def test_names_of_classes_that_contradict_each_other(given, message):
+    with pytest.raises(ValueError, match=message):
+        BertConfig(**given)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +388,7 @@ def test_hugging_faces_other_names_for_the_classes(config_class):
         ("activation", "hidden_act"),
         ("dropout", "hidden_dropout_prob"),
         ("attention_dropout", "attention_probs_dropout_prob"),
-        ("num_labels", "id2label"),
+        ("num_lables", "num_labels"),
         ("seq_class_dropout", "seq_classif_dropout"),
     ],
 )

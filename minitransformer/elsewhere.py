@@ -1,0 +1,220 @@
+"""What a user of Hugging Face types, and what to type here.
+
+Names that mean the same here simply work. The others are in these tables, so that the first mistake
+is one error that says what to type. docs/coming_from_huggingface.md shows the usual ones.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from minitransformer.names import nearest, shortened
+
+# An argument, the values with which it changes nothing here, and what to type for others.
+Arguments = Mapping[str, tuple[Collection[Any], str]]
+_EITHER = (True, False, None)
+_OFF = (False, None)
+
+IN_THE_CALL = "ask for them in each call, model(..., {}=True), and read output.{}"
+ONE_DEVICE = "a model is on one device; pass device='cuda' or device='cpu'"
+CHECKPOINTING = (
+    "gradient checkpointing belongs to the training loop: TrainingConfig(gradient_checkpointing="
+    "True), or the option --gradient-checkpointing of a job"
+)
+TO_TUPLE = "an output is an object with names and places; for a tuple, call output.to_tuple()"
+
+# Of from_pretrained and of a config.
+LOADING: Arguments = {
+    "output_attentions": (_OFF, IN_THE_CALL.format("output_attentions", "attentions")),
+    "output_hidden_states": (_OFF, IN_THE_CALL.format("output_hidden_states", "hidden_states")),
+    "return_dict": ((True, None), TO_TUPLE),
+    "use_cache": (_EITHER, ""),  # generate takes it
+    "low_cpu_mem_usage": (_EITHER, ""),  # always so
+    "ignore_mismatched_sizes": (
+        _EITHER,
+        "",
+    ),  # a head of another size is new, and a warning says so
+    "use_safetensors": ((True, None), "only safetensors are read; leave it out"),
+    "trust_remote_code": (_OFF, "no code of a checkpoint is ever run; leave it out"),
+    "from_tf": (_OFF, "convert it once, with a transformers of version 4: load it there, and save"),
+    "from_flax": (
+        _OFF,
+        "convert it once, with a transformers of version 4: load it there, and save",
+    ),
+    "device_map": ((None,), ONE_DEVICE),
+    "max_memory": ((None,), ONE_DEVICE),
+    "offload_folder": ((None,), ONE_DEVICE),
+    "gradient_checkpointing": (_OFF, CHECKPOINTING),
+    "quantization_config": (
+        (None,),
+        "load the model, then torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})",
+    ),
+    "load_in_8bit": (_OFF, "load the model with dtype=torch.bfloat16, or quantize it afterwards"),
+    "load_in_4bit": (_OFF, "load the model with dtype=torch.bfloat16, or quantize it afterwards"),
+    "local_files_only": (_OFF, "set HF_HUB_OFFLINE=1 in the environment, or give a directory"),
+    "cache_dir": ((None,), "set HF_HOME in the environment"),
+    "force_download": (_OFF, "delete the checkpoint from the hub's cache: hf cache delete"),
+    "token": (_OFF, "log in once, hf auth login, or set HF_TOKEN in the environment"),
+    "use_auth_token": (_OFF, "log in once, hf auth login, or set HF_TOKEN in the environment"),
+    "subfolder": ((None, ""), "download the folder, and give its path"),
+    "variant": ((None,), "there is one model.safetensors a directory; its dtype is dtype="),
+    "state_dict": ((None,), "load the model, then model.load_state_dict(...)"),
+}
+
+_A_CACHE = "give a cache, cache=model.new_cache(), which the call fills: docs/generation.md"
+_FROM_MASK = "positions are counted from attention_mask; pass the mask, and leave {} out"
+_EMBEDDED = "models take token ids; to change what they read, call model.backbone's parts yourself"
+
+# Of a model's forward.
+FORWARD: Arguments = {
+    "return_dict": ((True, None), TO_TUPLE),
+    "use_cache": (_OFF, _A_CACHE),
+    "past_key_values": ((None,), _A_CACHE),
+    "cache_position": ((None,), _A_CACHE),
+    "position_ids": ((None,), _FROM_MASK.format("position_ids")),
+    "decoder_position_ids": ((None,), _FROM_MASK.format("decoder_position_ids")),
+    "inputs_embeds": ((None,), _EMBEDDED),
+    "decoder_inputs_embeds": ((None,), _EMBEDDED),
+    "head_mask": (
+        (None,),
+        "heads are not masked; set the rows of a head in the output matrix to 0",
+    ),
+    "encoder_outputs": (
+        (None,),
+        "encode once with encoded = model.encode(input_ids, attention_mask), then "
+        "model.next_token_logits(decoder_input_ids, encoded)",
+    ),
+    "num_items_in_batch": ((None,), "use model.loss_sum(...), a sum and a number of labels"),
+    "masked_lm_labels": ((), "pass labels="),
+    "lm_labels": ((), "pass labels="),
+}
+
+# Of generate.
+GENERATION: Arguments = {
+    "output_attentions": (
+        _OFF,
+        "run the model over the finished text: model(output.sequences, output_attentions=True)",
+    ),
+    "output_hidden_states": (
+        _OFF,
+        "run the model over the finished text: model(output.sequences, output_hidden_states=True)",
+    ),
+    "output_scores": (_OFF, "with beams, the scores of sequences are output.sequences_scores"),
+    "output_logits": (_OFF, "run the model over the finished text: model(sequences).logits"),
+    "synced_gpus": (_OFF, ONE_DEVICE),
+    "logits_processor": ((None, []), "the fields of GenerationConfig are the processors there are"),
+    "stopping_criteria": (
+        (None, []),
+        "pass stop_strings=..., eos_token_id=... or max_new_tokens=...",
+    ),
+    "assistant_model": ((None,), "speculative decoding is not supported; leave it out"),
+    "encoder_outputs": ((None,), "pass input_ids, the source"),
+    "inputs_embeds": ((None,), "pass input_ids"),
+    "decoder_attention_mask": (
+        (None,),
+        "target prefixes of one call have one length; leave it out",
+    ),
+    "past_key_values": ((None,), "pass the whole text so far as input_ids"),
+    "cache_implementation": ((None, "dynamic"), "optimize(model) chooses the cache; leave it out"),
+}
+
+# Methods of a model, and what to type instead.
+METHODS: Mapping[str, str] = {
+    "gradient_checkpointing_enable": CHECKPOINTING,
+    "gradient_checkpointing_disable": CHECKPOINTING,
+    "enable_input_require_grads": "set model.get_input_embeddings().weight.requires_grad_(True)",
+    "push_to_hub": "save it, model.save_pretrained(path), then in a shell: hf upload NAME path",
+    "prune_heads": "heads are not pruned; load fewer layers with num_hidden_layers=...",
+    "get_output_embeddings": "the head is model.lm_head, or, tied, model.get_input_embeddings()",
+    "set_input_embeddings": "change its weight, or call model.resize_token_embeddings(...)",
+    "tie_weights": "tie_word_embeddings of the config says whether weights are tied; leave it out",
+    "get_encoder": "the encoder is model.backbone.encoder",
+    "get_decoder": "the decoder is model.backbone.decoder",
+    "add_adapter": "adapters are not supported; freeze parts with --freeze instead",
+    "to_bettertransformer": "call minitransformer.optimize(model)",
+    "set_attn_implementation": "load or build the model with attention='eager' or 'sdpa'",
+}
+
+_LOOP = "write the loop with train.train(model, data, train.TrainingConfig(...)), or run a job"
+_SCHEDULE = "set TrainingConfig(schedule={!r}, warmup_steps=...), or --schedule {} of a job"
+_DATA = "read the text with torch.utils.data, or give the file to a job: minitransformer train mlm"
+_BYTE_LEVEL = "Tokenizer.train(files), then save_pretrained(path)"
+
+# Names that are imported from transformers (and from the packages that courses use with it).
+NAMES: Mapping[str, str] = {
+    "Trainer": _LOOP,
+    "Seq2SeqTrainer": _LOOP,
+    "TrainingArguments": "use train.TrainingConfig(...), or the options of a job",
+    "Seq2SeqTrainingArguments": "use train.TrainingConfig(...), or the options of a job",
+    "TrainerCallback": "pass functions: train.train(..., callbacks=[...])",
+    "EarlyStoppingCallback": "pass a function that returns True: train.train(..., callbacks=[...])",
+    "EvalPrediction": "pass a function: train.train(..., evaluate=...)",
+    "AdamW": "use torch.optim.AdamW, or TrainingConfig, with which train.train makes it",
+    "Adafactor": "use torch.optim.Adafactor",
+    "get_scheduler": _SCHEDULE.format("linear", "linear"),
+    "get_linear_schedule_with_warmup": _SCHEDULE.format("linear", "linear"),
+    "get_cosine_schedule_with_warmup": _SCHEDULE.format("cosine", "cosine"),
+    "get_constant_schedule": _SCHEDULE.format("constant", "constant"),
+    "get_constant_schedule_with_warmup": _SCHEDULE.format("constant", "constant"),
+    "get_inverse_sqrt_schedule": _SCHEDULE.format("inverse-sqrt", "inverse-sqrt"),
+    **{
+        name: f"from train import {name}"
+        for name in (
+            "DataCollatorWithPadding",
+            "DataCollatorForLanguageModeling",
+            "DataCollatorForTokenClassification",
+            "DataCollatorForSeq2Seq",
+            "default_data_collator",
+        )
+    },
+    "DataCollatorForWholeWordMask": "from train import DataCollatorForLanguageModeling",
+    "DefaultDataCollator": "from train import default_data_collator",
+    "LineByLineTextDataset": _DATA,
+    "TextDataset": _DATA,
+    "load_dataset": _DATA,
+    "Dataset": _DATA,
+    "ByteLevelBPETokenizer": _BYTE_LEVEL,
+    "BertWordPieceTokenizer": "Tokenizer.train(files, algorithm='wordpiece'), then save_pretrained",
+    "TextStreamer": "use for text in minitransformer.stream(model, tokenizer, ...)",
+    "TextIteratorStreamer": "use for text in minitransformer.stream(model, tokenizer, ...)",
+    "PreTrainedModel": "a model here is a minitransformer.models.base.Model",
+    "PretrainedConfig": "a config here is a minitransformer.models.config.Config",
+    "PreTrainedTokenizer": "from minitransformer import Tokenizer",
+    "PreTrainedTokenizerBase": "from minitransformer import Tokenizer",
+    "AutoModelWithLMHead": "use AutoModelForMaskedLM, ...CausalLM or ...Seq2SeqLM",
+    "AutoModelForPreTraining": "use AutoModelForMaskedLM or AutoModelForCausalLM",
+    "BitsAndBytesConfig": LOADING["quantization_config"][1],
+    "EncoderDecoderModel": "use a BartForConditionalGeneration, made from a config",
+    "TFAutoModel": "models are PyTorch's: AutoModel",
+}
+
+
+def without(arguments: Mapping[str, Any], table: Arguments) -> dict[str, Any]:
+    """The arguments without those of the table whose values change nothing here.
+
+    Raises:
+        TypeError: another value was given to one; the message says what to type instead.
+    """
+    kept = {}
+    for name, value in arguments.items():
+        if name not in table:
+            kept[name] = value
+            continue
+        harmless, instead = table[name]
+        if not any(value is known or value == known for known in harmless):
+            raise TypeError(f"{name}={shortened(value)} is not an argument here: {instead}")
+    return kept
+
+
+def advice(name: str, public: Collection[str]) -> str | None:
+    """What to import instead of a name that the package does not have; None if that is unknown.
+
+    Args:
+        name: that is not there.
+        public: the names that are.
+    """
+    if name in NAMES:
+        return NAMES[name]
+    near = nearest(name, [*public, *NAMES], cutoff=0.85)
+    if near is None:
+        return None
+    return f"did you mean {near!r}?" if near in public else f"{near!r}? {NAMES[near]}"
