@@ -24,34 +24,33 @@ from minitransformer.arguments import Parser, positive
 from minitransformer.files import write_json
 from minitransformer.generation import generate
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
-from minitransformer.tasks.base import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments, run_job, training_config
 from train.config import TrainingConfig
 from train.lm_text import TextBatches, hold_out_tail, read_documents, tokenize, train_tokenizer
 from train.loop import Progress, Record, last_checkpoint, optimize_unless_plain, train
 from train.metrics import draw_curve, try_to_draw
+from train.pretrained import defaults_with_model, first_evaluation, load_to_train, parse_job
+from train.text import text_files
 
-# The sizes of a new model: default and help text. A pretrained model has its own.
-_SIZES = {
-    "vocab_size": (2000, "of a new tokenizer"),
-    "hidden_size": (256, "of a new model"),
-    "num_hidden_layers": (4, "of a new model"),
-    "num_attention_heads": (4, "of a new model"),
-}
+# The options that a given tokenizer and a given model determine.
+_NEW_TOKENIZER = ("vocab_size",)
+_NEW_MODEL = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+# The defaults with --model: gentle steps, with little text in each.
+_PRETRAINED = {"batch_size": 8, "epochs": 3, "learning_rate": 5e-5}
 _LONGEST_SAMPLE = 100  # tokens; the default
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit status, 128 + the signal's number if one stopped it."""
-    arguments = _parser().parse_args(argv)
-    return run_job(lambda: run(arguments))
+    return run_job(lambda: run(_parse(argv)))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the job, step by step."""
     config = training_config(arguments)
-    settings = model_settings(arguments)
+    if arguments.seed < 0:
+        raise ValueError(f"seed={arguments.seed} must not be negative")
     # Comes first, because it raises if --output contains another run.
     is_new = last_checkpoint(config) is None
     documents, held_out_documents = _documents(arguments)
@@ -92,9 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
         batches,
         config,
         evaluate=measure_and_sample,
+        evaluate_first=arguments.model is not None,
         callbacks=[_print_evaluation],
+        tokenizer=tokenizer,
         fingerprint={
-            **settings,
+            **{name: getattr(arguments, name) for name in ("model", "tokenizer", "vocab_size")},
             **batching,
             "model": model.config.__dict__,
             "text": batches.checksum(),
@@ -111,7 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
         draw_curve, config.output / "metrics.jsonl", config.output / "loss.png", baseline_losses
     )
     model.to(config.device)
-    final = {"this model": measure(), **baselines}
+    before = {} if arguments.model is None else {"before training": first_evaluation(config)}
+    final = {"this model": measure(), **before, **baselines}
     report = {"steps": progress.step, "parameters": num_parameters, "held_out": final}
     write_json(config.output / "report.json", report)
     print()
@@ -141,10 +143,7 @@ def evaluate(
         if should_stop():
             return None
         batch = {name: tensor.to(device) for name, tensor in batches.batch(0, index).items()}
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-        ):
+        with torch.inference_mode(), config.autocast():
             loss, predicted = model.loss_sum(**batch)
         total += float(loss)
         count += int(predicted)
@@ -175,23 +174,6 @@ def metrics_of(loss: float, batches: TextBatches, characters: int) -> Record:
 # ---- the model and its tokenizer ----
 
 
-def model_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the model that must be the same when a run is resumed.
-
-    Raises:
-        ValueError: an option is invalid, or has no effect together with another one.
-    """
-    if arguments.seed < 0:
-        raise ValueError(f"seed={arguments.seed} must not be negative")
-    given = [name for name in _SIZES if hasattr(arguments, name)]
-    if arguments.model is not None and given:
-        raise _no_effect(given[0], "--model")
-    if arguments.tokenizer is not None and "vocab_size" in given:
-        raise _no_effect("vocab_size", "--tokenizer")
-    sizes = {name: getattr(arguments, name, default) for name, (default, _) in _SIZES.items()}
-    return {"pretrained": arguments.model, "tokenizer": arguments.tokenizer, **sizes}
-
-
 def model_and_tokenizer(
     arguments: argparse.Namespace, documents: Sequence[str], is_new: bool
 ) -> tuple[GPT2LMHeadModel, Tokenizer]:
@@ -219,18 +201,9 @@ def model_and_tokenizer(
             _new_config(arguments, tokenizer, dropouts), attention=arguments.attention
         )
     else:
-        model = GPT2LMHeadModel.from_pretrained(
-            arguments.model, attention=arguments.attention, **dropouts
-        )
-        tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, model)
-    check_vocabularies(model, tokenizer)
+        model, tokenizer = load_to_train(GPT2LMHeadModel, arguments, **dropouts)
     _check_no_end_token(tokenizer)
-    longest = model.config.max_sequence_length
-    if arguments.max_length > longest:
-        raise ValueError(
-            f"--max-length {arguments.max_length}: the model takes at most {longest} tokens"
-        )
-    tokenizer.model_max_length = longest
+    tokenizer.model_max_length = model.config.max_sequence_length
     # Again, so that dropout does not depend on how the model was made.
     torch.manual_seed(arguments.seed)
     return model, tokenizer
@@ -244,18 +217,17 @@ def _new_tokenizer(
         return Tokenizer.from_pretrained(arguments.tokenizer)
     if not is_new:
         return Tokenizer.from_pretrained(arguments.output)
-    return train_tokenizer(documents, model_settings(arguments)["vocab_size"])
+    return train_tokenizer(documents, arguments.vocab_size)
 
 
 def _new_config(
     arguments: argparse.Namespace, tokenizer: Tokenizer, dropouts: dict[str, Any]
 ) -> GPT2Config:
-    sizes = model_settings(arguments)
     return GPT2Config(
         vocab_size=tokenizer.vocab_size,
-        hidden_size=sizes["hidden_size"],
-        num_hidden_layers=sizes["num_hidden_layers"],
-        num_attention_heads=sizes["num_attention_heads"],
+        hidden_size=arguments.hidden_size,
+        num_hidden_layers=arguments.num_hidden_layers,
+        num_attention_heads=arguments.num_attention_heads,
         max_position_embeddings=arguments.max_length,
         # One token ends a text and begins the next, as in GPT-2.
         bos_token_id=tokenizer.eos_token_id,
@@ -273,13 +245,6 @@ def _check_no_end_token(tokenizer: Tokenizer) -> None:
             "so a model cannot continue it; use a tokenizer like GPT-2's, or leave --tokenizer "
             "out to train one"
         )
-
-
-def _no_effect(name: str, other: str) -> ValueError:
-    return ValueError(
-        f"--{name.replace('_', '-')} has no effect together with {other}, which determines it; "
-        "leave one of the two out"
-    )
 
 
 # ---- samples ----
@@ -405,9 +370,9 @@ def _pairs(ids: np.ndarray, vocab_size: int) -> np.ndarray:
 
 def _documents(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The text to train on, and the held-out text."""
-    documents = read_documents(arguments.text)
+    documents = read_documents(text_files(arguments.text))
     if arguments.dev is not None:
-        return documents, read_documents(arguments.dev)
+        return documents, read_documents(text_files(arguments.dev))
     return hold_out_tail(documents, arguments.held_out)
 
 
@@ -440,9 +405,30 @@ def _line(name: str, measured: Record) -> str:
     )
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="python -m train.lm", description="Train a GPT-2 on plain text.")
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    return parse_job(
+        parser(),
+        argv,
+        pretrained=_PRETRAINED,
+        new_model=_NEW_MODEL,
+        new_tokenizer=_NEW_TOKENIZER,
+    )
+
+
+def parser() -> Parser:
+    """The options of the job."""
+    parser = Parser(
+        prog="python -m train.lm",
+        description="Train a GPT-2 on plain text: a new one, or a pretrained one.",
+        epilog=defaults_with_model(_PRETRAINED),
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="UTF-8 text files, or directories of .txt files",
+    )
     held_out = parser.add_mutually_exclusive_group()
     held_out.add_argument(
         "--held-out",
@@ -455,14 +441,17 @@ def _parser() -> Parser:
     )
     parser.add_argument("--max-length", type=positive, default=128, help="tokens per sequence")
     parser.add_argument("--batch-size", type=positive, default=16, help="sequences per batch")
-    parser.add_argument("--model", help="a pretrained GPT-2: a directory, or a name on the hub")
+    parser.add_argument(
+        "--model",
+        help="a pretrained GPT-2 to train further: a directory, a run, or a name on the hub",
+    )
     parser.add_argument(
         "--tokenizer", help="directory of a tokenizer; by default trained on the text"
     )
-    for name, (default, text) in _SIZES.items():
-        # Without a default in the namespace, so that only given options can contradict --model.
-        option, text = f"--{name.replace('_', '-')}", f"{text} (default: {default})"
-        parser.add_argument(option, type=positive, default=argparse.SUPPRESS, help=text)
+    parser.add_argument("--vocab-size", type=positive, default=2000, help="of a new tokenizer")
+    parser.add_argument("--hidden-size", type=positive, default=256, help="of a new model")
+    parser.add_argument("--num-hidden-layers", type=positive, default=4, help="of a new model")
+    parser.add_argument("--num-attention-heads", type=positive, default=4, help="of a new model")
     parser.add_argument("--dropout", type=float, default=0.1, help="outside of attention weights")
     parser.add_argument(
         "--attention-dropout",

@@ -1,15 +1,19 @@
-"""Train a RoBERTa from scratch on text files: `python -m train.mlm --text FILE... --output DIR`.
+"""Train a masked language model on text files: `python -m train.mlm --text FILE... --output DIR`.
 
-:func:`run` trains a tokenizer, tokenizes the text, makes a model, trains it, and compares it with
+:func:`run` trains a tokenizer, tokenizes the text, makes a RoBERTa, trains it, and compares it with
 two baselines. The defaults are for a few megabytes of text and two cores. Short sequences matter
 most: a model stays close to the unigram baseline until it has learnt to use the neighbours of a
 token, and with fewer positions it learns that sooner.
+
+With `--model` a pretrained BERT, RoBERTa or DistilBERT is trained further instead, with its own
+tokenizer (Gururangan et al. 2020 show what that is good for).
 
 Letters: B batch, T tokens, N masked tokens, V vocabulary.
 """
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,15 +25,35 @@ from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
 from minitransformer.files import write_json
+from minitransformer.models.bert import BertForMaskedLM
 from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.models.roberta import RobertaConfig, RobertaForMaskedLM
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments, run_job, training_config
 from train.config import TrainingConfig
-from train.loop import Record, last_checkpoint, optimize_unless_plain, train
+from train.loop import Progress, Record, last_checkpoint, optimize_unless_plain, train
 from train.masking import MaskedBatches
 from train.metrics import draw_curve, try_to_draw
-from train.text import TokenSequences, read_lines, tokenize_sequences
+from train.pretrained import defaults_with_model, first_evaluation, load_to_train, parse_job
+from train.text import TokenSequences, read_lines, text_files, tokenize_sequences
+
+# The options that a given tokenizer and a given model determine.
+_NEW_TOKENIZER = ("vocab_size", "algorithm")
+_NEW_MODEL = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "initializer_range",
+)
+# The defaults with --model: gentle steps, on longer sequences.
+_PRETRAINED: dict[str, Any] = {
+    "max_length": 128,
+    "batch_size": 32,
+    "epochs": 3,
+    "learning_rate": 5e-5,
+    "dropout": None,  # the checkpoint's
+}
 
 
 def main(
@@ -39,8 +63,7 @@ def main(
 
     `resume_with` tells the user how to resume it.
     """
-    arguments = _parser().parse_args(argv)
-    return run_job(lambda: run(arguments, resume_with))
+    return run_job(lambda: run(_parse(argv), resume_with))
 
 
 def run(arguments: argparse.Namespace, resume_with: str) -> int:
@@ -50,7 +73,9 @@ def run(arguments: argparse.Namespace, resume_with: str) -> int:
         raise ValueError(f"seed={arguments.seed} must not be negative")
     # Comes first, because it raises if --output contains another run.
     is_new = last_checkpoint(config) is None
-    tokenizer = _tokenizer(arguments, is_new)
+    arguments.text = text_files(arguments.text)
+    torch.manual_seed(arguments.seed)
+    model, tokenizer = model_and_tokenizer(arguments, is_new)
     with tqdm(read_lines(arguments.text), desc="tokenizing", unit="line") as lines:
         sequences, held_out_sequences = tokenize_sequences(
             lines,
@@ -73,8 +98,6 @@ def run(arguments: argparse.Namespace, resume_with: str) -> int:
     batches = MaskedBatches(sequences, tokenizer, **settings)
     held_out = MaskedBatches(held_out_sequences, tokenizer, **settings, shuffle=False)
 
-    torch.manual_seed(arguments.seed)
-    model = RobertaForMaskedLM(_model_config(arguments, tokenizer), attention=arguments.attention)
     optimize_unless_plain(model, config, plain=arguments.plain)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(
@@ -82,19 +105,22 @@ def run(arguments: argparse.Namespace, resume_with: str) -> int:
         f"{len(held_out_sequences):,} held out; a vocabulary of {tokenizer.vocab_size:,}; "
         f"{num_parameters:,} parameters"
     )
-    untrained = evaluate(model.to(config.device), held_out, config)
 
     progress = train(
         model,
         batches,
         config,
         evaluate=lambda should_stop: evaluate(model, held_out, config, should_stop),
+        evaluate_first=True,
+        callbacks=[_print_evaluation],
+        tokenizer=tokenizer,
         fingerprint={
             **settings,
+            "pretrained": arguments.model,
             "model": model.config.__dict__,
             "text": sequences.checksum(),
             "held_out": held_out_sequences.checksum(),
-            "tokenizer": arguments.tokenizer or [arguments.algorithm, arguments.vocab_size],
+            **{n: getattr(arguments, n) for n in ("tokenizer", *_NEW_TOKENIZER)},
         },
     )
     if progress.stop_signal is not None:
@@ -106,16 +132,16 @@ def run(arguments: argparse.Namespace, resume_with: str) -> int:
     results = {
         "this model": evaluate(model.to(config.device), held_out, config),
         "unigram guess": unigram_baseline(sequences, held_out),
-        "untrained model": untrained,
+        "before training": first_evaluation(config),
     }
     report = {"steps": progress.step, "parameters": num_parameters, "held_out": results}
     write_json(config.output / "report.json", report)
-    _print_results(results, config.output)
+    _print_results(results, config.output, tokenizer)
     return 0
 
 
 def evaluate(
-    model: RobertaForMaskedLM,
+    model: BertForMaskedLM,
     batches: MaskedBatches,
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
@@ -135,10 +161,7 @@ def evaluate(
         batch = {name: tensor.to(device) for name, tensor in batches.batch(0, index).items()}
         labels = batch.pop("labels")
         positions = labels != IGNORED_LABEL
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-        ):
+        with torch.inference_mode(), config.autocast():
             logits = model.logits_at(positions, **batch).float()  # (N, V)
         targets = labels[positions]  # (N,)
         total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
@@ -180,20 +203,48 @@ def unigram_baseline(sequences: TokenSequences, batches: MaskedBatches) -> Recor
     }
 
 
-def _tokenizer(arguments: argparse.Namespace, is_new: bool) -> Tokenizer:
-    """The tokenizer that was given, that of the resumed run, or a new one."""
-    if arguments.tokenizer is not None:
-        tokenizer = Tokenizer.from_pretrained(arguments.tokenizer)
-    elif not is_new:
-        tokenizer = Tokenizer.from_pretrained(arguments.output)
+def model_and_tokenizer(
+    arguments: argparse.Namespace, is_new: bool
+) -> tuple[BertForMaskedLM, Tokenizer]:
+    """Make or load the model to train and its tokenizer.
+
+    Args:
+        arguments: of the job.
+        is_new: False if the run is resumed, so that the output contains its tokenizer.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be loaded.
+        ValueError: the tokenizer does not fit the model, or a size is invalid.
+    """
+    model: BertForMaskedLM
+    if arguments.model is not None:
+        changes: dict[str, Any] = {}
+        if arguments.dropout is not None:
+            names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+            changes = dict.fromkeys(names, arguments.dropout)
+        model, tokenizer = load_to_train(BertForMaskedLM, arguments, **changes)
+        # Again, so that dropout does not depend on whether the head is new.
+        torch.manual_seed(arguments.seed)
     else:
-        tokenizer = Tokenizer.train(
-            arguments.text, vocab_size=arguments.vocab_size, algorithm=arguments.algorithm
+        tokenizer = _new_tokenizer(arguments, is_new)
+        tokenizer.model_max_length = arguments.max_length
+        model = RobertaForMaskedLM(
+            _model_config(arguments, tokenizer), attention=arguments.attention
         )
-    tokenizer.model_max_length = arguments.max_length
     if is_new:
         tokenizer.save_pretrained(arguments.output)
-    return tokenizer
+    return model, tokenizer
+
+
+def _new_tokenizer(arguments: argparse.Namespace, is_new: bool) -> Tokenizer:
+    """The tokenizer that was given, that of the resumed run, or a new one."""
+    if arguments.tokenizer is not None:
+        return Tokenizer.from_pretrained(arguments.tokenizer)
+    if not is_new:
+        return Tokenizer.from_pretrained(arguments.output)
+    return Tokenizer.train(
+        arguments.text, vocab_size=arguments.vocab_size, algorithm=arguments.algorithm
+    )
 
 
 def _model_config(arguments: argparse.Namespace, tokenizer: Tokenizer) -> RobertaConfig:
@@ -213,17 +264,54 @@ def _model_config(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Robert
     )
 
 
-def _print_results(results: dict[str, Any], output: Path) -> None:
+def _print_evaluation(progress: Progress, record: Record) -> None:
+    if "eval_loss" in record:
+        tqdm.write(
+            f"step {progress.step}: loss {record['eval_loss']:.4f}, perplexity "
+            f"{record['eval_perplexity']:,.1f}, accuracy {record['eval_accuracy']:.1%} on the "
+            "held-out lines"
+        )
+
+
+def _print_results(results: dict[str, Any], output: Path, tokenizer: Tokenizer) -> None:
     print(f"\nmasked tokens of the held-out lines        {'accuracy':>10}{'perplexity':>13}")
     for name, metrics in results.items():
         print(f"{name:43}{metrics['accuracy']:>10.1%}{metrics['perplexity']:>13,.1f}")
     print(f"\nthe model, its tokenizer, loss.png, metrics.jsonl, report.json: {output}")
-    print(f'try it: minitransformer fill-mask {output} "..." with <mask> in the text')
+    mask = tokenizer.id_to_token(tokenizer.mask_token_id)
+    path = shlex.quote(str(output))
+    print(f'try it: minitransformer fill-mask {path} "..." with {mask} in the text')
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="python -m train.mlm", description="Train a RoBERTa from scratch.")
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 text files")
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    return parse_job(
+        parser(),
+        argv,
+        pretrained=_PRETRAINED,
+        new_model=_NEW_MODEL,
+        new_tokenizer=_NEW_TOKENIZER,
+    )
+
+
+def parser() -> Parser:
+    """The options of the job."""
+    parser = Parser(
+        prog="python -m train.mlm",
+        description="Train a masked language model: a new RoBERTa, or a pretrained model.",
+        epilog=defaults_with_model(_PRETRAINED),
+    )
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="UTF-8 text files, or directories of .txt files",
+    )
+    parser.add_argument(
+        "--model",
+        help="a pretrained BERT, RoBERTa or DistilBERT to train further: a directory, a run, or a "
+        "name on the hub",
+    )
     parser.add_argument(
         "--tokenizer", help="directory of a tokenizer; by default trained on the text"
     )
@@ -252,7 +340,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--initializer-range", type=float, default=0.02, help="standard deviation of new weights"
     )
-    parser.add_argument("--dropout", type=float, default=0.0, help="everywhere in the model")
+    parser.add_argument("--dropout", type=float, default=0.0, help="everywhere in a new model")
     parser.add_argument("--seed", type=int, default=0, help="for weights, order, masks, dropout")
     add_training_arguments(parser, epochs=10, learning_rate=2e-3)
     return parser

@@ -20,6 +20,38 @@ from minitransformer.tokenization import Tokenizer
 _LINES_AT_ONCE = 1000
 
 
+# Prints the texts of a table as plain text.
+_CONVERT = {
+    ".csv": "import csv, sys; [print(row['text']) for row in csv.DictReader(sys.stdin)]",
+    ".jsonl": "import json, sys; [print(json.loads(line)['text']) for line in sys.stdin]",
+}
+
+
+def text_files(paths: Sequence[Path]) -> list[Path]:
+    """The files of `--text`: those named, and of a directory all whose names end in `.txt`.
+
+    Those of a directory and of its subdirectories are sorted by name.
+
+    Raises:
+        ValueError: a directory has no such file, or a file is not plain text by its name.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*.txt") if file.is_file())
+            if not found:
+                raise ValueError(f"there is no .txt file in the directory {path}; name the files")
+            files += found
+        elif program := _CONVERT.get(path.suffix.lower()):
+            raise ValueError(
+                f"{path} is a table, and a plain text is needed; if its column is called text: "
+                f'python -c "{program}" < {path} > {path.with_suffix(".txt")}'
+            )
+        else:
+            files.append(path)
+    return files
+
+
 def read_lines(files: Sequence[str | Path], *, verbatim: bool = False) -> Iterator[str]:
     """The lines of the files that are not blank, without the white space around them.
 

@@ -191,15 +191,22 @@ def test_a_dev_file_is_held_out_instead(text, tmp_path):
     assert figures["tokens"] == len(tokenizer(dev.read_text())["input_ids"])
 
 
-def test_training_continues_from_a_checkpoint(text, trained, tmp_path):
+def test_training_continues_from_a_checkpoint(text, trained, tmp_path, capsys):
     """One step that moves nothing: the loss is that of the checkpoint."""
     more = ["--max-steps", "1", "--learning-rate", "1e-12", "--dropout", "0.3"]
     assert tune(text, trained, tmp_path, *more) == 0
-    before, after = (
-        json.loads((path / "report.json").read_text())["held_out"]["this model"]["loss"]
-        for path in (trained, tmp_path)
+    ended, held_out = (
+        json.loads((path / "report.json").read_text())["held_out"] for path in (trained, tmp_path)
     )
-    assert after == pytest.approx(before, rel=1e-6)
+    assert list(held_out) == ["this model", "before training", *list(ended)[1:]]
+    before = held_out["before training"]
+    assert before["loss"] == pytest.approx(ended["this model"]["loss"], rel=1e-6)
+    assert held_out["this model"]["loss"] == pytest.approx(before["loss"], rel=1e-6)
+    first = read_metrics(tmp_path / "metrics.jsonl")[0]
+    assert (first["step"], first["eval_loss"]) == (0, before["loss"])
+    assert (
+        f"step 0 {before['loss']:>32.3f}{before['perplexity']:>12,.1f}" in capsys.readouterr().out
+    )
     assert from_pretrained(tmp_path).config.hidden_dropout_prob == 0.3
     ids = Tokenizer.from_pretrained(tmp_path)("la ragazza")["input_ids"]
     assert ids == Tokenizer.from_pretrained(trained)("la ragazza")["input_ids"]
@@ -324,7 +331,7 @@ def test_a_new_tokenizer_has_not_seen_what_is_held_out(tmp_path):
         (["--temperature", "0"], "temperature=0.0 must be positive"),
         (["--temperature", "inf"], "temperature=inf must be positive and finite"),
         (["--tokenizer", "nowhere"], "--vocab-size has no effect together with --tokenizer"),
-        (["--model", "nowhere"], "--vocab-size has no effect together with --model"),
+        (["--model", "nowhere"], "--hidden-size, .*, --vocab-size have no effect together with"),
     ],
 )
 def test_a_mistake_is_one_line(more, message, text, tmp_path, capsys):

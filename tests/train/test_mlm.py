@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from train.demos.italian import write_corpus
 from train.loop import Progress
 from train.masking import MaskedBatches
 from train.metrics import draw_curve, read_metrics
+from train.text import read_lines, tokenize_sequences
 
 SMALL = [
     "--vocab-size",
@@ -60,13 +62,13 @@ def test_the_job_leaves_a_model_a_curve_and_a_report(text, tmp_path, capsys, mon
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())
     held_out = report["held_out"]
-    assert held_out.keys() == {"this model", "unigram guess", "untrained model"}
+    assert held_out.keys() == {"this model", "unigram guess", "before training"}
     for name, figures in held_out.items():
         line = next(line for line in out.splitlines() if line.startswith(name))
         assert f"{figures['accuracy']:.1%}" in line
         assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
-    assert held_out["this model"]["loss"] < held_out["untrained model"]["loss"]
-    assert held_out["untrained model"]["loss"] == pytest.approx(math.log(400), rel=0.05)
+    assert held_out["this model"]["loss"] < held_out["before training"]["loss"]
+    assert held_out["before training"]["loss"] == pytest.approx(math.log(400), rel=0.05)
     records = read_metrics(tmp_path / "metrics.jsonl")
     curves = {line.get_label(): list(line.get_ydata()) for line in drawn[0].axes[0].get_lines()}
     assert curves["each step"] == [r["loss"] for r in records if "loss" in r]
@@ -150,7 +152,7 @@ def test_a_refused_run_changes_nothing(text, tmp_path, capsys):
         (["--text", str(other), "--resume"], "text was"),
         (["--resume", "--max-length", "20"], "text was"),
         (["--resume", "--hidden-size", "32"], "hidden_size was 16"),
-        (["--resume", "--vocab-size", "500"], "tokenizer was"),
+        (["--resume", "--vocab-size", "500"], "vocab_size was"),
     ]
     for more, message in refusals:
         assert run(text, tmp_path, "--max-steps", "1", *more) == 1
@@ -159,14 +161,120 @@ def test_a_refused_run_changes_nothing(text, tmp_path, capsys):
         assert after == before
 
 
-def test_a_given_tokenizer_is_used(text, tmp_path):
+def test_a_given_tokenizer_is_used(text, tmp_path, capsys):
     tokenizer = Tokenizer.train(text, vocab_size=350, show_progress=False)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    assert (
-        run(text, tmp_path / "run", "--max-steps", "1", "--tokenizer", str(tmp_path / "tokenizer"))
-        == 0
-    )
+    more = ["--max-steps", "1", "--tokenizer", str(tmp_path / "tokenizer")]
+    job = ["--text", str(text), "--output", str(tmp_path / "run"), *SMALL[2:], *more]
+    assert mlm.main(job) == 0
     assert from_pretrained(tmp_path / "run").config.vocab_size == 350
+    assert run(text, tmp_path / "other", *more) == 1
+    assert "--vocab-size has no effect together with --tokenizer" in capsys.readouterr().err
+
+
+# ---- --model: a pretrained model is trained further ----
+
+FURTHER = ["--max-length", "24", "--batch-size", "8", "--held-out-every", "10"]
+
+
+def train_on(text: Path, model: Path, output: Path, *more: str) -> int:
+    """As `run`, from a checkpoint."""
+    job = ["--text", str(text), "--model", str(model), "--output", str(output)]
+    return mlm.main([*job, *FURTHER, *more])
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta"])
+def test_a_pretrained_model_is_trained_further(family, text, tmp_path, capsys):
+    """Its tokenizer, sizes and dropout stay; the perplexity before it is that of the checkpoint."""
+    model_class = f"{family}ForMaskedLM"
+    dropout = {"hidden_dropout_prob": 0.2}
+    path = tiny.save_checkpoint(tmp_path / "pretrained", model_class, **dropout)
+    mask = {"Roberta": "<mask>"}.get(family, "[MASK]")
+    more = ["--max-steps", "30", "--evaluate-every", "50", "--learning-rate", "1e-2"]
+    assert train_on(text, path, tmp_path / "out", *more) == 0
+    out = capsys.readouterr().out
+    before, after = from_pretrained(path), from_pretrained(tmp_path / "out")
+    assert type(after).__name__ == model_class
+    assert after.config == before.config
+    tokenizers = [Tokenizer.from_pretrained(path) for path in (path, tmp_path / "out")]
+    assert tokenizers[0].backend.to_str() == tokenizers[1].backend.to_str()
+    assert tokenizers[0].model_max_length == tokenizers[1].model_max_length
+
+    held_out = json.loads((tmp_path / "out" / "report.json").read_text())["held_out"]
+    assert list(held_out) == ["this model", "unigram guess", "before training"]
+    assert held_out["this model"]["loss"] < held_out["before training"]["loss"]
+    lines = list(read_lines([text]))
+    _, sequences = tokenize_sequences(
+        lines, tokenizers[0], max_length=24, pack=True, held_out_every=10
+    )
+    batches = MaskedBatches(sequences, tokenizers[0], batch_size=8, shuffle=False)
+    expected = mlm.evaluate(before, batches, TrainingConfig(output=tmp_path))
+    assert held_out["before training"]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    first = read_metrics(tmp_path / "out" / "metrics.jsonl")[0]
+    assert (first["step"], first["eval_loss"]) == (0, held_out["before training"]["loss"])
+    assert f"step 0: loss {expected['loss']:.4f}, perplexity {expected['perplexity']:,.1f}" in out
+    assert f'"..." with {mask} in the text' in out
+
+
+def test_an_encoder_without_a_head_gets_a_new_one_which_is_said(text, tmp_path, capsys):
+    """Sentence encoders such as MiniLM are backbones."""
+    path = tiny.save_checkpoint(tmp_path / "encoder", "BertModel")
+    assert train_on(text, path, tmp_path / "out", "--max-steps", "1") == 0
+    out = capsys.readouterr().out
+    assert f"note: {path} has no matching lm_head" in out
+    assert "newly initialized, to be trained" in out
+    assert type(from_pretrained(tmp_path / "out")).__name__ == "BertForMaskedLM"
+
+
+def test_one_run_after_another(text, tmp_path, capsys):
+    """Train, look, change the learning rate, go on; the first run need not have ended."""
+    assert run(text, tmp_path / "one", "--max-steps", "2") == 0
+    assert train_on(text, tmp_path / "one", tmp_path / "two", "--max-steps", "1") == 0
+    one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    last = [record["eval_loss"] for record in one if "eval_loss" in record][-1]
+    assert two[0]["eval_loss"] == pytest.approx(last)
+    assert two[1]["learning_rate"] == pytest.approx(5e-5)  # with --model, steps are gentle
+    capsys.readouterr()
+
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "one" / name).unlink()
+    assert train_on(text, tmp_path / "one", tmp_path / "three", "--max-steps", "1") == 0
+    assert read_metrics(tmp_path / "three" / "metrics.jsonl")[:2] == [
+        two[0], two[1] | {"seconds": ANY}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--hidden-size", "64", "--vocab-size", "9"],
+         "--hidden-size, --vocab-size have no effect together with --model"),
+        (["--algorithm", "bpe"], "--algorithm has no effect together with --model"),
+        (["--max-length", "41"], "--max-length 41: the model takes at most 40 tokens"),
+        (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--model", "GPT2"], "the family 'gpt2' has no class for BertForMaskedLM"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_model_is_one_line(more, message, text, tmp_path, capsys):
+    path = tiny.save_checkpoint(tmp_path / "pretrained", "BertForMaskedLM")
+    if "GPT2" in more:
+        more = ["--model", str(tiny.save_checkpoint(tmp_path / "gpt2", "GPT2LMHeadModel"))]
+    assert train_on(text, path, tmp_path / "out", *more) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_of_texts(text, tmp_path, capsys):
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    lines = text.read_text().splitlines(keepends=True)
+    (tmp_path / "texts" / "a.txt").write_text("".join(lines[:100]))
+    (tmp_path / "texts" / "more" / "b.txt").write_text("".join(lines[100:]))
+    (tmp_path / "texts" / "notes.md").write_text("not this one")
+    assert run(text, tmp_path / "file", "--max-steps", "1") == 0
+    assert run(tmp_path / "texts", tmp_path / "directory", "--max-steps", "1") == 0
+    assert weights(tmp_path / "file") == weights(tmp_path / "directory")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitransformer import Tokenizer
-from train.text import read_lines, tokenize_sequences
+from train.text import read_lines, text_files, tokenize_sequences
 
 TEXT = [
     "ciao, come va?",
@@ -120,3 +120,17 @@ def test_sequences_need_room(tokenizer):
 def test_ids_take_four_bytes_each(tokenizer):
     sequences, _ = tokenize_sequences(TEXT, tokenizer, max_length=16, pack=True)
     assert sequences.ids.dtype == np.int32
+
+
+def test_a_directory_and_what_is_no_plain_text(tmp_path):
+    for name in ("b.txt", "a.txt", "c.md", "more/d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("ciao")
+    names = [path.relative_to(tmp_path).as_posix() for path in text_files([tmp_path])]
+    assert names == ["a.txt", "b.txt", "more/d.txt"]
+    assert text_files([tmp_path / "c.md"]) == [tmp_path / "c.md"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"no \.txt file in the directory .*none; name the files"):
+        text_files([tmp_path / "none"])
+    with pytest.raises(ValueError, match=r"x.jsonl is a table, .*json.loads.* > .*x.txt"):
+        text_files([tmp_path / "x.jsonl"])
