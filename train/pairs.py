@@ -25,9 +25,14 @@ from train.tables import has_named_columns, read_table
 from train.text import numbered_lines
 
 _FORMAT = "a line must be a source, a tab and a target"
-_COLUMN_NAMES = {"source", "target", "src", "tgt", "trg", "input", "output", "text", "summary"}
-_COLUMN_NAMES |= {"article", "document", "highlights", "question", "answer", "english", "italian"}
-_COLUMN_NAMES |= {"en", "de", "fr", "it", "es"}
+_OPTIONS = ("--source-column", "--target-column")
+# The usual names of columns; the first decides where several are there.
+_USUAL = (
+    ("source", "src", "input", "text", "article", "document", "dialogue", "question"),
+    ("target", "tgt", "trg", "output", "summary", "highlights", "answer"),
+)
+# Those, and languages: a first line of them is a header.
+_COLUMN_NAMES = {*_USUAL[0], *_USUAL[1], "english", "italian", "en", "de", "fr", "it", "es"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,9 @@ def read_pairs(
 
     Args:
         path: of the file.
-        source_column, target_column: the columns of a table; see :mod:`train.tables`. Without them
-            CSV and JSON lines have the columns "source" and "target", and every other file is as
-            described above.
+        source_column, target_column: the columns of a table, see :mod:`train.tables`: their names,
+            or, of a file without a header, their numbers. Without them CSV and JSON lines have
+            columns with usual names, such as "source", and every other file is as described above.
 
     Raises:
         ValueError: the file is missing, is not UTF-8 or contains no pair, or a line does not have
@@ -56,7 +61,7 @@ def read_pairs(
             does not exist, is named twice, or is not text. The message names the line.
     """
     if source_column or target_column or has_named_columns(path):
-        return _pairs_of_table(path, source_column or "source", target_column or "target")
+        return _pairs_of_table(path, source_column, target_column)
     pairs = [
         _text_pair(line, line_number, f"{path}, line {line_number}")
         for line_number, line in numbered_lines(path)
@@ -75,21 +80,21 @@ def read_pairs(
     return pairs
 
 
-def _pairs_of_table(path: str | Path, source_column: str, target_column: str) -> list[TextPair]:
-    if source_column == target_column:
+def _pairs_of_table(
+    path: str | Path, source_column: str | None, target_column: str | None
+) -> list[TextPair]:
+    given = source_column, target_column
+    numbered = all(name is not None and name.isdigit() for name in given)
+    table = read_table(path, header=not numbered)
+    names, columns = [], []
+    for option, name, usual in zip(_OPTIONS, given, _USUAL, strict=True):
+        names.append(table.find(option, name, usual))
+        columns.append(table.column(names[-1], option))
+    if names[0] == names[1]:
         raise ValueError(
-            f"--source-column and --target-column are both {shortened(source_column)}; choose two "
-            "columns"
+            f"{path}: {' and '.join(_OPTIONS)} are both {shortened(names[0])}; choose two columns"
         )
-    table = read_table(path)
-    columns = {
-        option: (name, table.column(name, option))
-        for option, name in (
-            ("--source-column", source_column),
-            ("--target-column", target_column),
-        )
-    }
-    for option, (name, values) in columns.items():
+    for option, name, values in zip(_OPTIONS, names, columns, strict=True):
         for value, number in zip(values, table.line_numbers, strict=True):
             where = f"{path}, line {number}"
             if not isinstance(value, str):
@@ -99,10 +104,9 @@ def _pairs_of_table(path: str | Path, source_column: str, target_column: str) ->
                 )
             if not value.strip():
                 raise ValueError(f"{where}: {shortened(name)} is empty; fill it or delete the line")
-    sources, targets = (values for _, values in columns.values())
     return [
         TextPair(source.strip(), target.strip(), number)
-        for source, target, number in zip(sources, targets, table.line_numbers, strict=True)
+        for source, target, number in zip(*columns, table.line_numbers, strict=True)
     ]
 
 
@@ -164,7 +168,7 @@ def _text_pair(line: str, line_number: int, where: str) -> TextPair:
     if len(fields) > 2:
         raise ValueError(
             f"{where}: there are {len(fields)} fields in {shortened(line)}; {_FORMAT}. To keep two "
-            "columns: cut -f2,3; if the first line names them: --source-column and --target-column"
+            "columns: --source-column 2 --target-column 3, or their names if there is a header"
         )
     for name, field in zip(("source", "target"), fields, strict=True):
         if not field:

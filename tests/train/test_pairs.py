@@ -30,7 +30,10 @@ def test_source_and_target_of_every_line(tmp_path):
     ("content", "message"),
     [
         ("a\tb\nc d\n", "line 2: there is no tab in 'c d'; a line must be a source, a tab"),
-        ("a\tb\n1\tc\td\n", r"line 2: there are 3 fields in '1\\tc\\td'.*cut -f2,3"),
+        (
+            "a\tb\n1\tc\td\n",
+            r"line 2: there are 3 fields in '1\\tc\\td'.*--source-column 2 --target-column 3",
+        ),
         ("a\tb\n\n \tc\n", "line 3: the source is empty"),
         ("a\tb\nc\t \r\n", "line 2: the target is empty"),
         ("a\tb\n\t\n", "line 2: the source is empty"),
@@ -78,6 +81,11 @@ def test_tables_have_named_columns(name, content, columns, tmp_path):
     }[name]  # fmt: skip
 
 
+def test_columns_by_number(tmp_path):
+    path = write(tmp_path, "7\tciao\t hello\n8\tsì\tyes\n")
+    assert read_pairs(path, "2", "3") == [TextPair("ciao", "hello", 1), TextPair("sì", "yes", 2)]
+
+
 def test_a_header_of_tabs(tmp_path):
     path = write(tmp_path, "n\tit\ten\r\n1\tciao\t hello\r\n")
     assert read_pairs(path, "it", "en") == [TextPair("ciao", "hello", 2)]
@@ -87,9 +95,9 @@ def test_a_header_of_tabs(tmp_path):
     ("name", "content", "columns", "message"),
     [
         ("p.csv", "en,it\na,b\n", (),
-         "no column 'source'; its columns are en, it; choose one with --source-column"),
+         "no column has a usual name; choose one of en, it with --source-column NAME"),
         ("p.csv", "source,targets\na,b\n", (),
-         "no column 'target'; did you mean 'targets'. .*--target-column"),
+         "no column has a usual name; choose one of source, targets with --target-column"),
         ("p.csv", "source,target\na,b,c\n", (), "line 2: there are 3 fields.* in quotes"),
         ("p.csv", "source,target\na,\n", (), "line 2: 'target' is empty"),
         ("p.csv", 'source,target\na,"b" c\n', (), "line 2 is not CSV: .*written twice"),
@@ -113,6 +121,7 @@ def test_what_is_wrong_in_a_table_is_named(name, content, columns, message, tmp_
 
 def test_the_real_file_has_a_column_too_many():
     path = real_data("translation/pud-en-it.tsv")
+    assert len(read_pairs(path, "2", "3")) == 1000
     with pytest.raises(ValueError, match="line 1: there are 3 fields"):
         read_pairs(path)
 

@@ -17,6 +17,7 @@ from train import seq2seq
 from train.demos.italian_english import sentence_pairs, write_pairs
 from train.metrics import read_metrics
 from train.seq2seq import Scorer
+from train.text_scores import rouge
 
 SMALL = ["--vocab-size", "400", "--max-length", "30", "--batch-size", "8", "--hidden-size", "16"]
 SMALL += ["--num-hidden-layers", "1", "--num-attention-heads", "2", "--curve-pairs", "2"]
@@ -72,17 +73,18 @@ def test_the_job_leaves_a_translator_a_curve_and_a_report(files, trained):
     assert tokenizer.model_max_length == 30
 
     pairs = pairs_of(files / "dev.tsv")
-    written = json.loads((trained / "translations.json").read_text("utf-8"))
+    lines = (trained / "predictions.jsonl").read_text("utf-8").splitlines()
+    written = [json.loads(line) for line in lines]
     assert [[row["source"], row["target"]] for row in written] == pairs
     answers = pipeline("translation", trained)([source for source, _ in pairs])
     assert [answer["translation_text"] for answer in answers] == [
-        row["translation"] for row in written
+        row["prediction"] for row in written
     ]
 
     records = read_metrics(trained / "metrics.jsonl")
     evaluated = [record for record in records if "eval_loss" in record]
     assert [record["step"] for record in evaluated] == [3, 5]
-    assert evaluated[-1]["eval_samples"] == [row["translation"] for row in written[:2]]
+    assert evaluated[-1]["eval_samples"] == [row["prediction"] for row in written[:2]]
     report = json.loads((trained / "report.json").read_text())
     assert report["dev"]["this model"]["loss"] == pytest.approx(evaluated[-1]["eval_loss"])
     assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -123,7 +125,7 @@ def test_what_is_printed(files, tmp_path, capsys):
     source, target = pairs_of(files / "dev.tsv")[0]
     assert f"  | {source}\n  = {target}\n  > " in out
     assert out.count("\n  > ") == 1
-    assert "train: 60 pairs (0 with more than 30 tokens left out)" in out
+    assert "train: 60 pairs (0 longer than --max-length 30 left out)" in out
     assert "dev: 6 pairs (0 with a source that is in the training file)" in out
     results = json.loads((tmp_path / "report.json").read_text())["dev"]
     for name, scores in results.items():
@@ -136,7 +138,7 @@ def test_the_score_of_a_model_that_has_learned_it(files, trained, tmp_path, monk
     """Five of six: generated texts are compared with the targets, pair by pair."""
     pairs = pairs_of(files / "dev.tsv")
     answers = [target for _, target in pairs[:5]] + ["quite another text."]
-    monkeypatch.setattr(Scorer, "translate", lambda _self, asked, *_: answers[: len(asked)])
+    monkeypatch.setattr(Scorer, "generate", lambda _self, asked, *_: answers[: len(asked)])
     assert run(files, tmp_path, "--max-steps", "1") == 0
     scores = json.loads((tmp_path / "report.json").read_text())["dev"]
     assert scores["this model"]["exact"] == pytest.approx(5 / 6)
@@ -178,7 +180,7 @@ def test_pairs_that_do_not_fit(files, tmp_path, capsys):
     (tmp_path / "train.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in rows))
     assert run(tmp_path, tmp_path / "out", "--max-steps", "1") == 0
     out = capsys.readouterr().out
-    assert "train: 60 pairs (2 with more than 30 tokens left out)" in out
+    assert "train: 60 pairs (2 longer than --max-length 30 left out)" in out
     assert "dev: 2 pairs (2 with a source that is in the training file)" in out
 
 
@@ -201,13 +203,13 @@ def test_without_sacrebleu_there_are_exact_matches(files, tmp_path, monkeypatch,
 
 def test_stopped_in_an_evaluation_and_resumed(files, trained, tmp_path, monkeypatch, capsys):
     """A signal during the first samples changes nothing in the end."""
-    translate = Scorer.translate
+    generate_all = Scorer.generate
 
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
-        return translate(*arguments)
+        return generate_all(*arguments)
 
-    monkeypatch.setattr(Scorer, "translate", interrupted)
+    monkeypatch.setattr(Scorer, "generate", interrupted)
     assert run(files, tmp_path, *RUN) == 128 + signal.SIGINT
     assert "stopped after step 3; continue with the same command and --resume" in (
         capsys.readouterr().out
@@ -291,6 +293,186 @@ def test_a_mistake_is_one_line(more, message, files, tmp_path, capsys):
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+# ---- --model: a pretrained model is trained further ----
+
+BART, T5 = "BartForConditionalGeneration", "T5ForConditionalGeneration"
+TEACH = ["--max-length", "40", "--batch-size", "4", "--curve-pairs", "2", "--num-beams", "1"]
+
+
+def train_on(model: Path, output: Path, rows: list[tuple[str, str]], *more: str) -> int:
+    """Train a checkpoint further on these pairs, which are the dev pairs too."""
+    file = output.parent / "pairs.tsv"
+    file.write_text("".join(f"{source}\t{target}\n" for source, target in rows))
+    data = ["--train", str(file), "--dev", str(file)]
+    return seq2seq.main([*data, "--model", str(model), "--output", str(output), *TEACH, *more])
+
+
+ROWS = [(text, text.lower()[:15].strip()) for text in tiny.TEXTS if len(text) < 30]
+
+
+@pytest.mark.parametrize("name", [BART, T5, "MarianMTModel"])
+def test_a_pretrained_model_is_trained_further(name, tmp_path, capsys):
+    """With its own tokenizer, sizes and dropout; the loss before it is that of the checkpoint."""
+    path = tiny.save_checkpoint(tmp_path / "pretrained", name, codes=(), hidden_dropout_prob=0.2)
+    more = ["--max-steps", "12", "--learning-rate", "1e-2", "--evaluate-every", "20"]
+    assert train_on(path, tmp_path / "out", ROWS, *more) == 0
+    before, after = from_pretrained(path), from_pretrained(tmp_path / "out")
+    assert (type(after).__name__, after.config) == (name, before.config)
+    tokenizer = Tokenizer.from_pretrained(path)
+    again = Tokenizer.from_pretrained(tmp_path / "out")
+    assert again.model_max_length == tokenizer.model_max_length
+    nats, count = 0.0, 0
+    for source, target in ROWS:
+        ids = tokenizer(source, return_tensors="pt")["input_ids"]
+        labels = tokenizer(text_target=target, return_tensors="pt")["input_ids"]
+        assert torch.equal(ids, again(source, return_tensors="pt")["input_ids"])
+        with torch.no_grad():
+            nats += float(before(ids, labels=labels).loss) * labels.shape[1]
+        count += labels.shape[1]
+    first = read_metrics(tmp_path / "out" / "metrics.jsonl")[0]
+    assert first["step"] == 0
+    assert first["eval_loss"] == pytest.approx(nats / count, rel=1e-4)
+    assert f"step 0: loss {nats / count:.4f}, exact" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "report.json").read_text())["dev"]
+    assert results["this model"]["loss"] < results["before training, the first 2 pairs"]["loss"]
+    assert after.generation_config.max_length == 41
+    assert pipeline("translation", tmp_path / "out")(ROWS[0][0])
+
+
+def test_a_prefix_is_put_before_every_source_and_saved(tmp_path, monkeypatch, capsys):
+    path = tiny.save_checkpoint(tmp_path / "pretrained", T5)
+    prefix, seen = "a: ", []
+    encode = seq2seq._encode
+    monkeypatch.setattr(
+        seq2seq, "_encode", lambda tokenizer, pairs, *more: seen.append(pairs) or encode(
+            tokenizer, pairs, *more)
+    )  # fmt: skip
+    more = ["--max-steps", "2", "--prefix", prefix]
+    assert train_on(path, tmp_path / "out", ROWS, *more) == 0
+    assert [pair.source for pair in seen[0]] == [prefix + source for source, _ in ROWS]
+    assert f"  | {prefix}{ROWS[0][0]}\n  = {ROWS[0][1]}\n" in capsys.readouterr().out
+    written = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    task = pipeline("translation", tmp_path / "out")
+    assert task.settings.prefix == prefix
+    assert [json.loads(line)["prediction"] for line in written] == [
+        answer["translation_text"] for answer in task([source for source, _ in ROWS])
+    ]
+    # The next run finds it in the checkpoint of the first.
+    assert train_on(tmp_path / "out", tmp_path / "next", ROWS, "--max-steps", "1") == 0
+    assert f"  | {prefix}{ROWS[0][0]}\n" in capsys.readouterr().out
+    rows = [ROWS[0], (prefix + ROWS[1][0], "x")]
+    assert train_on(tmp_path / "out", tmp_path / "twice", rows) == 1
+    assert "line 2: the source begins with the prefix 'a: '" in capsys.readouterr().err
+
+
+def test_summaries(tmp_path, capsys):
+    """The settings of the task are the checkpoint's; long texts are truncated; there is ROUGE."""
+    settings = {"num_beams": 2, "min_length": 99, "prefix": "b: "}
+    config = {"task_specific_params": {"summarization": settings}}
+    path = tiny.save_checkpoint(tmp_path / "pretrained", T5, config=config)
+    rows = [(f"{text} {text}", text.split()[0]) for text in tiny.TEXTS]
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(json.dumps({"article": text, "highlights": short}) + "\n" for text, short in rows)
+    )
+    file = str(tmp_path / "pairs.jsonl")
+    job = ["--train", file, "--dev", file, "--model", str(path), "--output", str(tmp_path / "out")]
+    job += ["--task", "summarization", "--max-steps", "2", "--batch-size", "4", "--samples", "1"]
+    job += ["--max-length", "20", "--max-target-length", "12", "--best-metric", "rougeL"]
+    assert seq2seq.main(job) == 0
+    out = capsys.readouterr().out
+    assert "train: 5 pairs (0 longer than --max-target-length 12 left out)" in out
+    assert "3 of their sources are truncated to 20 tokens" in out
+    assert "minitransformer summarize" in out
+
+    model = from_pretrained(tmp_path / "out")
+    assert model.generation_config.num_beams == 2
+    assert (model.generation_config.max_length, model.generation_config.min_length) == (21, 0)
+    assert pipeline("summarization", tmp_path / "out").settings.prefix == "b: "
+    written = [
+        json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").open(encoding="utf-8")
+    ]
+    generated = [row["prediction"] for row in written]
+    shorts = [row["target"] for row in written]
+    results = json.loads((tmp_path / "out" / "report.json").read_text())["dev"]
+    scores = results["this model"]
+    assert {name: scores[name] for name in ("rouge1", "rouge2", "rougeL")} == rouge(
+        generated, shorts
+    )
+    assert scores["words"] == sum(len(text.split()) for text in generated) / 5
+    assert results["the first 1 words of the sources"]["rouge1"] == 100
+    evaluated = [r for r in read_metrics(tmp_path / "out" / "metrics.jsonl") if "eval_loss" in r]
+    assert scores["rougeL"] == max(record["eval_rougeL"] for record in evaluated)
+
+
+def test_the_best_weights_by_a_score(files, tmp_path, monkeypatch):
+    """Of the second evaluation, whose exact matches are the most."""
+    values = iter([0.1, 0.9, 0.5])
+    scores = Scorer.scores
+    monkeypatch.setattr(
+        Scorer, "scores",
+        lambda self, generated, pairs: scores(self, generated, pairs)
+        | {"exact": next(values, 0.9)},
+    )  # fmt: skip
+    more = ["--max-steps", "3", "--evaluate-every", "1", "--best-metric", "exact"]
+    assert run(files, tmp_path / "out", *more) == 0
+    monkeypatch.undo()
+    same = ["--max-steps", "3", "--save-every", "1", "--keep-checkpoints", "3"]
+    assert run(files, tmp_path / "all", *same) == 0
+    second = weights(tmp_path / "all" / "checkpoints" / "step-00000002")
+    assert weights(tmp_path / "out") == second != weights(tmp_path / "all")
+
+
+def test_a_language_is_a_code_of_marian(tmp_path, capsys):
+    path = tiny.save_checkpoint(tmp_path / "pretrained", "MarianMTModel")
+    assert train_on(path, tmp_path / "none", ROWS) == 1
+    assert "several target languages; choose one with --tgt-lang, as in --tgt-lang fra" in (
+        capsys.readouterr().err
+    )
+    assert train_on(path, tmp_path / "other", ROWS, "--tgt-lang", "deu") == 1
+    assert "'deu' has no language code; the codes are: >>fra<<, >>ita<<" in capsys.readouterr().err
+    assert train_on(path, tmp_path / "out", ROWS, "--tgt-lang", "ita", "--max-steps", "1") == 0
+    assert f"  | >>ita<< {ROWS[0][0]}\n" in capsys.readouterr().out
+    assert pipeline("translation", tmp_path / "out")(ROWS[0][0])
+
+
+def test_a_direction_of_t5_has_its_prefix(tmp_path, capsys):
+    tasks = {"translation_en_to_de": {"prefix": "b: "}, "translation_en_to_fr": {"prefix": "c: "}}
+    config = {"task_specific_params": tasks}
+    path = tiny.save_checkpoint(tmp_path / "pretrained", T5, config=config)
+    more = ["--src-lang", "en", "--max-steps", "1"]
+    assert train_on(path, tmp_path / "out", ROWS, *more, "--tgt-lang", "fr") == 0
+    assert f"  | c: {ROWS[0][0]}\n" in capsys.readouterr().out
+    assert pipeline("translation", tmp_path / "out").settings.prefix == "c: "
+    for wrong, message in [
+        (["--tgt-lang", "it"], "has no prefix for en to it; say it in words, as in --prefix"),
+        ([], "a T5 needs both --src-lang and --tgt-lang, or --prefix"),
+    ]:
+        assert train_on(path, tmp_path / "wrong", ROWS, *more, *wrong) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--hidden-size", "8", "--architecture", BART],
+         "--architecture, --hidden-size have no effect together with --model"),
+        (["--max-length", "61"], "--max-length 61: the model takes at most 60 tokens"),
+        (["--max-target-length", "61"], "--max-target-length 61: the model takes at most 60"),
+        (["--tgt-lang", "it"], "translates in the direction of its pairs; leave them out"),
+        (["--source-column", "it"], "pairs.tsv has no column 'it'"),
+        (["--task", "summarization"], "so they are swapped: swap"),
+        (["--best-metric", "bleau", "--max-steps", "1"], "did you mean 'bleu'"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_model_is_one_line(more, message, tmp_path, capsys):
+    path = tiny.save_checkpoint(tmp_path / "pretrained", BART)
+    rows = [(target.split()[0], source) for source, target in ROWS]
+    assert train_on(path, tmp_path / "out", rows, *more) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
 
 
 @pytest.mark.slow
