@@ -168,20 +168,20 @@ def attention_maps(
 def attention_picture(
     path: str | Path,
     text: str,
-    picture: str | Path,
+    picture: str | Path | None,
     *,
     pair: str | None = None,
     kind: str | None = None,
     target: str | None = None,
     layer: int | None = None,
     device: str | torch.device = "cpu",
-) -> None:
-    """Draw the attention maps of a checkpoint for a text, or for a pair of texts.
+) -> AttentionMaps:
+    """Draw the attention maps of a checkpoint for a text, or for a pair of texts; return them.
 
     Args:
         path: the checkpoint: a directory, or a name on the hub.
         text, pair, kind, target: as in :func:`attention_maps`.
-        picture: the .png, .pdf or .svg file to write, in a directory that exists.
+        picture: the .png, .pdf or .svg file to write, in a directory that exists; None writes none.
         layer: draw only this layer, large; None draws the grid of all layers.
         device: the device that the model runs on.
 
@@ -191,19 +191,21 @@ def attention_picture(
             that :func:`attention_maps` refuses.
     """
     # Checks that do not need the model come before it is loaded.
-    check_picture(picture)
     _check_kind_name(kind)
-    new_figure(1, 1)  # raises if matplotlib is missing
+    if picture is not None:
+        check_picture(picture)
+        new_figure(1, 1)  # raises if matplotlib is missing
     model = from_pretrained(path, device=device)
     kind = _check_kind(model, kind, target)
     if layer is not None:
         check_layer(layer, _number_of_layers(model, kind))
     tokenizer = load_tokenizer(path, model)
     maps = attention_maps(model, tokenizer, text, pair, kind=kind, target=target)
-    if layer is None:
+    if picture is not None and layer is None:
         draw_grid(maps, picture)
-    else:
+    elif picture is not None and layer is not None:
         draw_layer(maps, layer, picture)
+    return maps
 
 
 # ---- the maps ----

@@ -1,17 +1,308 @@
-"""The command `minitransformer VERB`, a thin layer over the functions that do the work."""
+"""The command `minitransformer VERB`, a thin layer over the functions that do the work.
 
-import argparse
+A verb that asks a model about texts is a row of `TEXT_VERBS`, any other one a row of `VERBS`.
+`minitransformer train JOB` runs a job of `train/`.
+"""
+
+import importlib
 import json
+import os
 import re
 import sys
-from collections.abc import Sequence
+import warnings
+from argparse import SUPPRESS, BooleanOptionalAction, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from minitransformer.arguments import Parser, device, positive
+from minitransformer.arguments import Parser, called_as, device, positive
+from minitransformer.hub import BUNDLED
+from minitransformer.inputs import answer_in_batches, read_source, read_whole
+from minitransformer.names import shortened, unexpected_name
 from minitransformer.version import __version__
 
-# The options of `generate` with an integer, a number or a text. The first two kinds are fields of
+JOBS = {
+    "mlm": "a RoBERTa on masked words, from scratch or pretrained",
+    "lm": "a GPT-2 on plain text",
+    "seq2seq": "an encoder-decoder on pairs of texts",
+    "classify": "a model that classifies texts",
+    "tag": "a model that finds entities",
+    "qa": "a model that finds answers (SQuAD)",
+}
+_PATH = "a checkpoint: a directory, a run that may not have ended, or a name on the hub"
+_OR_BUNDLED = (
+    f"{_PATH}; without it, {BUNDLED} answers, which comes with the package. An argument that "
+    "contains a space or a mask is a text, unless it is a directory"
+)
+# The exit statuses of a process that was ended by the signals SIGINT and SIGPIPE.
+_INTERRUPTED, _NOBODY_READS = 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit status: 0 for success, 1 for an error.
+
+    Raises:
+        SystemExit: with status 2 if the arguments are wrong, with 0 after `VERB --help`.
+    """
+    try:
+        with _warnings_in_one_line():
+            status = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # such as `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help(), end="")
+        return 0
+    if words[0] == "--version":
+        print(f"minitransformer {__version__}")
+        return 0
+    name, *rest = words
+    if name == "train":
+        return _train(rest)
+    verb = VERBS.get(name)
+    if verb is None:
+        Parser(prog="minitransformer", usage="minitransformer VERB ...").error(_no_verb(name))
+    parser = Parser(prog=f"minitransformer {name}", description=f"{verb.help.capitalize()}.")
+    verb.add_options(parser)
+    if isinstance(verb, TextVerb):
+        _add_texts(parser, verb)
+        arguments = parser.parse_args(rest)
+        arguments.verb, arguments.task = name, getattr(arguments, "task", verb.task)
+        _settle_words(arguments, parser, may_omit_path=verb.bundled)
+        return _ask(verb, arguments)
+    return verb.run(parser.parse_args(rest))
+
+
+def _help() -> str:
+    verbs = {name: verb.help for name, verb in VERBS.items()}
+    verbs["train"] = f"train a model: {', '.join(JOBS)}"
+    lines = [f"  {name:12}{text}" for name, text in verbs.items()]
+    return (
+        "usage: minitransformer VERB ...\n\nTransformers from scratch.\n\nverbs:\n"
+        + "\n".join(lines)
+        + "\n\nminitransformer VERB --help shows the options of a verb; --version, the version.\n"
+    )
+
+
+def _no_verb(name: str) -> str:
+    """The message for an unknown verb: the one whose task or job has this name, or the nearest."""
+    from minitransformer.tasks.pipeline import ALIASES
+
+    meant = {verb.task: known for known, verb in TEXT_VERBS.items()}
+    meant |= {alias: meant[task] for alias, task in ALIASES.items() if task in meant}
+    meant |= {job: f"train {job}" for job in JOBS}
+    return unexpected_name("verb", name, [*VERBS, "train"], guess=meant.get(name))
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
+# ---- verbs that ask a model about texts ----
+
+
+@dataclass(frozen=True)
+class TextVerb:
+    """A verb that prints the result of a task for each text.
+
+    Attributes:
+        help: what it does.
+        task: of `pipeline`.
+        add_options: adds its own options to the parser.
+        ask: called with the task, some texts, the index of the first of them, and the arguments;
+            returns a result for each text.
+        show: the lines that are printed for a text and its result.
+        bundled: whether the checkpoint that comes with the package can answer.
+        gap: whether a blank line parts what is printed for two texts.
+    """
+
+    help: str
+    task: str
+    add_options: Callable[[Parser], None]
+    ask: Callable[[Any, list[str], int, Namespace], Sequence[Any]]
+    show: Callable[[str, Any], str]
+    bundled: bool = False
+    gap: bool = False
+
+
+def _add_texts(parser: Parser, verb: TextVerb) -> None:
+    """Add the checkpoint, the texts, and what all these verbs have in common."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar=("PATH", "text"),
+        help=f"PATH: {_OR_BUNDLED if verb.bundled else _PATH}",
+    )
+    parser.add_argument("--file", help="a UTF-8 file with one text on each line; - is a pipe")
+    parser.add_argument("--field", help="the lines are JSON objects, and this field is the text")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON for each text")
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--plain", action="store_true", help="run the plain model, without optimize()"
+    )
+
+
+def _settle_words(arguments: Namespace, parser: Parser, *, may_omit_path: bool) -> None:
+    """Set `path` and `texts`, which argparse cannot tell apart."""
+    words = arguments.words
+    if words and (_is_path(words[0]) or not may_omit_path):
+        arguments.path, arguments.texts = words[0], words[1:] + getattr(arguments, "question", [])
+    elif may_omit_path:
+        arguments.path, arguments.texts = BUNDLED, words
+        print(f"no checkpoint is named: {BUNDLED} answers", file=sys.stderr)
+    else:
+        parser.error("the following arguments are required: PATH, a checkpoint")
+    for word in words:
+        if os.path.isfile(word):
+            parser.error(
+                f"{shortened(word)} is a file, not a checkpoint or a text; --file names one with "
+                "texts"
+            )
+
+
+def _is_path(word: str) -> bool:
+    """Whether an argument names a checkpoint, and is not a text for the bundled one."""
+    return os.path.isdir(word) or not re.search(r"\s|<mask>|\[MASK\]|^-?$", word)
+
+
+def _ask(verb: TextVerb, arguments: Namespace) -> int:
+    """Print the result of every text, in their order, as soon as it is there."""
+    from minitransformer.tasks import pipeline
+
+    source = read_source(arguments.texts, arguments.file, arguments.field)
+    name = arguments.task or _generation_task(arguments.path)
+    task = pipeline(name, arguments.path, device=arguments.device, optimize=not arguments.plain)
+    if getattr(arguments, "stream", False):
+        return _stream(task, arguments)
+    gap = False
+
+    def ask(texts: list[str], first: int) -> Sequence[Any]:
+        return verb.ask(task, texts, first, arguments)
+
+    for text, result in answer_in_batches(source, task.batch_size, ask):
+        if arguments.json:
+            print(json.dumps(result, ensure_ascii=False), flush=True)
+        else:
+            print("\n" * gap + verb.show(text, result), flush=True)
+            gap = verb.gap
+    return 0
+
+
+def _no_options(_parser: Parser) -> None:
+    pass
+
+
+def _add_top_k(default: int, what: str) -> Callable[[Parser], None]:
+    def add(parser: Parser) -> None:
+        parser.add_argument("--top-k", type=positive, default=default, help=what)
+
+    return add
+
+
+def _show_fill_mask(text: str, answers: list[Any]) -> str:
+    masks = []
+    for mask in [answers] if isinstance(answers[0], dict) else answers:
+        rows = [
+            f"  {answer['score']:6.1%}  {answer['token_str'].strip():16}{answer['sequence']}"
+            for answer in mask
+        ]
+        masks.append("\n".join(rows))
+    return text + "\n" + "\n\n".join(masks)
+
+
+def _classify(task: Any, texts: list[str], _first: int, arguments: Namespace) -> Sequence[Any]:
+    answers = task(texts, top_k=arguments.top_k)
+    return [[answer] if isinstance(answer, dict) else answer for answer in answers]
+
+
+def _show_classes(text: str, answers: list[Any]) -> str:
+    # The score of a regression is no probability.
+    rows = [f"  {answer['score']:8.4f}  {answer['label']}" for answer in answers]
+    return "\n".join([text, *rows])
+
+
+def _add_tag(parser: Parser) -> None:
+    parser.add_argument(
+        "--aggregation-strategy",
+        choices=("none", "simple", "first", "average", "max"),
+        default="simple",
+        help="none: the tokens; simple: entities of tokens; the others: entities of whole words",
+    )
+
+
+def _show_entities(text: str, entities: list[Any]) -> str:
+    rows = [
+        f"  {entity['score']:6.1%}  {entity.get('entity_group') or entity['entity']:8}"
+        f"{entity['word']}  [{entity['start']}:{entity['end']}]"
+        for entity in entities
+    ]
+    return "\n".join([text, *(rows or ["  (no entity)"])])
+
+
+def _add_embed(parser: Parser) -> None:
+    parser.add_argument(
+        "--pooling",
+        choices=("mean", "cls"),
+        default="mean",
+        help="the mean over the vectors of all tokens, or the vector of the first one",
+    )
+
+
+def _add_answer(parser: Parser) -> None:
+    parser.add_argument(
+        "--question", action="append", default=[], help="the same as a text; may be repeated"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--context", help="the text to search, of any length")
+    source.add_argument("--context-file", help="a UTF-8 file with that text; - is standard input")
+    parser.add_argument("--top-k", type=positive, default=1, help="answers per question")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="threshold for 'no answer', as tuned by train.qa; by default always answer",
+    )
+
+
+def _answer(task: Any, questions: list[str], _first: int, arguments: Namespace) -> Sequence[Any]:
+    if arguments.context is None:
+        arguments.context = read_whole(arguments.context_file)
+    return task(
+        questions,
+        arguments.context,
+        top_k=arguments.top_k,
+        may_have_no_answer=arguments.threshold is not None,
+        threshold=arguments.threshold or 0.0,
+    )
+
+
+def _show_answers(question: str, answers: Any) -> str:
+    rows = [
+        f"  {answer['score']:6.1%}  {answer['answer'] or '(no answer)'}  "
+        f"[{answer['start']}:{answer['end']}]"
+        for answer in ([answers] if isinstance(answers, dict) else answers)
+    ]
+    return "\n".join([question, *rows])
+
+
+# ---- verbs that generate ----
+
+# The options with an integer, a number or a text. The first two kinds are fields of
 # GenerationConfig.
 _INTEGER_OPTIONS = {
     "max_new_tokens": "the most tokens to generate; required if the checkpoint sets no limit",
@@ -32,217 +323,110 @@ _TEXT_OPTIONS = {
     "src_lang": "source language of a translation, as the checkpoint names it",
     "tgt_lang": "target language of a translation",
 }
+_FIELDS = (*_INTEGER_OPTIONS, *_FLOAT_OPTIONS, *_TEXT_OPTIONS, "do_sample", "stop_strings")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit status: 0 for success, 1 for an error.
-
-    Raises:
-        SystemExit: with status 2 if the arguments are wrong, with 0 after `--help` or `--version`.
-    """
-    parser = Parser(prog="minitransformer", description="Transformers from scratch.")
-    parser.add_argument("--version", action="version", version=f"minitransformer {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    fill_mask = verbs.add_parser("fill-mask", help="rank the tokens for each mask in a text")
-    _add_path(fill_mask)
-    fill_mask.add_argument(
-        "texts", nargs="+", metavar="text", help="contains at least one mask, <mask> or [MASK]"
-    )
-    fill_mask.add_argument("--top-k", type=positive, default=5, help="predictions per mask")
-    _add_device(fill_mask)
-    _add_plain(fill_mask)
-    fill_mask.add_argument("--json", action="store_true", help="print JSON")
-
-    answer = verbs.add_parser("answer", help="find the answers to questions in a text")
-    _add_path(answer)
-    answer.add_argument("--question", action="append", required=True, help="may be repeated")
-    source = answer.add_mutually_exclusive_group(required=True)
-    source.add_argument("--context", help="the text to search, of any length")
-    source.add_argument("--context-file", type=Path, help="a UTF-8 file that contains the text")
-    answer.add_argument("--top-k", type=positive, default=1, help="answers per question")
-    answer.add_argument(
-        "--threshold",
-        type=float,
-        help="threshold for 'no answer', as tuned by train.qa; by default always answer",
-    )
-    _add_device(answer)
-    _add_plain(answer)
-    answer.add_argument("--json", action="store_true", help="print JSON")
-
-    _add_generate(verbs.add_parser("generate", help="continue, summarize or translate texts"))
-
-    attention = verbs.add_parser("attention", help="draw the attention maps of a text")
-    _add_path(attention)
-    attention.add_argument("text", help="no longer than the model allows")
-    attention.add_argument("--pair", help="a second text")
-    attention.add_argument(
-        "--kind",
-        choices=("encoder", "decoder", "cross"),
-        help="for an encoder-decoder: which attention to draw; cross by default",
-    )
-    attention.add_argument(
-        "--target", help="for an encoder-decoder: the target text; generated by default"
-    )
-    attention.add_argument("--layer", type=int, help="draw only this layer, large; counted from 0")
-    attention.add_argument("--out", type=Path, required=True, help="a .png, .pdf or .svg file")
-    _add_device(attention)
-
-    parity = verbs.add_parser("parity", help="compare a checkpoint here and in transformers")
-    _add_path(parity)
-    parity.add_argument(
-        "--length", type=positive, default=32, help="tokens per sequence of the batch"
-    )
-    _add_device(parity)
-
-    arguments = parser.parse_args(argv)
-    run = {
-        "fill-mask": _fill_mask,
-        "answer": _answer,
-        "generate": _generate,
-        "attention": _attention,
-        "parity": _parity,
-    }
-    try:
-        return run[arguments.verb](arguments)
-    except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _add_path(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("path", help="a checkpoint: a directory, or a name on the hub")
-
-
-def _add_device(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
-
-
-def _add_plain(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--plain", action="store_true", help="run the plain model, without optimize()"
-    )
-
-
-def _pipeline(task: str, arguments: argparse.Namespace) -> Any:
-    from minitransformer.tasks import pipeline
-
-    return pipeline(task, arguments.path, device=arguments.device, optimize=not arguments.plain)
-
-
-def _fill_mask(arguments: argparse.Namespace) -> int:
-    results = _pipeline("fill-mask", arguments)(arguments.texts, top_k=arguments.top_k)
-    if arguments.json:
-        _print_json(results)
-        return 0
-    for text, answers in zip(arguments.texts, results, strict=True):
-        print(text)
-        for mask in [answers] if isinstance(answers[0], dict) else answers:
-            for answer in mask:
-                token = answer["token_str"].strip()
-                print(f"  {answer['score']:6.1%}  {token:16}{answer['sequence']}")
-            print()
-    return 0
-
-
-def _answer(arguments: argparse.Namespace) -> int:
-    context = arguments.context
-    if context is None:
-        try:
-            context = arguments.context_file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{arguments.context_file} is not UTF-8: {error}") from error
-    results = _pipeline("question-answering", arguments)(
-        arguments.question,
-        context,
-        top_k=arguments.top_k,
-        may_have_no_answer=arguments.threshold is not None,
-        threshold=arguments.threshold or 0.0,
-    )
-    if arguments.json:
-        _print_json(results)
-        return 0
-    for question, answers in zip(arguments.question, results, strict=True):
-        print(question)
-        for answer in [answers] if isinstance(answers, dict) else answers:
-            text = answer["answer"] or "(no answer)"
-            print(f"  {answer['score']:6.1%}  {text}  [{answer['start']}:{answer['end']}]")
-    return 0
-
-
-def _add_generate(generate: argparse.ArgumentParser) -> None:
-    _add_path(generate)
-    generate.add_argument("texts", nargs="+", metavar="text", help="prompts or source texts")
-    generate.add_argument(
+def _add_generate(parser: Parser) -> None:
+    parser.add_argument(
         "--task",
         help="text-generation, text2text-generation, summarization, translation, "
         "translation_en_to_de; by default the task of the checkpoint's family",
     )
+    _add_generation_options(parser)
+
+
+def _add_generation_options(parser: Parser) -> None:
     for names, kind in ((_INTEGER_OPTIONS, int), (_FLOAT_OPTIONS, float), (_TEXT_OPTIONS, str)):
         for name, explanation in names.items():
             # An option that is not given overrides nothing in the checkpoint.
-            generate.add_argument(
-                _option(name),
-                type=kind,
-                help=explanation,
-                default=argparse.SUPPRESS,
-            )
-    generate.add_argument(
+            parser.add_argument(_option(name), type=kind, help=explanation, default=SUPPRESS)
+    parser.add_argument(
         "--sample",
         dest="do_sample",
-        action=argparse.BooleanOptionalAction,
-        default=argparse.SUPPRESS,
+        action=BooleanOptionalAction,
+        default=SUPPRESS,
         help="sample the tokens, or take the likeliest; by default as the checkpoint says",
     )
-    generate.add_argument(
+    parser.add_argument(
         "--stop",
         dest="stop_strings",
         action="append",
-        default=argparse.SUPPRESS,
+        default=SUPPRESS,
         help="generation stops at this text; may be repeated",
     )
-    generate.add_argument("--seed", type=int, help="makes sampling reproducible")
-    _add_device(generate)
-    _add_plain(generate)
-    form = generate.add_mutually_exclusive_group()
-    form.add_argument("--stream", action="store_true", help="print one text as it is generated")
-    form.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--seed", type=int, help="makes sampling reproducible")
+    parser.add_argument("--stream", action="store_true", help="print one text as it is generated")
 
 
-def _generate(arguments: argparse.Namespace) -> int:
+def _generation_task(path: str) -> str:
     from minitransformer.tasks.pipeline import generation_task
 
-    names = [*_INTEGER_OPTIONS, *_FLOAT_OPTIONS, *_TEXT_OPTIONS, "do_sample", "stop_strings"]
-    fields = {name: value for name, value in vars(arguments).items() if name in names}
-    name = arguments.task or generation_task(arguments.path)
-    task = _pipeline(name, arguments)
-    if not hasattr(task, "stream"):
-        raise ValueError(f"--task {name} does not generate text")
-    if task.name != "translation" and {"src_lang", "tgt_lang"} & fields.keys():
-        raise ValueError(f"--src-lang and --tgt-lang are for --task translation, not {task.name}")
-    try:
-        return _print_generated(task, arguments, fields)
-    except ValueError as error:
-        raise ValueError(_with_option_names(str(error))) from error
+    return generation_task(path)
 
 
-def _print_generated(task: Any, arguments: argparse.Namespace, fields: dict[str, Any]) -> int:
-    if arguments.stream:
-        return _stream(task, arguments.texts, arguments.seed, fields)
-    results = task(arguments.texts, seed=arguments.seed, **fields)
+def _generate(task: Any, texts: list[str], first: int, arguments: Namespace) -> Sequence[Any]:
+    """The answers to each text, in a list each; another batch has another seed."""
+    seed = None if arguments.seed is None else arguments.seed + first
+    with _option_names_in_errors(task, arguments):
+        results = task(texts, seed=seed, **_generation_fields(task, arguments))
+    return [[result] if isinstance(result, dict) else result for result in results]
+
+
+def _stream(task: Any, arguments: Namespace) -> int:
     if arguments.json:
-        _print_json(results)
-        return 0
-    # Separated by blank lines, because a result may have several lines.
-    flat = [result for item in results for result in ([item] if isinstance(item, dict) else item)]
-    print("\n\n".join(" ".join(result.values()) for result in flat))
+        raise ValueError("--stream prints a text as it is generated; leave out --stream or --json")
+    if len(arguments.texts) != 1:
+        raise ValueError(f"--stream prints one text, not {len(arguments.texts)}")
+    [text] = arguments.texts
+    with _option_names_in_errors(task, arguments):
+        fields = _generation_fields(task, arguments)
+        pieces = task.stream(text, seed=arguments.seed, **fields)
+    if task.name == "text-generation":
+        print(text, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
     return 0
+
+
+def _generation_fields(task: Any, arguments: Namespace) -> dict[str, Any]:
+    """The fields that options set."""
+    fields = {name: value for name, value in vars(arguments).items() if name in _FIELDS}
+    if not hasattr(task, "stream"):
+        raise ValueError(f"--task {task.name} does not generate text")
+    if task.name != "translation" and {"src_lang", "tgt_lang"} & fields.keys():
+        raise ValueError(
+            "--src-lang and --tgt-lang are for translation: `minitransformer translate`, or "
+            f"--task translation, not {task.name}"
+        )
+    return fields
+
+
+def _show_block(_text: str, results: list[dict[str, str]]) -> str:
+    """The results to a text, parted by blank lines, because one may have several lines."""
+    return "\n\n".join(" ".join(result.values()) for result in results)
+
+
+def _show_lines(_text: str, results: list[dict[str, str]]) -> str:
+    """One line for each result, so that the lines of two files correspond."""
+    return "\n".join(" ".join(" ".join(result.values()).split("\n")) for result in results)
 
 
 def _option(field: str) -> str:
     """The option that sets a field."""
     others = {"do_sample": "--sample", "stop_strings": "--stop"}
     return others.get(field, f"--{field.replace('_', '-')}")
+
+
+@contextmanager
+def _option_names_in_errors(task: Any, arguments: Namespace) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        message = _with_option_names(str(error))
+        if arguments.verb != "generate":  # the only one with this option
+            message = message.replace("--task ", "`generate` with --task ")
+        raise ValueError(message) from error
 
 
 def _with_option_names(message: str) -> str:
@@ -252,9 +436,7 @@ def _with_option_names(message: str) -> str:
         >>> _with_option_names("top_p=0.5 has no effect without do_sample=True; add that")
         '--top-p 0.5 has no effect without --sample; add that'
     """
-    fields = [*_INTEGER_OPTIONS, *_FLOAT_OPTIONS, *_TEXT_OPTIONS]
-    fields += ["do_sample", "stop_strings", "seed"]
-    for field in fields:
+    for field in (*_FIELDS, "seed"):
         option, alone = _option(field), rf"(?<![\w./'\"-]){field}"
         message = re.sub(rf"{alone}=None", f"no {option}", message)
         message = re.sub(rf"{alone}=True", option, message)
@@ -265,24 +447,112 @@ def _with_option_names(message: str) -> str:
     return re.sub(r"pipeline\('(\w+)', path\)", r"--task \1", message)
 
 
-def _stream(task: Any, texts: list[str], seed: int | None, fields: dict[str, Any]) -> int:
-    if len(texts) > 1:
-        raise ValueError(f"--stream prints one text, not {len(texts)}")
-    chunks = task.stream(texts[0], seed=seed, **fields)
-    if task.name == "text-generation":
-        print(texts[0], end="", flush=True)
-    for chunk in chunks:
-        print(chunk, end="", flush=True)
-    print()
-    return 0
+TEXT_VERBS = {
+    "fill-mask": TextVerb(
+        "rank the tokens for each mask in a text, <mask> or [MASK]",
+        "fill-mask",
+        _add_top_k(5, "predictions per mask"),
+        lambda task, texts, _, arguments: task(texts, top_k=arguments.top_k),
+        _show_fill_mask,
+        bundled=True,
+        gap=True,
+    ),
+    "answer": TextVerb(
+        "find the answers to questions in a text",
+        "question-answering",
+        _add_answer,
+        _answer,
+        _show_answers,
+    ),
+    "classify": TextVerb(
+        "name the class of a text",
+        "text-classification",
+        _add_top_k(1, "classes per text"),
+        _classify,
+        _show_classes,
+    ),
+    "tag": TextVerb(
+        "find the entities in a text",
+        "token-classification",
+        _add_tag,
+        lambda task, texts, _, arguments: task(
+            texts, aggregation_strategy=arguments.aggregation_strategy
+        ),
+        _show_entities,
+    ),
+    "embed": TextVerb(
+        "print the vector of a text",
+        "feature-extraction",
+        _add_embed,
+        lambda task, texts, _, arguments: task(texts, pooling=arguments.pooling).tolist(),
+        lambda _, vector: " ".join(f"{number:.6g}" for number in vector),
+        bundled=True,
+    ),
+    "generate": TextVerb(
+        "continue a text, or do another --task that generates",
+        "",
+        _add_generate,
+        _generate,
+        _show_block,
+        gap=True,
+    ),
+    "translate": TextVerb(
+        "translate a text", "translation", _add_generation_options, _generate, _show_lines
+    ),
+    "summarize": TextVerb(
+        "summarize a text", "summarization", _add_generation_options, _generate, _show_lines
+    ),
+}
 
 
-def _attention(arguments: argparse.Namespace) -> int:
+# ---- other verbs ----
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Another verb: what it does, its options, and the function that runs it."""
+
+    help: str
+    add_options: Callable[[Parser], None]
+    run: Callable[[Namespace], int]
+
+
+def _add_attention(parser: Parser) -> None:
+    parser.add_argument("words", nargs="*", metavar=("PATH", "text"), help=f"PATH: {_OR_BUNDLED}")
+    parser.add_argument("--pair", help="a second text")
+    parser.add_argument(
+        "--kind",
+        choices=("encoder", "decoder", "cross"),
+        help="for an encoder-decoder: which attention to draw; cross by default",
+    )
+    parser.add_argument(
+        "--target", help="for an encoder-decoder: the target text; generated by default"
+    )
+    parser.add_argument("--layer", type=int, help="draw only this layer, large; counted from 0")
+    parser.add_argument(
+        "--out", type=Path, help="a .png, .pdf or .svg file; required without --json"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the tokens and the maps (layer, head, from, to)"
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    parser.set_defaults(parser=parser)
+
+
+def _attention(arguments: Namespace) -> int:
     from minitransformer.attention_maps import attention_picture
 
-    attention_picture(
+    if arguments.out is None and not arguments.json:
+        arguments.parser.error("the following arguments are required: --out, or --json")
+    _settle_words(arguments, arguments.parser, may_omit_path=True)
+    if len(arguments.texts) != 1:
+        arguments.parser.error(
+            f"there are {len(arguments.texts)} texts after the path {shortened(arguments.path)}; "
+            "it must be one, and a second one is --pair"
+        )
+    maps = attention_picture(
         arguments.path,
-        arguments.text,
+        arguments.texts[0],
         arguments.out,
         pair=arguments.pair,
         kind=arguments.kind,
@@ -290,20 +560,104 @@ def _attention(arguments: argparse.Namespace) -> int:
         layer=arguments.layer,
         device=arguments.device,
     )
+    if not arguments.json:
+        print(arguments.out)
+        return 0
+    layers = [*range(len(maps.maps))] if arguments.layer is None else [arguments.layer]
+    print(
+        json.dumps(
+            {
+                "from": maps.queries.tokens,
+                "to": maps.keys.tokens,
+                "layers": layers,
+                "attention": maps.maps[layers].tolist(),
+            },
+            ensure_ascii=False,
+        )
+    )
+    return 0
+
+
+def _add_parity(parser: Parser) -> None:
+    parser.add_argument("path", nargs="?", default=BUNDLED, metavar="PATH", help=_PATH)
+    parser.add_argument(
+        "--length", type=positive, default=32, help="tokens per sequence of the batch"
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    parser.add_argument("--json", action="store_true", help="print one document of JSON")
+
+
+def _parity(arguments: Namespace) -> int:
+    from minitransformer.parity import TOLERANCE, check_checkpoint, checkpoint_reports
+
+    settings = {"length": arguments.length, "device": arguments.device}
+    if not arguments.json:
+        return 0 if check_checkpoint(arguments.path, **settings) else 1
+    reports = [
+        {
+            "model": name,
+            "dtype": str(dtype).removeprefix("torch."),
+            "tolerance": TOLERANCE[dtype],
+            "equal": report.equal,
+            "rows": [asdict(row) for row in report.rows],
+        }
+        for name, dtype, report in checkpoint_reports(arguments.path, **settings)
+    ]
+    equal = reports[-1]["equal"]
+    print(json.dumps({"equal": equal, "reports": reports}, indent=2))
+    return 0 if equal else 1
+
+
+def _add_curves(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the --output of a training job")
+    parser.add_argument("--metric", default="eval_loss", help="a number in their metrics.jsonl")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture")
+
+
+def _curves(arguments: Namespace) -> int:
+    _check_jobs()
+    from train.metrics import draw_curves
+
+    draw_curves({run: run for run in arguments.runs}, arguments.out, arguments.metric)
     print(arguments.out)
     return 0
 
 
-def _print_json(results: list[Any]) -> None:
-    """Print the result of a single input, or the list of the results of several."""
-    print(json.dumps(results[0] if len(results) == 1 else results, ensure_ascii=False, indent=2))
+VERBS: dict[str, TextVerb | Verb] = {
+    **TEXT_VERBS,
+    "attention": Verb("draw the attention maps of a text", _add_attention, _attention),
+    "parity": Verb("compare a checkpoint here and in transformers", _add_parity, _parity),
+    "curves": Verb("draw a metric of several runs in one picture", _add_curves, _curves),
+}
 
 
-def _parity(arguments: argparse.Namespace) -> int:
-    from minitransformer.parity import check_checkpoint
+def _train(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        jobs = "\n".join(f"  {name:12}{text}" for name, text in JOBS.items())
+        print(f"usage: minitransformer train JOB ...\n\njobs:\n{jobs}")
+        return 0
+    job, *rest = words
+    if job not in JOBS:
+        usage = "minitransformer train JOB ..."
+        Parser(prog="minitransformer train", usage=usage).error(unexpected_name("job", job, JOBS))
+    _check_jobs()
+    with called_as(f"minitransformer train {job}"):
+        return importlib.import_module(f"train.{job}").main(rest)
 
-    equal = check_checkpoint(arguments.path, length=arguments.length, device=arguments.device)
-    return 0 if equal else 1
+
+def _check_jobs() -> None:
+    """Check that `train` is the package of the jobs, which any file train.py may hide.
+
+    Raises:
+        ImportError: it is not.
+    """
+    spec = find_spec("train")
+    found = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+    if found is None or found.parents[1] != Path(__file__).resolve().parents[1]:
+        raise ImportError(
+            f"the jobs are the package train beside minitransformer, but `import train` finds "
+            f"{found}; rename that, or run the command in another directory"
+        )
 
 
 if __name__ == "__main__":

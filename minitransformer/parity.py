@@ -25,6 +25,7 @@ from minitransformer.fast import is_optimized
 from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.hf.config import family_of_model, reference_class
 from minitransformer.hf.weight_names import is_transposed, stored_copies, stored_names
+from minitransformer.hub import resolve_checkpoint
 from minitransformer.layers.normalization import rms_norm
 from minitransformer.layers.positional_embeddings import SinusoidalPositions
 from minitransformer.models.bart import BartForSequenceClassification
@@ -167,6 +168,32 @@ def check_checkpoint(
 ) -> bool:
     """Load a checkpoint here and in transformers, and check that both compute the same numbers.
 
+    Args:
+        path, length, device: as in :func:`checkpoint_reports`, which this prints.
+        write_line: called with every line of the reports.
+
+    Returns:
+        Whether the models are equal, up to rounding.
+
+    Raises:
+        As :func:`checkpoint_reports`.
+    """
+    for name, dtype, report in checkpoint_reports(path, length=length, device=device):
+        write_line(f"{name}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
+        write_line(report.table())
+    if report.equal:
+        rounding = " (the differences in float32 are rounding)" * (dtype == torch.float64)
+        write_line(f"the same function{rounding}")
+    else:
+        write_line("not the same function: they still differ in float64")
+    return report.equal
+
+
+def checkpoint_reports(
+    path: str | Path, *, length: int = 32, device: str | torch.device = "cpu"
+) -> Iterator[tuple[str, torch.dtype, Report]]:
+    """Load a checkpoint here and in transformers, and compare the two models.
+
     If they differ in float32, they are compared again in float64, where rounding errors are far
     smaller, while a bug stays as it is.
 
@@ -175,10 +202,9 @@ def check_checkpoint(
         length: the number of tokens of the random batch, or as many as the model allows. One of its
             sequences is full, one is padded on the left, one on the right.
         device: the device that both run on.
-        write_line: called with every line of the report.
 
-    Returns:
-        Whether the models are equal, up to rounding.
+    Yields:
+        The name of the class, the dtype, and the report: one, or two if the first one is not equal.
 
     Raises:
         CheckpointError: the checkpoint cannot be loaded.
@@ -191,20 +217,16 @@ def check_checkpoint(
 
     ours = from_pretrained(path, attention="eager")
     their_class = getattr(transformers, reference_class(ours).__name__)
+    directory = resolve_checkpoint(path, ("config.json", "*.safetensors"))  # as ours found it
     theirs = their_class.from_pretrained(
-        path, attn_implementation="eager", dtype=torch.float32
+        directory, attn_implementation="eager", dtype=torch.float32
     ).eval()
     batch = {name: tensor.to(device) for name, tensor in random_batch(ours, length).items()}
     for dtype in (torch.float32, torch.float64):
         report = compare(ours.to(device, dtype), theirs.to(device, dtype), batch)
-        write_line(f"{reference_class(ours).__name__}, {dtype}, tolerance {TOLERANCE[dtype]:g}")
-        write_line(report.table())
+        yield reference_class(ours).__name__, dtype, report
         if report.equal:
-            rounding = " (the differences in float32 are rounding)" * (dtype == torch.float64)
-            write_line(f"the same function{rounding}")
-            return True
-    write_line("not the same function: they still differ in float64")
-    return False
+            return
 
 
 def random_batch(model: Model, length: int = 32, seed: int = 0) -> Batch:

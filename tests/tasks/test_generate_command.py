@@ -111,7 +111,7 @@ def test_the_direction_and_the_prefix_of_a_translation(t5, capsys):
     assert "by --src-lang 'en', --tgt-lang 'de', or by --task translation_en_to_de" in error
     assert main(["generate", str(t5), "ciao", *languages]) == 1
     error = capsys.readouterr().err
-    assert "--src-lang and --tgt-lang are for --task translation, not text2text" in error
+    assert "are for translation: `minitransformer translate`, or --task translation, not" in error
 
 
 @pytest.mark.parametrize(
