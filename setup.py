@@ -15,6 +15,9 @@ TEST = [
     "hypothesis>=6.100",
     "onnxscript>=0.5",
     "onnxruntime>=1.20",
+    "jupytext>=1.16",
+    "nbclient>=0.10",
+    "ipykernel>=6.29",
     *TRANSLATION,
     *BENCH,
 ]
@@ -43,7 +46,7 @@ setup(
         "Typing :: Typed",
     ],
     keywords="transformer attention pytorch bert roberta gpt2 bart t5 marian education",
-    packages=find_packages(include=["minitransformer", "minitransformer.*"]),
+    packages=find_packages(include=["minitransformer", "minitransformer.*", "train", "train.*"]),
     package_data={"minitransformer": ["py.typed", "pretrained/*/*"]},
     python_requires=">=3.11",
     install_requires=[
