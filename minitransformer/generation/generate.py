@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from minitransformer.elsewhere import GENERATION, without
 from minitransformer.generation.beam_search import copy_prompts, search_beams
 from minitransformer.generation.logits_processors import LogitsProcessor, make_processors
 from minitransformer.generation.sampling import candidates, draw
@@ -54,7 +56,7 @@ class Streamer(Protocol):
 class GenerationOutput:
     """The generated sequences."""
 
-    # (R, L), the prompt (for an encoder-decoder, the start token) followed by the new tokens
+    # (R, L), the prompt (for an encoder-decoder, the start of the target) and the new tokens
     sequences: Tensor
     # (R,), with beams only: the scores of the hypotheses; -inf for those that were not found
     sequences_scores: Tensor | None = None
@@ -73,6 +75,7 @@ def generate(
     attention_mask: Tensor | None = None,
     *,
     token_type_ids: Tensor | None = None,
+    decoder_input_ids: Tensor | None = None,
     config: GenerationConfig | None = None,
     defaults: GenerationConfig | None = None,
     seed: int | None = None,
@@ -95,6 +98,8 @@ def generate(
             Padding may be on either side, or between tokens. Prompts are returned with all their
             padding on the left.
         token_type_ids: refused; there are none.
+        decoder_input_ids: (B, P) int64, for an encoder-decoder: what every target begins with, in
+            one length, with or without the start token.
         config: replaces `model.generation_config`, except where one of its fields is None.
         defaults: used instead of `model.generation_config`, for example for one task.
         seed: makes sampling reproducible; None uses PyTorch's global random generator.
@@ -118,7 +123,16 @@ def generate(
     if streamer is not None:
         _check_streamer(streamer)
     decoding = prepare(
-        model, input_ids, attention_mask, config, defaults, seed, tokenizer, use_cache, changes
+        model,
+        input_ids,
+        attention_mask,
+        config,
+        defaults,
+        seed,
+        tokenizer,
+        use_cache,
+        without(changes, GENERATION),
+        decoder_input_ids,
     )
     if token_type_ids is not None:
         refuse_token_types(token_type_ids, class_name(model))
@@ -225,6 +239,7 @@ def prepare(
     tokenizer: Tokenizer | None,
     use_cache: bool,
     changes: Mapping[str, Any],
+    decoder_input_ids: Tensor | None = None,
 ) -> Decoding:
     """Check all that can be checked before the model runs; arguments as in :func:`generate`."""
     _check_model(model)
@@ -236,7 +251,12 @@ def prepare(
     mask = _check_prompts(input_ids, attention_mask, config, vocab_size)  # (B, T) bool
     # An encoder-decoder gets the mask as it was given: None and a mask of ones differ.
     if isinstance(model, Seq2SeqLM):
-        prompt, length = torch.full_like(input_ids[:, :1], start_token(config)), 1  # (B, 1)
+        prompt = _target_prefix(decoder_input_ids, input_ids, config, vocab_size)  # (B, P)
+        length = prompt.shape[1]
+    elif decoder_input_ids is not None:
+        raise ValueError(
+            f"decoder_input_ids: a {class_name(model)} continues its input_ids; put the tokens there"
+        )
     else:
         prompt, mask = _move_padding_left(input_ids, mask)  # (B, T) twice
         # Columns that are padding in every sequence are returned, but the model does not see them.
@@ -253,6 +273,8 @@ def prepare(
     texts = config.stop_strings
     strings = None if texts is None else StopStrings(texts, tokenizer, vocab_size)
     options: dict[str, Any] = {"config": config, "use_cache": use_cache}
+    if isinstance(model, Seq2SeqLM):
+        options["decoder_input_ids"] = prompt
     return Decoding(
         model=model,
         open_session=partial(model.decoding_session, input_ids, attention_mask, **options),
@@ -358,6 +380,39 @@ def _check_prompts(
             "sequence at least one real token"
         )
     return mask
+
+
+def _target_prefix(
+    decoder_input_ids: Tensor | None, input_ids: Tensor, config: GenerationConfig, vocab_size: int
+) -> Tensor:
+    """What the targets of an encoder-decoder begin with, (B, P): the start token, and what follows.
+
+    As in transformers, the start token is put before prefixes that do not begin with it.
+    """
+    if decoder_input_ids is None:
+        return torch.full_like(input_ids[:, :1], start_token(config))
+    check_ids("decoder_input_ids", decoder_input_ids, size=vocab_size, size_name="vocab_size")
+    if len(decoder_input_ids) != len(input_ids):
+        raise ValueError(
+            f"decoder_input_ids has {len(decoder_input_ids)} prefixes for {len(input_ids)} sources "
+            "in input_ids; each source needs one"
+        )
+    prefix, start = decoder_input_ids.to(torch.int64), config.decoder_start_token_id
+    if start is not None:
+        begins = prefix[:, 0] == start  # (B,)
+        if not bool(begins.any()):
+            prefix = F.pad(prefix, (1, 0), value=start)
+        elif not bool(begins.all()):
+            raise ValueError(
+                f"decoder_input_ids begins with the start token, {start}, in some sequences only; "
+                "give it in all of them or in none"
+            )
+    if config.pad_token_id is not None and bool((prefix[:, 1:] == config.pad_token_id).any()):
+        raise ValueError(
+            f"decoder_input_ids contains padding, pad_token_id={config.pad_token_id}; prefixes of "
+            "one call have one length, so generate those of each length by themselves"
+        )
+    return prefix
 
 
 def _move_padding_left(input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

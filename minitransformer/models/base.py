@@ -688,20 +688,29 @@ class Seq2SeqLM(LanguageModel):
         config: GenerationConfig,
         use_cache: bool = True,
         read_every_step: bool = True,
+        decoder_input_ids: Tensor | None = None,
     ) -> DecodingSession:
-        """See :meth:`LanguageModel.decoding_session`."""
-        start = torch.full_like(input_ids[:, :1], start_token(config))
-        return Seq2SeqDecodingSession(self, input_ids, attention_mask, start, use_cache=use_cache)
+        """See :meth:`LanguageModel.decoding_session`.
+
+        Args:
+            input_ids, attention_mask, config, use_cache, read_every_step: as there.
+            decoder_input_ids: (B, W), what the targets begin with; by default the start token.
+        """
+        if decoder_input_ids is None:
+            decoder_input_ids = torch.full_like(input_ids[:, :1], start_token(config))
+        return Seq2SeqDecodingSession(
+            self, input_ids, attention_mask, decoder_input_ids, use_cache=use_cache
+        )
 
 
 class Seq2SeqDecodingSession(DecodingSession):
-    """An encoder-decoder that generates from the start token on.
+    """An encoder-decoder that generates from the start of the target on.
 
     Args:
         model: the encoder-decoder.
         input_ids: (B, S), the sources.
         attention_mask: (B, S), or None where nothing is padded.
-        prompt: (B, 1), the start token.
+        prompt: (B, W), the start token, and what else the targets begin with.
         use_cache: whether keys and values are kept.
     """
 

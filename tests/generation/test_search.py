@@ -1,5 +1,6 @@
 """Greedy and beam search, compared with transformers' generate token by token."""
 
+import copy
 import random
 import warnings
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from minitransformer.generation import generate
-from tests.tiny import GENERATING, language_model, language_models, prompts
+from tests.tiny import GENERATING, as_variant, language_model, language_models, prompts
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
 
@@ -62,7 +63,9 @@ def their_generate(model: Any, batch: dict[str, torch.Tensor], **fields: Any) ->
     ends = fields.get("eos_token_id", model.generation_config.eos_token_id)
     ends = [ends] if isinstance(ends, int) else ends or []
     pad = fields.get("pad_token_id", model.generation_config.pad_token_id)
-    start = 1 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    prefix = fields.get("decoder_input_ids", torch.empty(1, 0))
+    is_encoder_decoder = model.config.is_encoder_decoder
+    start = 1 + prefix.shape[1] if is_encoder_decoder else batch["input_ids"].shape[1]
     for sequence in result.sequences:
         for position in range(start, len(sequence)):
             if int(sequence[position]) in ends:
@@ -229,3 +232,81 @@ def test_any_settings(family):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check(family, batch, **random_fields(chance, family != "GPT2"))
+
+
+@pytest.mark.parametrize("asked", ["greedy", "max_length", "min_length", "forced", "beams", "long"])
+@pytest.mark.parametrize("family", ["Bart", "Marian", "T5"])
+@pytest.mark.parametrize("variant", ["sdpa", "optimized"])
+def test_a_target_prefix_is_continued_as_in_transformers(family, asked, variant):
+    ours, theirs = language_models(family)
+    ours = as_variant(copy.deepcopy(ours), variant)
+    batch, prefix = prompts(family, [6, 2]), torch.tensor([[11, 12, 13], [40, 41, 42]])
+    fields = {"decoder_input_ids": prefix, "max_new_tokens": 9, **ASKED[asked]}
+    if "max_length" in fields:
+        del fields["max_new_tokens"]
+    start = ours.config.decoder_start_token_id
+    expected = their_generate(theirs, batch, **fields)
+    result = generate(ours, **batch, **fields)
+    assert result.sequences.tolist() == expected.sequences.tolist()
+    assert result.sequences[0, :4].tolist() == [start, 11, 12, 13]
+    assert result.prompt_length == 4
+    fields["decoder_input_ids"] = torch.nn.functional.pad(prefix, (1, 0), value=start)
+    for use_cache in (True, False):
+        again = generate(ours, **batch, **fields, use_cache=use_cache)
+        assert torch.equal(again.sequences, result.sequences)
+        if asked in ("beams", "long"):
+            torch.testing.assert_close(
+                again.sequences_scores, expected.sequences_scores, rtol=1e-5, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("family", ["Bart", "T5"])
+def test_a_target_prefix_is_continued_by_sampling(family):
+    """The first new token is drawn from the scores that the model gives after the prefix."""
+    model, source = language_model(family), torch.tensor([[7, 8, 9]])
+    prefix = torch.tensor([[model.config.decoder_start_token_id, 11, 12]])
+    draws = generate(
+        model,
+        source,
+        decoder_input_ids=prefix,
+        do_sample=True,
+        top_k=3,
+        max_new_tokens=1,
+        num_return_sequences=3000,
+        seed=0,
+    )
+    with torch.no_grad():
+        scores = model(source, decoder_input_ids=prefix).logits[0, -1]
+    best, tokens = scores.topk(3)
+    found = draws.new_tokens[:, 0].bincount(minlength=len(scores))
+    assert found.sum() == found[tokens].sum() == 3000
+    torch.testing.assert_close(found[tokens] / 3000, best.softmax(0), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "message"),
+    [
+        ("GPT2", [[11, 12]], "a GPT2LMHeadModel continues its input_ids; put the tokens there"),
+        ("Bart", [[11, 12], [11, 12]], "2 prefixes for 1 sources"),
+        ("Bart", [[11, 99]], "decoder_input_ids holds 99; the ids go from 0 to 98"),
+        ("Bart", [11, 12], r"decoder_input_ids has shape \(2,\); \(B, T\) is needed"),
+        ("Bart", [[11, 1, 12]], "contains padding, pad_token_id=1; prefixes of one call have one"),
+        ("Bart", [[11] * 39], "40 prompt tokens and 3 new ones exceed the model's 40 positions"),
+    ],
+)
+def test_a_target_prefix_that_cannot_be_continued(family, prefix, message):
+    with pytest.raises(ValueError, match=message):
+        generate(
+            language_model(family),
+            torch.tensor([[5, 6]]),
+            decoder_input_ids=torch.tensor(prefix),
+            max_new_tokens=3,
+        )
+
+
+def test_target_prefixes_begin_with_the_start_token_or_none_does():
+    model = language_model("Bart")
+    start = model.config.decoder_start_token_id
+    sources, prefixes = torch.tensor([[5, 6], [7, 8]]), torch.tensor([[start, 11], [11, 12]])
+    with pytest.raises(ValueError, match="in some sequences only; give it in all of them or in"):
+        generate(model, sources, decoder_input_ids=prefixes, max_new_tokens=3)
