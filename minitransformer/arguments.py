@@ -172,9 +172,9 @@ class Parser(argparse.ArgumentParser):
     def _explained(self, option: str) -> str:
         """What to type instead of an option that this parser does not have."""
         name = option.lstrip("-").replace("_", "-").lower()
-        for ours, others in OTHER_NAMES.items():
-            action = self._option_string_actions.get(ours)
-            if action is not None and name in others.split():
+        names = [ours for ours, others in OTHER_NAMES.items() if name in others.split()]
+        for ours in (f"--{name}", *names):
+            if (action := self._option_string_actions.get(ours)) is not None:
                 return f"unknown option {shortened(option)}; here it is {ours}: {action.help}"
         for others, reason in NOT_NEEDED.items():
             if name in others.split():

@@ -54,6 +54,7 @@ def check_page(page: str, tiny: Mapping[str, str]) -> int:
     Args:
         page: its Markdown.
         tiny: for each module of a job, the options that make it small; they override the page's.
+            "train.mlm --model" is that module with a pretrained model.
 
     Raises:
         AssertionError: a command fails or is not known, or something else is printed than the
@@ -93,6 +94,14 @@ def check_interpreter(code: str, names: dict[str, object]) -> None:
         assert re.fullmatch(pattern, answer, re.DOTALL), f"{line}\n{answer}"
 
 
+def table_rows(page: str) -> list[list[str]]:
+    """The cells of every row of the tables of a page, without the heads."""
+    rows = re.findall(r"^\| (.*) \|$", page, re.MULTILINE)
+    rules = [number for number, row in enumerate(rows) if set(row) <= set("-: |")]
+    heads = {number - 1 for number in rules} | set(rules)
+    return [row.split(" | ") for number, row in enumerate(rows) if number not in heads]
+
+
 def commands(code: str) -> list[list[str]]:
     """The words of each command; a backslash continues a line, and # begins a comment."""
     lines = code.replace("\\\n", " ").splitlines()
@@ -113,6 +122,8 @@ def run_command(words: list[str], tiny: Mapping[str, str]) -> None:
             assert requirements, line
             for requirement in requirements:
                 check_requirement(requirement)
+        case ["minitransformer", "train", job, *arguments]:
+            run_command(["python", "-m", f"train.{job}", *arguments], tiny)
         case ["minitransformer", *arguments]:
             assert minitransformer.cli.main(arguments) == 0, line
         case ["python", "-m", "pytest", *arguments]:
@@ -123,7 +134,9 @@ def run_command(words: list[str], tiny: Mapping[str, str]) -> None:
             assert all(f'"{option}"' in conftest for option in options), f"no option: {line}"
         case ["python", "-m", module, *arguments] if module in tiny:
             job = importlib.import_module(module)
-            assert job.main([*arguments, *tiny[module].split()]) == 0, line
+            pretrained = tiny.get(f"{module} --model") if "--model" in arguments else None
+            options = tiny[module] if pretrained is None else pretrained
+            assert job.main([*arguments, *options.split()]) == 0, line
         case ["python", "-m", module, *arguments] if module.startswith("benchmarks."):
             assert find_spec(module) is not None, f"no such module: {line}"
             for path in input_paths(module, arguments):

@@ -1,5 +1,6 @@
 """The command itself: its verbs and what they have in common, its options, its messages."""
 
+import importlib.util
 import io
 import json
 import re
@@ -12,7 +13,7 @@ import pytest
 
 import minitransformer
 from minitransformer import cli, pipeline
-from minitransformer.arguments import Parser
+from minitransformer.arguments import NOT_NEEDED, OTHER_NAMES, Parser
 from minitransformer.hub import BUNDLED
 from tests.tiny import TEXTS, save_checkpoint
 
@@ -389,6 +390,90 @@ def test_a_pipe_that_is_closed_ends_a_command_quietly(roberta, tmp_path):
 )
 def test_wrong_arguments(arguments, message, capsys):
     assert message in failed(capsys, *arguments, status=2)
+
+
+# As transformers' scripts are started.
+THEIR_OPTIONS = {
+    "mlm": "--model_name_or_path FacebookAI/roberta-base --train_file a.txt --do_train --do_eval "
+    "--per_device_train_batch_size 8 --max_seq_length=128 --mlm_probability 0.15 --fp16 "
+    "--output_dir runs/mlm --report_to none --lr_scheduler_type cosine --save_total_limit 2",
+    "lm": "--model_name_or_path gpt2 --dataset_name wikitext --dataset_config_name wikitext-2 "
+    "--block_size 128 --num_train_epochs 3 --overwrite_output_dir --gradient_checkpointing",
+    "qa": "--model_name_or_path bert-base-cased --dataset_name squad --learning_rate 3e-5 "
+    "--num_train_epochs 2 --doc_stride 128 --version_2_with_negative --max_answer_length 30",
+    "classify": "--model_name_or_path bert-base-cased --task_name mrpc --train_file a.csv "
+    "--validation_file b.csv --lr 2e-5 --warmup_ratio 0.1 --gradient_accumulation_steps 4 "
+    "--metric_for_best_model f1 --load_best_model_at_end --logging_steps 50 --push_to_hub",
+    "tag": "--model_name_or_path bert-base-cased --train_file a.json --eval_steps 100 "
+    "--eval_strategy steps --no_cuda --pad_to_max_length --label_smoothing_factor 0.1 --optim adam",
+    "seq2seq": "--model_name_or_path t5-small --source_prefix summarize: --max_source_length 512 "
+    "--source_lang en --target_lang ro --per_device_eval_batch_size 4 --early_stopping_patience 2",
+}
+
+
+@pytest.mark.parametrize("job", cli.JOBS)
+def test_options_of_transformers_are_answered_with_ours(job, capsys):
+    """All of them in one error, which names the command as it was typed."""
+    words = THEIR_OPTIONS[job].split()
+    known = set(importlib.import_module(f"train.{job}").parser()._option_string_actions)
+    theirs = [word.split("=")[0] for word in words if word.startswith("--")]
+    error = failed(capsys, "train", job, *words, status=2).partition("error: ")[2]
+    answers = dict(
+        re.findall(r"^unknown option '(.*?)'; (here it is --|leave it out: )", error, re.M)
+    )
+    assert answers.keys() == {option for option in theirs if option not in known}
+    assert len(answers) == len(error.splitlines())
+
+
+def test_every_option_with_another_name_exists():
+    parsers = [importlib.import_module(f"train.{job}").parser() for job in cli.JOBS]
+    for name, verb in cli.VERBS.items():
+        parsers.append(Parser(prog=name))
+        verb.add_options(parsers[-1])
+        if isinstance(verb, cli.TextVerb):
+            cli._add_texts(parsers[-1], verb)
+    every = {option for parser in parsers for option in parser._option_string_actions}
+    assert OTHER_NAMES.keys() <= every
+    named = [
+        f"--{name}" for names in (*OTHER_NAMES.values(), *NOT_NEEDED) for name in names.split()
+    ]
+    for parser in parsers:
+        for name in named:
+            assert len(parser._explained(name)) < 900
+
+
+@pytest.mark.parametrize("job", cli.JOBS)
+def test_a_job_runs_by_both_names(job, capsys):
+    for command, name in (
+        (importlib.import_module(f"train.{job}").main, f"python -m train.{job}"),
+        (lambda words: cli.main(["train", job, *words]), f"minitransformer train {job}"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            command(["--help"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: {name} ")
+    assert f"  {job} " in run(capsys, "train")
+
+
+def test_another_file_that_hides_the_jobs_is_named(tmp_path, capsys, monkeypatch):
+    theirs = importlib.util.spec_from_file_location("train", tmp_path / "train.py")
+    monkeypatch.setattr(cli, "find_spec", lambda name: theirs)
+    assert f"`import train` finds {tmp_path}/train.py" in failed(capsys, "train", "mlm")
+
+
+def test_the_curves_of_several_runs(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        records = [{"step": step, "eval_loss": 3.0 - step} for step in (1, 2)]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (tmp_path / name / "metrics.jsonl").write_text(lines)
+    picture = tmp_path / "curves.png"
+    command = ["curves", tmp_path / "one", tmp_path / "two", "--out", picture]
+    assert run(capsys, *command) == f"{picture}\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "eval_los" in failed(capsys, *command, "--metric", "eval_los")
+    assert "nowhere" in failed(capsys, "curves", tmp_path / "nowhere", "--out", picture)
 
 
 def test_texts_may_stand_between_options_and_begin_with_a_dash(roberta, capsys):
