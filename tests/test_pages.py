@@ -13,7 +13,7 @@ import torch
 
 import minitransformer
 from tests.pages import FENCE, ROOT, check_page, commands, run_command, run_page
-from tests.tiny import MARIAN, save_checkpoint, save_tiny_bert
+from tests.tiny import MARIAN, T5, save_checkpoint, save_tiny_bert
 from train.demos.italian import write_corpus
 from train.demos.italian_english import write_pairs
 
@@ -29,6 +29,8 @@ TINY = {
     "train.mlm": f"{NEW} --vocab-size 400 --max-length 24 --held-out-every 10",
     "train.lm": f"{NEW} --vocab-size 300 --max-length 64 --sample-tokens 5",
     "train.seq2seq": f"{NEW} --vocab-size 400 --max-length 30 --curve-pairs 2",
+    "train.mlm --model": "--max-steps 2 --batch-size 8 --max-length 24 --held-out-every 10",
+    "train.seq2seq --model": "--max-steps 2 --batch-size 8 --curve-pairs 2",
     "train.qa": f"{FINE_TUNING} --stride 8 --max-question-length 12",
     "train.classify": FINE_TUNING,
     "train.tag": FINE_TUNING,
@@ -91,7 +93,10 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
         "shakespeare.txt": lines("ROMEO:", "What light is this?", "", times=50),
         "train.tsv": PAIRS,
         "dev.tsv": functools.partial(write_pairs, count=6, seed=1, held_out=True),
-    },
+        "news.csv": lines("text,summary", *[f"{text},The sea." for text in TEXT * 4], times=1),
+        "google-t5/t5-small": functools.partial(save_checkpoint, name=T5),
+    }
+    | ROBERTA,
     "docs/fine_tuning.md": MINILM
     | {f"{name}-v1.1.json": write_squad for name in ("train", "dev")}
     | {f"sst2-{name}.tsv": RATED for name in ("train", "dev")}
