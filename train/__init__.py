@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         default_data_collator,
     )
     from train.config import TrainingConfig
+    from train.evaluation import Evaluator
     from train.loop import Progress, take_step, train
     from train.metrics import draw_curve, draw_curves, read_metrics
     from train.optimizer import SCHEDULES, build_optimizer
@@ -30,6 +31,7 @@ _MODULES = {
         "default_data_collator",
     ),
     "config": ("TrainingConfig",),
+    "evaluation": ("Evaluator",),
     "loop": ("Progress", "take_step", "train"),
     "metrics": ("draw_curve", "draw_curves", "read_metrics"),
     "optimizer": ("SCHEDULES", "build_optimizer"),
@@ -43,6 +45,7 @@ __all__ = [
     "DataCollatorForSeq2Seq",
     "DataCollatorForTokenClassification",
     "DataCollatorWithPadding",
+    "Evaluator",
     "PrintSamples",
     "Progress",
     "StopAfter",

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from minitransformer.hf.config import reference_class
 from minitransformer.models.base import Model
 from minitransformer.names import listed, shortened
 
@@ -75,8 +76,8 @@ def _prefixes(model: Model, part: str) -> list[str]:
         if name in known:
             return [name]
     raise ValueError(
-        f"freeze names {shortened(part)}, which this {type(model).__name__} does not have; it has "
-        f"{listed(_choices(model, stacks), 600)}, and all other names of modules, such as "
+        f"freeze names {shortened(part)}, which {reference_class(model).__name__} does not have; it "
+        f"has {listed(_choices(model, stacks), 600)}, and all other names of modules, such as "
         f"{next(iter(stacks.values())).removeprefix('backbone.')}.0.attention"
     )
 

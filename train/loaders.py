@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from minitransformer.hf.config import reference_class
 from minitransformer.models.base import TaskModel
 from minitransformer.names import listed, nearest, shortened
 from minitransformer.tokenization import Tokenizer
@@ -47,8 +48,9 @@ def build_loader(
     batch_size: int | None = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     tokenizer: Tokenizer | None = None,
+    shuffle: bool = True,
 ) -> DataLoader[Any]:
-    """The DataLoader that was given, or a shuffling one for a dataset.
+    """The DataLoader that was given, or a new one for a dataset.
 
     Args:
         data: a DataLoader; or a dataset, which gives examples, one after the other or by index.
@@ -56,6 +58,7 @@ def build_loader(
         collate_fn: makes a batch of a list of examples. By default they are padded if there is a
             tokenizer, and stacked if there is none.
         tokenizer: for padding.
+        shuffle: a dataset.
 
     Raises:
         TypeError: `data` is something else.
@@ -83,7 +86,7 @@ def build_loader(
     return DataLoader(
         data,  # type: ignore[arg-type]
         batch_size=batch_size or _DEFAULT_BATCH_SIZE,
-        shuffle=None if is_stream else True,
+        shuffle=None if is_stream else shuffle,
         collate_fn=collate_fn,
     )
 
@@ -262,15 +265,16 @@ def check_batch(batch: Any, model: TaskModel, names: Sequence[str]) -> Batch:
             f"a batch is a {type(batch).__name__}; it must be a dict with the names of the model's "
             f"inputs, {listed(names)}: let the dataset give dicts, or set collate_fn"
         )
-    for name, value in batch.items():
+    for name in batch:
         if name not in names:
             meant = "labels" if name in ("label", "label_ids") else nearest(str(name), names)
             raise ValueError(
-                f"a batch has the key {shortened(name)}, which {type(model).__name__} does not "
-                f"take; it takes {listed(names)}: "
+                f"a batch has the key {shortened(name)}, which {reference_class(model).__name__} "
+                f"does not take; it takes {listed(names)}: "
                 + (f"rename it to {meant!r}, or " if meant in names else "")
                 + "leave it out of the dataset's examples"
             )
+    for name, value in batch.items():
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"{name!r} in a batch is a {type(value).__name__}, not a tensor; convert it in "
@@ -279,8 +283,8 @@ def check_batch(batch: Any, model: TaskModel, names: Sequence[str]) -> Batch:
     for name in label_names(names):
         if name not in batch:
             raise ValueError(
-                f"a batch has no {name!r}, which the loss of {type(model).__name__} needs; it has "
-                f"{listed(map(str, batch))}"
+                f"a batch has no {name!r}, which the loss of {reference_class(model).__name__} "
+                f"needs; it has {listed(map(str, batch))}"
             )
     return dict(batch)
 

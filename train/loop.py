@@ -364,8 +364,8 @@ def _check_settings(model: TaskModel, config: TrainingConfig, evaluate: object) 
         check_can_smooth(model)
     if config.fp16 and model.overflows_in_float16:
         raise ValueError(
-            f"fp16: the hidden values of {type(model).__name__} grow beyond what float16 can hold; "
-            "use bf16"
+            f"fp16: the hidden values of {reference_class(model).__name__} grow beyond what "
+            "float16 can hold; use bf16"
         )
     if config.fp16 and any(p.dtype == torch.float16 for p in model.parameters()):
         raise ValueError("fp16 needs weights in float32, which autocast converts: model.float()")

@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from minitransformer.hf.config import reference_class
 from minitransformer.models.base import (
     LanguageModel,
     Seq2SeqLM,
@@ -33,8 +34,8 @@ def check_can_smooth(model: TaskModel) -> None:
         )
     if hasattr(model, "qa_outputs"):
         raise ValueError(
-            f"label_smoothing needs labels that are classes, but those of {type(model).__name__} "
-            "are positions; leave label_smoothing out"
+            "label_smoothing needs labels that are classes, but those of "
+            f"{reference_class(model).__name__} are positions; leave label_smoothing out"
         )
 
 
