@@ -1,5 +1,22 @@
 """Transformers from scratch in plain PyTorch, with the same numbers as Hugging Face's."""
 
+from importlib.util import find_spec
+from typing import Any
+
+from minitransformer.auto import (
+    TOKENIZERS,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    set_seed,
+)
+from minitransformer.elsewhere import advice
 from minitransformer.fast import optimize, report, restore
 from minitransformer.files import CheckpointError
 from minitransformer.generation import GenerationOutput, generate, stream
@@ -57,14 +74,24 @@ from minitransformer.models.roberta import (
 )
 from minitransformer.models.t5 import T5Config, T5ForConditionalGeneration, T5Model
 from minitransformer.tasks.pipeline import pipeline
-from minitransformer.tokenization import Tokenizer
+from minitransformer.tokenization import BatchEncoding, Tokenizer
 from minitransformer.version import __version__
 
 __all__ = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
     "BartConfig",
     "BartForConditionalGeneration",
     "BartForSequenceClassification",
     "BartModel",
+    "BatchEncoding",
     "BertConfig",
     "BertForMaskedLM",
     "BertForQuestionAnswering",
@@ -115,5 +142,22 @@ __all__ = [
     "pipeline",
     "report",
     "restore",
+    "set_seed",
     "stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The class name of a tokenizer, or the error for a name that is not here.
+
+    An ImportError can say what to type: `from minitransformer import name` shows it, where the
+    message of an AttributeError is lost. That is the error for the name of a module, since Python
+    asks for it before it imports the module.
+    """
+    if name in TOKENIZERS:
+        return TOKENIZERS[name]
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}") is None:
+        said = advice(name, [*__all__, *TOKENIZERS])
+        if said is not None:
+            raise ImportError(f"{__name__} has no {name}: {said}", name=__name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -178,13 +178,12 @@ NAMES: Mapping[str, str] = {
     "TextIteratorStreamer": "use for text in minitransformer.stream(model, tokenizer, ...)",
     "PreTrainedModel": "a model here is a minitransformer.models.base.Model",
     "PretrainedConfig": "a config here is a minitransformer.models.config.Config",
-    "PreTrainedTokenizer": "from minitransformer import Tokenizer",
     "PreTrainedTokenizerBase": "from minitransformer import Tokenizer",
     "AutoModelWithLMHead": "use AutoModelForMaskedLM, ...CausalLM or ...Seq2SeqLM",
     "AutoModelForPreTraining": "use AutoModelForMaskedLM or AutoModelForCausalLM",
     "BitsAndBytesConfig": LOADING["quantization_config"][1],
     "EncoderDecoderModel": "use a BartForConditionalGeneration, made from a config",
-    "TFAutoModel": "models are PyTorch's: AutoModel",
+    "logging": "messages are warnings: warnings.filterwarnings('ignore', module='minitransformer')",
 }
 
 
@@ -214,7 +213,14 @@ def advice(name: str, public: Collection[str]) -> str | None:
     """
     if name in NAMES:
         return NAMES[name]
+    if (bare := name.removeprefix("TF").removeprefix("Flax")) != name and bare in public:
+        return f"models are PyTorch's; use {bare}"
     near = nearest(name, [*public, *NAMES], cutoff=0.85)
-    if near is None:
+    # "AlbertModel" is no misspelled BertModel, but another family's.
+    if near is not None and not name.lower()[1:].endswith(near.lower()):
+        return f"did you mean {near}?" + (f" {NAMES[near]}" if near in NAMES else "")
+    if not name[0].isupper():
         return None
-    return f"did you mean {near!r}?" if near in public else f"{near!r}? {NAMES[near]}"
+    known = [public_name.removesuffix("Config") for public_name in public]
+    families = [family for family in known if f"{family}Model" in public and family != "Auto"]
+    return f"it is not supported; the families are {', '.join(sorted(families))}"

@@ -33,7 +33,7 @@ ORDER = [
     ("layers",),
     ("models", "generation_config"),
     ("hf", "tokenization"),
-    ("generation",),
+    ("generation", "auto"),
     ("fast",),
     ("tasks", "parity", "attention_maps", "attention_pictures", "train"),
     ("cli", "inputs", "__main__", "benchmarks"),

@@ -255,7 +255,7 @@ def prepare(
         length = prompt.shape[1]
     elif decoder_input_ids is not None:
         raise ValueError(
-            f"decoder_input_ids: a {class_name(model)} continues its input_ids; put the tokens there"
+            f"decoder_input_ids: a {class_name(model)} continues its input_ids; put them there"
         )
     else:
         prompt, mask = _move_padding_left(input_ids, mask)  # (B, T) twice

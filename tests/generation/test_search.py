@@ -286,7 +286,7 @@ def test_a_target_prefix_is_continued_by_sampling(family):
 @pytest.mark.parametrize(
     ("family", "prefix", "message"),
     [
-        ("GPT2", [[11, 12]], "a GPT2LMHeadModel continues its input_ids; put the tokens there"),
+        ("GPT2", [[11, 12]], "a GPT2LMHeadModel continues its input_ids; put them there"),
         ("Bart", [[11, 12], [11, 12]], "2 prefixes for 1 sources"),
         ("Bart", [[11, 99]], "decoder_input_ids holds 99; the ids go from 0 to 98"),
         ("Bart", [11, 12], r"decoder_input_ids has shape \(2,\); \(B, T\) is needed"),

@@ -1,0 +1,198 @@
+"""The names that a user of Hugging Face imports: they work, or one error says what to type."""
+
+import re
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+
+import minitransformer
+import minitransformer as transformers
+from minitransformer import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    CheckpointError,
+    Tokenizer,
+    elsewhere,
+    set_seed,
+)
+from minitransformer.auto import TOKENIZERS
+from minitransformer.models.base import Model
+from tests.tiny import (
+    BART,
+    CLASSES,
+    TEXTS,
+    build,
+    class_of,
+    config_of,
+    save_tiny_bert,
+    tokenizer_of,
+)
+
+AUTO = {
+    AutoModel: [
+        "BertModel",
+        "RobertaModel",
+        "DistilBertModel",
+        "GPT2Model",
+        "BartModel",
+        "T5Model",
+    ],
+    AutoModelForMaskedLM: ["BertForMaskedLM", "RobertaForMaskedLM", "DistilBertForMaskedLM"],
+    AutoModelForSequenceClassification: [
+        "RobertaForSequenceClassification",
+        "GPT2ForSequenceClassification",
+        "BartForSequenceClassification",
+    ],
+    AutoModelForTokenClassification: ["DistilBertForTokenClassification"],
+    AutoModelForQuestionAnswering: ["RobertaForQuestionAnswering"],
+    AutoModelForCausalLM: ["GPT2LMHeadModel"],
+    AutoModelForSeq2SeqLM: [BART, "MarianMTModel", "T5ForConditionalGeneration"],
+}
+AUTO_AND_NAME = [(auto, name) for auto, names in AUTO.items() for name in names]
+
+
+@pytest.mark.parametrize(("auto", "name"), AUTO_AND_NAME)
+def test_an_auto_class_is_the_class_of_the_task(auto, name, tmp_path):
+    saved = build(name)
+    saved.save_pretrained(tmp_path)
+    model = auto.from_pretrained(tmp_path, attention="eager", dtype=torch.float64)
+    assert type(model) is class_of(name)
+    assert (model.attention, model.dtype) == ("eager", torch.float64)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config == saved.config
+    made = auto.from_config(config, attention="eager")
+    assert (type(made), made.config, made.attention) == (type(model), config, "eager")
+
+
+def test_an_auto_class_has_a_head_of_its_own(tmp_path):
+    build("RobertaForMaskedLM").save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="newly initialized"):
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=6)
+    assert type(model).__name__ == "RobertaForSequenceClassification"
+    assert model(torch.tensor([[5, 6]])).logits.shape == (1, 6)
+    config = AutoConfig.from_pretrained(tmp_path, label2id={"no": 0, "yes": 1, "maybe": 2})
+    with pytest.warns(UserWarning, match="newly initialized"):
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path, config=config)
+    assert model.config == config
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+
+
+def test_an_auto_class_that_a_family_lacks(tmp_path):
+    build("GPT2LMHeadModel").save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match="'gpt2' has no class for .*classes are GPT2Model, GPT"
+    ):
+        AutoModelForMaskedLM.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="a GPT2Config has no class for AutoModelForSeq2SeqLM"):
+        AutoModelForSeq2SeqLM.from_config(config_of("GPT2Model"))
+    with pytest.raises(
+        TypeError, match=r"call AutoModel.from_pretrained\(path\) or AutoModel.from_c"
+    ):
+        AutoModel(config_of("GPT2Model"))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_a_tokenizers_class_name_loads_it(family, tmp_path):
+    tokenizer = tokenizer_of(family, tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for name in (*TOKENIZERS, "AutoTokenizer"):  # what is saved here is of no family's class
+        again = getattr(minitransformer, name).from_pretrained(tmp_path)
+        assert type(again) is Tokenizer
+        assert again(TEXTS).input_ids == tokenizer(TEXTS).input_ids
+
+
+def test_a_tokenizer_of_another_class_is_an_error_that_names_it(tmp_path):
+    save_tiny_bert(tmp_path, TEXTS)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizerFast"}')
+    expected = Tokenizer.from_pretrained(tmp_path)(TEXTS).input_ids
+    for name in ("BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "AutoTokenizer"):
+        assert getattr(minitransformer, name).from_pretrained(tmp_path)(TEXTS).input_ids == expected
+    with pytest.raises(
+        CheckpointError,
+        match=r"its tokenizer is a BertTokenizer, not a RobertaTokenizerFast; load it with Bert",
+    ):
+        minitransformer.RobertaTokenizerFast.from_pretrained(tmp_path)
+
+
+def test_a_tokenizer_is_made_of_its_files_or_of_an_object(tmp_path):
+    tokenizer = tokenizer_of("gpt2", tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    fast = minitransformer.PreTrainedTokenizerFast
+    by_file = fast(tokenizer_file=tmp_path / "tokenizer.json", pad_token="<pad>")
+    by_object = fast(tokenizer_object=tokenizer.backend, pad_token="<pad>")
+    for made in (by_file, by_object):
+        assert made(TEXTS).input_ids == tokenizer(TEXTS).input_ids
+        assert made.pad_token == "<pad>"
+    with pytest.raises(TypeError, match=r"RobertaTokenizer.from_pretrained\(directory\), or"):
+        minitransformer.RobertaTokenizer()
+    with pytest.raises(ValueError, match="must lie in one directory"):
+        minitransformer.RobertaTokenizer("a/vocab.json", "b/merges.txt")
+
+
+def test_set_seed():
+    draws = []
+    for _ in range(2):
+        set_seed(3)
+        draws.append((torch.rand(1).item(), numpy.random.rand()))
+    assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *elsewhere.NAMES.items(),
+        ("BertForMaskedLm", "did you mean BertForMaskedLM?"),
+        ("RobertaTokenizrFast", "did you mean RobertaTokenizerFast?"),
+        ("from_pretraind", "did you mean from_pretrained?"),
+        ("TrainingArgument", "did you mean TrainingArguments? use train.TrainingConfig"),
+        ("TFBertModel", "models are PyTorch's; use BertModel"),
+        (
+            "AlbertModel",
+            "not supported; the families are Bart, Bert, DistilBert, GPT2, Marian, Rob",
+        ),
+        ("XLMRobertaForMaskedLM", "it is not supported; the families are"),
+        ("BertForMultipleChoice", "it is not supported; the families are"),
+    ],
+)
+def test_a_name_that_is_not_here_says_what_to_type(name, said):
+    with pytest.raises(ImportError, match=re.escape(said)) as error:
+        exec(f"from minitransformer import {name}", {})
+    assert str(error.value).startswith(f"minitransformer has no {name}: ")
+    assert name not in minitransformer.__all__
+
+
+def test_what_the_errors_name_is_there():
+    import train
+
+    for said in elsewhere.NAMES.values():
+        for name in re.findall(r"\btrain\.(\w+)|from train import (\w+)", said):
+            assert getattr(train, "".join(name))
+        for name in re.findall(r"\b(Auto\w+|\w+Tokenizer)\b", said):
+            assert hasattr(minitransformer, name)
+
+
+def test_modules_are_imported_as_ever():
+    code = "from minitransformer import generation, parity, names; import minitransformer.hub"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert not hasattr(minitransformer, "no_such_module")
+    with pytest.raises(
+        AttributeError, match="module 'minitransformer' has no attribute 'whatever'"
+    ):
+        _ = minitransformer.whatever
+
+
+def test_the_package_under_the_name_of_the_other():
+    for name in (*CLASSES, "T5ForConditionalGeneration"):
+        assert issubclass(class_of(name), Model)
+    assert transformers.AutoModelForMaskedLM is AutoModelForMaskedLM
+    assert transformers.pipeline is minitransformer.pipeline
+    assert transformers.BertTokenizerFast is TOKENIZERS["BertTokenizerFast"]
