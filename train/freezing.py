@@ -76,8 +76,8 @@ def _prefixes(model: Model, part: str) -> list[str]:
         if name in known:
             return [name]
     raise ValueError(
-        f"freeze names {shortened(part)}, which {reference_class(model).__name__} does not have; it "
-        f"has {listed(_choices(model, stacks), 600)}, and all other names of modules, such as "
+        f"freeze names {shortened(part)}, which {reference_class(model).__name__} does not have; "
+        f"it has {listed(_choices(model, stacks), 600)}, and all other names of modules, such as "
         f"{next(iter(stacks.values())).removeprefix('backbone.')}.0.attention"
     )
 
