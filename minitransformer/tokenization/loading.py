@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import CheckpointError, checkpoint_file, optional_json, read_json
-from minitransformer.names import listed, nearest, shortened
+from minitransformer.names import listed, nearest, shortened, unexpected_name
 from minitransformer.tokenization import pipelines
 from minitransformer.tokenization.pipelines import library, library_errors
 from minitransformer.tokenization.sentencepiece import MARIAN_FILES, load_marian
@@ -41,6 +41,7 @@ _BOOLEANS = (
     *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "trim_offsets"),
 )
 _INPUT_NAMES = frozenset({"input_ids", "token_type_ids", "attention_mask"})
+_PIPELINE = ("normalizer", "pre_tokenizer")
 _MOST_SENTINELS = 100_000
 _NO_LIMIT = 10**20  # Hugging Face writes 1e30 for "no limit"
 
@@ -140,6 +141,16 @@ FOLLOWED = {
     *("strip_accents", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets"),
     "truncation_side",
 }
+# Arguments of transformers' from_pretrained that do not concern the tokenizer.
+_HUB = {
+    "cache_dir": "the cache of the hub is where HF_HOME says",
+    "config": "the tokenizer's own files say everything",
+    "force_download": "delete the folder in the cache of the hub",
+    "local_files_only": "set HF_HUB_OFFLINE=1",
+    "subfolder": "give the folder as a path",
+    "token": "log in with `hf auth login`",
+    "trust_remote_code": "no code of a checkpoint is run here",
+}
 # Fields that change neither ids nor texts in these tokenizers.
 WITHOUT_EFFECT = {
     *("_commit_hash", "auto_map", "backend", "chat_control_tokens", "chat_template", "device"),
@@ -152,21 +163,45 @@ WITHOUT_EFFECT = {
 }
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The arguments of a :class:`Tokenizer`, from a directory or the path of a tokenizer.json.
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse what is no setting of a tokenizer, before a name is looked up on the hub.
+
+    Raises:
+        TypeError: an unknown setting.
+    """
+    known = {*FOLLOWED, *SPECIAL_TOKENS, "use_fast"} - {"tokenizer_class", "added_tokens_decoder"}
+    for name in settings:
+        if name not in known:
+            advice = f"; {_HUB[name]}" if name in _HUB else ""
+            raise TypeError(unexpected_name("setting", name, sorted(known)) + advice)
+
+
+def load(path: Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The arguments of a :class:`Tokenizer`, from a directory or the path of a file in it.
+
+    Args:
+        path: the directory, a tokenizer.json, or a vocabulary of another name.
+        settings: fields that replace those of tokenizer_config.json.
 
     Raises:
         CheckpointError: no tokenizer is found, its class or a setting is not supported, or a file
             is broken or contradicts another one.
     """
+    if path.name in FILES and path.name != TOKENIZER and path.is_file():
+        path = path.parent  # of vocab.txt and the files beside it
     directory, name = (path, TOKENIZER) if path.is_dir() else (path.parent, path.name)
     config = optional_json(directory, CONFIG)
-    _check_fields(directory / CONFIG, config)
+    given = dict(settings or {})
+    if "max_len" in given:  # the name in the first versions
+        given.setdefault("model_max_length", given.pop("max_len"))
+    _check_fields(str(directory / CONFIG), config)
+    _check_fields("from_pretrained", given)
+    config |= given
     # null is "not set", but `strip_accents: null` means the same as `do_lower_case`.
     unset = [name for name in _BOOLEANS if config.get(name) is None and name != "strip_accents"]
     config = {name: value for name, value in config.items() if name not in unset}
     known_class = _tokenizer_class(directory, name, config)
-    named = read_named_tokens(directory, config)
+    named = read_named_tokens(directory, config, given)
     stored: dict[str, Any] = {}  # parts of tokenizer.json
     if known_class is MARIAN and path.is_dir():
         backend: Any = load_marian(directory, config, named)
@@ -174,13 +209,13 @@ def load(path: Path) -> dict[str, Any]:
     else:
         if (directory / name).exists():
             known_class = None if known_class is MARIAN else known_class
-            backend, stored = _read_tokenizer_json(directory, name, known_class, config)
+            backend, stored = _read_tokenizer_json(directory, name, known_class, config, given)
         else:
             known_class, backend = _read_vocabulary(directory, name, known_class, config, named)
         with library_errors(str(directory)):
             roles = _add_special_tokens(backend, known_class, directory, config, named)
             _add_post_processor(backend, known_class, config, roles, stored.get("post_processor"))
-        _check_settings(backend, config, roles, directory / CONFIG)
+        _check_settings(backend, config, given, roles, directory / CONFIG)
     padding, truncation = (stored.get(key) or {} for key in ("padding", "truncation"))
     pad_token = padding.get("pad_token")
     if pad_token is not None and backend.token_to_id(pad_token) is not None:
@@ -217,7 +252,7 @@ def _side(part: Mapping[str, Any]) -> str:
 # ---- which tokenizer it is ----
 
 
-def _check_fields(path: Path, config: Mapping[str, Any]) -> None:
+def _check_fields(path: str, config: Mapping[str, Any]) -> None:
     """Refuse values that are not supported and misspelled fields; warn of unknown ones."""
     for name in _BOOLEANS:
         if not isinstance(config.get(name), bool | None):
@@ -303,9 +338,16 @@ def _has_spm(directory: Path) -> bool:
 
 
 def _read_tokenizer_json(
-    directory: Path, name: str, known_class: TokenizerClass | None, config: Mapping[str, Any]
+    directory: Path,
+    name: str,
+    known_class: TokenizerClass | None,
+    config: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> tuple["tokenizers.Tokenizer", dict[str, Any]]:
-    """The backend, and the padding, truncation and post-processor in the file."""
+    """The backend, and the padding, truncation and post-processor in the file.
+
+    Without a class only the settings that from_pretrained was `given` replace those in the file.
+    """
     path = checkpoint_file(directory, name)
     content = read_json(path)
     # A stored padding length of 1e10 would abort the process at the first text.
@@ -320,9 +362,10 @@ def _read_tokenizer_json(
             )
         if known_class is not None:
             _check_components(content, known_class)
-            for setting, (component, key) in known_class.settings.items():
-                if setting in config:
-                    content[component][key] = config[setting]
+        family = known_class or _family(content)
+        for setting, (component, key) in family.settings.items() if family else ():
+            if setting in (config if known_class else given):
+                content[component][key] = config[setting]
         text = json.dumps(content | {"padding": None, "truncation": None})
         backend = library().Tokenizer.from_str(text)
     return backend, {**stored, "post_processor": content.get("post_processor") or {}}
@@ -358,6 +401,14 @@ def _check_components(content: Mapping[str, Any], known_class: TokenizerClass) -
                 f"is a {known_class.name}, whose {component} is {expected}; to use the file as it "
                 f"is, set tokenizer_class to 'PreTrainedTokenizerFast' in {CONFIG}"
             )
+
+
+def _family(content: Mapping[str, Any]) -> TokenizerClass | None:
+    """BERT or RoBERTa, if the pipeline in a tokenizer.json has components of its types."""
+    found = {name: (part or {}).get("type") for name, part in content.items() if name in _PIPELINE}
+    return next(
+        (known for known in (BERT, ROBERTA) if {**found, **known.components} == found), None
+    )
 
 
 def _check_charsmap(normalizer: Any) -> None:
@@ -523,10 +574,11 @@ def _inferred(backend: "tokenizers.Tokenizer") -> dict[str, str | None]:
 def _check_settings(
     backend: "tokenizers.Tokenizer",
     config: Mapping[str, Any],
+    given: Mapping[str, Any],
     roles: dict[str, str | None],
     path: Path,
 ) -> None:
-    """Compare the settings in tokenizer_config.json with what the tokenizer does.
+    """Compare the settings in tokenizer_config.json, or `given`, with what the tokenizer does.
 
     They were applied if the class has them. Otherwise transformers ignores them, and some of its
     versions do not, so a contradiction is refused.
@@ -558,6 +610,11 @@ def _check_settings(
     ]
     if wrong:
         fields = " and ".join(f"{name}={config[name]}" for name in wrong)
+        if given.keys() & set(wrong):
+            raise CheckpointError(
+                f"from_pretrained was given {fields}, but the tokenizer in {path.parent} does the "
+                "opposite and has no such setting; leave it out"
+            )
         raise CheckpointError(
             f"{path} has {fields}, but the tokenizer in {path.parent} does the opposite, and "
             "transformers would ignore it; reverse it there, or save the tokenizer again with what "

@@ -63,7 +63,10 @@ class PieceEncoding:
     """
 
     def __init__(
-        self, encoding: "tokenizers.Encoding", backend: "SentencePieceBackend", texts: Sequence[str]
+        self,
+        encoding: "tokenizers.Encoding",
+        backend: "SentencePieceBackend",
+        texts: Sequence[str | list[str]],
     ) -> None:
         self._encoding = encoding
         self._backend = backend
@@ -85,6 +88,11 @@ class PieceEncoding:
     def word_ids(self) -> list[int | None]:
         return [None if piece is None else piece.word for piece in self._pieces()]
 
+    def char_to_token(self, char_index: int, sequence_index: int = 0) -> int | None:
+        spans = enumerate(zip(self.offsets, self._encoding.sequence_ids, strict=True))
+        found = (t for t, ((a, b), s) in spans if s == sequence_index and a <= char_index < b)
+        return next(found, None)
+
     @property
     def overflowing(self) -> list["PieceEncoding"]:
         windows = self._encoding.overflowing
@@ -92,7 +100,16 @@ class PieceEncoding:
 
     @cached_property
     def _pieces_of_texts(self) -> list[list["_Piece"]]:
-        return [list(self._backend.pieces_with_offsets(text)) for text in self._texts]
+        return [
+            list(self._backend.pieces_with_offsets(text))
+            if isinstance(text, str)
+            else [
+                _Piece(piece.span, index)
+                for index, word in enumerate(text)
+                for piece in self._backend.pieces_with_offsets(word)
+            ]
+            for text in self._texts
+        ]
 
     def _pieces(self) -> list["_Piece | None"]:
         """For each of the T tokens its piece; None for special tokens outside the texts."""
@@ -150,12 +167,21 @@ class SentencePieceBackend:
         return SentencePieceBackend(self.vocabulary, self._target, self._target, self._config)
 
     def encode_batch(
-        self, inputs: Sequence[str | tuple[str, str]], add_special_tokens: bool = True
+        self,
+        inputs: Sequence[Any],
+        is_pretokenized: bool = False,
+        add_special_tokens: bool = True,
     ) -> list[PieceEncoding]:
         """Encode texts and pairs of texts, as `tokenizers.Tokenizer.encode_batch` does."""
-        samples = [(sample,) if isinstance(sample, str) else sample for sample in inputs]
+        samples = [sample if isinstance(sample, tuple) else (sample,) for sample in inputs]
         special = self._special_pattern()
-        pieces = [tuple(self._pieces(text, special) for text in sample) for sample in samples]
+        pieces = [
+            tuple(
+                [piece for part in _words(text) for piece in self._pieces(part, special)]
+                for text in sample
+            )
+            for sample in samples
+        ]
         # Special tokens were found before the split, so the library must not look for them inside
         # pieces. This is set in every call, because copying the vocabulary resets it.
         self.vocabulary.encode_special_tokens = True
@@ -220,6 +246,11 @@ class SentencePieceBackend:
     def _special_pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self._special_tokens(), key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+
+
+def _words(text: str | list[str]) -> list[str]:
+    """The words of a text that was given as words; a text itself is one part."""
+    return [text] if isinstance(text, str) else text
 
 
 def _parts(text: str, special: re.Pattern[str]) -> Iterator[tuple[int, str, str]]:

@@ -49,8 +49,15 @@ class NamedTokens:
     replace_stored: bool
 
 
-def read_named_tokens(directory: Path, config: Mapping[str, Any]) -> NamedTokens:
-    """Read the files; `config` is the content of tokenizer_config.json.
+def read_named_tokens(
+    directory: Path, config: Mapping[str, Any], given: Mapping[str, Any]
+) -> NamedTokens:
+    """Read the files.
+
+    Args:
+        directory: of the files.
+        config: the content of tokenizer_config.json, with what is `given`.
+        given: the arguments of from_pretrained, which replace the special tokens in every file.
 
     Raises:
         CheckpointError: an entry is not a token, or an id is not an integer.
@@ -61,7 +68,7 @@ def read_named_tokens(directory: Path, config: Mapping[str, Any]) -> NamedTokens
     decoder = config.get("added_tokens_decoder")
     old: dict[str, Any] = {}
     if decoder is None:
-        named |= optional_json(directory, "special_tokens_map.json")
+        named |= {**optional_json(directory, "special_tokens_map.json"), **given}
         old = optional_json(directory, "added_tokens.json")
     elif not isinstance(decoder, dict):
         raise CheckpointError(

@@ -8,16 +8,17 @@ wrong argument, a missing token or a broken file, an error says what to do.
 Letters: B sequences (each a text, a pair of texts, or a window of a long text), T tokens.
 """
 
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import atomic_directory, write_json
 from minitransformer.hub import resolve_checkpoint
-from minitransformer.names import shortened, unexpected_name
+from minitransformer.names import listed, shortened, unexpected_name
 from minitransformer.tokenization import loading, pipelines, training
-from minitransformer.tokenization.batch_encoding import BatchEncoding
+from minitransformer.tokenization.batch_encoding import BatchEncoding, values_of
 from minitransformer.tokenization.sentencepiece import SentencePieceBackend
 from minitransformer.tokenization.special_tokens import SPECIAL_TOKENS
 
@@ -27,6 +28,35 @@ if TYPE_CHECKING:
 _LARGEST_ID = 10_000_000  # the largest vocabularies have about a quarter of a million tokens
 _PADDINGS = ("longest", "max_length")
 _TRUNCATIONS = ("longest_first", "only_first", "only_second")
+_IGNORED = -100  # a label that takes part in no loss
+
+# What to type instead of methods, attributes and arguments of transformers that are not here.
+_INSTEAD = {
+    "additional_special_tokens": "tokenizer.all_special_tokens",
+    "apply_chat_template": "plain text: none of the models here is a chat model",
+    "as_target_tokenizer": "tokenizer(texts, text_target=targets), which adds labels",
+    "backend_tokenizer": "tokenizer.backend",
+    "build_inputs_with_special_tokens": "tokenizer(text, text_pair), which adds them",
+    "create_token_type_ids_from_sequences": "tokenizer(text, text_pair)['token_type_ids']",
+    "extra_special_tokens": "tokenizer.all_special_tokens",
+    "max_len": "model_max_length",
+    "max_len_sentences_pair": "model_max_length - num_special_tokens_to_add(pair=True)",
+    "max_len_single_sentence": "model_max_length - num_special_tokens_to_add()",
+    "prepare_for_model": "tokenizer(text), with the text instead of its ids",
+    "prepare_seq2seq_batch": "tokenizer(texts, text_target=targets, padding=True)",
+    "push_to_hub": "save_pretrained(directory), and `hf upload` from the command line",
+    "save_vocabulary": "save_pretrained(directory)",
+    "train_from_iterator": "Tokenizer.train(texts=texts, vocab_size=...)",
+    "train_new_from_iterator": "Tokenizer.train(texts=texts, vocab_size=...)",
+}
+_ARGUMENT_INSTEAD = {
+    "pad_to_max_length": "padding='max_length'",
+    "text_pair_target": "text_target",
+    "texts": "text",
+    "text_pairs": "text_pair",
+}
+
+_Sample = tuple[str | list[str], ...]  # a text or a pair, each a str or a list of words
 
 # The replacements of `clean_up_tokenization`, in this order, each in the whole text.
 _CLEAN_UP = (
@@ -37,6 +67,32 @@ _CLEAN_UP = (
 # Truncation is a setting of the backend that each call changes; the lock keeps concurrent calls
 # from using each other's setting. It is global, because a tokenizer with a lock cannot be pickled.
 _BACKEND_LOCK = threading.Lock()
+
+
+def _before_fork() -> None:
+    """Wait for calls in other threads, and switch off the library's threads in the new process.
+
+    The workers of a DataLoader are forks. The library's threads do not survive a fork; it would
+    switch them off itself, with a warning.
+    """
+    _BACKEND_LOCK.acquire()
+    _environment_of_forks.append(os.environ.get("TOKENIZERS_PARALLELISM"))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _after_fork_in_parent() -> None:
+    if _environment_of_forks.pop() is None:
+        del os.environ["TOKENIZERS_PARALLELISM"]
+    _BACKEND_LOCK.release()
+
+
+_environment_of_forks: list[str | None] = []  # what the parent's variable was; one item at most
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_BACKEND_LOCK.release,
+    )
 
 
 class MissingTokenError(ValueError, AttributeError):
@@ -53,8 +109,12 @@ def _token(role: str) -> Any:
 
 
 def _token_id(role: str) -> Any:
-    """A read-only property: the id of the special token with this role."""
-    return property(lambda tokenizer: tokenizer.token_to_id(tokenizer._special_token(role)))
+    """A property that gets and sets the id of the special token with this role."""
+
+    def assign(tokenizer: "Tokenizer", token_id: int) -> None:
+        setattr(tokenizer, role, tokenizer.id_to_token(token_id))
+
+    return property(lambda tokenizer: tokenizer.token_to_id(tokenizer._special_token(role)), assign)
 
 
 class Tokenizer:
@@ -64,6 +124,12 @@ class Tokenizer:
     sep, pad and cls. If the vocabulary has no such token, the attribute raises
     :class:`MissingTokenError` (a ValueError); `"mask_token" in tokenizer.special_tokens` tells
     whether it has one.
+
+    Attributes:
+        vocab_size: the number of embeddings that a model needs: the largest id + 1.
+        special_tokens: role to token.
+        special_ids: the ids of all special tokens, with a role or without.
+        name_or_path: what :meth:`from_pretrained` was given; "" for others.
 
     Args:
         backend: a `tokenizers.Tokenizer`, or Marian's :class:`SentencePieceBackend`. Its padding
@@ -82,6 +148,9 @@ class Tokenizer:
         ValueError: ids that are not unique or too large, an unknown role or padding side, or a
             special token outside the vocabulary.
     """
+
+    is_fast = True
+    name_or_path = ""
 
     bos_token: str = _token("bos_token")
     eos_token: str = _token("eos_token")
@@ -110,17 +179,16 @@ class Tokenizer:
         clean_up_tokenization_spaces: bool = False,
         source: str = "the tokenizer",
     ) -> None:
-        ids = backend.get_vocab(with_added_tokens=True).values()
-        self.source = source
-        if not ids or max(ids) > _LARGEST_ID or len(set(ids)) != len(ids):
-            raise ValueError(
-                f"{len(ids)} tokens have {len(set(ids))} different ids, of which the largest is "
-                f"{max(ids, default=None)}; every token needs its own id, up to {_LARGEST_ID:,}"
+        if not hasattr(backend, "get_vocab"):
+            raise TypeError(
+                f"backend must be a tokenizers.Tokenizer, not {shortened(backend)}; files are read "
+                "by Tokenizer.from_pretrained(path)"
             )
+        self.source = source
+        self.vocab_size: int = _num_embeddings(backend)
         backend.no_padding()
         backend.no_truncation()
         self.backend = backend
-        self.vocab_size: int = max(ids) + 1  # rows of the embedding; ids may have gaps
         self.model_max_length = model_max_length
         self.padding_side = _checked("padding_side", padding_side, ("right", "left"))
         self.truncation_side = _checked("truncation_side", truncation_side, ("right", "left"))
@@ -133,30 +201,37 @@ class Tokenizer:
     @classmethod
     def train(
         cls,
-        files: str | Path | Sequence[str | Path],
+        files: str | Path | Sequence[str | Path] | None = None,
         vocab_size: int = 30_522,
         algorithm: str = "bpe",
         min_frequency: int = 2,
         lowercase: bool = False,
         show_progress: bool = True,
+        *,
+        texts: Iterable[str | Sequence[str]] | None = None,
     ) -> "Tokenizer":
-        """Train a vocabulary on the lines of text files; the same files give the same vocabulary.
+        """Train a vocabulary on text files, or on texts in memory.
+
+        The same files or texts give the same vocabulary.
 
         Args:
-            files: one path or several, of UTF-8 text.
+            files: one path or several, of UTF-8 text, whose lines are the texts.
             vocab_size: the number of tokens; small files may yield fewer.
             algorithm: "bpe" (byte-level, as in RoBERTa), "wordpiece" (as in BERT) or "unigram" (as
                 in XLM-RoBERTa).
             min_frequency: for "bpe" and "wordpiece": how often a pair must occur to be merged.
             lowercase: only for "wordpiece": whether texts are converted to lower case.
             show_progress: whether the library prints progress bars.
+            texts: instead of `files`, any iterable of texts, or of lists of texts.
 
         Raises:
             ValueError: an unknown algorithm, `lowercase` without "wordpiece", a `vocab_size` that
                 is too small, or a file that is missing, empty or not UTF-8.
+            TypeError: `texts` contains something else than texts.
         """
+        corpus = training.corpus(files, texts)
         backend = training.train(
-            files, vocab_size, algorithm, min_frequency, lowercase, show_progress
+            corpus, vocab_size, algorithm, min_frequency, lowercase, show_progress
         )
         is_bert = algorithm == "wordpiece"
         return cls(backend, pipelines.BERT if is_bert else pipelines.ROBERTA, token_types=is_bert)
@@ -169,6 +244,7 @@ class Tokenizer:
         revision: str | None = None,
         model_max_length: int | None = None,
         padding_side: str | None = None,
+        **settings: Any,
     ) -> "Tokenizer":
         """Load a directory, a tokenizer.json, or a name on the Hugging Face hub.
 
@@ -186,20 +262,25 @@ class Tokenizer:
             revision: the branch, tag or commit of the repository on the hub.
             model_max_length: in tokens; replaces the value in tokenizer_config.json.
             padding_side: "right" or "left"; replaces the value in tokenizer_config.json.
+            settings: other fields of tokenizer_config.json, to replace those in the file:
+                `add_prefix_space=True`, `do_lower_case=False`, `bos_token="<s>"`. `use_fast` has
+                no effect, since all tokenizers here are fast ones.
 
         Raises:
+            TypeError: an unknown setting.
             CheckpointError: no tokenizer is found; its class or a setting is not supported; or a
                 file is broken, unsafe or contradicts another one.
             ImportError: Marian's files need the `sentencepiece` library, which is not installed.
         """
+        named = {"model_max_length": model_max_length, "padding_side": padding_side}
+        settings |= {name: value for name, value in named.items() if value is not None}
+        loading.check_settings(settings)
         path = resolve_checkpoint(path_or_name, loading.FILES, revision)
-        arguments = loading.load(path)
-        if model_max_length is not None:
-            arguments["model_max_length"] = model_max_length
-        if padding_side is not None:
-            arguments["padding_side"] = padding_side
+        arguments = loading.load(path, settings)
         with pipelines.library_errors(str(path)):
-            return cls(**arguments)
+            tokenizer = cls(**arguments)
+        tokenizer.name_or_path = str(path_or_name)
+        return tokenizer
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into the directory `path`, atomically.
@@ -212,7 +293,7 @@ class Tokenizer:
         roles = {role: self.special_tokens.get(role) for role in SPECIAL_TOKENS}
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": self._model_input_names(),
+            "model_input_names": self.model_input_names,
             "padding_side": self.padding_side,
             "truncation_side": self.truncation_side,
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
@@ -265,29 +346,38 @@ class Tokenizer:
 
     def __call__(
         self,
-        texts: str | Sequence[str] | None = None,
-        text_pairs: str | Sequence[str] | None = None,
+        text: str | Sequence[Any] | None = None,
+        text_pair: str | Sequence[Any] | None = None,
         *,
-        text_target: str | Sequence[str] | None = None,
-        padding: bool | str = False,
-        truncation: bool | str = False,
+        text_target: str | Sequence[Any] | None = None,
+        padding: bool | str | None = False,
+        truncation: bool | str | None = False,
         max_length: int | None = None,
+        max_target_length: int | None = None,
         stride: int = 0,
-        return_overflowing_tokens: bool = False,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
         add_special_tokens: bool = True,
         return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool = True,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
         **unknown: Any,
     ) -> BatchEncoding:
         """Encode one text, a list of texts, or pairs of texts.
 
         Args:
-            texts: one text or several.
-            text_pairs: as many second texts. As in transformers, a call with one text and the
+            text: one text, or several in a list, an array or a pandas Series. A list of tuples of
+                two texts is a list of pairs.
+            text_pair: as many second texts. As in transformers, a call with one text and the
                 second text "" has only one text; in lists, "" is a second text without tokens.
-            text_target: instead of `texts`, the targets of an encoder-decoder model. They get the
-                same ids as in `texts`, except with Marian, which has a SentencePiece model for
-                each side.
+            text_target: the targets of an encoder-decoder model. Alone, they are encoded like
+                texts, except with Marian, which has a SentencePiece model for each side. With
+                `text`, they become the `labels` of the batch, with -100 at padding.
             padding: True or "longest" (to the longest sequence), "max_length", or False. Without
                 truncation, sequences longer than `max_length` stay as they are. The id at padding
                 is `padding_id`, which may also occur in texts; `attention_mask` says what is
@@ -295,69 +385,98 @@ class Tokenizer:
             truncation: True or "longest_first" (cuts the longer text of a pair), "only_first",
                 "only_second", or False.
             max_length: in tokens, including special tokens; by default `model_max_length`.
+            max_target_length: the same for `text_target`; by default `max_length`.
             stride: the number of tokens that a window shares with the one before; pairs need
                 truncation="only_first" or "only_second".
-            return_overflowing_tokens: whether a text that is too long becomes several sequences,
-                one per window; `overflow_to_sample` says which text a sequence came from.
+            is_split_into_words: whether each text is a list of words; `word_ids` of the result are
+                their indices. Byte-level BPE needs a tokenizer with `add_prefix_space`.
+            pad_to_multiple_of: makes padded sequences longer, to a multiple of this.
             padding_side: "right" or "left"; by default the tokenizer's `padding_side`.
             add_special_tokens: whether the model's special tokens are added to the texts.
             return_tensors: "pt" or "np" for (B, T) of int64, B = 1 for one text; None for lists.
+            return_token_type_ids: whether the batch has `token_type_ids`; by default `token_types`.
+            return_attention_mask: whether the batch has `attention_mask`.
+            return_overflowing_tokens: whether a text that is too long becomes several sequences,
+                one per window; `overflow_to_sample_mapping` says which text a sequence came from.
+            return_special_tokens_mask: adds `special_tokens_mask`, 1 at special tokens and padding.
+            return_offsets_mapping: adds `offset_mapping`, the characters (first, last + 1) of each
+                token; `batch.offsets(index)` needs no argument.
+            return_length: adds `length`, the number of tokens of each sequence.
 
         Raises:
             TypeError: an unknown argument, or a text that is not a str.
             ValueError: arguments that contradict each other or the texts.
         """
         if unknown:
-            choices = list(Tokenizer.__call__.__kwdefaults__ or ())
-            raise TypeError(unexpected_name("argument", next(iter(unknown)), choices))
-        backend = self.backend
-        if text_target is None:
-            samples = _as_samples("texts", texts, text_pairs)
-        elif texts is not None or text_pairs is not None:
-            raise ValueError(
-                "text_target cannot be combined with texts: call once with texts and once with "
-                "text_target; the labels are the input_ids of the second call, with -100 where its "
-                "attention_mask is 0"
-            )
-        else:
-            samples = _as_samples("text_target", text_target)
-            if isinstance(backend, SentencePieceBackend):
-                backend = backend.for_targets()
-        padding = _checked(
-            "padding", "longest" if padding is True else padding, (False, *_PADDINGS)
-        )
-        strategy = "longest_first" if truncation is True else truncation
-        strategy = _checked("truncation", strategy, (False, *_TRUNCATIONS))
-        side = _checked("padding_side", padding_side or self.padding_side, ("right", "left"))
+            name, choices = next(iter(unknown)), list(Tokenizer.__call__.__kwdefaults__ or ())
+            raise TypeError(unexpected_name("argument", name, choices, _ARGUMENT_INSTEAD.get(name)))
         _checked("return_tensors", return_tensors, (None, "pt", "np"))
-        if stride and not (strategy and return_overflowing_tokens):
-            raise ValueError("stride needs truncation and return_overflowing_tokens=True")
-        limit = self._limit(max_length, strategy, padding)
-        if strategy:
-            self._check_limit(samples, strategy, limit, stride, add_special_tokens)
-        cut_side = "right" if return_overflowing_tokens else self.truncation_side
-        encodings = self._encode(
-            backend, samples, strategy, limit, stride, add_special_tokens, cut_side
-        )
-        overflow_to_sample = list(range(len(encodings)))
+        options: dict[str, Any] = {
+            "padding": padding,
+            "truncation": truncation,
+            "stride": stride,
+            "words": is_split_into_words,
+            "multiple": pad_to_multiple_of,
+            "padding_side": padding_side,
+            "add_special_tokens": add_special_tokens,
+            "windows": return_overflowing_tokens,
+        }
+        targets: list[_Sample] = []
+        target_length = max_target_length or max_length
+        if text_target is not None:
+            targets, single = _as_samples("text_target", text_target, None, is_split_into_words)
+        if text is None and text_target is not None:
+            if text_pair is not None:
+                raise ValueError("text_target has no second texts: leave out text_pair")
+            samples = targets
+            encodings, owners = self._sequences(True, samples, target_length, **options)
+        else:
+            samples, single = _as_samples("text", text, text_pair, is_split_into_words)
+            encodings, owners = self._sequences(False, samples, max_length, **options)
+        names = {
+            "input_ids": True,
+            "token_type_ids": self.token_types
+            if return_token_type_ids is None
+            else return_token_type_ids,
+            "attention_mask": return_attention_mask,
+            "special_tokens_mask": return_special_tokens_mask,
+            "offset_mapping": return_offsets_mapping,
+            "length": return_length,
+        }
+        data = values_of(encodings, [name for name, asked in names.items() if asked])
         if return_overflowing_tokens:
-            windows = [[encoding, *encoding.overflowing] for encoding in encodings]
-            encodings = [window for group in windows for window in group]
-            overflow_to_sample = [sample for sample, group in enumerate(windows) for _ in group]
-        if padding:
-            longest = max(map(len, encodings), default=0)
-            length = limit if padding == "max_length" else longest
-            self._pad(encodings, length, side)
-        batch = BatchEncoding(
-            encodings, overflow_to_sample, samples, self._model_input_names(), return_tensors
-        )
-        single = isinstance(text_target if texts is None else texts, str)
+            data["overflow_to_sample_mapping"] = owners
+        if text is not None and text_target is not None:
+            if len(targets) != len(encodings):
+                raise ValueError(
+                    f"{len(targets)} target texts for {len(encodings)} sequences: each text has "
+                    "one target, and no windows"
+                )
+            data["labels"] = [
+                [i if real else _IGNORED for i, real in zip(e.ids, e.attention_mask, strict=True)]
+                for e in self._sequences(True, targets, target_length, **options)[0]
+            ]
         if single and return_tensors is None and not return_overflowing_tokens:
-            batch.update({name: value[0] for name, value in batch.items()})
-        return batch
+            data = {name: value[0] if name != "length" else value for name, value in data.items()}
+        return BatchEncoding(
+            data,
+            encodings,
+            overflow_to_sample=owners,
+            samples=samples,
+            tensor_type=return_tensors,
+        )
 
-    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
-        """Decode a 1-D list, array or tensor of ids, as transformers' `decode` does.
+    # The names that older versions of transformers have for a call.
+    encode_plus = __call__
+    batch_encode_plus = __call__
+
+    def decode(
+        self,
+        ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> Any:
+        """Decode a list, array or tensor of ids: a str, or a list of str for several sequences.
 
         Spaces before punctuation are kept, so that byte-level BPE restores the original text,
         unless `clean_up_tokenization_spaces` is set, for instance by tokenizer_config.json.
@@ -369,27 +488,272 @@ class Tokenizer:
         characters may still change.
 
         Raises:
-            ValueError: an id is not in the vocabulary, or `ids` has more than one dimension.
+            ValueError: an id is not in the vocabulary.
         """
-        ids = ids.tolist() if hasattr(ids, "tolist") else ids
-        ids = [ids] if isinstance(ids, int) else list(ids)
-        if ids and isinstance(ids[0], (list, tuple)):
-            raise ValueError("decode takes the ids of one sequence; use batch_decode for several")
+        ids = _as_ids(ids)
+        if isinstance(ids, list) and any(isinstance(sequence, list) for sequence in ids):
+            return [
+                self.decode(sequence, skip_special_tokens, clean_up_tokenization_spaces)
+                for sequence in ids
+            ]
+        ids = ids if isinstance(ids, list) else [ids]
         for token_id in ids:
             self.id_to_token(token_id)
         with pipelines.library_errors(self.source):
             text = str(self.backend.decode(ids, skip_special_tokens=skip_special_tokens))
-        return clean_up_tokenization(text) if self.clean_up_tokenization_spaces else text
+        cleans = clean_up_tokenization_spaces
+        if cleans is None:
+            cleans = self.clean_up_tokenization_spaces
+        return clean_up_tokenization(text) if cleans and not self._is_bpe() else text
 
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
         """Decode several sequences of ids; see :meth:`decode`."""
-        return [self.decode(ids, skip_special_tokens) for ids in sequences]
+        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        return [texts] if isinstance(texts, str) and len(sequences) else list(texts)
+
+    def pad(
+        self,
+        features: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Make sequences equally long that were encoded before, as a collator does.
+
+        `input_ids` get `padding_id`, `attention_mask` and `token_type_ids` 0, `special_tokens_mask`
+        1. An `attention_mask` is added if there is none. Labels that are lists get -100: with one
+        label a token they become as long as the sequence, others as long as the longest of them.
+        All other values stay as they are.
+
+        Args:
+            features: dicts of one sequence each, or one dict of lists, as this tokenizer returns
+                both; the values may be tensors or arrays.
+            padding: True or "longest", "max_length", or False.
+            max_length: the length for "max_length", by default `model_max_length`; longer sequences
+                stay as they are.
+            pad_to_multiple_of: makes the sequences longer, to a multiple of this.
+            padding_side: "right" or "left"; by default the tokenizer's `padding_side`.
+            return_tensors: "pt" or "np"; by default what the ids were given as.
+
+        Raises:
+            TypeError: features are no dicts.
+            ValueError: there are no `input_ids`, or arguments contradict each other.
+        """
+        values, kind, single = _as_values(features)
+        side = _checked("padding_side", padding_side or self.padding_side, ("right", "left"))
+        ids = values["input_ids"]
+        values.setdefault("attention_mask", [[1] * len(sequence) for sequence in ids])
+        how = _padding(padding)
+        limit = self._limit(max_length if how == "max_length" else None, False, how)
+        longest = max(map(len, ids), default=0)
+        length = _multiple(limit or longest, pad_to_multiple_of, how) if how else 0
+
+        def filled(sequences: list[list[Any]], length: int, value: int) -> list[list[Any]]:
+            fills = [[value] * (length - len(sequence)) for sequence in sequences]
+            pairs = zip(sequences, fills, strict=True)
+            return [[*s, *fill] if side == "right" else [*fill, *s] for s, fill in pairs]
+
+        fill = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
+        if any(len(sequence) < length for sequence in ids):
+            fill["input_ids"] = self.padding_id
+        padded = {n: filled(v, length, fill[n]) if n in fill else v for n, v in values.items()}
+        labels = values.get("labels")
+        if how and labels and all(isinstance(label, list) for label in labels):
+            of_tokens = [*map(len, labels)] == [*map(len, ids)]
+            longest = length if of_tokens else max(map(len, labels))
+            padded["labels"] = filled(labels, longest, _IGNORED)
+        kind = return_tensors or kind
+        if single and kind is None:
+            padded = {name: value[0] for name, value in padded.items()}
+        return BatchEncoding(padded, tensor_type=kind)
+
+    # ---- texts, tokens and ids, one step at a time ----
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of one text, or of a pair; `options` are those of a call."""
+        if not isinstance(text, str) and not options.get("is_split_into_words"):
+            raise TypeError(
+                f"tokenize takes one text, not {shortened(text)}; for several: "
+                "[tokenizer.tokenize(text) for text in texts]"
+            )
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
+        """The `input_ids` of a call, which has the same options."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """The id of a token, or the ids of several; that of unk_token for those that are unknown.
+
+        Raises:
+            ValueError: a token is unknown, and there is no unk_token; see also :meth:`token_to_id`.
+        """
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        found = self.backend.token_to_id(tokens)
+        known = found is not None or "unk_token" not in self.special_tokens
+        return self.token_to_id(tokens) if known else self.unk_token_id
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The token of an id, or the tokens of several in a list, array or tensor.
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        ids = _as_ids(ids)
+        if not isinstance(ids, list):
+            return self.id_to_token(ids)
+        skipped = self.special_ids if skip_special_tokens else ()
+        return [self.id_to_token(token_id) for token_id in ids if token_id not in skipped]
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The text of these tokens; see :meth:`decode`."""
+        decoder = self.backend.decoder
+        return str(decoder.decode(list(tokens))) if decoder is not None else " ".join(tokens)
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """The number of special tokens that a call adds to one text, or to a pair."""
+        return int(self.backend.num_special_tokens_to_add(pair))
+
+    def get_special_tokens_mask(
+        self, ids: Any, *, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """1 for each special token among the ids of a sequence, 0 for the others.
+
+        Raises:
+            ValueError: `already_has_special_tokens` is not True; a call adds them.
+        """
+        if not already_has_special_tokens:
+            raise ValueError(
+                "get_special_tokens_mask needs ids that contain the special tokens: pass "
+                "already_has_special_tokens=True, or call tokenizer(text, "
+                "return_special_tokens_mask=True)"
+            )
+        return [int(token_id in self.special_ids) for token_id in _as_ids(ids)]
+
+    # ---- the vocabulary ----
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id, the added ones too."""
+        return dict(self.backend.get_vocab(with_added_tokens=True))
+
+    vocab = property(get_vocab)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """The tokens that are cut out of a text first, special ones and others, with their ids."""
+        added = sorted(self.backend.get_added_tokens_decoder().items())
+        return {token.content: token_id for token_id, token in added}
+
+    def add_tokens(self, tokens: Any, special_tokens: bool = False) -> int:
+        """Add tokens that the vocabulary lacks, with the next ids; return their number.
+
+        `model.resize_token_embeddings(len(tokenizer))` then gives the model embeddings for them.
+
+        Args:
+            tokens: a str, a `tokenizers.AddedToken`, or several of them.
+            special_tokens: whether they are special tokens, which decoding may leave out.
+
+        Raises:
+            TypeError: something else than a token.
+            ValueError: an empty token, or a Marian, whose two models determine its tokens.
+        """
+        tk = pipelines.library()
+        tokens = [tokens] if isinstance(tokens, str | tk.AddedToken) else list(tokens)
+        for token in tokens:
+            if not isinstance(token, str | tk.AddedToken):
+                raise TypeError(f"a token is a str or an AddedToken, not {shortened(token)}")
+            text = token if isinstance(token, str) else token.content
+            if not text:
+                raise ValueError("a token cannot be empty")
+            if isinstance(self.backend, SentencePieceBackend) and text not in self.get_vocab():
+                raise ValueError(
+                    f"{shortened(text)} cannot be added: the tokens of a Marian are the pieces of "
+                    "its two SentencePiece models; write it as a word of the text"
+                )
+        size = len(self)
+        add = self.backend.add_special_tokens if special_tokens else self.backend.add_tokens
+        add(tokens)
+        self.vocab_size = _num_embeddings(self.backend)
+        self._set_special_tokens(self.special_tokens)
+        return len(self) - size
+
+    def add_special_tokens(self, special_tokens: Mapping[str, Any]) -> int:
+        """Give roles to tokens, and add those that the vocabulary lacks; return their number.
+
+        Args:
+            special_tokens: role to token, such as `{"pad_token": "[PAD]"}`. The tokens in the list
+                "additional_special_tokens", or "extra_special_tokens", have no role.
+
+        Raises:
+            ValueError: an unknown role, or what :meth:`add_tokens` refuses.
+        """
+        without_role = ("additional_special_tokens", "extra_special_tokens")
+        roles: dict[str, str] = {}
+        tokens: list[Any] = []
+        for role, token in special_tokens.items():
+            if role in without_role:
+                tokens += [token] if isinstance(token, str) else token
+            elif role in SPECIAL_TOKENS:
+                tokens.append(token)
+                roles[role] = getattr(token, "content", token)
+            else:
+                raise ValueError(
+                    unexpected_name("special token", str(role), (*SPECIAL_TOKENS, *without_role))
+                )
+        number = self.add_tokens(tokens, special_tokens=True)
+        self._set_special_tokens(self.special_tokens | roles)
+        return number
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a call returns by default."""
+        return ["input_ids", *["token_type_ids"] * self.token_types, "attention_mask"]
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """Role to token."""
+        return dict(self.special_tokens)
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The special tokens: those with a role, then the others in the order of their ids."""
+        others = sorted(self._special_vocab().items(), key=lambda item: item[1])
+        return list(dict.fromkeys([*self.special_tokens.values(), *(token for token, _ in others)]))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids of `all_special_tokens`."""
+        return [self.token_to_id(token) for token in self.all_special_tokens]
+
+    if not TYPE_CHECKING:  # a type checker knows the attributes that there are
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property failed: its own error says why
+                return object.__getattribute__(self, name)
+            if name.startswith("__"):  # what `copy` and `pickle` look for
+                raise AttributeError(name)
+            if name in _INSTEAD:
+                raise AttributeError(f"there is no tokenizer.{name}; use {_INSTEAD[name]}")
+            names = [known for known in dir(type(self)) if not known.startswith("_")]
+            raise AttributeError(unexpected_name("attribute of a tokenizer", name, names))
 
     def _special_token(self, role: str) -> str:
         if role not in self.special_tokens:
+            end = role == "pad_token" and "eos_token" in self.special_tokens
+            token = "tokenizer.eos_token" if end else "'...'"
             raise MissingTokenError(
                 f"this vocabulary has no {role}, only {self.special_tokens}; to use one of its "
-                f"tokens as {role}: tokenizer.{role} = '...'"
+                f"tokens as {role}: tokenizer.{role} = {token}; to add a new one: "
+                f"tokenizer.add_special_tokens({{'{role}': '...'}})"
             )
         return self.special_tokens[role]
 
@@ -399,7 +763,10 @@ class Tokenizer:
             if role not in SPECIAL_TOKENS:
                 raise ValueError(unexpected_name("special token", role, SPECIAL_TOKENS))
             if not isinstance(token, str) or self.backend.token_to_id(token) is None:
-                raise ValueError(f"{role} {shortened(token)} is not a token of the vocabulary")
+                raise ValueError(
+                    f"{role} {shortened(token)} is not a token of the vocabulary; to add it: "
+                    f"tokenizer.add_special_tokens({{'{role}': {shortened(token)}}})"
+                )
             if token not in self._special_vocab():
                 self.backend.add_special_tokens([tk.AddedToken(token, normalized=False)])
         self.special_tokens: dict[str, str] = dict(special_tokens)
@@ -410,8 +777,8 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder().items()
         return {token.content: token_id for token_id, token in added if token.special}
 
-    def _model_input_names(self) -> list[str]:
-        return ["input_ids", *["token_type_ids"] * self.token_types, "attention_mask"]
+    def _is_bpe(self) -> bool:
+        return type(self.backend.model).__name__ == "BPE"
 
     def _limit(self, max_length: int | None, truncation: str | bool, padding: str | bool) -> int:
         """The length in tokens to truncate or pad to; 0 if neither is requested."""
@@ -432,13 +799,79 @@ class Tokenizer:
             raise ValueError(f"max_length={shortened(limit)} must be a positive integer")
         return limit
 
+    def _sequences(
+        self,
+        as_targets: bool,
+        samples: list[_Sample],
+        max_length: int | None,
+        *,
+        padding: Any,
+        truncation: Any,
+        stride: int,
+        words: bool,
+        multiple: int | None,
+        padding_side: str | None,
+        add_special_tokens: bool,
+        windows: bool,
+    ) -> tuple[list["tokenizers.Encoding"], list[int]]:
+        """The encodings of a call, truncated and padded, and the sample of each.
+
+        `as_targets` says whether the samples are texts of the decoder, `windows` whether a sample
+        that is too long becomes several sequences; the other arguments are those of the call.
+        """
+        padding = _padding(padding)
+        strategy = _truncation(truncation)
+        side = _checked("padding_side", padding_side or self.padding_side, ("right", "left"))
+        if stride and not (strategy and windows):
+            raise ValueError("stride needs truncation and return_overflowing_tokens=True")
+        limit = self._limit(max_length, strategy, padding)
+        if padding == "max_length" and strategy and multiple and limit % multiple:
+            raise ValueError(
+                f"max_length={limit} is not a multiple of pad_to_multiple_of={multiple}, so no "
+                "sequence can be cut to the one and padded to the other; change one of them"
+            )
+        backend = self.backend
+        if words and not self._keeps_words_apart():
+            raise ValueError(
+                "is_split_into_words=True needs a space before each word, and this tokenizer adds "
+                "none: load it with Tokenizer.from_pretrained(path, add_prefix_space=True)"
+            )
+        if as_targets and isinstance(backend, SentencePieceBackend):
+            backend = backend.for_targets()
+        if strategy:
+            self._check_limit(samples, strategy, limit, stride, add_special_tokens, words)
+        cut_side = "right" if windows else self.truncation_side
+        encodings = self._encode(
+            backend, samples, strategy, limit, stride, add_special_tokens, words, cut_side
+        )
+        owners = list(range(len(encodings)))
+        if windows:
+            groups = [[encoding, *encoding.overflowing] for encoding in encodings]
+            encodings = [window for group in groups for window in group]
+            owners = [sample for sample, group in enumerate(groups) for _ in group]
+        longest = max(map(len, encodings), default=0)
+        length = limit if padding == "max_length" else longest
+        length = _multiple(length, multiple, padding)
+        if padding and any(len(encoding) < length for encoding in encodings):
+            pad_id = self.padding_id
+            token = self.id_to_token(pad_id)
+            for encoding in encodings:
+                encoding.pad(length, direction=side, pad_id=pad_id, pad_token=token)
+        return encodings, owners
+
+    def _keeps_words_apart(self) -> bool:
+        """Whether words that are given one by one get other tokens than parts of one word."""
+        byte_level = type(self.backend.pre_tokenizer).__name__ == "ByteLevel"
+        return not byte_level or bool(self.backend.pre_tokenizer.add_prefix_space)
+
     def _check_limit(
         self,
-        samples: list[tuple[str, ...]],
+        samples: list[_Sample],
         truncation: str,
         limit: int,
         stride: int,
         add_special_tokens: bool,
+        words: bool,
     ) -> None:
         """Refuse a limit or stride for which the library panics or raises a vague error.
 
@@ -456,20 +889,23 @@ class Tokenizer:
                 "less than that number"
             )
         if truncation == "only_second" and not pairs:
-            raise ValueError("truncation='only_second' needs text_pairs")
+            raise ValueError("truncation='only_second' needs text_pair")
         if stride and pairs and truncation == "longest_first":
             raise ValueError("stride with pairs needs truncation='only_first' or 'only_second'")
         if not pairs or truncation == "longest_first":
             return
         cut = int(truncation == "only_second")  # the index of the text that is truncated
-        others = self._encode(
-            self.backend, [(pair[1 - cut],) for pair in samples], False, 0, 0, False
-        )
+
+        def encoded(texts: list[Any]) -> list["tokenizers.Encoding"]:
+            singles: list[_Sample] = [(text,) for text in texts]
+            return self._encode(self.backend, singles, False, 0, 0, False, words)
+
+        others = encoded([pair[1 - cut] for pair in samples])
         for index, (pair, encoding) in enumerate(zip(samples, others, strict=True)):
             left = available - len(encoding)
             if left > stride:
                 continue
-            if len(self._encode(self.backend, [(pair[cut],)], False, 0, 0, False)[0]) > left:
+            if len(encoded([pair[cut]])[0]) > left:
                 raise ValueError(
                     f"text {1 - cut} of pair {index} has {len(encoding)} tokens, which leaves "
                     f"{left} of max_length={limit} for text {cut}; it needs more than "
@@ -479,11 +915,12 @@ class Tokenizer:
     def _encode(
         self,
         backend: Any,
-        samples: list[tuple[str, ...]],
+        samples: list[_Sample],
         truncation: str | bool,
         limit: int,
         stride: int,
         add_special_tokens: bool,
+        words: bool,
         cut_side: str = "right",
     ) -> list["tokenizers.Encoding"]:
         inputs = [sample if len(sample) == 2 else sample[0] for sample in samples]
@@ -493,17 +930,13 @@ class Tokenizer:
                     backend.enable_truncation(
                         limit, stride=stride, strategy=truncation, direction=cut_side
                     )
-                return list(backend.encode_batch(inputs, add_special_tokens=add_special_tokens))
+                return list(
+                    backend.encode_batch(
+                        inputs, is_pretokenized=words, add_special_tokens=add_special_tokens
+                    )
+                )
             finally:
                 backend.no_truncation()
-
-    def _pad(self, encodings: list["tokenizers.Encoding"], length: int, side: str) -> None:
-        if all(len(encoding) >= length for encoding in encodings):
-            return
-        pad_id = self.padding_id
-        pad_token = self.id_to_token(pad_id)
-        for encoding in encodings:
-            encoding.pad(length, direction=side, pad_id=pad_id, pad_token=pad_token)
 
 
 def clean_up_tokenization(text: str) -> str:
@@ -511,6 +944,20 @@ def clean_up_tokenization(text: str) -> str:
     for spaced, joined in _CLEAN_UP:
         text = text.replace(spaced, joined)
     return text
+
+
+def _num_embeddings(backend: Any) -> int:
+    """The number of embeddings that a model needs; ids may have gaps."""
+    ids = backend.get_vocab(with_added_tokens=True).values()
+    if not ids or max(ids) > _LARGEST_ID or len(set(ids)) != len(ids):
+        raise ValueError(
+            f"{len(ids)} tokens have {len(set(ids))} different ids, of which the largest is "
+            f"{max(ids, default=None)}; every token needs its own id, up to {_LARGEST_ID:,}"
+        )
+    return int(max(ids)) + 1
+
+
+# ---- arguments ----
 
 
 def _checked(argument: str, value: Any, choices: tuple[Any, ...]) -> Any:
@@ -523,34 +970,131 @@ def _checked(argument: str, value: Any, choices: tuple[Any, ...]) -> Any:
     raise ValueError(f"{argument}={shortened(value)} must be one of {choices}")
 
 
+def _padding(value: Any) -> Any:
+    """False, "longest" or "max_length"."""
+    value = "longest" if value is True else value
+    value = False if value in (None, "do_not_pad") else value
+    return _checked("padding", value, (False, *_PADDINGS))
+
+
+def _truncation(value: Any) -> Any:
+    """False, or the name of a strategy."""
+    value = "longest_first" if value is True else value
+    value = False if value in (None, "do_not_truncate") else value
+    return _checked("truncation", value, (False, *_TRUNCATIONS))
+
+
+def _multiple(length: int, multiple: int | None, padding: Any) -> int:
+    """`length`, or the next multiple."""
+    if multiple is None:
+        return length
+    if not isinstance(multiple, int) or multiple < 1:
+        raise ValueError(f"pad_to_multiple_of={shortened(multiple)} must be a positive integer")
+    if not padding:
+        raise ValueError(f"pad_to_multiple_of={multiple} has no effect: add padding=True")
+    return -(-length // multiple) * multiple
+
+
 def _as_samples(
-    argument: str,
-    texts: str | Sequence[str] | None,
-    text_pairs: str | Sequence[str] | None = None,
-) -> list[tuple[str, ...]]:
-    """Tuples of one text, or of two with `text_pairs`; checks that each is a str."""
-    first = _as_texts(argument, texts)
-    if text_pairs is None or (text_pairs == "" and isinstance(texts, str)):
-        return [(text,) for text in first]
-    second = _as_texts("text_pairs", text_pairs)
-    if len(first) != len(second) or isinstance(texts, str) != isinstance(text_pairs, str):
+    argument: str, texts: Any, text_pair: Any, words: bool
+) -> tuple[list[_Sample], bool]:
+    """Tuples of one text, or of two, and whether a single one was given.
+
+    A text is a str, or with `words` a list of str.
+
+    Raises:
+        TypeError: something else than texts.
+        ValueError: two texts were not given for each pair, or a text is not valid Unicode.
+    """
+    texts = _as_list(argument, texts)
+    single = isinstance(texts, str) or (words and bool(texts) and isinstance(texts[0], str))
+    if not single and text_pair is None and any(isinstance(text, tuple) for text in texts):
+        if not all(isinstance(text, tuple) and len(text) == 2 for text in texts):
+            raise TypeError(f"{argument} must have two texts in each tuple, or no tuples")
+        texts, text_pair = map(list, zip(*texts, strict=True))
+    first = _as_texts(argument, [texts] if single else texts, words)
+    if text_pair is None or (single and len(text_pair) == 0):
+        return [(text,) for text in first], single
+    pairs = _as_list("text_pair", text_pair)
+    one_pair = isinstance(pairs, str) or (words and bool(pairs) and isinstance(pairs[0], str))
+    second = _as_texts("text_pair", [pairs] if one_pair else pairs, words)
+    if len(first) != len(second) or single != one_pair:
         raise ValueError(
-            f"{len(first)} texts ({type(texts).__name__}) and {len(second)} text_pairs "
-            f"({type(text_pairs).__name__}): pass two str, or two lists of the same length"
+            f"{len(first)} texts ({type(texts).__name__}) and {len(second)} in text_pair "
+            f"({type(text_pair).__name__}): pass two texts, or two lists of the same length"
         )
-    return list(zip(first, second, strict=True))
+    return list(zip(first, second, strict=True)), single
 
 
-def _as_texts(argument: str, value: Any) -> list[str]:
+def _as_list(argument: str, value: Any) -> Any:
+    """A str, or a list of what an array, a pandas Series or another sequence contains."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
-        value = [value]
-    elif not isinstance(value, Sequence):
-        raise TypeError(f"{argument} must be a str or a list of str, not {type(value).__name__}")
-    for i, text in enumerate(value):
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return list(value)
+    hint = f": pass list({argument})" if isinstance(value, Iterable) else ""
+    raise TypeError(f"{argument} must be a str or a list of str, not {type(value).__name__}{hint}")
+
+
+def _as_texts(argument: str, texts: list[Any], words: bool) -> list[Any]:
+    """The texts after a check that each is a valid str, or with `words` a list of them."""
+    for i, text in enumerate(texts):
+        name = f"{argument}[{i}]"
+        if words:
+            if isinstance(text, str) or not isinstance(text, Sequence):
+                raise TypeError(
+                    f"with is_split_into_words=True {name} must be a list of words, not "
+                    f"{type(text).__name__}: {shortened(text)}"
+                )
+            _as_texts(name, list(text), words=False)
+            continue
         if not isinstance(text, str):
+            hint = "; for texts that are lists of words, pass is_split_into_words=True"
             raise TypeError(
-                f"{argument}[{i}] must be a str, not {type(text).__name__}: {shortened(text)}"
+                f"{name} must be a str, not {type(text).__name__}: {shortened(text)}"
+                f"{hint if isinstance(text, Sequence) else ''}"
             )
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(f"{argument}[{i}] contains a lone surrogate: it is not valid Unicode")
-    return list(value)
+            raise ValueError(f"{name} contains a lone surrogate: it is not valid Unicode")
+    return [list(text) for text in texts] if words else texts
+
+
+def _as_ids(ids: Any) -> Any:
+    """An id, or a list of ids, or a list of such lists, from arrays and tensors too."""
+    if hasattr(ids, "tolist"):
+        return ids.tolist()
+    if isinstance(ids, Iterable) and not isinstance(ids, str):
+        return [_as_ids(item) for item in ids]
+    return ids
+
+
+def _as_values(features: Any) -> tuple[dict[str, list[Any]], str | None, bool]:
+    """The values of `Tokenizer.pad` as lists, the kind of their arrays, and whether one sequence.
+
+    Raises:
+        TypeError: features are no dicts.
+        ValueError: the dicts have different names, or no `input_ids`.
+    """
+    many = features if not isinstance(features, Mapping) else [features]
+    if not isinstance(many, Sequence) or not all(isinstance(one, Mapping) for one in many):
+        raise TypeError(
+            f"pad takes a list of dicts, or a dict of lists, not {shortened(features)}; for texts, "
+            "call the tokenizer with padding=True"
+        )
+    names = list(dict.fromkeys(name for one in many for name in one))
+    for one in many:
+        missing = [name for name in ["input_ids", *names] if name not in one]
+        if missing:
+            raise ValueError(f"pad needs {missing[0]} in each dict; one has only {listed(one)}")
+    if not many:
+        raise ValueError("pad needs at least one sequence")
+    ids = many[0]["input_ids"]
+    inner = ids[0] if isinstance(ids, list) and ids else ids
+    kind = "pt" if hasattr(inner, "device") and hasattr(inner, "cpu") else None
+    kind = "np" if kind is None and hasattr(inner, "tolist") else kind
+    if not isinstance(features, Mapping):
+        return {name: [_as_ids(one[name]) for one in many] for name in names}, kind, False
+    values = {name: _as_ids(features[name]) for name in names}
+    single = not values["input_ids"] or not isinstance(values["input_ids"][0], list)
+    return {n: [value] if single else value for n, value in values.items()}, kind, single

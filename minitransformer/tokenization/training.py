@@ -1,11 +1,11 @@
-"""Train a vocabulary on text files, so that the same files always give the same vocabulary.
+"""Train a vocabulary on texts, so that the same texts always give the same vocabulary.
 
 A bare `tokenizers.Tokenizer` is trained; its vocabulary then gets the same pipeline as a vocabulary
 that is loaded from files (see :mod:`minitransformer.tokenization.pipelines`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,31 +31,53 @@ if TYPE_CHECKING:
 
 ALGORITHMS = ("bpe", "wordpiece", "unigram")
 _UNIGRAM_STEP = 1e-4  # between the scores of characters that the trainer adds
+Corpus = Callable[["tokenizers.Tokenizer", Any], None]  # trains a backend with a trainer
+
+
+def corpus(
+    files: str | Path | Sequence[str | Path] | None,
+    texts: Iterable[str | Sequence[str]] | None,
+) -> Corpus:
+    """What a vocabulary is trained on, by `Tokenizer.train`: lines of UTF-8 `files`, or `texts`.
+
+    Raises:
+        TypeError: `texts` contains something else than texts.
+        ValueError: both or neither are given, they contain no text, or a file is not UTF-8.
+    """
+    if (files is None) == (texts is None):
+        raise ValueError(
+            "train needs either files or texts: Tokenizer.train('corpus.txt'), or "
+            "Tokenizer.train(texts=['one text', 'another'])"
+        )
+    if files is not None:
+        paths = _checked_files(files)
+        return lambda backend, trainer: backend.train(paths, trainer)
+    in_memory = _checked_texts(texts)
+    return lambda backend, trainer: backend.train_from_iterator(in_memory, trainer)
 
 
 def train(
-    files: str | Path | Sequence[str | Path],
+    corpus: Corpus,
     vocab_size: int,
     algorithm: str,
     min_frequency: int,
     lowercase: bool,
     show_progress: bool,
 ) -> "tokenizers.Tokenizer":
-    """Train a vocabulary on the lines of UTF-8 `files`; see `Tokenizer.train`.
+    """Train a vocabulary on a corpus; see `Tokenizer.train`.
 
-    The same files give the same vocabulary in every process. The library itself is deterministic
+    The same corpus gives the same vocabulary in every process. The library itself is deterministic
     only for BPE; :func:`_train_wordpiece` and :func:`_train_unigram` describe what is done for the
     other algorithms.
 
     Raises:
         ValueError: an unknown algorithm, a `vocab_size` that is too small for the special tokens
-            and the alphabet, or a file that is missing, empty, or not UTF-8.
+            and the alphabet.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(unexpected_name("algorithm", str(algorithm), ALGORITHMS))
     if lowercase and algorithm != "wordpiece":
         raise ValueError(f"lowercase=True needs algorithm='wordpiece', not {shortened(algorithm)}")
-    paths = _checked_files(files)
     options = {"vocab_size": vocab_size, "show_progress": show_progress}
     smallest = len(BERT_ORDER) + (256 if algorithm == "bpe" else 1)
     if vocab_size < smallest:
@@ -63,16 +85,16 @@ def train(
             f"vocab_size={vocab_size} is too small for {algorithm}; it needs at least {smallest}"
         )
     if algorithm == "bpe":
-        backend = _train_byte_level(paths, min_frequency=min_frequency, **options)
+        backend = _train_byte_level(corpus, min_frequency=min_frequency, **options)
     elif algorithm == "wordpiece":
-        backend = _train_wordpiece(paths, lowercase, min_frequency=min_frequency, **options)
+        backend = _train_wordpiece(corpus, lowercase, min_frequency=min_frequency, **options)
     else:
-        backend = _train_unigram(paths, **options)
+        backend = _train_unigram(corpus, **options)
     # The WordPiece trainer keeps every character, even if `vocab_size` is smaller.
     if (size := backend.get_vocab_size()) > vocab_size:
         raise ValueError(
             f"vocab_size={vocab_size} is too small: the special tokens and the characters of these "
-            f"files alone need {size} tokens"
+            f"texts alone need {size} tokens"
         )
     return backend
 
@@ -82,9 +104,13 @@ def _checked_files(files: str | Path | Sequence[str | Path]) -> list[str]:
     paths = [files] if isinstance(files, (str, Path)) else list(files)
     if not paths:
         raise ValueError("files is empty: name at least one text file to train on")
+    for given in paths:
+        if not isinstance(given, str | Path) or not _is_file(given):
+            raise ValueError(
+                f"{shortened(str(given))[1:-1]} is not a file; give text files to train on, or "
+                "texts in memory: Tokenizer.train(texts=texts)"
+            )
     for path in map(Path, paths):
-        if not path.is_file():
-            raise ValueError(f"{path} is not a file; give text files to train on")
         try:
             with path.open(encoding="utf-8") as stream:
                 has_text = any(line.strip() for line in stream)
@@ -97,7 +123,32 @@ def _checked_files(files: str | Path | Sequence[str | Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _train_byte_level(paths: list[str], **options: Any) -> "tokenizers.Tokenizer":
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a text that is too long, or has a NUL, is no path
+        return False
+
+
+def _checked_texts(texts: Any) -> list[str]:
+    """The texts of an iterable, whose items may be lists of texts."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be an iterable of texts, not {shortened(texts)}")
+    checked: list[str] = []
+    for item in texts:
+        for text in [item] if isinstance(item, str) or not isinstance(item, Iterable) else item:
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"text {len(checked)} must be a str, not {type(text).__name__}: "
+                    f"{shortened(text)}"
+                )
+            checked.append(str(text))
+    if not any(text.strip() for text in checked):
+        raise ValueError("texts contain no text to train on")
+    return checked
+
+
+def _train_byte_level(corpus: Corpus, **options: Any) -> "tokenizers.Tokenizer":
     """Train with all 256 bytes as the initial alphabet, so that every text can be encoded."""
     tk = library()
     backend = tk.Tokenizer(tk.models.BPE())
@@ -106,7 +157,7 @@ def _train_byte_level(paths: list[str], **options: Any) -> "tokenizers.Tokenizer
     trainer = tk.trainers.BpeTrainer(
         special_tokens=ROBERTA_ORDER, initial_alphabet=alphabet, **options
     )
-    backend.train(paths, trainer)
+    corpus(backend, trainer)
     model = _model(backend)
     backend = byte_level(model["vocab"], [(left, right) for left, right in model["merges"]])
     add_special_tokens(backend, ROBERTA_ORDER)
@@ -114,8 +165,8 @@ def _train_byte_level(paths: list[str], **options: Any) -> "tokenizers.Tokenizer
     return backend
 
 
-def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "tokenizers.Tokenizer":
-    """Train in two passes over the files, of which the first only finds the alphabet.
+def _train_wordpiece(corpus: Corpus, lowercase: bool, **options: Any) -> "tokenizers.Tokenizer":
+    """Train in two passes over the texts, of which the first only finds the alphabet.
 
     The trainer assigns ids to the tokens `##c` in the order of a randomly seeded hash table, and
     breaks ties between merges by these ids. Passed as special tokens, in sorted order, they get the
@@ -128,7 +179,7 @@ def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "toke
         backend.normalizer = tk.normalizers.BertNormalizer(lowercase=lowercase)
         backend.pre_tokenizer = tk.pre_tokenizers.BertPreTokenizer()
         trainer = tk.trainers.WordPieceTrainer(special_tokens=initial_tokens, **(options | changed))
-        backend.train(paths, trainer)
+        corpus(backend, trainer)
         return dict(_model(backend)["vocab"])
 
     alphabet = vocabulary(BERT_ORDER, vocab_size=1, show_progress=False)
@@ -139,7 +190,7 @@ def _train_wordpiece(paths: list[str], lowercase: bool, **options: Any) -> "toke
     return backend
 
 
-def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokenizers.Tokenizer":
+def _train_unigram(corpus: Corpus, vocab_size: int, **options: Any) -> "tokenizers.Tokenizer":
     """Train, then remove what depends on the trainer's randomly seeded hash tables.
 
     Two things do: (1) the last digits of the scores, which are summed in the order of a table, and
@@ -156,11 +207,11 @@ def _train_unigram(paths: list[str], vocab_size: int, **options: Any) -> "tokeni
         **options,
     )
     try:
-        backend.train(paths, trainer)
+        corpus(backend, trainer)
     except Exception as error:
         raise ValueError(
             f"the Unigram trainer failed ({error}); if the error is about the vocabulary, make "
-            f"vocab_size={vocab_size} larger: it must include all characters of the files"
+            f"vocab_size={vocab_size} larger: it must include all characters of the texts"
         ) from error
     scores = {
         token: score for token, score in _model(backend)["vocab"] if token not in ROBERTA_ORDER

@@ -123,7 +123,7 @@ def theirs(checkpoint):
 def assert_equal(ours, theirs, texts, **options):
     for side in ("text", "text_target"):
         expected = theirs(**{side: texts}, **options)
-        batch = ours(**{"texts" if side == "text" else side: texts}, **options)
+        batch = ours(**{side: texts}, **options)
         assert batch["input_ids"] == expected["input_ids"]
         assert batch["attention_mask"] == expected["attention_mask"]
 
