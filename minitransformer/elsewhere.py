@@ -135,7 +135,7 @@ METHODS: Mapping[str, str] = {
 }
 
 _LOOP = "write the loop with train.train(model, data, train.TrainingConfig(...)), or run a job"
-_SCHEDULE = "set TrainingConfig(schedule={!r}, warmup_steps=...), or --schedule {} of a job"
+_SCHEDULE = "set TrainingConfig(schedule={!r}, warmup=...), or --schedule {} of a job"
 _DATA = "read the text with torch.utils.data, or give the file to a job: minitransformer train mlm"
 _BYTE_LEVEL = "Tokenizer.train(files), then save_pretrained(path)"
 
@@ -199,7 +199,7 @@ def without(arguments: Mapping[str, Any], table: Arguments) -> dict[str, Any]:
             kept[name] = value
             continue
         harmless, instead = table[name]
-        if not any(value is known or value == known for known in harmless):
+        if not any(type(value) is type(known) and value == known for known in harmless):
             raise TypeError(f"{name}={shortened(value)} is not an argument here: {instead}")
     return kept
 
