@@ -166,8 +166,12 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2 and the message, whose lines may echo an argument of any length."""
-        super().error("\n".join(cut(line, limit=800) for line in message.splitlines()))
+        """Exit with status 2 and the message, whose lines may echo an argument of any length.
+
+        The options are not listed: a job has so many that they would hide the message.
+        """
+        lines = [f"error: {cut(line, limit=800)}\n" for line in message.splitlines()]
+        self.exit(2, f"usage: {self.prog} [--help] ...\n" + "".join(lines))
 
     def _explained(self, option: str) -> str:
         """What to type instead of an option that this parser does not have."""

@@ -74,7 +74,7 @@ def _run(words: list[str]) -> int:
         return _train(rest)
     verb = VERBS.get(name)
     if verb is None:
-        Parser(prog="minitransformer", usage="minitransformer VERB ...").error(_no_verb(name))
+        Parser(prog="minitransformer").error(_no_verb(name))
     parser = Parser(prog=f"minitransformer {name}", description=f"{verb.help.capitalize()}.")
     verb.add_options(parser)
     if isinstance(verb, TextVerb):
@@ -638,8 +638,7 @@ def _train(words: list[str]) -> int:
         return 0
     job, *rest = words
     if job not in JOBS:
-        usage = "minitransformer train JOB ..."
-        Parser(prog="minitransformer train", usage=usage).error(unexpected_name("job", job, JOBS))
+        Parser(prog="minitransformer train").error(unexpected_name("job", job, JOBS))
     _check_jobs()
     with called_as(f"minitransformer train {job}"):
         return importlib.import_module(f"train.{job}").main(rest)
