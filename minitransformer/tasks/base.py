@@ -1,14 +1,22 @@
 """The base of all tasks: a model with its tokenizer, and running texts through them in batches.
 
+Every `__call__` of a task is decorated by :func:`takes_any_inputs`, which adds what they have in
+common: defaults for a whole pipeline, inputs that are read one by one, and errors for arguments
+that do not exist.
+
 B sequences of a batch, T tokens.
 """
 
+import copy
+import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,12 +26,58 @@ from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.hf.config import class_name, family_of_model
 from minitransformer.models.base import Model
 from minitransformer.models.validation import not_finite
-from minitransformer.names import shortened
+from minitransformer.names import shortened, unexpected_name
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
 Result = TypeVar("Result")
+AnyCall = TypeVar("AnyCall", bound=Callable[..., Any])
 
 _MAX_LISTED = 3  # how many truncated texts a warning lists
+
+
+def takes_any_inputs(call: AnyCall) -> AnyCall:
+    """Decorate the `__call__` of a task with what all of them take.
+
+    - The arguments given to `pipeline` are the defaults of every call.
+    - The inputs may also be a NumPy array or a column of a table, which is taken for a list, or
+      anything else that can be iterated over: a generator, a data set. Of these, `batch_size` are
+      read at a time, and the result is an iterator over theirs, in the order of the inputs.
+    - `batch_size` holds for this call. `padding` and `num_workers` are taken and change nothing:
+      here texts of like length share a batch, and there are no workers.
+
+    Raises:
+        TypeError: an argument is unknown.
+    """
+
+    @functools.wraps(call)
+    def checked(self: "Task", *inputs: Any, batch_size: int | None = None, **given: Any) -> Any:
+        task = copy.copy(self)  # what is set here holds for this call
+        task.given = task.known_arguments(given)
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+            task.batch_size = batch_size
+        arguments = task._arguments(num_inputs=len(inputs))
+        if not inputs:
+            return call(task, **arguments)
+        first, *others = inputs
+        if hasattr(first, "tolist"):
+            first = first.tolist()
+        if _is_read_one_by_one(first):
+            return task._each(call, first, others, arguments)
+        return call(task, first, *others, **arguments)
+
+    return cast(AnyCall, checked)
+
+
+def _is_read_one_by_one(inputs: object) -> bool:
+    """Whether inputs are neither one nor a list: a generator, or a data set."""
+    if isinstance(inputs, str | Mapping | Sequence):
+        return False
+    return isinstance(inputs, Iterable) or _is_map_style(inputs)
+
+
+def _is_map_style(inputs: object) -> bool:
+    return hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
 
 
 class Task:
@@ -36,6 +90,10 @@ class Task:
         tokenizer: the model's tokenizer.
         batch_size: the maximum number of sequences in a batch.
 
+    Attributes:
+        defaults: the arguments of every call that does not give them itself.
+        given: in a call, the arguments that it gives itself by their names.
+
     Raises:
         ValueError: the model is of another class, or the tokenizer has more tokens than the model
             has embeddings.
@@ -44,6 +102,10 @@ class Task:
     name: ClassVar[str]  # the name for `pipeline`
     model_class: ClassVar[type[Model]]
     example: ClassVar[str]  # a class that supports the task
+    # Names that an argument of a call has in transformers, and its name here.
+    other_names: ClassVar[Mapping[str, str]] = {"inputs": "texts"}
+    # Whether the result of one text is a list even where those of a list of texts are not.
+    one_is_a_list: ClassVar[bool] = False
 
     model: Model
     tokenizer: Tokenizer
@@ -56,6 +118,85 @@ class Task:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.defaults: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
+
+    def __call__(self, *inputs: Any, **arguments: Any) -> Any:
+        """Do the task; see the class."""
+        raise NotImplementedError
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self.name
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Save model and tokenizer to one directory, of which `pipeline` makes this task again."""
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+
+    @classmethod
+    def known_arguments(
+        cls, given: Mapping[str, Any], others: Sequence[str] = ("batch_size",)
+    ) -> dict[str, Any]:
+        """The arguments of a call by the names that they have here.
+
+        Args:
+            given: by the names here or in transformers.
+            others: names that an error suggests beside those of the arguments.
+
+        Raises:
+            TypeError: a name is unknown, or an argument is given by both of its names.
+        """
+        known: dict[str, Any] = {}
+        for name, value in given.items():
+            own = cls.other_names.get(name, name)
+            if own in known:
+                raise TypeError(f"{own} and {name} are one argument; pass only one of them")
+            known[own] = value
+        for name in _WITHOUT_EFFECT:
+            known.pop(name, None)
+        cls._check_names(known, others)
+        return known
+
+    @classmethod
+    def _check_names(cls, names: Iterable[str], others: Sequence[str]) -> None:
+        """Check that all names are arguments of a call; `others` are suggested too."""
+        own = [*own_arguments(cls)]
+        for name in names:
+            if name not in own:
+                raise TypeError(unexpected_name(f"argument of {cls.name}", name, [*own, *others]))
+
+    def _arguments(self, num_inputs: int) -> dict[str, Any]:
+        """The arguments of a call: those that it gives, else the defaults.
+
+        Args:
+            num_inputs: how many others it gives without a name, in the order of the signature.
+        """
+        unnamed = [*own_arguments(type(self))][:num_inputs]
+        defaults = {name: value for name, value in self.defaults.items() if name not in unnamed}
+        return defaults | self.given
+
+    def _each(
+        self,
+        call: Callable[..., Any],
+        inputs: Any,
+        others: Sequence[Any],
+        arguments: Mapping[str, Any],
+    ) -> Iterator[Any]:
+        """Yield the result of each of the inputs, which are read in parts of a batch."""
+        # Not every map-style data set can be iterated over: some never raise IndexError.
+        numbers = range(len(inputs)) if _is_map_style(inputs) else None
+        rest = iter(inputs) if numbers is None else (inputs[number] for number in numbers)
+        while part := list(islice(rest, self.batch_size)):
+            for answer in call(self, part, *others, **arguments):
+                is_single = self.one_is_a_list and not isinstance(answer, list)
+                yield [answer] if is_single else answer
 
     @classmethod
     def supports(cls, model_class: type) -> bool:
@@ -64,18 +205,30 @@ class Task:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, device: str | torch.device = "cpu", optimize: bool = True
+        cls,
+        path: str | Path,
+        *,
+        tokenizer: str | Path | Tokenizer | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        optimize: bool = True,
+        **settings: Any,
     ) -> Self:
         """Load model and tokenizer from one checkpoint.
 
         Args:
             path: a directory, or a name on the hub.
+            tokenizer: another tokenizer, or where it lies.
             device: to run on.
+            dtype: of the model.
             optimize: whether to apply :func:`minitransformer.optimize`, which computes the same
                 numbers faster; False leaves the plain model.
+            settings: of the class, such as `batch_size`.
         """
-        model = from_pretrained(path, device=device)
-        task = cls(model, load_tokenizer(path, model))
+        model = from_pretrained(path, device=device, dtype=dtype)
+        if not isinstance(tokenizer, Tokenizer):
+            tokenizer = load_tokenizer(path if tokenizer is None else tokenizer, model)
+        task = cls(model, tokenizer, **settings)
         if optimize:
             optimize_model(task.model)
         return task
@@ -85,23 +238,33 @@ class Task:
         texts: list[str],
         text_pairs: list[str] | None = None,
         *,
-        truncation: str = "longest_first",
+        truncation: bool | str | None = None,
+        of_pairs: str = "longest_first",
+        max_length: int | None = None,
         sequences_per_text: int = 1,
     ) -> BatchEncoding:
-        """Encode texts or pairs, truncated to the model's maximum length with a warning.
+        """Encode texts or pairs, truncated to the maximum length.
 
-        Must be called directly by a public method, so that the warning points to the user's line.
+        Must be called directly by a decorated method, so that a warning points to the user's line.
 
         Args:
             texts, text_pairs: one for each sequence.
-            truncation: which text of a pair is truncated; see :class:`Tokenizer`.
+            truncation: None warns of it, True does not, and False makes it an error. A string is
+                True and `of_pairs`.
+            of_pairs: which text of a pair is truncated; see :class:`Tokenizer`.
+            max_length: in tokens; by default, and at most, that of the model.
             sequences_per_text: how many consecutive sequences belong to one of the user's texts.
 
         Warns:
             UserWarning: texts were truncated.
+
+        Raises:
+            ValueError: a text is too long, and `truncation` is False.
         """
+        if max_length is not None:
+            check_count("max_length", max_length)
         encoded = self.tokenizer(texts, text_pairs)
-        limit = max_tokens(self.model, self.tokenizer)
+        limit = min(max_tokens(self.model, self.tokenizer), max_length or sys.maxsize)
         too_long: dict[int, int] = {}  # index of a text: number of tokens of its longest sequence
         for index, encoding in enumerate(encoded.encodings):
             number = index // sequences_per_text
@@ -109,10 +272,18 @@ class Task:
                 too_long[number] = len(encoding)
         if not too_long:
             return encoded
-        warnings.warn(
-            _truncation_message(too_long, len(texts) // sequences_per_text, limit), stacklevel=3
-        )
-        return self.tokenizer(texts, text_pairs, truncation=truncation, max_length=limit)
+        if truncation is False:
+            number, tokens = next(iter(too_long.items()))
+            raise ValueError(
+                f"texts[{number}] has {tokens} tokens, but the maximum is {limit}; shorten it, or "
+                "pass truncation=True"
+            )
+        if truncation is None:
+            message = _truncation_message(too_long, len(texts) // sequences_per_text, limit)
+            warnings.warn(message, stacklevel=4)  # the line of the user
+        if isinstance(truncation, str):
+            of_pairs = truncation
+        return self.tokenizer(texts, text_pairs, truncation=of_pairs, max_length=limit)
 
     @torch.no_grad()  # tensors of inference_mode could not be used in training
     def _run(
@@ -152,6 +323,17 @@ class Task:
         if not bool(read.isfinite().all()):
             raise not_finite(f"{self.name}: the outputs", self.model)
         return outputs.float().cpu()
+
+
+# Arguments of a call in transformers that change no answer; see :func:`takes_any_inputs`.
+_WITHOUT_EFFECT = ("padding", "num_workers")
+
+
+def own_arguments(task: type[Task]) -> Iterator[str]:
+    """The names of the arguments of a task's calls."""
+    for name, parameter in inspect.signature(task.__call__).parameters.items():
+        if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            yield name
 
 
 def load_tokenizer(path: str | Path, model: Model) -> Tokenizer:

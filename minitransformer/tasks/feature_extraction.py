@@ -1,14 +1,15 @@
 """Feature extraction: vectors of texts. B batch, T tokens, N texts, E hidden size."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minitransformer.models.base import Model, TaskModel
 from minitransformer.models.bert import BertModel
-from minitransformer.names import unexpected_name
-from minitransformer.tasks.base import Task, as_texts
+from minitransformer.names import shortened, unexpected_name
+from minitransformer.tasks.base import Task, as_texts, takes_any_inputs
 from minitransformer.tokenization import Tokenizer
 
 _POOLINGS = ("cls", "mean")
@@ -44,35 +45,53 @@ class FeatureExtraction(Task):
         """Whether models of this class do the task: encoders, with or without a task head."""
         return super().supports(getattr(model_class, "backbone_class", model_class))
 
+    @takes_any_inputs
     def __call__(
-        self, texts: str | Sequence[str], *, pooling: str | None = None
-    ) -> Tensor | list[Tensor]:
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: str | None = None,
+        return_tensors: bool | str = False,
+        truncation: bool | None = None,
+        max_length: int | None = None,
+    ) -> Any:
         """Encode every text.
 
         Args:
             texts: one or several.
             pooling: "cls" takes the vector of the first token; "mean" averages the vectors of all
                 tokens, special tokens included, as sentence-transformers does; None returns all.
+            return_tensors: without pooling, whether to return tensors; "pt" means True.
+            truncation: True truncates long texts without a warning, False makes them an error.
+            max_length: in tokens; by default, and at most, that of the model.
 
         Returns:
-            float32 on the CPU. With pooling: (E,) for one text, (N, E) for several. Without: (T, E)
-            for one text of T tokens, for several a list of such tensors.
+            float32 on the CPU. With pooling, tensors: (E,) for one text, (N, E) for several.
+            Without, for one text of T tokens nested lists of numbers, or a tensor, of the shape
+            (1, T, E); for several texts a list of those.
 
         Warns:
-            UserWarning: texts exceeded the model's maximum length and were truncated.
+            UserWarning: texts exceeded the maximum length and were truncated.
 
         Raises:
             TypeError: a text is not a string.
-            ValueError: a text is empty, or the pooling is unknown.
+            ValueError: a text is empty or, with `truncation=False`, too long; the pooling is
+                unknown, or `return_tensors` names another library.
         """
         if pooling is not None and pooling not in _POOLINGS:
             raise ValueError(unexpected_name("pooling", str(pooling), _POOLINGS))
-        batch = self._encode(as_texts("texts", texts))
+        if return_tensors not in (True, False, None, "pt"):
+            raise ValueError(
+                f"return_tensors={shortened(return_tensors)} must be 'pt', True or False; "
+                "tensor.numpy() converts a tensor to NumPy"
+            )
+        batch = self._encode(as_texts("texts", texts), truncation=truncation, max_length=max_length)
         features = self._run(batch, lambda inputs: self._features(inputs, pooling))
+        if pooling is None:
+            every = [one[None] if return_tensors else [one.tolist()] for one in features]
+            return every[0] if isinstance(texts, str) else every
         if isinstance(texts, str):
             return features[0]
-        if pooling is None:
-            return features
         return torch.stack(features) if features else torch.empty(0, self.model.config.hidden_size)
 
     def _features(self, inputs: dict[str, Tensor], pooling: str | None) -> Iterable[Tensor]:

@@ -4,7 +4,7 @@ B batch, T tokens, N masks, V vocabulary, K answers for each mask.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from minitransformer.generation.stopping import has_token
 from minitransformer.models.base import Model
 from minitransformer.models.bert import BertForMaskedLM
 from minitransformer.names import shortened
-from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens
+from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens, takes_any_inputs
 from minitransformer.tokenization import Tokenizer
 
 
@@ -36,6 +36,7 @@ class FillMask(Task):
     name = "fill-mask"
     model_class = BertForMaskedLM
     example = "BertForMaskedLM"
+    other_names: ClassVar = {**Task.other_names, "topk": "top_k"}
     model: BertForMaskedLM
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
@@ -45,6 +46,7 @@ class FillMask(Task):
         ids = range(tokenizer.vocab_size)
         self.token_ids = torch.tensor([i for i in ids if has_token(tokenizer, i)])
 
+    @takes_any_inputs
     def __call__(
         self,
         texts: str | Sequence[str],

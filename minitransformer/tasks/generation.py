@@ -3,10 +3,11 @@
 B sequences of a batch, T their tokens, N new tokens, A answers to each text.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +28,14 @@ from minitransformer.generation_config import (
 from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import LanguageModel, Model, Seq2SeqLM
 from minitransformer.names import shortened
-from minitransformer.tasks.base import Task, batches_by_length, evaluation_mode, padding_id
+from minitransformer.tasks.base import (
+    AnyCall,
+    Task,
+    batches_by_length,
+    evaluation_mode,
+    own_arguments,
+    padding_id,
+)
 from minitransformer.tokenization import Tokenizer
 
 CONFIG = "config.json"
@@ -61,19 +69,18 @@ def read_config(path: str | Path) -> tuple[dict[str, Any], Path]:
     return read_json(source), source
 
 
-def task_settings(
-    content: dict[str, Any], source: Path, task: str, config: GenerationConfig
-) -> Settings:
+def task_settings(model: LanguageModel, task: str) -> Settings:
     """The settings of a task: its own parameters in config.json override the general ones.
 
     Args:
-        content, source: content and path of config.json; see :func:`read_config`.
+        model: loaded from the checkpoint.
         task: such as "summarization" or "translation_en_to_de".
-        config: the checkpoint's generation config.
 
     Raises:
         CheckpointError: a field is unknown or invalid.
     """
+    content = model.task_specific_params
+    source = Path(model.name_or_path or ".") / CONFIG  # named in errors
     parameters = {
         name: value for name, value in task_parameters(content, task).items() if value is not None
     }
@@ -85,7 +92,7 @@ def task_settings(
     check_file_fields(parameters, source)
     try:
         known = {name: value for name, value in parameters.items() if name in FIELDS}
-        return Settings(config=replace(config, **known), prefix=prefix)
+        return Settings(config=replace(model.generation_config, **known), prefix=prefix)
     except ValueError as error:
         raise CheckpointError(f"{source}: task_specific_params, {task}: {error}") from error
 
@@ -105,6 +112,18 @@ def checked_prefix(prefix: object) -> str:
 # ---- the tasks ----
 
 
+def uses_defaults(stream: AnyCall) -> AnyCall:
+    """Decorate the `stream` of a task: the arguments given to `pipeline` are its defaults."""
+
+    @functools.wraps(stream)
+    def with_defaults(self: "GenerationTask", text: str, **given: Any) -> Iterator[str]:
+        of_calls = ("return_full_text", "truncation")
+        defaults = {name: v for name, v in self.defaults.items() if name not in of_calls}
+        return cast(Iterator[str], stream(self, text, **defaults | self.known_arguments(given)))
+
+    return cast(AnyCall, with_defaults)
+
+
 class GenerationTask(Task):
     """Base of the tasks whose model generates text.
 
@@ -114,30 +133,29 @@ class GenerationTask(Task):
         batch_size: the maximum number of texts in a batch; with beams, a text is several sequences.
 
     Attributes:
-        settings: the checkpoint's settings for the task. A task built from a model and a tokenizer
-            has the model's generation config and no prefix.
+        settings: the model's settings for the task.
 
     Raises:
         ValueError: the model is of another class, or the tokenizer has more tokens than the model
             has embeddings.
     """
 
+    other_names: ClassVar = {
+        **Task.other_names,
+        "text_inputs": "texts",
+        "stop_sequence": "stop_strings",
+    }
     result: ClassVar[str]  # key of the generated text in the answers
     model: LanguageModel
     settings: Settings
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 8) -> None:
         super().__init__(model, tokenizer, batch_size=batch_size)
-        self.settings = Settings(config=self.model.generation_config)
+        self.settings = task_settings(self.model, self.name)
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, *, device: str | torch.device = "cpu", optimize: bool = True
-    ) -> Self:
-        """Load model, tokenizer and the settings of the task from one checkpoint."""
-        task = super().from_pretrained(path, device=device, optimize=optimize)
-        task.settings = task_settings(*read_config(path), cls.name, task.model.generation_config)
-        return task
+    def _check_names(cls, names: Iterable[str], others: Sequence[str]) -> None:
+        check_field_names(set(names).difference(own_arguments(cls)))
 
     def _generate(
         self,

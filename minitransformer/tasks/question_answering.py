@@ -7,17 +7,24 @@ B windows, T tokens, L maximum length of an answer in tokens, K spans to return.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from minitransformer.models.bert import BertForQuestionAnswering
 from minitransformer.names import shortened
-from minitransformer.tasks.base import Task, as_texts, check_count, max_tokens, without_white_space
+from minitransformer.tasks.base import (
+    Task,
+    as_texts,
+    check_count,
+    max_tokens,
+    takes_any_inputs,
+    without_white_space,
+)
 from minitransformer.tokenization import BatchEncoding
 
 # As usual for SQuAD.
@@ -202,12 +209,20 @@ class QuestionAnswering(Task):
     name = "question-answering"
     model_class = BertForQuestionAnswering
     example = "BertForQuestionAnswering"
+    other_names: ClassVar = {
+        "question": "questions",
+        "context": "contexts",
+        "topk": "top_k",
+        "max_answer_len": "max_answer_tokens",
+        "handle_impossible_answer": "may_have_no_answer",
+    }
     model: BertForQuestionAnswering
 
+    @takes_any_inputs
     def __call__(
         self,
-        questions: str | Sequence[str],
-        contexts: str | Sequence[str],
+        questions: str | Sequence[str] | Mapping[str, str] | Sequence[Mapping[str, str]],
+        contexts: str | Sequence[str] | None = None,
         *,
         top_k: int = 1,
         max_answer_tokens: int = 30,
@@ -216,9 +231,12 @@ class QuestionAnswering(Task):
     ) -> Any:
         """Answer every question from its context.
 
+        The names of the arguments in transformers are known too: `question`, `context`,
+        `max_answer_len` (which is 15 there) and `handle_impossible_answer`.
+
         Args:
-            questions: one or several.
-            contexts: one for each question, or one for all of them.
+            questions: one or several; each may be a dict, with `question` and `context`.
+            contexts: one for each question, or one for all of them; None for dicts.
             top_k: how many answers to return for each question.
             max_answer_tokens: the maximum length of an answer.
             may_have_no_answer: for models trained on unanswerable questions (SQuAD 2.0). The answer
@@ -243,8 +261,8 @@ class QuestionAnswering(Task):
                 f"threshold={shortened(threshold)} must be a number; 0.0 compares the scores "
                 "without a margin"
             )
-        single = isinstance(questions, str)
-        pairs = _pairs(questions, contexts)
+        single = isinstance(questions, str | Mapping)
+        pairs = _pairs(*_questions_and_contexts(questions, contexts))
         predictions = self._predict(pairs, top_k, max_answer_tokens)
         answers: list[Any] = []
         for (_, context), prediction in zip(pairs, predictions, strict=True):
@@ -359,6 +377,20 @@ def _answers(
         is_first = prediction.null_difference > threshold
         answers.insert(0 if is_first else max(1, num_better), no_answer)
     return answers
+
+
+def _questions_and_contexts(questions: Any, contexts: Any) -> tuple[Any, Any]:
+    """Both, also where the questions are dicts that have the contexts too."""
+    items = [questions] if isinstance(questions, Mapping) else questions
+    if contexts is not None or not isinstance(items, Sequence) or isinstance(items, str):
+        return questions, contexts
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping) or not {"question", "context"} <= item.keys():
+            raise TypeError(
+                f"questions[{number}] is {shortened(item)}; pass contexts too, or for each "
+                'question a dict, {"question": ..., "context": ...}'
+            )
+    return [item["question"] for item in items], [item["context"] for item in items]
 
 
 def _pairs(questions: str | Sequence[str], contexts: str | Sequence[str]) -> list[tuple[str, str]]:

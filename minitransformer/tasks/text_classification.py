@@ -3,13 +3,18 @@
 B batch, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from minitransformer.models.base import SequenceClassifier
-from minitransformer.tasks.base import Task, as_texts, check_count
+from minitransformer.names import shortened, unexpected_name
+from minitransformer.tasks.base import Task, as_texts, check_count, takes_any_inputs
+
+_FUNCTIONS = ("default", "sigmoid", "softmax", "none")
+_UNSET: Any = object()
+Texts = str | Mapping[str, str] | Sequence[str] | Sequence[Mapping[str, str]]
 
 
 class TextClassification(Task):
@@ -40,69 +45,98 @@ class TextClassification(Task):
     example = "BertForSequenceClassification"
     model: SequenceClassifier
 
+    @takes_any_inputs
     def __call__(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         text_pairs: str | Sequence[str] | None = None,
         *,
-        top_k: int | None = 1,
-    ) -> Any:
+        top_k: int | None = _UNSET,
+        return_all_scores: bool = False,
+        function_to_apply: str | None = None,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+    ) -> list[Any] | dict[str, Any]:
         """Classify every text.
 
         Args:
-            texts: one or several.
+            texts: one or several. A pair of texts may be a dict, with `text` and `text_pair`.
             text_pairs: for models of text pairs, the second text of each, in the same form.
-            top_k: how many classes to return for each text; None for all.
+            top_k: how many classes to return for each text; None for all. By default the best.
+            return_all_scores: the older name of `top_k=None`, which transformers 5 has no more. The
+                classes stay in the order of the config.
+            function_to_apply: "sigmoid", "softmax" or "none", the logits themselves; the default
+                follows from the config, see the class.
+            truncation: True truncates long texts without a warning, False makes them an error;
+                "only_first" and "only_second" say which text of a pair is truncated.
+            max_length: in tokens; by default, and at most, that of the model.
 
         Returns:
-            For one text with `top_k` 1: a dict with `label` and `score`. With another `top_k`: a
-            list of such dicts, best first. For several texts: a list with the result of each.
+            As in transformers. For several texts: a list with the result of each, which is a dict
+            with `label` and `score`, or with `top_k` a list of such dicts, best first. For one text
+            a list with this result, except that it is the list itself if this very call gives
+            `top_k`. For one dict: its result.
 
         Warns:
-            UserWarning: texts exceeded the model's maximum length and were truncated; of a pair,
-                the longer text.
+            UserWarning: texts exceeded the maximum length and were truncated; of a pair, the longer
+                text.
 
         Raises:
             TypeError: a text is not a string.
-            ValueError: a text is empty, `texts` and `text_pairs` do not match, or `top_k` is below
-                1.
+            ValueError: a text is empty or, with `truncation=False`, too long; `texts` and
+                `text_pairs` do not match, or another argument is invalid.
         """
-        if top_k is not None:
+        if top_k is not _UNSET and top_k is not None:
             check_count("top_k", top_k)
+        if function_to_apply not in (None, *_FUNCTIONS):
+            raise ValueError(
+                unexpected_name("function_to_apply", str(function_to_apply), _FUNCTIONS)
+            )
         first, second = _texts_and_pairs(texts, text_pairs)
-        scores = self._run(self._encode(first, second), self._scores)
-        answers = [self._ranked(one, top_k) for one in scores]
-        return answers[0] if isinstance(texts, str) else answers
+        batch = self._encode(first, second, truncation=truncation, max_length=max_length)
+        scores = self._run(batch, lambda inputs: self._scores(inputs, function_to_apply))
+        answers = [self._answer(one, top_k, return_all_scores) for one in scores]
+        of_one = isinstance(texts, Mapping) or (isinstance(texts, str) and "top_k" in self.given)
+        return answers[0] if of_one else answers
 
-    def _scores(self, inputs: dict[str, Tensor]) -> list[list[float]]:
+    def _scores(self, inputs: dict[str, Tensor], function: str | None) -> list[list[float]]:
         """The scores of B sequences for C classes each."""
         logits = self._finite(self.model(**inputs).logits)  # (B, C)
         config = self.model.config
-        if config.problem_type == "regression":
-            scores = logits
-        elif config.problem_type == "multi_label_classification" or config.num_labels == 1:
-            scores = logits.sigmoid()
-        else:
-            scores = logits.softmax(dim=-1)
-        return scores.tolist()
+        if function in (None, "default"):
+            function = "softmax"
+            if config.problem_type == "regression":
+                function = "none"
+            elif config.problem_type == "multi_label_classification" or config.num_labels == 1:
+                function = "sigmoid"
+        if function == "sigmoid":
+            logits = logits.sigmoid()
+        elif function == "softmax":
+            logits = logits.softmax(dim=-1)
+        return logits.tolist()
 
-    def _ranked(self, scores: list[float], top_k: int | None) -> Any:
+    def _answer(self, scores: list[float], top_k: int | None, return_all_scores: bool) -> Any:
+        """The answer for the scores of the C classes of one text."""
         names = self.model.config.id2label
-        best = sorted(enumerate(scores), key=lambda scored: scored[1], reverse=True)
-        answers = [{"label": names[number], "score": score} for number, score in best]
-        return answers[0] if top_k == 1 else answers[:top_k]
+        every = [{"label": names[number], "score": score} for number, score in enumerate(scores)]
+        if return_all_scores and top_k is _UNSET:
+            return every
+        best = sorted(every, key=lambda answer: answer["score"], reverse=True)
+        return best[0] if top_k is _UNSET else best[:top_k]
 
 
 def _texts_and_pairs(
-    texts: str | Sequence[str], text_pairs: str | Sequence[str] | None
+    texts: Texts, text_pairs: str | Sequence[str] | None
 ) -> tuple[list[str], list[str] | None]:
-    # transformers takes pairs as dicts, lists or tuples.
-    text_list = texts if isinstance(texts, list | tuple) else [texts]
-    if any(isinstance(text, dict | list | tuple) for text in text_list):
+    items: list[Any] = [*texts] if isinstance(texts, list | tuple) else [texts]
+    if text_pairs is None and any(isinstance(item, Mapping) for item in items):
+        return _texts_of_dicts(items)
+    if any(isinstance(item, Mapping | list | tuple) for item in items):
         raise TypeError(
-            "texts must be a str or a list of str; pass the second text of a pair as text_pairs"
+            "texts must be a str or a list of str; pass the second text of a pair as text_pairs, "
+            'or each pair as a dict, {"text": ..., "text_pair": ...}'
         )
-    first = as_texts("texts", texts)
+    first = as_texts("texts", texts)  # type: ignore[arg-type]  # no dicts are left
     if text_pairs is None:
         return first, None
     second = as_texts("text_pairs", text_pairs)
@@ -112,3 +146,20 @@ def _texts_and_pairs(
             f"({type(text_pairs).__name__}): both must be one str, or lists of the same length"
         )
     return first, second
+
+
+def _texts_of_dicts(items: Sequence[Any]) -> tuple[list[str], list[str] | None]:
+    """First and second texts; there are no second ones if no dict has one."""
+    keys = {*items[0]} if isinstance(items[0], Mapping) else set()
+    if "text" not in keys or keys - {"text", "text_pair"}:
+        raise TypeError(
+            f'texts[0] is {shortened(items[0])}; as a dict it must be {{"text": ...}} or '
+            '{"text": ..., "text_pair": ...}'
+        )
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping) or {*item} != keys:
+            raise TypeError(f"texts[{number}] is not a dict with the keys of texts[0]")
+    first = as_texts("texts", [item["text"] for item in items])
+    if "text_pair" not in keys:
+        return first, None
+    return first, as_texts("text_pairs", [item["text_pair"] for item in items])

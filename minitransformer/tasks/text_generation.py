@@ -7,8 +7,8 @@ from typing import Any
 from minitransformer.generation.streaming import TextPieces
 from minitransformer.generation_config import GenerationConfig, resolve
 from minitransformer.models.base import LanguageModel, Seq2SeqLM
-from minitransformer.tasks.base import as_texts
-from minitransformer.tasks.generation import GenerationTask, checked_prefix
+from minitransformer.tasks.base import as_texts, takes_any_inputs
+from minitransformer.tasks.generation import GenerationTask, checked_prefix, uses_defaults
 
 
 class TextGeneration(GenerationTask):
@@ -41,6 +41,7 @@ class TextGeneration(GenerationTask):
         """Whether models of this class do the task: language models without an encoder."""
         return super().supports(model_class) and not issubclass(model_class, Seq2SeqLM)
 
+    @takes_any_inputs
     def __call__(
         self,
         texts: str | Sequence[str],
@@ -48,6 +49,7 @@ class TextGeneration(GenerationTask):
         return_full_text: bool = True,
         prefix: str | None = None,
         seed: int | None = None,
+        truncation: bool | None = None,
         **fields: Any,
     ) -> list[Any]:
         """Continue every text.
@@ -58,6 +60,7 @@ class TextGeneration(GenerationTask):
             prefix: prepended to every text; it is neither returned nor counted in `max_length`. The
                 default is the checkpoint's, which is usually empty.
             seed: makes sampling reproducible, for the same texts and batch size.
+            truncation: changes nothing: a prompt that is too long is an error.
             fields: of GenerationConfig, such as `max_new_tokens=50`, `do_sample=True`,
                 `num_return_sequences=3` or `stop_strings=["."]`.
 
@@ -85,6 +88,7 @@ class TextGeneration(GenerationTask):
         ]
         return answers[0] if isinstance(texts, str) else answers
 
+    @uses_defaults
     def stream(
         self, text: str, *, prefix: str | None = None, seed: int | None = None, **fields: Any
     ) -> Iterator[str]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from minitransformer.models.base import Seq2SeqLM
 from minitransformer.names import shortened
-from minitransformer.tasks.base import as_texts
-from minitransformer.tasks.generation import GenerationTask, Settings, checked_prefix
+from minitransformer.tasks.base import as_texts, takes_any_inputs
+from minitransformer.tasks.generation import GenerationTask, Settings, checked_prefix, uses_defaults
 from minitransformer.tokenization import BatchEncoding
 
 
@@ -35,14 +35,17 @@ class TextToTextGeneration(GenerationTask):
     model_class = Seq2SeqLM
     example = "T5ForConditionalGeneration"
     result = "generated_text"
+    one_is_a_list = True
     model: Seq2SeqLM
 
+    @takes_any_inputs
     def __call__(
         self,
         texts: str | Sequence[str],
         *,
         prefix: str | None = None,
         seed: int | None = None,
+        truncation: bool | None = None,
         **fields: Any,
     ) -> list[Any]:
         """Generate a text from every text.
@@ -51,6 +54,7 @@ class TextToTextGeneration(GenerationTask):
             texts: one or several.
             prefix: prepended to every text instead of the checkpoint's.
             seed: makes sampling reproducible, for the same texts and batch size.
+            truncation: True truncates long texts without a warning, False makes them an error.
             fields: of GenerationConfig, such as `max_new_tokens=50`, `num_beams=4` or
                 `num_return_sequences=3`.
 
@@ -66,9 +70,11 @@ class TextToTextGeneration(GenerationTask):
             ValueError: a text is empty or already begins with the prefix, the number of tokens is
                 not set, or a field is invalid.
         """
-        batch = self._encode(with_prefix(as_texts("texts", texts), self.settings, prefix))
+        sources = with_prefix(as_texts("texts", texts), self.settings, prefix)
+        batch = self._encode(sources, truncation=truncation)
         return self._answers(texts, batch, self.settings, seed, fields)
 
+    @uses_defaults
     def stream(
         self, text: str, *, prefix: str | None = None, seed: int | None = None, **fields: Any
     ) -> Iterator[str]:
@@ -85,7 +91,8 @@ class TextToTextGeneration(GenerationTask):
         Warns, Raises:
             As for `__call__`.
         """
-        batch = self._encode(with_prefix(as_texts("text", [text]), self.settings, prefix))
+        sources = with_prefix(as_texts("text", [text]), self.settings, prefix)
+        batch = self._encode(sources)
         return self._stream(batch.encodings[0].ids, self.settings.config, seed, fields)
 
     def _answers(

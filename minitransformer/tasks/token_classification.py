@@ -20,7 +20,13 @@ from torch import Tensor
 from minitransformer.models.base import Model
 from minitransformer.models.bert import BertForTokenClassification
 from minitransformer.names import shortened, unexpected_name
-from minitransformer.tasks.base import Task, as_texts, max_tokens, without_white_space
+from minitransformer.tasks.base import (
+    Task,
+    as_texts,
+    max_tokens,
+    takes_any_inputs,
+    without_white_space,
+)
 from minitransformer.tasks.tag_schemes import OUTSIDE, TagScheme
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 
@@ -63,8 +69,9 @@ def group_tokens(
     scheme: TagScheme,
     strategy: str,
     join: Callable[[list[str]], str],
+    ignore_labels: Sequence[str] = (OUTSIDE,),
 ) -> list[dict[str, Any]]:
-    """Group tokens into entities; tokens of the class `O` are left out.
+    """Group tokens into entities.
 
     Args:
         tokens: in the order of the text.
@@ -75,6 +82,8 @@ def group_tokens(
             are those of the "first" token, those of the token with the highest score ("max"), or
             the "average" of all tokens.
         join: makes a text from tokens as written in the vocabulary.
+        ignore_labels: the classes, or the types of entities, that are left out; no entity is of the
+            class `O`.
 
     Returns:
         For "none", a dict for each token with `entity`, `score`, `index`, `word`, `start` and
@@ -87,12 +96,17 @@ def group_tokens(
     check_strategy(strategy)
     if strategy == "none":
         named = [_token_entity(token, id2label) for token in tokens]
-        return [entity for entity in named if entity["entity"] != OUTSIDE]
+        return [entity for entity in named if entity["entity"] not in ignore_labels]
     if strategy != "simple":
         words = groupby(tokens, key=lambda token: token.word_id)
         tokens = [_word(list(word), strategy, join) for _, word in words]
     found = scheme.find_entities([_label(token, id2label) for token in tokens])
-    return [_entity(entity.type, tokens[entity.start : entity.end], join) for entity in found]
+    ignored = {*ignore_labels} - {OUTSIDE}  # the class; a type of entities may have this name too
+    return [
+        _entity(entity.type, tokens[entity.start : entity.end], join)
+        for entity in found
+        if entity.type not in ignored
+    ]
 
 
 def merge_windows(windows: Sequence[Sequence[ScoredToken]], stride: int) -> list[ScoredToken]:
@@ -202,28 +216,36 @@ class TokenClassification(Task):
         self.unk_token_id = None if unknown is None else tokenizer.token_to_id(unknown)
         self.scheme = TagScheme(model.config.id2label.values())
 
+    @takes_any_inputs
     def __call__(
         self,
         texts: str | Sequence[str],
         *,
-        aggregation_strategy: str = "none",
+        aggregation_strategy: str | None = None,
+        grouped_entities: bool = False,
+        ignore_labels: Sequence[str] = (OUTSIDE,),
         stride: int | None = None,
     ) -> list[Any]:
         """Classify the tokens of every text.
 
         Args:
             texts: one or several.
-            aggregation_strategy: "none" returns single tokens. For entities, use "simple" or one
-                that never splits a word: "first", "average" or "max"; see :func:`group_tokens`. A
-                word is what the pre-tokenizer makes: for most, punctuation is a word of its own.
+            aggregation_strategy: "none", the default, returns single tokens. For entities, use
+                "simple" or one that never splits a word: "first", "average" or "max"; see
+                :func:`group_tokens`. A word is what the pre-tokenizer makes: for most, punctuation
+                is a word of its own.
+            grouped_entities: the older name of `aggregation_strategy="simple"`, which transformers
+                5 has no more.
+            ignore_labels: the classes, or types of entities, that are left out. Only single tokens
+                can be of the class `O`.
             stride: how many tokens a window of a long text shares with the previous one; None is a
                 quarter of a window. Where windows disagree, the longer entity wins, and of equally
                 long ones that with the higher score; a single token ("none") is taken from the
                 window with more context around it.
 
         Returns:
-            For one text, a list of dicts, one for each token or entity, in the order of the text;
-            tokens of the class `O` are left out. A token has `entity` (the name of its class),
+            For one text, a list of dicts, one for each token or entity, in the order of the text.
+            A token has `entity` (the name of its class),
             `score` (a probability), `index` (its position among all tokens), `word`, `start` and
             `end` (characters [start, end) of the text). An entity has `entity_group` instead of
             `entity`, and no `index`. The list for an empty text is empty. For several texts: a list
@@ -234,7 +256,14 @@ class TokenClassification(Task):
             ValueError: the strategy is unknown or needs words, which the tokenizer does not split
                 a text into, or the stride leaves no room for new tokens.
         """
+        if aggregation_strategy is None:
+            aggregation_strategy = "simple" if grouped_entities else "none"
         check_strategy(aggregation_strategy)
+        if aggregation_strategy != "none" and OUTSIDE not in ignore_labels:
+            raise ValueError(
+                f"ignore_labels={shortened(ignore_labels)} lacks {OUTSIDE!r}, of which there are "
+                'no entities; add it, or pass aggregation_strategy="none"'
+            )
         if aggregation_strategy not in ("none", "simple"):
             self._check_words(aggregation_strategy)
         text_list = as_texts("texts", texts, may_be_empty=True)
@@ -245,7 +274,9 @@ class TokenClassification(Task):
         for owner, indices in groupby(range(len(owners)), key=owners.__getitem__):
             text = text_list[owner]
             windows = [list(self._tokens(batch, i, scores[i], text)) for i in indices]
-            answers.append(self._entities(windows, text, aggregation_strategy, stride))
+            answers.append(
+                self._entities(windows, text, aggregation_strategy, stride, ignore_labels)
+            )
         return answers[0] if isinstance(texts, str) else answers
 
     def _check_words(self, strategy: str) -> None:
@@ -298,12 +329,20 @@ class TokenClassification(Task):
                 yield ScoredToken(word, own, start, end, index, word_id)
 
     def _entities(
-        self, windows: list[list[ScoredToken]], text: str, strategy: str, stride: int
+        self,
+        windows: list[list[ScoredToken]],
+        text: str,
+        strategy: str,
+        stride: int,
+        ignore_labels: Sequence[str],
     ) -> list[dict[str, Any]]:
         if strategy == "none":
             windows = [merge_windows(windows, stride)]
         id2label = self.model.config.id2label
-        groups = [group_tokens(w, id2label, self.scheme, strategy, self._join) for w in windows]
+        groups = [
+            group_tokens(window, id2label, self.scheme, strategy, self._join, ignore_labels)
+            for window in windows
+        ]
         if strategy == "none":
             return groups[0]
         entities = resolve_overlaps(chain(*groups)) if len(groups) > 1 else groups[0]

@@ -5,16 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-
 from minitransformer.files import optional_json
-from minitransformer.generation_config import GenerationConfig
 from minitransformer.hub import resolve_checkpoint
-from minitransformer.models.base import Model
+from minitransformer.models.base import LanguageModel, Model
 from minitransformer.models.marian import MarianMTModel
 from minitransformer.names import listed, shortened
-from minitransformer.tasks.base import as_texts
-from minitransformer.tasks.generation import CONFIG, Settings, read_config, task_settings
+from minitransformer.tasks.base import as_texts, takes_any_inputs
+from minitransformer.tasks.generation import CONFIG, Settings, task_settings, uses_defaults
 from minitransformer.tasks.text_to_text import TextToTextGeneration, with_prefix
 from minitransformer.tokenization import Tokenizer
 
@@ -48,8 +45,8 @@ class Translation(TextToTextGeneration):
         codes: the language codes in a Marian model's vocabulary, such as ">>fra<<".
 
     Raises:
-        ValueError: the model is not such an encoder-decoder, or the tokenizer has more tokens than
-            the model has embeddings.
+        ValueError: the model is not such an encoder-decoder, it does not translate between the
+            given languages, or the tokenizer has more tokens than the model has embeddings.
     """
 
     name = "translation"
@@ -67,35 +64,34 @@ class Translation(TextToTextGeneration):
     ) -> None:
         super().__init__(model, tokenizer, batch_size=batch_size)
         self.src_lang, self.tgt_lang = src_lang, tgt_lang
-        self.directions: dict[tuple[str, str], Settings] = {}
+        self.directions = _directions(self.model)
         self.codes: list[str] = []
         if isinstance(model, MarianMTModel):
             self.codes = sorted(filter(_CODE.fullmatch, tokenizer.backend.get_vocab()))
-        self._trained_on: tuple[str | None, str | None] = (None, None)
+        self._trained_on: tuple[str | None, str | None] = (None, None)  # not known of an object
+        self._check_languages()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        *,
-        device: str | torch.device = "cpu",
-        optimize: bool = True,
-        src_lang: str | None = None,
-        tgt_lang: str | None = None,
-    ) -> Self:
+    def from_pretrained(cls, path: str | Path, **settings: Any) -> Self:
         """Load model, tokenizer and the settings of the task from one checkpoint.
+
+        Args:
+            path, settings: as in :meth:`Task.from_pretrained`, and `src_lang` and `tgt_lang`.
 
         Raises:
             ValueError: it does not translate between the given languages.
         """
-        task = super().from_pretrained(path, device=device, optimize=optimize)
-        task.src_lang, task.tgt_lang = src_lang, tgt_lang
-        task.directions = _read_directions(path, task.model.generation_config)
+        task = super().from_pretrained(path, **settings)
         task._trained_on = _read_languages(path)
-        if src_lang is not None or tgt_lang is not None:
-            task._direction(None, None)
+        task._check_languages()
         return task
 
+    def _check_languages(self) -> None:
+        """Refuse default languages that the model does not translate between."""
+        if self.src_lang is not None or self.tgt_lang is not None:
+            self._direction(None, None)
+
+    @takes_any_inputs
     def __call__(
         self,
         texts: str | Sequence[str],
@@ -104,6 +100,7 @@ class Translation(TextToTextGeneration):
         tgt_lang: str | None = None,
         prefix: str | None = None,
         seed: int | None = None,
+        truncation: bool | None = None,
         **fields: Any,
     ) -> list[Any]:
         """Translate every text.
@@ -112,7 +109,7 @@ class Translation(TextToTextGeneration):
             texts: one or several.
             src_lang, tgt_lang: the languages, named as in the checkpoint; see above.
             prefix: prepended to every text instead of the direction's.
-            seed, fields: as in :class:`TextToTextGeneration`.
+            seed, truncation, fields: as in :class:`TextToTextGeneration`.
 
         Returns:
             A list of dicts with `translation_text`, one for each text. With several answers to each
@@ -127,9 +124,11 @@ class Translation(TextToTextGeneration):
                 :class:`TextToTextGeneration`.
         """
         settings = self._direction(src_lang, tgt_lang, prefix)
-        batch = self._encode(self._sources(as_texts("texts", texts), settings, prefix))
+        sources = self._sources(as_texts("texts", texts), settings, prefix)
+        batch = self._encode(sources, truncation=truncation)
         return self._answers(texts, batch, settings, seed, fields)
 
+    @uses_defaults
     def stream(
         self,
         text: str,
@@ -151,7 +150,8 @@ class Translation(TextToTextGeneration):
             As for `__call__`.
         """
         settings = self._direction(src_lang, tgt_lang, prefix)
-        batch = self._encode(self._sources(as_texts("text", [text]), settings, prefix))
+        sources = self._sources(as_texts("text", [text]), settings, prefix)
+        batch = self._encode(sources)
         return self._stream(batch.encodings[0].ids, settings.config, seed, fields)
 
     def _direction(
@@ -224,20 +224,15 @@ class Translation(TextToTextGeneration):
         return f"the codes are: {listed(self.codes, limit=600)}"
 
 
-def _read_directions(path: str | Path, config: GenerationConfig) -> dict[tuple[str, str], Settings]:
+def _directions(model: LanguageModel) -> dict[tuple[str, str], Settings]:
     """The directions of translation in config.json, such as ("en", "de"), to their settings.
 
-    Args:
-        path: of the checkpoint, or its name on the hub.
-        config: the checkpoint's generation config.
-
     Raises:
-        CheckpointError: config.json cannot be read, or a field is invalid.
+        CheckpointError: a field is invalid.
     """
-    content, source = read_config(path)
-    tasks = content.get("task_specific_params")
+    tasks = model.task_specific_params.get("task_specific_params")
     return {
-        direction: task_settings(content, source, task, config)
+        direction: task_settings(model, task)
         for task in (tasks if isinstance(tasks, dict) else ())
         if (direction := direction_of(task)) is not None
     }

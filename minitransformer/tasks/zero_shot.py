@@ -7,14 +7,14 @@ B batch, N texts, L candidate labels, C classes of the model.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from minitransformer.models.base import Model, SequenceClassifier
 from minitransformer.names import listed, shortened
-from minitransformer.tasks.base import Task, as_texts
+from minitransformer.tasks.base import Task, as_texts, takes_any_inputs
 from minitransformer.tokenization import Tokenizer
 
 _PLACEHOLDER = "{}"  # stands for the label in the template
@@ -39,6 +39,7 @@ class ZeroShotClassification(Task):
     name = "zero-shot-classification"
     model_class = SequenceClassifier
     example = "BertForSequenceClassification"
+    other_names: ClassVar = {**Task.other_names, "sequences": "texts", "multi_class": "multi_label"}
     model: SequenceClassifier
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:
@@ -55,6 +56,7 @@ class ZeroShotClassification(Task):
             contradiction = len(names) - 1 if entailment == 0 else 0
         self.entailment, self.contradiction = entailment, contradiction
 
+    @takes_any_inputs
     def __call__(
         self,
         texts: str | Sequence[str],
@@ -98,7 +100,7 @@ class ZeroShotClassification(Task):
         batch = self._encode(
             [premise for premise in premises for _ in labels],
             hypotheses * len(premises),
-            truncation="only_first",
+            of_pairs="only_first",
             sequences_per_text=len(labels),
         )
         logits = self._run(batch, lambda inputs: self._finite(self.model(**inputs).logits))

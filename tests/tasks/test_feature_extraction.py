@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from minitransformer import BertModel, Tokenizer, from_pretrained, pipeline
 from minitransformer.tasks.feature_extraction import FeatureExtraction
-from tests.tiny import ENCODERS, TEXTS, bert_config, save_checkpoint, their_pipeline
+from tests.tiny import ENCODERS, TEXTS, bert_config, same, save_checkpoint, their_pipeline
 
 LONG = "la ragazza legge un libro e " * 20
 
@@ -32,13 +32,15 @@ def extract(tmp_path_factory) -> FeatureExtraction:
 
 def test_each_token_has_the_features_of_transformers(path):
     ours = pipeline("feature-extraction", path)
-    every = ours(TEXTS)
-    lengths = [len(ours.tokenizer(text)["input_ids"]) for text in TEXTS]
-    assert [tuple(features.shape) for features in every] == [(n, 32) for n in lengths]
-    theirs = their_pipeline("feature-extraction", path)(TEXTS, return_tensors=True)
-    for a, b in zip(every, theirs, strict=True):
-        close(a, b[0])
-    close(ours(TEXTS[2]), theirs[2][0])
+    theirs = their_pipeline("feature-extraction", path)
+    for texts in (TEXTS, TEXTS[:1], TEXTS[2]):
+        same(ours(texts), theirs(texts))
+        for form in ("pt", True):
+            close(ours(texts, return_tensors=form), theirs(texts, return_tensors=True))
+    same(
+        ours(LONG, truncation=True, max_length=7),
+        theirs(LONG, truncation=True, tokenize_kwargs={"max_length": 7}),
+    )
 
 
 @pytest.mark.parametrize("head", ["ForMaskedLM", "ForSequenceClassification"])
@@ -46,12 +48,12 @@ def test_each_token_has_the_features_of_transformers(path):
 def test_of_a_model_with_a_head_the_backbone_is_taken(family, head, tmp_path):
     path = save_checkpoint(tmp_path, f"{family}{head}")
     theirs = their_pipeline("feature-extraction", path)(TEXTS[0], return_tensors=True)
-    close(pipeline("feature-extraction", path)(TEXTS[0]), theirs[0])
+    close(pipeline("feature-extraction", path)(TEXTS[0], return_tensors="pt"), theirs)
 
 
 def test_pooling(path):
     ours = pipeline("feature-extraction", path)
-    tokens = ours(TEXTS)
+    tokens = [states[0] for states in ours(TEXTS, return_tensors=True)]
     means, firsts = ours(TEXTS, pooling="mean"), ours(TEXTS, pooling="cls")
     close(means, torch.stack([states.mean(dim=0) for states in tokens]))
     close(firsts, torch.stack([states[0] for states in tokens]))
@@ -70,7 +72,8 @@ def test_batches_do_not_change_the_features(path):
     small = FeatureExtraction(ours.model, ours.tokenizer, batch_size=2)
     ours.tokenizer.padding_side = "left"
     for pooling in (None, "cls", "mean"):
-        for a, b in zip(ours(TEXTS, pooling=pooling), small(TEXTS, pooling=pooling), strict=True):
+        form = {"pooling": pooling, "return_tensors": True}
+        for a, b in zip(ours(TEXTS, **form), small(TEXTS, **form), strict=True):
             close(a, b)
             assert a.dtype == torch.float32 and a.device.type == "cpu"
 
@@ -82,27 +85,32 @@ def test_no_text(extract):
 
 def test_features_can_be_trained_on_and_own_their_memory(extract):
     for pooling in (None, "cls", "mean"):
-        features = extract(TEXTS, pooling=pooling)[1]
+        features = extract(TEXTS, pooling=pooling, return_tensors=True)[1]
         torch.nn.Linear(32, 2)(features).sum().backward()
-    alone = extract(TEXTS)[1]
+    alone = extract(TEXTS, return_tensors=True)[1]
     assert alone.untyped_storage().nbytes() == alone.numel() * 4
 
 
 def test_half_precision_gives_float32(extract):
     half = FeatureExtraction(BertModel(bert_config(vocab_size=330)).bfloat16(), extract.tokenizer)
-    assert half("ciao").dtype == half("ciao", pooling="mean").dtype == torch.float32
-    close(half("ciao", pooling="mean"), half("ciao").mean(dim=0))
+    tokens, mean = half("ciao", return_tensors=True), half("ciao", pooling="mean")
+    assert tokens.dtype == mean.dtype == torch.float32
+    close(mean, tokens[0].mean(dim=0))
 
 
 def test_truncation_is_warned_of(extract):
     with pytest.warns(UserWarning, match="1 of 2 texts had to be truncated.*texts.1. has"):
         features = extract(["ciao", LONG])
-    assert len(features[1]) == 40
+    assert len(features[1][0]) == 40
+    with pytest.raises(ValueError, match=r"texts\[1\] has \d+ tokens, but the maximum is 9"):
+        extract(["ciao", LONG], truncation=False, max_length=9)
 
 
 def test_what_is_wrong_is_named(extract):
     with pytest.raises(ValueError, match="unknown pooling 'means'; did you mean 'mean'"):
         extract("ciao", pooling="means")
+    with pytest.raises(ValueError, match="return_tensors='np' must be 'pt', True or False"):
+        extract("ciao", return_tensors="np")
     with pytest.raises(ValueError, match=r"texts\[2\] is empty"):
         extract(["a", "b", "\t"])
     with pytest.raises(TypeError, match="texts must be a str or a list of str, not int"):
@@ -137,6 +145,6 @@ def test_a_real_model_puts_like_sentences_side_by_side(real_path):
 def test_a_real_model_gives_the_numbers_of_transformers(real_path):
     ours = FeatureExtraction(from_pretrained(real_path), Tokenizer.from_pretrained(real_path))
     theirs = their_pipeline("feature-extraction", real_path)(SENTENCES, return_tensors=True)
-    for a, b in zip(ours(SENTENCES), theirs, strict=True):
-        close(a, b[0])
+    for a, b in zip(ours(SENTENCES, return_tensors=True), theirs, strict=True):
+        close(a, b)
     close(ours(SENTENCES, pooling="mean"), torch.stack([b[0].mean(dim=0) for b in theirs]))

@@ -41,8 +41,30 @@ def test_the_answers_are_those_of_transformers(path):
     same(ours(TEXTS), theirs(TEXTS))
     same(ours(TEXTS, top_k=None), theirs(TEXTS, top_k=None))
     same(ours(TEXTS, top_k=2), theirs(TEXTS, top_k=2))
-    same([ours(TEXTS[0])], theirs(TEXTS[0]))
-    same(ours(TEXTS[0], top_k=2), theirs(TEXTS[0], top_k=2))
+    for text in (TEXTS[0], TEXTS[:1], {"text": TEXTS[0], "text_pair": "ciao"}):
+        for fields in ({}, {"top_k": 1}, {"top_k": 2}, {"function_to_apply": "none"}):
+            same(ours(text, **fields), theirs(text, **fields))
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 2])
+def test_top_k_of_the_whole_pipeline(path, top_k):
+    """Then transformers puts the list of one text into another one."""
+    ours = pipeline("sentiment-analysis", path, top_k=top_k)
+    theirs = their_pipeline("sentiment-analysis", path, top_k=top_k)
+    for texts in (TEXTS, TEXTS[0]):
+        same(ours(texts), theirs(texts))
+        same(ours(texts, top_k=2), theirs(texts, top_k=2))
+        same(ours(texts, top_k=1), theirs(texts, top_k=1))
+
+
+def test_all_scores_by_their_old_name(classify):
+    """As transformers 4 did it: in the order of the classes, and one text in a list."""
+    every = classify(TEXTS[:2], top_k=None)
+    for answers, best in zip(classify(TEXTS[:2], return_all_scores=True), every, strict=True):
+        assert [answer["label"] for answer in answers] == [*THREE_CLASSES.values()]
+        same(sorted(answers, key=lambda answer: -answer["score"]), best)
+    (alone,) = classify(TEXTS[0], return_all_scores=True)
+    assert [answer["label"] for answer in alone] == [*THREE_CLASSES.values()]
 
 
 def test_pairs(path):
@@ -51,7 +73,10 @@ def test_pairs(path):
     first, second = TEXTS[:3], TEXTS[2:5]
     pairs = [{"text": a, "text_pair": b} for a, b in zip(first, second, strict=True)]
     same(ours(first, second), theirs(pairs))
-    same(ours(first[0], second[0]), theirs(pairs[0]))
+    same(ours(pairs), theirs(pairs))
+    same(ours(pairs[0]), theirs(pairs[0]))
+    same(ours(first[0], second[0]), [theirs(pairs[0])])
+    same(ours({"text": first[0]}), theirs({"text": first[0]}))
     swapped = ours(second, first, top_k=None)
     assert swapped != ours(first, second, top_k=None)
 
@@ -82,7 +107,7 @@ def test_one_class_that_is_a_number(tmp_path):
     save_checkpoint(tmp_path, "BertForSequenceClassification", id2label={0: "stars"})
     model = BertForSequenceClassification.from_pretrained(tmp_path, problem_type="regression")
     tokenizer = Tokenizer.from_pretrained(tmp_path)
-    number = TextClassification(model, tokenizer)("ciao")["score"]
+    number = TextClassification(model, tokenizer)("ciao")[0]["score"]
     inputs = tokenizer("ciao", return_tensors="pt")
     assert number == pytest.approx(model(**inputs).logits.item(), abs=1e-6)
 
@@ -126,9 +151,24 @@ def test_truncation_is_warned_of_once_and_equals_transformers(path):
     theirs = their_pipeline("text-classification", path)
     same(answers, theirs(texts, truncation=True, max_length=40))
     with pytest.warns(UserWarning, match="1 of 1 texts had to be truncated"):
-        pair = ours(LONG, "bene bene")
+        (pair,) = ours(LONG, "bene bene")
     their_pair = {"text": LONG, "text_pair": "bene bene"}
     same(pair, theirs(their_pair, truncation=True, max_length=40))
+
+
+def test_truncation_that_is_asked_for_is_not_warned_of(path):
+    ours, theirs = (
+        pipeline("text-classification", path),
+        their_pipeline("text-classification", path),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fields in ({}, {"max_length": 9}, {"max_length": 9, "padding": True, "batch_size": 2}):
+            answers = ours(["ciao", LONG], truncation=True, **fields)
+            limit = {"max_length": 40} | {n: v for n, v in fields.items() if n == "max_length"}
+            same(answers, theirs(["ciao", LONG], truncation=True, **limit))
+    with pytest.raises(ValueError, match=r"texts\[1\] has \d+ tokens, but the maximum is 40"):
+        ours(["ciao", LONG], truncation=False)
 
 
 def test_many_truncated_texts_are_counted_and_three_of_them_named(classify):
@@ -169,8 +209,14 @@ def test_the_limit_is_the_lower_of_model_and_tokenizer(classify, stated, used):
         ([" \n"], ValueError, r"texts\[0\] is empty: ' \\n'"),
         ([["ciao"], ["  "]], ValueError, r"text_pairs\[0\] is empty"),
         ([["ciao", 3]], TypeError, r"texts\[1\] must be a str, not int: 3"),
-        ([[{"text": "a", "text_pair": "b"}]], TypeError, "second text of a pair as text_pairs"),
-        ([{"text": "a", "text_pair": "b"}], TypeError, "second text of a pair as text_pairs"),
+        ([[{"text": "a", "text_pair": "b"}], "c"], TypeError, "second text of a pair as text_pai"),
+        (
+            [[{"text": "a"}, {"text": "a", "text_pair": "b"}]],
+            TypeError,
+            r"texts\[1\] is not a dict",
+        ),
+        ([{"text": "a", "pair": "b"}], TypeError, r"it must be {\"text\": ...}"),
+        ([{"text": "a", "text_pair": ""}], ValueError, r"text_pairs\[0\] is empty"),
         ([[["a", "b"]]], TypeError, "second text of a pair as text_pairs"),
         ([None], TypeError, "texts must be a str or a list of str, not NoneType"),
         ([["a", "b"], ["c"]], ValueError, r"2 texts \(list\) and 1 text_pairs \(list\)"),

@@ -209,8 +209,12 @@ def test_the_config_sets_the_parameters_of_the_task(tmp_path):
     config = {"task_specific_params": {"text-generation": asked}}
     path = save_checkpoint(tmp_path, "GPT2LMHeadModel", config=config)
     generate = pipeline("text-generation", path)
-    plain = TextGeneration(GPT2LMHeadModel.from_pretrained(path), Tokenizer.from_pretrained(path))
+    model, tokenizer = GPT2LMHeadModel.from_pretrained(path), Tokenizer.from_pretrained(path)
+    in_hand = TextGeneration(model, tokenizer)
+    model.task_specific_params = {}
+    plain = TextGeneration(model, tokenizer)
     assert generate("ciao", seed=1) == plain("ciao", seed=1, **asked)
+    assert generate("ciao", seed=1) == in_hand("ciao", seed=1)
     assert generate("ciao", seed=1, temperature=0.5) == plain(
         "ciao", seed=1, temperature=0.5, **asked
     )
