@@ -197,9 +197,14 @@ class SentencePieceBackend:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Decode ids with the target's model; a special token is followed by a space."""
+        tokens = [str(self.vocabulary.id_to_token(token_id)) for token_id in ids]
+        return self.decode_tokens(tokens, skip_special_tokens)
+
+    def decode_tokens(self, tokens: Sequence[str], skip_special_tokens: bool = False) -> str:
+        """Decode tokens, see :meth:`decode`."""
         special = self._special_tokens()
         text, run = "", list[str]()
-        for token in (str(self.vocabulary.id_to_token(token_id)) for token_id in ids):
+        for token in tokens:
             if token not in special:
                 run.append(token)
             elif not skip_special_tokens:

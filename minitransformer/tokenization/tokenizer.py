@@ -617,6 +617,8 @@ class Tokenizer:
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
         """The text of these tokens; see :meth:`decode`."""
+        if isinstance(self.backend, SentencePieceBackend):
+            return self.backend.decode_tokens(tokens)
         decoder = self.backend.decoder
         return str(decoder.decode(list(tokens))) if decoder is not None else " ".join(tokens)
 
@@ -654,7 +656,7 @@ class Tokenizer:
         return {token.content: token_id for token_id, token in added}
 
     def add_tokens(self, tokens: Any, special_tokens: bool = False) -> int:
-        """Add tokens that the vocabulary lacks, with the next ids; return their number.
+        """Add tokens, with the next ids where the vocabulary lacks them; return how many it lacked.
 
         `model.resize_token_embeddings(len(tokenizer))` then gives the model embeddings for them.
 
@@ -743,7 +745,8 @@ class Tokenizer:
                 raise AttributeError(name)
             if name in _INSTEAD:
                 raise AttributeError(f"there is no tokenizer.{name}; use {_INSTEAD[name]}")
-            names = [known for known in dir(type(self)) if not known.startswith("_")]
+            names = [n for n in {*dir(type(self)), *vars(self)} if not n.startswith("_")]
+            names.sort()
             raise AttributeError(unexpected_name("attribute of a tokenizer", name, names))
 
     def _special_token(self, role: str) -> str:
@@ -861,8 +864,9 @@ class Tokenizer:
 
     def _keeps_words_apart(self) -> bool:
         """Whether words that are given one by one get other tokens than parts of one word."""
-        byte_level = type(self.backend.pre_tokenizer).__name__ == "ByteLevel"
-        return not byte_level or bool(self.backend.pre_tokenizer.add_prefix_space)
+        if type(self.backend.decoder).__name__ != "ByteLevel":
+            return True
+        return str(self.backend.pre_tokenizer.pre_tokenize_str("a")[0][0]) != "a"
 
     def _check_limit(
         self,
