@@ -88,6 +88,11 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
         "benchmarks/results/speed": Path.mkdir,
         "runs/speed": Path.mkdir,
     },
+    "docs/commands.md": {
+        "italian.txt": ITALIAN,
+        "reviews.jsonl": lines('{"text": "a gorgeous movie ."}'),
+        "runs/sst2": functools.partial(save_checkpoint, name="BertForSequenceClassification"),
+    },
     "docs/training.md": {
         "italian.txt": ITALIAN,
         "shakespeare.txt": lines("ROMEO:", "What light is this?", "", times=50),
