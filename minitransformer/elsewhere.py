@@ -66,7 +66,7 @@ _EMBEDDED = "models take token ids; to change what they read, call model.backbon
 
 # Of a model's forward.
 FORWARD: Arguments = {
-    "return_dict": ((True, None), TO_TUPLE),
+    "return_dict": (_EITHER, ""),
     "use_cache": (_OFF, _A_CACHE),
     "past_key_values": ((None,), _A_CACHE),
     "cache_position": ((None,), _A_CACHE),
@@ -117,7 +117,7 @@ GENERATION: Arguments = {
     "cache_implementation": ((None, "dynamic"), "optimize(model) chooses the cache; leave it out"),
 }
 
-# Methods of a model, and what to type instead.
+# Attributes and methods of a model, and what to type instead.
 METHODS: Mapping[str, str] = {
     "gradient_checkpointing_enable": CHECKPOINTING,
     "gradient_checkpointing_disable": CHECKPOINTING,
@@ -127,6 +127,15 @@ METHODS: Mapping[str, str] = {
     "get_output_embeddings": "the head is model.lm_head, or, tied, model.get_input_embeddings()",
     "set_input_embeddings": "change its weight, or call model.resize_token_embeddings(...)",
     "tie_weights": "tie_word_embeddings of the config says whether weights are tied; leave it out",
+    "encoder": "an encoder's layers are model.layers; the two stacks of an encoder-decoder are "
+    "model.backbone.encoder and model.backbone.decoder",
+    "decoder": "it is model.backbone.decoder",
+    "shared": "it is model.get_input_embeddings()",
+    "wte": "it is model.get_input_embeddings()",
+    "h": "its layers are model.layers",
+    "cls": "it is model.lm_head",
+    "num_labels": "it is model.config.num_labels",
+    "prepare_decoder_input_ids_from_labels": "give labels=, from which the model makes them",
     "get_encoder": "the encoder is model.backbone.encoder",
     "get_decoder": "the decoder is model.backbone.decoder",
     "add_adapter": "adapters are not supported; freeze parts with --freeze instead",
@@ -216,8 +225,8 @@ def advice(name: str, public: Collection[str]) -> str | None:
     if (bare := name.removeprefix("TF").removeprefix("Flax")) != name and bare in public:
         return f"models are PyTorch's; use {bare}"
     near = nearest(name, [*public, *NAMES], cutoff=0.85)
-    # "AlbertModel" is no misspelled BertModel, but another family's.
-    if near is not None and not name.lower()[1:].endswith(near.lower()):
+    # What begins otherwise is no misspelling, but of another family, as AlbertModel is.
+    if near is not None and near[:2].lower() == name[:2].lower():
         return f"did you mean {near}?" + (f" {NAMES[near]}" if near in NAMES else "")
     if not name[0].isupper():
         return None
