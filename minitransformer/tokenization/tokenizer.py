@@ -666,7 +666,8 @@ class Tokenizer:
 
         Raises:
             TypeError: something else than a token.
-            ValueError: an empty token, or a Marian, whose two models determine its tokens.
+            ValueError: an empty token, a vocabulary whose ids have gaps, or a Marian, whose two
+                models determine its tokens.
         """
         tk = pipelines.library()
         tokens = [tokens] if isinstance(tokens, str | tk.AddedToken) else list(tokens)
@@ -676,7 +677,15 @@ class Tokenizer:
             text = token if isinstance(token, str) else token.content
             if not text:
                 raise ValueError("a token cannot be empty")
-            if isinstance(self.backend, SentencePieceBackend) and text not in self.get_vocab():
+            if self.backend.token_to_id(text) is not None:
+                continue
+            if self.vocab_size != len(self):
+                raise ValueError(
+                    f"{shortened(text)} cannot be added: the {len(self)} ids have gaps, up to "
+                    f"{self.vocab_size - 1}, so the next one may be taken; write it into the files "
+                    "of the tokenizer"
+                )
+            if isinstance(self.backend, SentencePieceBackend):
                 raise ValueError(
                     f"{shortened(text)} cannot be added: the tokens of a Marian are the pieces of "
                     "its two SentencePiece models; write it as a word of the text"

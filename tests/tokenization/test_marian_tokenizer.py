@@ -354,6 +354,47 @@ def test_offsets_with_padding_windows_and_pairs(ours):
 # ---- files ----
 
 
+def test_words_and_their_characters(ours, theirs):
+    words = [ENGLISH[0].split(), ["</s>x", ">>fra<<", "il mare"]]
+    batch = ours(words, is_split_into_words=True, return_offsets_mapping=True)
+    assert batch.input_ids == theirs(words, is_split_into_words=True)["input_ids"]
+    for index, text in enumerate(words):
+        places = zip(
+            batch.tokens(index), batch.word_ids(index), batch.offset_mapping[index], strict=True
+        )
+        for token, word, (start, end) in list(places)[:-1]:
+            assert token in (
+                "<unk>",
+                "\u2581",
+                "\u2581" + text[word][start:end],
+                text[word][start:end],
+            )
+        assert set(batch.word_ids(index)[:-1]) == set(range(len(text)))
+    text = ours(ENGLISH[0])
+    token = text.char_to_token(5)
+    assert text.tokens()[token - 1 : token + 1] == ["\u2581c", "at"]
+    assert text.word_to_chars(1) == (4, 7)
+    assert text.word_to_tokens(1) == (token - 1, token + 1)
+    assert ours(ENGLISH[0], ENGLISH[1]).char_to_token(0, 0, 1) == len(text.tokens()) - 1
+
+
+def test_the_other_names_of_transformers(ours, theirs):
+    options = {"truncation": True, "max_length": 9}
+    batch = ours(ENGLISH, text_target=ITALIAN, **options)
+    assert dict(batch) == dict(theirs(ENGLISH, text_target=ITALIAN, **options))
+    ids = ours(text_target=ITALIAN[0])["input_ids"]
+    tokens = ours.convert_ids_to_tokens(ids)
+    assert tokens == theirs.convert_ids_to_tokens(ids)
+    assert ours.convert_tokens_to_string(tokens) == theirs.convert_tokens_to_string(tokens)
+    assert ours.encode(ENGLISH[0]) == theirs.encode(ENGLISH[0])
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.all_special_ids == theirs.all_special_ids
+    features = [{"input_ids": [3, 4]}, {"input_ids": [3]}]
+    assert dict(ours.pad(features)) == dict(theirs.pad(features))
+    with pytest.raises(ValueError, match="'Xyz' cannot be added: the tokens of a Marian"):
+        ours.add_tokens("Xyz")
+
+
 def test_what_we_save_loads_here_and_in_transformers(ours, checkpoint, tmp_path):
     ours.save_pretrained(tmp_path / "saved")
     for name in ("source.spm", "target.spm"):

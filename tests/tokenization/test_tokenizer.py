@@ -233,7 +233,22 @@ def test_special_tokens_of_the_real_vocabularies(real):
     for role in roles:
         assert getattr(ours, f"{role}_id") == getattr(theirs, f"{role}_id")
     assert ours.vocab_size == len(ours) == len(theirs)
-    assert set(theirs.all_special_ids) <= ours.special_ids
+    assert set(theirs.all_special_ids) == ours.special_ids == set(ours.all_special_ids)
+    assert ours.get_vocab() == theirs.get_vocab()
+
+
+def test_the_token_of_every_character_is_that_of_transformers(real, real_lines):
+    ours, theirs = real
+    lines = [line[:200] for line in real_lines[:40]]
+    batch, expected = ours(lines), theirs(lines)
+    for index, line in enumerate(lines):
+        assert ours.tokenize(line) == theirs.tokenize(line)
+        for char in range(len(line)):
+            try:
+                token = batch.char_to_token(index, char)
+            except ValueError:
+                token = None
+            assert token == expected.char_to_token(index, char)
 
 
 SEVEN = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
@@ -696,6 +711,10 @@ def test_a_vocabulary_with_a_gap_in_its_ids(tmp_path):
             tokenizer.decode([5, gap])
     with pytest.raises(ValueError, match="^id 6 is not in the vocabulary; ids are 0 to 5$"):
         tokenizer.id_to_token(6)
+    with pytest.raises(ValueError, match="'c' cannot be added: the 3 ids have gaps, up to 5"):
+        tokenizer.add_tokens("c")
+    assert tokenizer.add_special_tokens({"bos_token": "a"}) == 0
+    assert tokenizer.bos_token_id == 2
 
 
 def test_decode_takes_lists_arrays_and_tensors(bpe):
