@@ -159,6 +159,7 @@ def test_set_seed():
             "AlbertModel",
             "not supported; the families are Bart, Bert, DistilBert, GPT2, Marian, Rob",
         ),
+        ("BartForQuestionAnswering", "it is not supported; the families are"),
         ("XLMRobertaForMaskedLM", "it is not supported; the families are"),
         ("BertForMultipleChoice", "it is not supported; the families are"),
     ],

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from minitransformer.elsewhere import LOADING, without
 from minitransformer.layers.feed_forward import get_activation
-from minitransformer.names import nearest, shortened, unexpected_name
+from minitransformer.names import listed, nearest, shortened, unexpected_name
 
 LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
 MAX_LABELS = 1_000_000
@@ -85,7 +85,10 @@ class ConfigType(type):
             if name not in known:
                 near = nearest(name, [*known, *cls.known_elsewhere])
                 guess = cls.known_elsewhere.get(near or name)
-                raise TypeError(unexpected_name(f"{cls.__name__} field", name, known, guess))
+                message = unexpected_name(f"{cls.__name__} field", name, known, guess)
+                others = {n: cls.known_elsewhere.get(n) for n in values if n != name}
+                renamed = listed(f"{n} is {field} here" for n, field in others.items() if field)
+                raise TypeError(message + f"; {renamed}" * any(others.values()))
         return super().__call__(*arguments, **values)
 
 
@@ -115,7 +118,7 @@ class Config(metaclass=ConfigType):
         """How many tokens fit into one sequence; None where any number does."""
         return None
 
-    # As with a model, these three import hf/ only when they are called.
+    # As with a model, these import hf/ only when they are called.
 
     @classmethod
     def from_pretrained(
@@ -141,6 +144,11 @@ class Config(metaclass=ConfigType):
         from minitransformer.hf.checkpoint import save_config
 
         save_config(self, path)
+
+    @property
+    def model_type(self) -> str:
+        """The family's name in config.json, such as "bert"."""
+        return self.to_dict()["model_type"]
 
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json, by Hugging Face's names."""
@@ -216,6 +224,11 @@ class ClassifierConfig(Config):
     def num_labels(self) -> int:
         """How many classes a classification head has."""
         return len(self.id2label)
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The number of each class by its name."""
+        return {name: number for number, name in self.id2label.items()}
 
     def _require_labels(self) -> None:
         labels = self.id2label

@@ -35,6 +35,14 @@ class ModelMethods(nn.Module):
     init_weights: Callable[[nn.Module], None]
     name_or_path: str = ""
 
+    def __getattr__(self, name: str) -> Any:  # called for parameters, modules and unknown names
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            parts = ", ".join(part for part, _ in self.named_children())
+            said = METHODS.get(name, f"its parts are {parts}")
+            raise AttributeError(f"a {type(self).__name__} has no {name}: {said}") from None
+
     @property
     def device(self) -> torch.device:
         """The device of the first parameter; a model is usually on one."""
@@ -114,15 +122,3 @@ class ModelMethods(nn.Module):
         new = table.weight.detach()
         new[: len(old)] = old[:size]
         return new
-
-
-def _refused(name: str, instead: str) -> Callable[..., None]:
-    def method(self: ModelMethods, *_arguments: Any, **_named: Any) -> None:
-        raise AttributeError(f"a model has no {name}: {instead}")
-
-    method.__name__, method.__doc__ = name, f"Not here: {instead}."
-    return method
-
-
-for _name, _instead in METHODS.items():
-    setattr(ModelMethods, _name, _refused(_name, _instead))

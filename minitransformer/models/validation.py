@@ -40,7 +40,8 @@ def strict_names(method: Callable[P, R]) -> Callable[P, R]:
     def checked(*arguments: P.args, **named: P.kwargs) -> R:
         for name in named:
             if name not in known:
-                return method(*arguments, **understood(named))
+                output: Any = method(*arguments, **understood(named))
+                return output.to_tuple() if named.get("return_dict") is False else output
         return method(*arguments, **named)
 
     def understood(named: Mapping[str, Any]) -> dict[str, Any]:

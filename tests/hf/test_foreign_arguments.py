@@ -178,10 +178,12 @@ def test_an_argument_of_a_call_that_is_none_here_says_what_to_type(name):
     for argument, (harmless, said) in elsewhere.FORWARD.items():
         for value in harmless:
             assert torch.equal(model(**inputs, **{argument: value})[0], expected)
-        wrong = False if argument == "return_dict" else torch.ones(1, 2)
         with pytest.raises(TypeError, match="is not an argument here") as error:
-            model(**inputs, **{argument: wrong})
+            model(**inputs, **{argument: torch.ones(1, 2)})
         assert str(error.value).endswith(said)
+    plain = model(**inputs, return_dict=False)
+    assert isinstance(plain, tuple)
+    assert len(plain) == len(model(**inputs))
 
 
 def test_an_argument_of_generate_that_is_none_here_says_what_to_type():

@@ -160,6 +160,13 @@ def test_a_name_of_hugging_face_leads_to_ours(config_class, wrong, right):
         config_class(**{wrong: 8})
 
 
+def test_all_names_of_hugging_face_are_said_at_once():
+    with pytest.raises(
+        TypeError, match="'n_embd'; did you mean 'hidden_size'.*; n_layer is num_hid"
+    ):
+        GPT2Config(n_embd=8, vocab_size=9, n_layer=2)
+
+
 @pytest.mark.parametrize(
     ("config_class", "changes", "message"),
     [

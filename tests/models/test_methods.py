@@ -44,11 +44,15 @@ def test_what_a_model_says_of_itself(name, tmp_path):
     assert ours.num_parameters(only_trainable=True) == ours.num_parameters() - table.weight.numel()
 
 
-def test_what_is_not_a_method_here_says_what_to_type():
+def test_what_a_model_does_not_have_says_what_to_type():
+    model = build("RobertaModel")
     for name, instead in METHODS.items():
         with pytest.raises(AttributeError) as error:
-            getattr(build("RobertaModel"), name)("anything", at=1)
-        assert str(error.value) == f"a model has no {name}: {instead}"
+            getattr(model, name)
+        assert str(error.value) == f"a RobertaModel has no {name}: {instead}"
+    with pytest.raises(AttributeError, match="no layer: its parts are embeddings, layers, pooler"):
+        _ = model.layer
+    assert not hasattr(model, "layer")
 
 
 @pytest.mark.parametrize("change", [3, -1])
