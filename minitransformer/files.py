@@ -31,8 +31,8 @@ def checkpoint_file(directory: str | Path, name: str) -> Path:
     `blobs/<hash>`. Only such a link may lead out of the directory; every other one is refused.
 
     Raises:
-        CheckpointError: `name` is not a plain file name, the file is missing, or a link leads
-            out of the directory.
+        CheckpointError: `name` is not a plain file name, the file is missing, the directory is a
+            file, or a link leads out of it.
     """
     # PureWindowsPath recognizes both kinds of slashes, and drive letters.
     if not name or PureWindowsPath(name).name != name or name in (".", ".."):
@@ -40,6 +40,8 @@ def checkpoint_file(directory: str | Path, name: str) -> Path:
             f"{shortened(name)} is not a plain file name inside {directory}; refused"
         )
     root = Path(directory).resolve()
+    if root.is_file():
+        raise CheckpointError(f"{directory} is a file; a checkpoint is the directory that it is in")
     path = root / name
     target = path.resolve()
     if not target.is_file():

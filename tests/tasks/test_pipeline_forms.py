@@ -191,6 +191,13 @@ def test_no_such_device(given, count, message, monkeypatch, tmp_path):
         pipeline("fill-mask", tmp_path, device=given)
 
 
+def test_a_file_of_a_checkpoint_is_no_checkpoint(checkpoints):
+    with pytest.raises(
+        minitransformer.CheckpointError, match="config.json is a file; a checkpoint"
+    ):
+        pipeline("fill-mask", checkpoints["fill-mask"] / "config.json")
+
+
 def test_attributes_and_saving(checkpoints, tmp_path):
     ready = pipeline("text-classification", checkpoints["text-classification"], device=-1)
     assert ready.task == "text-classification"
@@ -272,6 +279,16 @@ def test_the_arguments_of_a_pipeline_are_those_of_its_calls(checkpoints):
     plain = pipeline("text-generation", checkpoints["text-generation"])
     assert write("ciao", truncation=True) == plain("ciao", max_new_tokens=3)
     assert write("ciao", max_new_tokens=5) == plain("ciao", max_new_tokens=5)
+
+
+def test_a_list_of_one_gives_a_list_of_one(checkpoints):
+    """transformers takes the only answer out of the list for these two tasks."""
+    fill = pipeline("fill-mask", checkpoints["fill-mask"])
+    same(fill(MASKED[:1]), [fill(MASKED[0])])
+    same(fill(MASKED[:1])[0], their_pipeline("fill-mask", checkpoints["fill-mask"])(MASKED[:1]))
+    answer = pipeline("question-answering", checkpoints["question-answering"])
+    one = {"question": "come va?", "context": TEXTS[2]}
+    same(answer([one]), [answer(one)])
 
 
 def test_one_batch_size_for_a_call(checkpoints, monkeypatch):
