@@ -95,7 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         callbacks=[_print_evaluation],
         tokenizer=tokenizer,
         fingerprint={
-            **{name: getattr(arguments, name) for name in ("model", "tokenizer", "vocab_size")},
+            "pretrained": arguments.model,
+            **{n: getattr(arguments, n) for n in ("tokenizer", *_NEW_TOKENIZER)},
             **batching,
             "model": model.config.__dict__,
             "text": batches.checksum(),

@@ -194,8 +194,7 @@ def prepare_generation(
     task = arguments.task
     if task == "translation" and isinstance(model, T5ForConditionalGeneration) and all(languages):
         task = "translation_{}_to_{}".format(*languages)
-    path = Path(arguments.model or arguments.output, "config.json")
-    settings = task_settings(model.task_specific_params, path, task, model.generation_config)
+    settings = task_settings(model, task)
     prefix = settings.prefix if arguments.prefix is None else arguments.prefix
     codes = Translation(model, tokenizer).codes
     if codes and arguments.prefix is None:

@@ -208,6 +208,8 @@ def test_training_continues_from_a_checkpoint(text, trained, tmp_path, capsys):
         f"step 0 {before['loss']:>32.3f}{before['perplexity']:>12,.1f}" in capsys.readouterr().out
     )
     assert from_pretrained(tmp_path).config.hidden_dropout_prob == 0.3
+    assert tune(text, trained / "checkpoints" / "step-00000008", tmp_path, *more, "--resume") == 1
+    assert "pretrained was" in capsys.readouterr().err
     ids = Tokenizer.from_pretrained(tmp_path)("la ragazza")["input_ids"]
     assert ids == Tokenizer.from_pretrained(trained)("la ragazza")["input_ids"]
 

@@ -351,7 +351,8 @@ def test_a_prefix_is_put_before_every_source_and_saved(tmp_path, monkeypatch, ca
     )  # fmt: skip
     more = ["--max-steps", "2", "--prefix", prefix]
     assert train_on(path, tmp_path / "out", ROWS, *more) == 0
-    assert [pair.source for pair in seen[0]] == [prefix + source for source, _ in ROWS]
+    prefixed = [prefix + source for source, _ in ROWS]  # to train on (twice), and to evaluate on
+    assert [[pair.source for pair in pairs] for pairs in seen[:3]] == [prefixed] * 3
     assert f"  | {prefix}{ROWS[0][0]}\n  = {ROWS[0][1]}\n" in capsys.readouterr().out
     written = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     task = pipeline("translation", tmp_path / "out")
