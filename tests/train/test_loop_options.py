@@ -449,7 +449,7 @@ def test_fp16_on_cuda(tmp_path):
         ("perplexity", None, [5.0, 3.0, 4.0], 1),
         ("quality", False, [5.0, 7.0, 4.0], 2),
         ("rank_loss", True, [5.0, 7.0, 4.0], 1),
-        ("accuracy", None, [0.5, math.nan, 0.4], 0),
+        ("accuracy", None, [math.nan, 0.5, 0.4], 1),
     ],
 )
 def test_the_best_weights_by_any_metric(metric, greater, values, best, tmp_path):
