@@ -119,6 +119,8 @@ GENERATION: Arguments = {
 
 # Attributes and methods of a model, and what to type instead.
 METHODS: Mapping[str, str] = {
+    "generate": "it does not generate texts; a GPT2LMHeadModel, a BartForConditionalGeneration, a "
+    "MarianMTModel and a T5ForConditionalGeneration do; for masked tokens: pipeline('fill-mask')",
     "gradient_checkpointing_enable": CHECKPOINTING,
     "gradient_checkpointing_disable": CHECKPOINTING,
     "enable_input_require_grads": "set model.get_input_embeddings().weight.requires_grad_(True)",

@@ -247,7 +247,8 @@ def load_model(
     if known_class not in family.models:
         raise CheckpointError(
             f"{directory / CONFIG} is of the family {family.model_type!r}, but a "
-            f"{known_class.__name__} needs {family_of_model(known_class).model_type!r}"
+            f"{known_class.__name__} needs {family_of_model(known_class).model_type!r}; load it "
+            f"as {listed((known.__name__ for known in family.models), 600)}, or by an Auto class"
         )
     return _load(model_class, path, directory, content, family, options)
 

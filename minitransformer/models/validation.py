@@ -62,7 +62,11 @@ def check_shape(name: str, ids: Tensor) -> None:
         ValueError: its shape is another.
     """
     if not isinstance(ids, Tensor):
-        raise TypeError(f"{name} is a {type(ids).__name__}; a tensor of shape (B, T) is needed")
+        hint = ": pass return_tensors='pt' to the tokenizer" * isinstance(ids, list)
+        hint = hint or ": pass what the tokenizer makes of it" * isinstance(ids, str)
+        raise TypeError(
+            f"{name} is a {type(ids).__name__}; a tensor of shape (B, T) is needed{hint}"
+        )
     if ids.dim() != 2:
         fix = f"; pass {name}[None] for a batch of one" if ids.dim() == 1 else ""
         raise ValueError(f"{name} has shape {tuple(ids.shape)}; (B, T) is needed{fix}")
@@ -79,7 +83,7 @@ def check_ids(name: str, ids: Tensor, *, size: int, size_name: str) -> None:
     """
     check_shape(name, ids)
     if ids.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"{name} has dtype {ids.dtype}; torch.int64 is needed")
+        raise ValueError(f"{name} has dtype {ids.dtype}; torch.int64 is needed: {name}.long()")
     if not values_are_readable(ids):
         return
     smallest, largest = (int(bound) for bound in ids.aminmax())

@@ -159,6 +159,24 @@ def test_a_config_of_another_family(path):
         RobertaConfig.from_pretrained(path, hiden_size=8)
 
 
+def test_first_mistakes_say_what_to_type(path):
+    build("BertModel").save_pretrained(path / "bert")
+    with pytest.raises(
+        CheckpointError, match="load it as BertModel, BertForMaskedLM, .* Auto class"
+    ):
+        RobertaForMaskedLM.from_pretrained(path / "bert")
+    model = from_pretrained(path)
+    for ids, kind, message in [
+        ([[5, 6]], TypeError, r"is a list; .* \(B, T\) is needed: pass return_tensors='pt' to the"),
+        ("ciao", TypeError, r"is a str; .* is needed: pass what the tokenizer makes of it"),
+        (torch.ones(1, 2), ValueError, "torch.int64 is needed: input_ids.long"),
+    ]:
+        with pytest.raises(kind, match=message):
+            model(ids)
+    assert model.config.model_type == "roberta"
+    assert build("BertForSequenceClassification").config.label2id == {"no": 0, "maybe": 1, "yes": 2}
+
+
 def test_the_config_of_a_t5_knows_its_head(tmp_path):
     """Which only the stored tensors tell, in the files of transformers 5."""
     model = build("T5ForConditionalGeneration 1.1")
