@@ -61,9 +61,8 @@ def _prefixes(model: Model, part: str) -> list[str]:
     """The full names of the modules, or parameters, that a part names."""
     stacks = _stacks(model)
     if part == "embeddings":
-        layers = tuple(f"{stack}." for stack in stacks.values())
-        parts = [name for name, _ in model.named_modules() if not name.startswith(layers)]
-        return [name for name in parts if "embedding" in name.rpartition(".")[2]]
+        names = [name for name, _ in model.named_modules()]
+        return [name for name in names if "embedding" in name.rpartition(".")[2]]
     if match := _LAYERS.fullmatch(part):
         stack, first, last = match[1] or "", int(match[2]), int(match[3] or match[2])
         if stack in stacks:
