@@ -101,7 +101,8 @@ def _no_verb(name: str) -> str:
     """The message for an unknown verb: the one whose task or job has this name, or the nearest."""
     from minitransformer.tasks.pipeline import ALIASES
 
-    meant = {verb.task: known for known, verb in TEXT_VERBS.items()}
+    meant = {"text-generation": "generate", "text2text-generation": "generate"}
+    meant |= {verb.task: known for known, verb in TEXT_VERBS.items() if verb.task}
     meant |= {alias: meant[task] for alias, task in ALIASES.items() if task in meant}
     meant |= {job: f"train {job}" for job in JOBS}
     return unexpected_name("verb", name, [*VERBS, "train"], guess=meant.get(name))

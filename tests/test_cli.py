@@ -364,7 +364,7 @@ def test_a_pipe_that_is_closed_ends_a_command_quietly(roberta, tmp_path):
     [
         (["fill-msk", "path", "a"], "unknown verb 'fill-msk'; did you mean 'fill-mask'?"),
         (["token-classification", "path"], "did you mean 'tag'?"),
-        (["text2text", "path"], "unknown verb 'text2text'"),
+        (["text2text", "path"], "did you mean 'generate'?"),
         (["lm"], "did you mean 'train lm'?"),
         (["--device", "cuda"], "unknown verb '--device'"),
         (["embed", "path", "ciao", "--lenght", "3"], "unknown option '--lenght'; "),

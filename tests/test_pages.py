@@ -89,8 +89,10 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
         "runs/speed": Path.mkdir,
     },
     "docs/commands.md": {
-        "italian.txt": ITALIAN,
+        "italian.txt": lines("ciao, Laura.", "il gatto dorme."),
         "reviews.jsonl": lines('{"text": "a gorgeous movie ."}'),
+        "runs/one/metrics.jsonl": lines('{"step": 1, "eval_loss": 2.0}', times=1),
+        "runs/two/metrics.jsonl": lines('{"step": 1, "eval_loss": 1.0}', times=1),
         "runs/sst2": functools.partial(save_checkpoint, name="BertForSequenceClassification"),
     },
     "docs/training.md": {
