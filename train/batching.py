@@ -4,7 +4,7 @@ Examples of similar length share a batch, which avoids nearly all padding. A bat
 the seed, the epoch and its index: no state is carried from batch to batch, so a run can be resumed
 at any of them.
 
-Letters: B batch, T tokens.
+Letters: B batch, T tokens, C classes.
 """
 
 import zlib
@@ -78,7 +78,8 @@ class LabelledBatches:
 
     Args:
         encoding: the tokenized texts, without padding.
-        labels: for each text a class, or a class for each of its tokens.
+        labels: for each text a class, a number, or a tensor with a value for each of C classes; or
+            a class for each of its tokens.
         pad_token_id: the tokenizer's.
         batch_size: texts per batch.
         seed: for the order of the texts.
@@ -90,7 +91,7 @@ class LabelledBatches:
     def __init__(
         self,
         encoding: BatchEncoding,
-        labels: Sequence[int] | Sequence[Sequence[int]],
+        labels: Sequence[float] | Sequence[Tensor] | Sequence[Sequence[int]],
         *,
         pad_token_id: int,
         batch_size: int,
@@ -109,7 +110,7 @@ class LabelledBatches:
         return self.order.num_batches
 
     def batch(self, epoch: int, index: int) -> dict[str, Tensor]:
-        """The inputs of the model, (B, T) int64 each, and `labels`, (B,) or (B, T) int64."""
+        """The inputs of the model, (B, T) int64 each, and `labels`, (B,), (B, C) or (B, T)."""
         return self.collate(self.order.example_indices(epoch, index))
 
     def by_length(self) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
@@ -131,6 +132,8 @@ class LabelledBatches:
         labels = [self.labels[index] for index in indices]
         if isinstance(labels[0], Sequence):
             tensor = pad_sequences([np.array(each) for each in labels], IGNORED_LABEL)
+        elif isinstance(labels[0], Tensor):
+            tensor = torch.stack(labels)
         else:
             tensor = torch.tensor(labels)
         inputs = self.encoding.padded_batch(indices.tolist(), self.pad_token_id)

@@ -1,45 +1,56 @@
 """Fine-tune a model to classify texts: `python -m train.classify --model PATH --train FILE ...`.
 
-Each line of FILE contains a text, a tab and the name of its class:
+FILE is a table with a text and a label in each row, see :mod:`train.labelled_text`. A label is a
+class; with `--multi-label` or `--label-columns` any number of labels; with `--regression` a number:
+see :mod:`train.classification`.
 
-    one long string of cliches<TAB>0
-    a stirring , funny and finally transporting film<TAB>1
-
-The file is UTF-8 and has no header and no quotes. The label can be any name without a tab, a comma,
-a semicolon or a vertical bar, such as `0`, `positive` or `very good`. White space around text and
-label is removed, and blank lines are skipped. SST-2 (Socher et al. 2013) is often distributed in
-this form.
+N texts, C classes.
 """
 
 import argparse
-import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from minitransformer.arguments import Parser
 from minitransformer.models.base import SequenceClassifier
-from minitransformer.models.losses import cross_entropy_sum
-from minitransformer.names import listed, shortened
+from minitransformer.names import listed
 from minitransformer.tokenization import Tokenizer
 from train.arguments import run_job, training_config
 from train.batching import LabelledBatches
+from train.classification import (
+    MultiLabel,
+    Problem,
+    Regression,
+    SingleLabel,
+    class_names,
+    class_table,
+)
 from train.config import TrainingConfig
 from train.finetuning import (
     add_finetuning_arguments,
+    classes_of_checkpoint,
     finetune,
     labelled_logits,
     load_pretrained,
+    match_classes,
     write_results,
 )
+from train.labelled_text import (
+    Columns,
+    LabelledText,
+    class_name,
+    number,
+    read_labelled_text,
+    read_texts,
+    several_names,
+)
 from train.loop import Record, last_checkpoint
-from train.text import numbered_lines
-
-_FORMAT = "a line must be a text, a tab and a label"
-_COLUMN_NAMES = {"text", "sentence", "review", "label", "labels", "class", "category", "topic"}
-_COLUMN_NAMES |= {"intent", "rating", "score", "sentiment", "target"}
+from train.metrics import try_to_draw
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,212 +63,214 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the job, step by step."""
     config = training_config(arguments)
     last_checkpoint(config)  # raises at once if --output contains another run
-    examples, dev_examples = (read_labelled_text(path) for path in (arguments.train, arguments.dev))
-    classes = class_names(examples, arguments.train)
-    labels = class_ids(examples, classes, arguments.train)
-    counts = Counter(labels)
-    sizes = [f"{name} ({counts[number]:,})" for number, name in enumerate(classes)]
-    print(f"{len(classes)} classes, with their number of texts: {listed(sizes)}")
-    dev_labels = class_ids(dev_examples, classes, arguments.dev)
+    columns = chosen_columns(arguments)
+    examples, dev_examples = (
+        read_labelled_text(path, columns, _label_reader(arguments))
+        for path in (arguments.train, arguments.dev)
+    )
+    unlabelled = read_texts(arguments.predict, columns) if arguments.predict else []
+    problem = problem_of(examples, arguments)
+    targets = problem.targets(examples, arguments.train)
+    dev_targets = problem.targets(dev_examples, arguments.dev)
+    print(problem.summary(examples))
     model, tokenizer = load_pretrained(
         SequenceClassifier,
         arguments,
-        id2label=dict(enumerate(classes)),
-        problem_type="single_label_classification",
+        id2label=dict(enumerate(problem.classes)),
+        problem_type=problem.problem_type,
     )
-    batches = _batches(examples, labels, tokenizer, arguments, "train")
-    dev_batches = _batches(dev_examples, dev_labels, tokenizer, arguments, "dev")
+    batches = _batches(examples, targets, tokenizer, arguments, "train")
+    dev_batches = _batches(dev_examples, dev_targets, tokenizer, arguments, "dev")
     progress = finetune(
         model,
         tokenizer,
         batches,
         config,
         arguments,
-        evaluate=lambda should_stop: evaluate(model, dev_batches, config, should_stop),
+        evaluate=lambda should_stop: evaluate(model, problem, dev_batches, config, should_stop),
         fingerprint={
             "checksum of the training texts": batches.checksum(),
             "checksum of the dev texts": dev_batches.checksum(),
         },
-        unit="text",
+        unit="label" if isinstance(problem, MultiLabel) else "text",
     )
     if progress.stop_signal is not None:
         return 128 + progress.stop_signal
 
-    metrics = evaluate(model, dev_batches, config)
-    assert metrics is not None
-    frequent = counts.most_common(1)[0][0]
-    baseline = dev_labels.count(frequent) / len(dev_labels)
-    print(f"\n{len(dev_labels):,} texts of {arguments.dev}   accuracy\n")
-    print(f"{'this model':42}{metrics['accuracy']:>8.1%}")
-    print(f"{f'always {classes[frequent]!r}':42}{baseline:>8.1%}")
-    report = {"steps": progress.step, "dev": metrics, "most_frequent_class": baseline}
-    write_results(config.output, {"report.json": report})
-    print(f"\nthe model, its tokenizer, loss.png, report.json: {config.output}")
-    print(f"try it: pipeline('text-classification', '{config.output}')('...')")
+    prediction = predict(model, dev_batches, config)
+    assert prediction is not None
+    logits, labels, loss = prediction
+    metrics = {"loss": loss, **problem.metrics(logits, labels)}
+    details = problem.details(logits, labels)
+    baseline = problem.baseline(targets, labels)
+    files = {
+        "predictions.jsonl": _rows(dev_examples, problem, logits, dev_targets),
+        "report.json": {
+            "steps": progress.step,
+            "dev": metrics,
+            "constant_answer": baseline,
+            **details,
+        },
+    }
+    if unlabelled:
+        # Labels are needed for batches alone; any will do.
+        more = _batches(unlabelled, [targets[0]] * len(unlabelled), tokenizer, arguments, "predict")
+        answered = predict(model, more, config)
+        assert answered is not None
+        files["predicted.jsonl"] = _rows(unlabelled, problem, answered[0])
+    write_results(config.output, files)
+    picture = config.output / problem.picture
+    try_to_draw(problem.draw, logits, labels, picture)
+    print(f"\n{len(dev_examples):,} texts of {arguments.dev}\n")
+    print(_summary(metrics, baseline, details))
+    print(f"\nthe model, its tokenizer, {', '.join([*files, picture.name])}: {config.output}")
+    print(f"try it: minitransformer classify {config.output} 'a text'")
     return 0
 
 
-def evaluate(
+def chosen_columns(arguments: argparse.Namespace) -> Columns:
+    """The columns that the options name.
+
+    Raises:
+        ValueError: two options contradict each other.
+    """
+    several = arguments.multi_label or arguments.label_columns
+    if arguments.regression and (several or arguments.label_names):
+        other = "--label-names" if arguments.label_names else "several labels"
+        raise ValueError(f"--regression is about a number, {other} about classes: choose one")
+    if arguments.label_column and arguments.label_columns:
+        raise ValueError("--label-column and --label-columns exclude each other: choose one")
+    return Columns(
+        text=arguments.text_column,
+        pair=arguments.text_pair_column,
+        label=arguments.label_column,
+        labels=_names(arguments.label_columns, "--label-columns"),
+    )
+
+
+def problem_of(examples: Sequence[LabelledText], arguments: argparse.Namespace) -> Problem:
+    """What is to be predicted, with the classes of the training texts."""
+    if arguments.regression:
+        return Regression()
+    classes = [*_names(arguments.label_names, "--label-names")]
+    if not classes:
+        classes = [*_names(arguments.label_columns, "--label-columns")]
+    if not classes:
+        classes = class_names(examples, arguments.train)
+        classes = match_classes(classes, classes_of_checkpoint(arguments.model, SequenceClassifier))
+    several = arguments.multi_label or arguments.label_columns
+    return MultiLabel(classes) if several else SingleLabel(classes)
+
+
+def predict(
     model: SequenceClassifier,
     batches: LabelledBatches,
     config: TrainingConfig,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Record | None:
-    """The mean loss (nats per text) and the accuracy; None if `should_stop` returned True."""
-    total, right, count = 0.0, 0, 0
-    for _, logits, labels in labelled_logits(model, batches, config, should_stop):
-        loss, _ = cross_entropy_sum(logits, labels)
+) -> tuple[Tensor, Tensor, float] | None:
+    """The logits of N texts, (N, C) float32, their labels, and the mean loss (nats per label).
+
+    None if `should_stop` returned True.
+    """
+    total, count = 0.0, 0
+    indices, logits, labels = [], [], []
+    for some, scores, targets in labelled_logits(model, batches, config, should_stop):
+        shape = scores.shape if targets.is_floating_point() else targets.shape  # numbers: (B, 1)
+        loss, number_of_labels = model.classification_loss_sum(scores, targets.reshape(shape))
         total += float(loss)
-        right += int((logits.argmax(dim=-1) == labels).sum())
-        count += len(labels)
+        count += int(number_of_labels)
+        indices.append(torch.from_numpy(some))
+        logits.append(scores)
+        labels.append(targets)
     if should_stop():
         return None
-    return {"loss": total / count, "accuracy": right / count}
+    order = torch.cat(indices).argsort()
+    return torch.cat(logits)[order], torch.cat(labels)[order], total / max(1, count)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledText:
-    """A text, the name of its class, and its line in the file, counted from 1."""
-
-    text: str
-    label: str
-    line_number: int
-
-
-def read_labelled_text(path: str | Path) -> list[LabelledText]:
-    """Read a file of labelled texts.
-
-    Raises:
-        ValueError: the file is missing, is not UTF-8 or contains no text, or a line has no tab or
-            several, an empty text or an empty label. The message names the line.
-    """
-    examples = [
-        _labelled_text(line, line_number, f"{path}, line {line_number}")
-        for line_number, line in numbered_lines(path)
-        if line.strip(" ")
-    ]
-    if not examples:
-        raise ValueError(f"{path} contains no text; {_FORMAT}")
-    return examples
+def evaluate(
+    model: SequenceClassifier,
+    problem: Problem,
+    batches: LabelledBatches,
+    config: TrainingConfig,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Record | None:
+    """The mean loss (nats per label) and the metrics; None if `should_stop` returned True."""
+    prediction = predict(model, batches, config, should_stop)
+    if prediction is None:
+        return None
+    logits, labels, loss = prediction
+    return {"loss": loss, **problem.metrics(logits, labels)}
 
 
-def class_names(examples: Sequence[LabelledText], path: str | Path) -> list[str]:
-    """The classes of the training texts, sorted as integers if all are integers, else as text.
-
-    The first line is taken for a header if no other line has its label, and that label is the usual
-    name of a column or the only one that occurs once.
-
-    Args:
-        examples: read from `path`.
-        path: for the error message.
-
-    Raises:
-        ValueError: there is only one class; the labels are in front of the texts, because there are
-            more different labels than different texts; a label is in quotes, or several in one; or
-            the first line is a header.
-    """
-    names = Counter(example.label for example in examples)
-    first, texts = examples[0], len({example.text for example in examples})
-    if len(names) < 2:
-        raise ValueError(
-            f"{path}: every text has the label {shortened(first.label)}; training needs at least "
-            "two classes"
-        )
-    if len(names) > texts:
-        raise ValueError(
-            f"{path}: the first column looks like the label, because it has {texts:,} different "
-            f"values and the last one {len(names):,}; {_FORMAT}. To swap them: "
-            "awk -F'\\t' -v OFS='\\t' '{print $2, $1}'"
-        )
-    for example in examples:
-        _check_label(example.label, f"{path}, line {example.line_number}")
-    only = len(names) > 2 and [*names.values()].count(1) == 1
-    if names[first.label] == 1 and (only or first.label.lower() in _COLUMN_NAMES):
-        raise ValueError(
-            f"{path}, line {first.line_number}: {shortened(first.text)} with the label "
-            f"{shortened(first.label)}, which no other line has, looks like a header; delete the "
-            "line, or, if it is a text, move it below another one"
-        )
-    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
+def _label_reader(arguments: argparse.Namespace) -> Callable[[object], object]:
+    if arguments.regression:
+        return number
+    return several_names if arguments.multi_label else class_name
 
 
-def class_ids(
-    examples: Sequence[LabelledText], classes: Sequence[str], path: str | Path
-) -> list[int]:
-    """The id of each text's class: its index in `classes`.
-
-    Args:
-        examples: read from `path`.
-        classes: as :func:`class_names` returns them.
-        path: for the error message.
-
-    Raises:
-        ValueError: a text has another class. The message names its line.
-    """
-    ids = {name: index for index, name in enumerate(classes)}
-    for example in examples:
-        if example.label not in ids:
-            raise ValueError(
-                f"{path}, line {example.line_number}: the label {shortened(example.label)} is not "
-                f"one of those in the training file: {listed(classes)}"
-            )
-    return [ids[example.label] for example in examples]
-
-
-def _labelled_text(line: str, line_number: int, where: str) -> LabelledText:
-    fields = [field.strip() for field in line.split("\t")]
-    if len(fields) == 1:
-        raise ValueError(
-            f"{where}: there is no tab in {shortened(line)}; {_FORMAT}. Convert a CSV file to "
-            "columns with a tab between them, and no quotes"
-        )
-    if len(fields) > 2:
-        raise ValueError(
-            f"{where}: there are {len(fields)} columns in {shortened(line)}; {_FORMAT}. To keep "
-            "two columns: cut -f2,3"
-        )
-    text, label = fields
-    if not text:
-        raise ValueError(f"{where}: the text before the tab is empty; {_FORMAT}")
-    if not label:
-        raise ValueError(f"{where}: the label after the tab is empty; {_FORMAT}")
-    return LabelledText(text, label, line_number)
-
-
-def _check_label(label: str, where: str) -> None:
-    if label[0] == label[-1] == '"':
-        raise ValueError(
-            f"{where}: the label {shortened(label)} is in quotes, which would be read as part of "
-            "it, and of the texts; save the file without quotes"
-        )
-    if re.search("[,;|]", label):
-        raise ValueError(
-            f"{where}: {shortened(label)} looks like several labels, which are not supported; give "
-            "every text one label, whose name has no comma, semicolon or vertical bar"
-        )
+def _names(option: str | None, name: str) -> tuple[str, ...]:
+    """The names in the value of an option, parted by commas."""
+    names = tuple(each.strip() for each in (option or "").split(","))
+    if option is not None and ("" in names or len(set(names)) < len(names)):
+        raise ValueError(f"{name} must be different names, parted by commas; got {listed(names)}")
+    return names if option else ()
 
 
 def _batches(
     examples: Sequence[LabelledText],
-    labels: list[int],
+    targets: list[float] | list[Tensor],
     tokenizer: Tokenizer,
     arguments: argparse.Namespace,
     name: str,
 ) -> LabelledBatches:
     texts = [example.text for example in examples]
-    encoding = tokenizer(texts, truncation=True, max_length=arguments.max_length)
+    pairs = [example.pair for example in examples if example.pair is not None] or None
+    if pairs and not tokenizer.backend.num_special_tokens_to_add(True):
+        raise ValueError(
+            "--text-pair-column: the tokenizer of --model puts nothing between two texts; choose "
+            "an encoder such as BERT or RoBERTa, or join the texts in one column"
+        )
+    encoding = tokenizer(texts, pairs, truncation=True, max_length=arguments.max_length)
     truncated = sum(bool(text.overflowing) for text in encoding.encodings)
-    limit = arguments.max_length
-    print(f"{name}: {len(texts):,} texts ({truncated:,} truncated to {limit} tokens)")
+    limit, kind = arguments.max_length, "pairs of texts" if pairs else "texts"
+    print(f"{name}: {len(texts):,} {kind} ({truncated:,} truncated to {limit} tokens)")
     return LabelledBatches(
         encoding,
-        labels,
+        targets,
         pad_token_id=tokenizer.pad_token_id,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
     )
+
+
+def _rows(
+    examples: Sequence[LabelledText],
+    problem: Problem,
+    logits: Tensor,
+    targets: Sequence[Any] | None = None,
+) -> list[Record]:
+    """The lines of predictions.jsonl, with the labels if there are any."""
+    rows = []
+    for index, answer in enumerate(problem.answers(logits)):
+        row: Record = {"text": examples[index].text}
+        if examples[index].pair is not None:
+            row["text_pair"] = examples[index].pair
+        if targets is not None:
+            row["label"] = problem.label(targets[index])
+        rows.append({**row, **answer})
+    return rows
+
+
+def _summary(metrics: Record, baseline: Record, details: Record) -> str:
+    """The metrics beside those of a constant answer, then the scores of each class."""
+    lines = [f"{'':18}{'this model':>10}   constant answer"]
+    for name, value in metrics.items():
+        constant = f"{baseline[name]:18.4f}" if name in baseline else ""
+        lines.append(f"{name:18}{value:>10.4f}{constant}")
+    if "by_class" in details:
+        lines += ["", class_table(details["by_class"])]
+    return "\n".join(lines)
 
 
 def parser() -> Parser:
@@ -265,8 +278,19 @@ def parser() -> Parser:
     parser = Parser(
         prog="python -m train.classify", description="Fine-tune a model to classify texts."
     )
-    parser.add_argument("--train", type=Path, required=True, help="lines of text, tab, class")
-    parser.add_argument("--dev", type=Path, required=True, help="the same, to evaluate on")
+    add = parser.add_argument
+    add(
+        "--train", type=Path, required=True, help="CSV, TSV, JSON lines, or lines of text TAB class"
+    )
+    add("--dev", type=Path, required=True, help="the same, to evaluate on")
+    add("--predict", type=Path, help="texts without labels, which are classified at the end")
+    add("--text-column", metavar="NAME", help="column of the text, if its name is unusual")
+    add("--text-pair-column", metavar="NAME", help="column of a second text, as in NLI")
+    add("--label-column", metavar="NAME", help="column of the label, if its name is unusual")
+    add("--multi-label", action="store_true", help="any number of labels a text: a,b,c")
+    add("--label-columns", metavar="A,B,C", help="columns of 0 and 1, one for each label")
+    add("--label-names", metavar="A,B,C", help="names of the classes 0, 1, 2, or their order")
+    add("--regression", action="store_true", help="the label is a number, which is predicted")
     add_finetuning_arguments(parser, batch_size=32, max_length=128)
     return parser
 

@@ -1,6 +1,7 @@
 """The code shared by the jobs that fine-tune a pretrained model for a task that labels texts."""
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -12,10 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minitransformer.arguments import Parser, positive
-from minitransformer.files import atomic_directory, write_json
+from minitransformer.files import atomic_directory, read_json, write_json
 from minitransformer.hf.checkpoint import model_class_for
+from minitransformer.hub import resolve_checkpoint
 from minitransformer.models.base import TaskModel
 from minitransformer.models.gpt2 import GPT2Config
+from minitransformer.names import listed
 from minitransformer.tasks.base import check_vocabularies, load_tokenizer
 from minitransformer.tokenization import Tokenizer
 from train.arguments import add_training_arguments, training_config
@@ -52,6 +55,37 @@ def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int
     )
 
 
+def classes_of_checkpoint(path: str, task: type[TaskModel]) -> list[str] | None:
+    """The names of the classes of a checkpoint that has a head for the task; else None."""
+    content = read_json(resolve_checkpoint(path, ("config.json",)) / "config.json")
+    if model_class_for(path, task).__name__ not in (content.get("architectures") or []):
+        return None
+    names = content.get("id2label")
+    if not isinstance(names, dict):
+        return None
+    return [str(names[key]) for key in sorted(names, key=lambda key: int(key))]
+
+
+def match_classes(classes: list[str], stored: list[str] | None) -> list[str]:
+    """The classes of the data, by the names and in the order of those of the checkpoint.
+
+    So a checkpoint with the same classes is trained on with its head. If the data has only ids
+    (0, 1, ...), their names are the checkpoint's.
+    """
+    if stored is None:
+        return classes
+    if sorted(classes) == sorted(stored):
+        return stored
+    if classes == [str(index) for index in range(len(stored))] and not _unnamed(stored):
+        print(f"--model has names for the classes {listed(classes)}: {listed(stored)}")
+        return stored
+    return classes
+
+
+def _unnamed(classes: list[str]) -> bool:
+    return classes == [f"LABEL_{index}" for index in range(len(classes))]
+
+
 def load_pretrained(
     task: type[Task], arguments: argparse.Namespace, **changes: Any
 ) -> tuple[Task, Tokenizer]:
@@ -80,6 +114,8 @@ def load_pretrained(
     changes |= {name: arguments.dropout for name in _DROPOUTS if name in known}
     changes["attention_probs_dropout_prob"] = arguments.attention_dropout
     model = model_class.from_pretrained(arguments.model, attention=arguments.attention, **changes)
+    if "id2label" in changes:
+        _renew_head(model, arguments.model, [*changes["id2label"].values()])
     if arguments.max_length > model.config.max_sequence_length:
         raise ValueError(
             f"--max-length {arguments.max_length}: the model takes at most "
@@ -94,6 +130,22 @@ def load_pretrained(
     # Again, so that dropout does not depend on how the head was initialized.
     torch.manual_seed(arguments.seed)
     return model, tokenizer
+
+
+def _renew_head(model: TaskModel, path: str, classes: list[str]) -> None:
+    """Initialize the head anew if the checkpoint's is for other classes, and say so."""
+    stored = classes_of_checkpoint(path, type(model))
+    if stored is None or stored == classes:
+        return
+    if _unnamed(stored) and len(stored) == len(classes):
+        print(f"--model does not name its classes: its head is kept, for {listed(classes)}")
+        return
+    print(
+        f"--model classifies {listed(stored)}, the training data {listed(classes)}: the head is new"
+    )
+    for module in model.children():
+        if module is not model.backbone:
+            model.init_weights(module)
 
 
 def finetune(
@@ -113,7 +165,8 @@ def finetune(
         model, tokenizer: from :func:`load_pretrained`.
         batches: the training data.
         config, arguments: of the job.
-        evaluate: as in :func:`train.loop.train`.
+        evaluate: as in :func:`train.loop.train`; its metrics have short names, such as "f1", by
+            which `--best-metric` can choose.
         fingerprint: further settings that must be the same when the run is resumed.
         unit: what the loss is averaged over, for the label of the curve.
 
@@ -125,6 +178,7 @@ def finetune(
         batches,
         config,
         evaluate=evaluate,
+        tokenizer=tokenizer,
         fingerprint={
             "model": {"path": str(arguments.model), **model.config.__dict__},
             "batch_size": arguments.batch_size,
@@ -163,16 +217,24 @@ def labelled_logits(
         if should_stop():
             return
         labels = batch.pop("labels")
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=config.bf16),
-        ):
+        with torch.inference_mode(), config.autocast():
             output: Any = model(**{n: t.to(device) for n, t in batch.items()})
         yield indices, output.logits.float().cpu(), labels
 
 
 def write_results(output: Path, files: dict[str, Any]) -> None:
-    """Write JSON files to the directory of a run, atomically, and report.json last."""
+    """Write files to the directory of a run, atomically, and report.json last.
+
+    Args:
+        output: the directory.
+        files: by name: of a `.jsonl` file the objects, one a line; of a `.json` file the object;
+            else the text.
+    """
     with atomic_directory(output, last="report.json") as directory:
         for name, content in files.items():
-            write_json(directory / name, content)
+            if name.endswith(".json"):
+                write_json(directory / name, content)
+                continue
+            if name.endswith(".jsonl"):
+                content = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in content)
+            (directory / name).write_text(content, encoding="utf-8")

@@ -27,10 +27,14 @@ from train.tables import Table, has_named_columns, read_table
 from train.text import numbered_lines
 
 # The usual names of columns; where several occur, the first one of all is meant.
-TEXT_NAMES = ("text", "texts", "sentence", "review", "content", "comment", "comment_text")
-TEXT_NAMES += ("tweet", "document", "utterance", "question", "message")
-LABEL_NAMES = ("label", "labels", "class", "category", "topic", "intent", "rating", "score")
-LABEL_NAMES += ("stars", "sentiment", "emotion", "emotions", "target", "gold_label", "similarity")
+TEXT_NAMES: tuple[str, ...] = (
+    *("text", "texts", "sentence", "review", "content", "comment", "comment_text", "tweet"),
+    *("document", "utterance", "question", "message"),
+)
+LABEL_NAMES: tuple[str, ...] = (
+    *("label", "labels", "class", "category", "topic", "intent", "rating", "score", "stars"),
+    *("sentiment", "emotion", "emotions", "target", "gold_label", "similarity"),
+)
 PAIR_NAMES = {
     "sentence1": "sentence2",
     "premise": "hypothesis",
@@ -40,7 +44,7 @@ PAIR_NAMES = {
 }
 
 _FORMAT = "a line must be a text, a tab and a label"
-_SEPARATORS = "[,;|]"
+SEPARATORS = "[,;|]"
 _TICKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -60,10 +64,10 @@ class Columns:
     label: str | None = None
     labels: tuple[str, ...] = ()
 
-    @property
-    def given(self) -> list[str]:
-        """All that are chosen."""
-        return [name for name in (self.text, self.pair, self.label, *self.labels) if name]
+    def given(self, *, labelled: bool) -> list[str]:
+        """All that are chosen, of texts alone or with their labels."""
+        labels = (self.label, *self.labels) if labelled else ()
+        return [name for name in (self.text, self.pair, *labels) if name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +108,14 @@ def read_labelled_text(
     columns = columns or Columns()
     table = _table(path, columns, labelled=True)
     texts, pairs = _texts(table, columns)
+    read: Callable[[Any], Any]
+    column: str | None = None
     if columns.labels:
         cells = {name: table.column(name, "--label-columns") for name in columns.labels}
         values: list[Any] = [
             {name: cells[name][row] for name in columns.labels} for row in range(len(texts))
         ]
-        read, column = ticked_names, None
+        read = ticked_names
     else:
         column = table.find("--label-column", columns.label, LABEL_NAMES)
         values = table.column(column, "--label-column")
@@ -144,7 +150,7 @@ def class_name(value: object) -> str:
     """The name of one class.
 
     Raises:
-        ValueError: it is empty, or looks like several.
+        ValueError: it is empty, or a list or a broken number of a JSON file.
     """
     if isinstance(value, list | dict | float):
         raise ValueError(
@@ -154,16 +160,6 @@ def class_name(value: object) -> str:
     name = str(value).strip()
     if not name:
         raise ValueError("the label is empty; fill it in, or delete the line")
-    if name[0] == name[-1] == '"':
-        raise ValueError(
-            f"the label {shortened(name)} is in quotes, which would be read as part of it, and of "
-            "the texts; save the file without quotes, or name it .csv if it is CSV"
-        )
-    if re.search(_SEPARATORS, name):
-        raise ValueError(
-            f"{shortened(name)} looks like several labels; for several labels a text give "
-            "--multi-label; if it is one, rename it: no comma, semicolon or vertical bar"
-        )
     return name
 
 
@@ -178,7 +174,7 @@ def several_names(value: object) -> tuple[str, ...]:
             f"{shortened(value)} is a list as Python prints it; write the labels parted by commas, "
             "or save the file as JSON lines"
         )
-    parts = value if isinstance(value, list) else re.split(_SEPARATORS, str(value))
+    parts = value if isinstance(value, list) else re.split(SEPARATORS, str(value))
     return tuple(sorted({str(part).strip() for part in parts} - {""}))
 
 
@@ -220,7 +216,7 @@ def number(value: object) -> float:
 
 def _table(path: str | Path, columns: Columns, *, labelled: bool) -> Table:
     """The file as a table, whether or not it has a header."""
-    given = columns.given
+    given = columns.given(labelled=labelled)
     if given and all(name.isascii() and name.isdigit() for name in given):
         return read_table(path, header=False)
     if has_named_columns(path) or given or _has_usual_header(path, labelled):

@@ -1,6 +1,8 @@
 """Fine-tuning on labelled texts, as a user runs it, on a few lines that are made here."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,10 @@ def files(tmp_path_factory) -> Path:
     return directory
 
 
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 def run(files: Path, output: Path, *more: str) -> int:
     names = ["--model", str(files / "bert"), "--output", str(output)]
     data = ["--train", str(files / "train.tsv"), "--dev", str(files / "dev.tsv")]
@@ -55,9 +61,11 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_classes(
     assert report["dev"]["accuracy"] > 0.95
     dev = (files / "dev.tsv").read_text().splitlines()
     always = np.mean([line.endswith("\tgood") for line in dev])
-    assert report["most_frequent_class"] == pytest.approx(always)
-    assert f"{report['dev']['accuracy']:.1%}" in out
-    assert f"always 'good'{'':29}{always:>8.1%}" in out
+    assert report["constant_answer"]["accuracy"] == pytest.approx(always)
+    assert f"accuracy          {report['dev']['accuracy']:10.4f}{always:18.4f}" in out
+    assert report["by_class"]["good"]["texts"] == round(always * len(dev))
+    assert sum(map(sum, report["confusion"])) == len(dev)
+    assert re.search(r"\nbad +[\d.]+%", out)
 
     model = from_pretrained(tmp_path)
     assert isinstance(model, BertForSequenceClassification)
@@ -65,6 +73,13 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_classes(
     answers = pipeline("text-classification", tmp_path)([line.split("\t")[0] for line in dev])
     right = [a["label"] == line.split("\t")[1] for a, line in zip(answers, dev, strict=True)]
     assert np.mean(right) == pytest.approx(report["dev"]["accuracy"])
+    predictions = rows_of(tmp_path / "predictions.jsonl")
+    assert [row["text"] for row in predictions] == [line.split("\t")[0] for line in dev]
+    assert [row["label"] for row in predictions] == [line.split("\t")[1] for line in dev]
+    for row, answer in zip(predictions, answers, strict=True):
+        assert row["predicted"] == answer["label"]
+        assert row["scores"][row["predicted"]] == pytest.approx(answer["score"], abs=1e-5)
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
     evaluated = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "eval_accuracy" in r]
     assert evaluated[-1]["eval_accuracy"] == pytest.approx(report["dev"]["accuracy"])
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -77,7 +92,111 @@ def test_the_baseline_is_the_most_frequent_class_of_the_training_texts(files, tm
     dev = ["--dev", str(tmp_path / "dev.tsv")]
     assert run(files, tmp_path / "out", "--max-steps", "1", *dev) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["most_frequent_class"] == 0.25
+    assert report["constant_answer"]["accuracy"] == 0.25
+
+
+def test_several_labels_a_text(files, tmp_path, capsys):
+    """A word stands for each label."""
+    random = np.random.default_rng(0)
+    names, words = ["warmth", "style"], np.array(["warm", "witty"])
+    for part, count in (("train", 160), ("dev", 40)):
+        rows = ["text,warmth,style"]
+        for ticks in random.integers(0, 2, (count, 2)):
+            rows.append(f"tale {' '.join(words[ticks == 1])},{','.join(map(str, ticks))}")
+        (tmp_path / f"{part}.csv").write_text("\n".join(rows))
+    (tmp_path / "new.txt").write_text("tale warm witty\ntale\n")
+    data = ["--train", str(tmp_path / "train.csv"), "--dev", str(tmp_path / "dev.csv")]
+    options = ["--label-columns", "warmth,style", "--predict", str(tmp_path / "new.txt")]
+    schedule = ["--epochs", "10", "--learning-rate", "5e-3", "--best-metric", "f1_micro"]
+    assert run(files, tmp_path / "out", *data, *options, *schedule) == 0
+    assert "2 labels, with their number of texts: warmth (" in capsys.readouterr().out
+
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["dev"]["f1_micro"] > 0.9
+    assert report["dev"]["accuracy"] > 0.8 > report["constant_answer"]["accuracy"]
+    assert list(report["by_class"]) == names
+    model = from_pretrained(tmp_path / "out")
+    assert model.config.problem_type == "multi_label_classification"
+    new = rows_of(tmp_path / "out" / "predicted.jsonl")
+    assert [row["predicted"] for row in new] == [names, []]
+    assert "label" not in new[0]
+    # The pipeline gives each label a probability of its own, the same one.
+    answers = pipeline("text-classification", tmp_path / "out")(["tale warm witty"], top_k=None)
+    assert {a["label"]: a["score"] for a in answers[0]} == pytest.approx(new[0]["scores"], abs=1e-5)
+    assert (tmp_path / "out" / "labels.png").exists()
+
+
+def test_a_number_for_a_pair_of_texts(files, tmp_path):
+    random = np.random.default_rng(0)
+    for part, count in (("train", 240), ("dev", 40)):
+        rows = ["sentence1\tsentence2\tscore"]
+        for _ in range(count):
+            one, two = random.choice(["warm", "cold"], 2)
+            rows.append(f"a {one} tale\tthe film is {two}\t{4.5 * (one == 'warm') + 0.5}")
+        (tmp_path / f"{part}.tsv").write_text("\n".join(rows))
+    data = ["--train", str(tmp_path / "train.tsv"), "--dev", str(tmp_path / "dev.tsv")]
+    assert run(files, tmp_path / "out", *data, "--regression", "--epochs", "6") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["dev"]
+    assert report["pearson"] > 0.95
+    assert report["spearman"] > 0.8
+    assert report["mse"] == pytest.approx(report["loss"], rel=1e-4)
+    row = rows_of(tmp_path / "out" / "predictions.jsonl")[0]
+    assert row["text_pair"].startswith("the film is")
+    rate = pipeline("text-classification", tmp_path / "out")
+    assert rate([row["text"]], [row["text_pair"]])[0]["score"] == pytest.approx(
+        row["predicted"], abs=1e-4
+    )
+    assert abs(row["label"] - row["predicted"]) < 1.5
+
+
+def test_pairs_need_a_tokenizer_that_separates_them(files, tmp_path, capsys):
+    (tmp_path / "pairs.csv").write_text("premise,hypothesis,label\na,b,1\nb,a,0\n")
+    model = save_checkpoint(tmp_path / "gpt2", "GPT2LMHeadModel")
+    data = ["--train", str(tmp_path / "pairs.csv"), "--dev", str(tmp_path / "pairs.csv")]
+    assert run(files, tmp_path / "out", *data, "--model", str(model)) == 1
+    assert "nothing between two texts; choose an encoder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept", "said"),
+    [
+        (["good", "bad"], True, ""),
+        (["1", "0"], True, "--model has names for the classes 0, 1: bad, good"),
+        (["yes", "no"], False, "--model classifies bad, good, the training data no, yes: the head"),
+        (["x", "y", "z"], False, "--model classifies bad, good, the training data x, y, z"),
+    ],
+)
+def test_a_run_goes_on_from_another(labels, kept, said, files, tmp_path, capsys):
+    """With its head if the classes are the same, else with a new one."""
+    if not (files / "one").exists():
+        assert run(files, files / "one", "--max-steps", "2") == 0
+        shutil.copytree(files / "one" / "checkpoints", files / "unfinished" / "checkpoints")
+    for before in ("one", "unfinished"):
+        path = tmp_path / f"{before}.tsv"
+        path.write_text("".join(f"a {label} tale\t{label}\n" for label in labels))
+        data = ["--train", str(path), "--dev", str(path), "--model", str(files / before)]
+        rate = ["--learning-rate", "1e-9", "--max-steps", "1"]
+        assert run(files, tmp_path / before, *data, *rate) == 0
+        assert said in capsys.readouterr().out
+        old, new = (from_pretrained(path) for path in (files / "one", tmp_path / before))
+        same = old.classifier.weight.shape == new.classifier.weight.shape and torch.allclose(
+            old.classifier.weight, new.classifier.weight, atol=1e-6
+        )
+        assert same == kept
+        assert [*new.config.id2label.values()] == (["bad", "good"] if kept else sorted(labels))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--regression", "--multi-label"], "--regression is about a number"),
+        (["--label-column", "a", "--label-columns", "a,b"], "exclude each other"),
+        (["--label-names", "a,,b"], "--label-names must be different names, parted by commas"),
+    ],
+)
+def test_options_that_contradict_each_other(options, message, files, tmp_path, capsys):
+    assert run(files, tmp_path / "out", *options) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_what_is_cut_off_is_counted(files, tmp_path, capsys):

@@ -139,14 +139,15 @@ def test_a_job_that_gets_a_signal_stops_within_an_evaluation(files, tmp_path, mo
 
     stopping = Stopping()
     monkeypatch.setattr("train.loop.StopSignals", lambda: stopping)
-    cross_entropy_sum = classify.cross_entropy_sum
+    labelled_logits = classify.labelled_logits
 
-    def interrupt(logits, labels):
-        seen.append(len(logits))
-        stopping.requested, stopping.signal = True, 2
-        return cross_entropy_sum(logits, labels)
+    def interrupt(*arguments):
+        for indices, logits, labels in labelled_logits(*arguments):
+            seen.append(len(logits))
+            stopping.requested, stopping.signal = True, 2
+            yield indices, logits, labels
 
-    monkeypatch.setattr(classify, "cross_entropy_sum", interrupt)
+    monkeypatch.setattr(classify, "labelled_logits", interrupt)
     assert run(files, "Bert", tmp_path / "out", "--evaluate-every", "1") == 130
     assert seen == [4]  # one batch of four, not all of the sixteen
     assert not (tmp_path / "out" / "config.json").exists()
