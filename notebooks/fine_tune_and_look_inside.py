@@ -131,12 +131,7 @@ plt.show()
 model.eval().save_pretrained("runs/notebook/agreement")
 tokenizer.save_pretrained("runs/notebook/agreement")
 judge = pipeline("text-classification", "runs/notebook/agreement")
-examples = [
-    "oggi la ragazza è stanca.",
-    "oggi la ragazza è stanco.",
-    "forse i studenti leggono un libro.",
-]
-list(zip(examples, judge(examples), strict=True))
+list(zip(test_texts[:4], judge(test_texts[:4]), strict=True))
 
 # %% [markdown]
 # ## Hidden states
@@ -172,7 +167,8 @@ plt.show()
 
 # %%
 print([tuple(maps.shape) for maps in output.attentions])
-maps = attention_maps(model, tokenizer, examples[1])
+sentence = "oggi la ragazza è stanca."
+maps = attention_maps(model, tokenizer, sentence)
 layers, heads = maps.maps.shape[:2]
 figure, panels = plt.subplots(layers, heads, figsize=(11, 6), layout="constrained")
 for layer in range(layers):
@@ -188,9 +184,9 @@ plt.show()
 # Which head leads from the adjective to its noun? Before and after fine-tuning:
 
 # %%
-adjective, noun = maps.tokens.index("·stanco"), maps.tokens.index("·ragazza")
+adjective, noun = maps.tokens.index("·stanca"), maps.tokens.index("·ragazza")
 before = attention_maps(
-    RobertaForSequenceClassification.from_pretrained(NAME, **names).eval(), tokenizer, examples[1]
+    RobertaForSequenceClassification.from_pretrained(NAME, **names).eval(), tokenizer, sentence
 )
 for kind, found in (("pretrained", before), ("fine-tuned", maps)):
     print(kind)

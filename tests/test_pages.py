@@ -284,6 +284,8 @@ def missing_object(name: str) -> bool:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_what_a_document_names_exists(document):
     prose = FENCE.sub("", document.read_text(encoding="utf-8"))
+    if document.name in ("coming_from_huggingface.md", "first_mistakes.md"):
+        prose = re.sub(r"^\|.*", "", prose, flags=re.MULTILINE)  # tests run every row
     named = re.findall(r"`([\w./-]+?)(?:\(.*?\))?`", prose)
     assert sorted({name for name in named if missing(name)}) == []
 
