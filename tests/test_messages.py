@@ -8,7 +8,7 @@ from minitransformer import BertConfig, GenerationConfig, Tokenizer, cli, from_p
 from tests.tiny import bert_config, save_checkpoint, tokenizer_of
 from train import classify
 from train.arguments import run_job
-from train.classify import read_labelled_text
+from train.labelled_text import read_labelled_text
 from train.pairs import read_pairs
 
 TEXT = "x" * 100_000
