@@ -67,30 +67,12 @@ _CLEAN_UP = (
 # Truncation is a setting of the backend that each call changes; the lock keeps concurrent calls
 # from using each other's setting. It is global, because a tokenizer with a lock cannot be pickled.
 _BACKEND_LOCK = threading.Lock()
-
-
-def _before_fork() -> None:
-    """Wait for calls in other threads, and switch off the library's threads in the new process.
-
-    The workers of a DataLoader are forks. The library's threads do not survive a fork; it would
-    switch them off itself, with a warning.
-    """
-    _BACKEND_LOCK.acquire()
-    _environment_of_forks.append(os.environ.get("TOKENIZERS_PARALLELISM"))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _after_fork_in_parent() -> None:
-    if _environment_of_forks.pop() is None:
-        del os.environ["TOKENIZERS_PARALLELISM"]
-    _BACKEND_LOCK.release()
-
-
-_environment_of_forks: list[str | None] = []  # what the parent's variable was; one item at most
+# The workers of a DataLoader are forks: one that is made during a call in another thread would find
+# the lock held, by a thread that it does not have.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
+        before=_BACKEND_LOCK.acquire,
+        after_in_parent=_BACKEND_LOCK.release,
         after_in_child=_BACKEND_LOCK.release,
     )
 
@@ -170,7 +152,7 @@ class Tokenizer:
     def __init__(
         self,
         backend: "tokenizers.Tokenizer",
-        special_tokens: Mapping[str, str],
+        special_tokens: Mapping[str, str] | None = None,
         *,
         model_max_length: int | None = None,
         padding_side: str = "right",
@@ -196,7 +178,7 @@ class Tokenizer:
         self.clean_up_tokenization_spaces = (
             clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
         )
-        self._set_special_tokens(special_tokens)
+        self._set_special_tokens(special_tokens or {})
 
     @classmethod
     def train(

@@ -4,6 +4,9 @@ import copy
 import json
 import os
 import re
+import signal
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -13,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from minitransformer.files import CheckpointError
 from minitransformer.tokenization import BatchEncoding, Tokenizer
+from minitransformer.tokenization.tokenizer import _BACKEND_LOCK
 
 pytest.importorskip("tokenizers", reason="the tokenizer wraps the tokenizers library")
 
@@ -403,7 +407,7 @@ def test_names_of_transformers_that_are_not_here_say_what_to_type(bert):
     with pytest.raises(ValueError, match="already_has_special_tokens=True"):
         bert.get_special_tokens_mask([5])
     with pytest.raises(TypeError, match=r"from_pretrained\(path\)"):
-        Tokenizer("vocab.txt", {})
+        Tokenizer("vocab.txt")
 
 
 # ---- from_pretrained and train ----
@@ -479,5 +483,23 @@ def test_the_workers_of_a_dataloader_use_a_tokenizer_without_a_warning(bert, cap
             expected = bert(TEXTS, padding=True).input_ids  # with threads of the library
             batches = DataLoader(Encoded(bert), 3, num_workers=2, collate_fn=bert.pad)
             assert [batch.input_ids for batch in batches] == [expected, expected]
-            assert "TOKENIZERS_PARALLELISM" not in os.environ
     assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_is_forked_during_a_call_in_another_thread_can_call(bert):
+    def hold(lock):
+        with lock:
+            held.set()
+            time.sleep(0.2)
+
+    held = threading.Event()
+    thread = threading.Thread(target=hold, args=(_BACKEND_LOCK,))
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # ends a child that waits for the lock
+        bert(TEXTS)
+        os._exit(0)
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
