@@ -110,7 +110,7 @@ def atomic_directory(target: str | Path, *, last: str | None = None) -> Iterator
 
     A new `target` is created whole, by one rename. In a `target` that exists, each file is replaced
     by one rename, and files that were not written stay. After an exception `target` is unchanged.
-    Everything is flushed to the disk before it is renamed.
+    Everything is flushed to the disk before it is renamed. The umask says who may read it.
 
     Args:
         target: the directory.
@@ -131,7 +131,10 @@ def atomic_directory(target: str | Path, *, last: str | None = None) -> Iterator
     temporary.mkdir()
     try:
         yield temporary
+        # safetensors lets nobody but the owner read its file, whatever the umask allows.
+        allowed = temporary.stat().st_mode & 0o666
         for path in temporary.iterdir():
+            path.chmod(path.stat().st_mode | allowed)
             _flush(path)
         _flush(temporary)
         if target.exists():

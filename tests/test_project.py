@@ -301,6 +301,18 @@ def test_a_directory_appears_complete_or_not_at_all(tmp_path):
     assert (tmp_path / "new" / "a").read_text() == "1"
 
 
+def test_the_umask_says_who_may_read_the_files(tmp_path):
+    """Also of a file that was made for its owner alone, as safetensors makes them."""
+    before = os.umask(0o027)
+    try:
+        for name in ("a", "b"):  # into a new directory, and into one that exists
+            with atomic_directory(tmp_path / "new") as directory:
+                (directory / name).touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()} == {0o640}
+
+
 def test_everything_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
     calls = []
     fsync, rename = os.fsync, os.rename
