@@ -651,5 +651,10 @@ def watch_figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     figures: list[Any] = []
     empty = metrics.new_figure
-    monkeypatch.setattr(metrics, "new_figure", lambda: figures.append(empty()) or figures[-1])
+
+    def new_figure(*arguments: Any, **keywords: Any) -> Any:
+        figures.append(empty(*arguments, **keywords))
+        return figures[-1]
+
+    monkeypatch.setattr(metrics, "new_figure", new_figure)
     return figures

@@ -124,7 +124,7 @@ class LabelledBatches:
         """A checksum of the texts and labels."""
         total = 0
         for ids, label in zip(self.encoding["input_ids"], self.labels, strict=True):
-            total = zlib.crc32(np.array(ids).tobytes() + np.array(label).tobytes(), total)
+            total = zlib.crc32(np.array(ids).tobytes() + np.asarray(label).tobytes(), total)
         return total
 
     def collate(self, indices: np.ndarray) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from minitransformer.names import cut
+from train import metrics
 from train.entities import Score
-from train.metrics import new_figure
 
 _LONGEST_NAME = 24  # characters
 _MOST_NUMBERS = 30  # classes whose counts are written into the cells
@@ -21,7 +21,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], picture: Path) ->
     """
     count = len(classes)
     names = [cut(name, _LONGEST_NAME) for name in classes]
-    figure = new_figure(height=min(4 + 0.3 * count, 16))
+    figure = metrics.new_figure(height=min(4 + 0.3 * count, 16))
     figure.set_figwidth(min(5 + 0.35 * count, 18))
     axes = figure.add_subplot()
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
@@ -51,7 +51,7 @@ def draw_label_scores(scores: Sequence[Score], names: Sequence[str], picture: Pa
         ImportError: matplotlib is not installed.
     """
     shown = [f"{cut(n, _LONGEST_NAME)} ({s.gold:,})" for n, s in zip(names, scores, strict=True)]
-    figure = new_figure(height=min(1.8 + 0.3 * len(names), 30))
+    figure = metrics.new_figure(height=min(1.8 + 0.3 * len(names), 30))
     axes = figure.add_subplot()
     rows = range(len(names))
     axes.barh(rows, [score.f1 for score in scores], color="tab:blue", alpha=0.5, label="F1")
@@ -72,7 +72,7 @@ def draw_numbers(true: np.ndarray, predicted: np.ndarray, picture: Path) -> None
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = new_figure()
+    figure = metrics.new_figure()
     figure.set_figwidth(5.5)
     axes = figure.add_subplot()
     ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]

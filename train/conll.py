@@ -1,4 +1,4 @@
-"""Sentences with a tag for each word, in the files of CoNLL's shared tasks and their successors.
+"""Sentences with a tag for each word, in the files of CoNLL's shared tasks, or in JSON lines.
 
     The<TAB>O
     Empire<TAB>B-location
@@ -10,7 +10,11 @@
 The file is UTF-8, with one word per line. The word is in the first column and its tag in the last;
 columns are separated by a tab or, on a line without tabs, by spaces, as in CoNLL-2003 (Tjong Kim
 Sang and De Meulder 2003). A blank line ends a sentence, and lines that begin with `-DOCSTART-` are
-skipped. The tags are those of any scheme that :mod:`minitransformer.tasks.tag_schemes` knows.
+skipped. In JSON lines a sentence has two lists:
+
+    {"tokens": ["The", "Empire"], "tags": ["O", "B-location"]}
+
+The tags are those of any scheme that :mod:`minitransformer.tasks.tag_schemes` knows.
 
 Letters: T tokens, W words.
 """
@@ -18,7 +22,7 @@ Letters: T tokens, W words.
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -27,10 +31,15 @@ from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.names import listed, shortened
 from minitransformer.tasks.tag_schemes import OUTSIDE, PREFIXES, TagScheme
 from minitransformer.tokenization import BatchEncoding
+from train.tables import Table, read_table
 from train.text import numbered_lines
 
 _PREFIXED = {name: letters for name, letters in PREFIXES.items() if letters}
 _FORMAT = "a line must be a word, a tab (or spaces) and its tag"
+
+# The usual names in JSON lines; the first that a file has is taken.
+_TOKENS = ("tokens", "words")
+_TAGS = ("tags", "ner_tags", "labels", "pos_tags", "chunk_tags")
 
 Value = TypeVar("Value")
 
@@ -42,18 +51,52 @@ class Sentence:
     Attributes:
         words: the words, at least one.
         tags: a tag for each word.
-        line_number: the line of the first word in the file, counted from 1; the other words are on
-            the lines after it.
+        line_number: the line of the first word in the file, counted from 1.
+        word_per_line: whether the other words are on the lines after it, or on the same line.
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
     line_number: int = field(default=1, compare=False)
+    word_per_line: bool = field(default=True, compare=False)
 
     @property
     def text(self) -> str:
         """The words, joined by spaces; this is what the tokenizer gets."""
         return " ".join(self.words)
+
+    def numbered_tags(self) -> Iterator[tuple[int, str]]:
+        """Each tag with its line."""
+        for index, tag in enumerate(self.tags):
+            yield self.line_number + index * self.word_per_line, tag
+
+
+def read_sentences(path: str | Path, tag_names: Sequence[str] = ()) -> list[Sentence]:
+    """Read a file of tagged sentences: JSON lines if its name says so, else CoNLL's columns.
+
+    Args:
+        path: of the file.
+        tag_names: of the tags 0, 1, ..., if the file has numbers; empty if it has names.
+
+    Raises:
+        ValueError: as :func:`read_conll`; or a sentence of a JSON file has no two lists of the
+            same length, of strings, or a tag is a number without a name. The message names the
+            line.
+    """
+    is_json = Path(path).suffix.lower() in (".json", ".jsonl", ".ndjson")
+    sentences = _read_json(path) if is_json else read_conll(path)
+    if not tag_names:
+        return sentences
+    names = dict(zip(map(str, range(len(tag_names))), tag_names, strict=True))
+    names |= {name: name for name in tag_names}
+    for sentence in sentences:
+        for line, tag in sentence.numbered_tags():
+            if tag not in names:
+                raise ValueError(
+                    f"{path}, line {line}: the tag {shortened(tag)} is none of --tag-names, and "
+                    f"no number below {len(tag_names)}"
+                )
+    return [replace(s, tags=tuple(names[tag] for tag in s.tags)) for s in sentences]
 
 
 def read_conll(path: str | Path) -> list[Sentence]:
@@ -91,7 +134,7 @@ def tag_scheme(sentences: Sequence[Sentence], path: str | Path) -> TagScheme:
     """
     scheme = TagScheme(tag for sentence in sentences for tag in sentence.tags)
     for sentence in sentences:
-        for line_number, tag in enumerate(sentence.tags, start=sentence.line_number):
+        for line_number, tag in sentence.numbered_tags():
             prefix, _ = scheme.split(tag)
             fits = prefix if scheme.prefixes else not re.match("[BIMELSU]-", tag)
             if tag != OUTSIDE and not fits:
@@ -104,13 +147,27 @@ def tag_scheme(sentences: Sequence[Sentence], path: str | Path) -> TagScheme:
     return scheme
 
 
-def tag_names(sentences: Sequence[Sentence], scheme: TagScheme) -> list[str]:
+def tag_names(sentences: Sequence[Sentence], scheme: TagScheme, path: str | Path) -> list[str]:
     """The classes of a tagger: O, then the tags of every type, in alphabetical order of the types.
 
     A type gets all prefixes of the scheme, even if only one of them occurs in the sentences.
+
+    Args:
+        sentences: read from `path`.
+        scheme: of the tags.
+        path: for the error message.
+
+    Raises:
+        ValueError: there are as many tags as in plain text.
     """
     tags = {tag for sentence in sentences for tag in sentence.tags} - {OUTSIDE}
     types = sorted({scheme.split(tag)[1] for tag in tags})
+    words = sum(len(sentence.words) for sentence in sentences)
+    if not scheme.prefixes and len(types) > max(10, words / 2):
+        raise ValueError(
+            f"{path}: {len(types):,} different tags for {words:,} words; this looks like plain "
+            f"text, not like tagged sentences; {_FORMAT}"
+        )
     if not scheme.prefixes:
         return [OUTSIDE, *types]
     return [OUTSIDE, *(f"{prefix}-{name}" for name in types for prefix in scheme.prefixes)]
@@ -131,7 +188,7 @@ def tag_ids(
     """
     ids = {name: index for index, name in enumerate(classes)}
     for sentence in sentences:
-        for line_number, tag in enumerate(sentence.tags, start=sentence.line_number):
+        for line_number, tag in sentence.numbered_tags():
             if tag not in ids:
                 raise ValueError(
                     f"{path}, line {line_number}: the tag {shortened(tag)} is not one of those "
@@ -235,6 +292,36 @@ def _word_indices(
         word = bisect_right(ends, start + 1)
         covers = word < len(words) and ends[word] - len(words[word]) - 1 < end
         yield word if covers and start < end else None
+
+
+def _read_json(path: str | Path) -> list[Sentence]:
+    table = read_table(path)
+    columns = [_field(table, names) for names in (_TOKENS, _TAGS)]
+    lists = [table.column(name, "another name") for name in columns]
+    sentences = []
+    for words, tags, line in zip(*lists, table.line_numbers, strict=True):
+        where = f"{path}, line {line}"
+        if not (isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags) > 0):
+            raise ValueError(
+                f"{where}: {columns[0]!r} and {columns[1]!r} must be lists of the same length, at "
+                f"least 1; they are {shortened(words)} and {shortened(tags)}"
+            )
+        for word in words:
+            if not isinstance(word, str) or not word.strip():
+                raise ValueError(f"{where}: {shortened(word)} is no word; delete it and its tag")
+        words = tuple(" ".join(word.split()) for word in words)
+        sentences.append(Sentence(words, tuple(map(str, tags)), line, word_per_line=False))
+    return sentences
+
+
+def _field(table: Table, usual: Sequence[str]) -> str:
+    for name in usual:
+        if name in table.columns:
+            return name
+    raise ValueError(
+        f"{table.path} has no field {' or '.join(usual)}; rename one of its fields "
+        f"{listed(table.columns)}"
+    )
 
 
 def _sentence(words: Sequence[tuple[str, str]], line_after: int) -> Sentence:

@@ -11,6 +11,7 @@ import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from train.finetuning import add_finetuning_arguments, finetune, load_pretrained
 from train.loop import Record, last_checkpoint
 from train.squad import Example, read_squad
 from train.squad_features import Features, WindowBatches, make_features, window_inputs
-from train.squad_scores import BestThresholds, Scores, best_thresholds, score
+from train.squad_scores import BestThresholds, Scores, best_thresholds, question_scores, score
 
 Load = Callable[[argparse.Namespace], tuple[Any, Tokenizer]]
 
@@ -104,7 +105,8 @@ def run(arguments: argparse.Namespace, load: Load = load) -> int:
     predictions = scorer.predict(dev_examples, dev_features)
     assert predictions is not None
     threshold = scorer.report(dev_examples, predictions, progress.step)
-    print(f"\nmodel, tokenizer, predictions.json, report.json, loss.png: {config.output}")
+    files = "predictions.json, predictions.jsonl, report.json, loss.png"
+    print(f"\nmodel, tokenizer, {files}: {config.output}")
     # With "=", because -5e-05 alone would be parsed as an option.
     more = "" if threshold is None else f" --threshold={threshold!r}"
     print(f"try it: minitransformer answer {config.output} --question ... --context ...{more}")
@@ -140,7 +142,7 @@ def predict(
     batch_size: int,
     max_answer_tokens: int = 30,
     top_k: int = 20,
-    bf16: bool = False,
+    config: TrainingConfig | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions | None:
     """Run the model on every window, and combine the windows of each question.
@@ -153,7 +155,7 @@ def predict(
         batch_size: windows per batch, which have similar lengths.
         max_answer_tokens: the longest answer, in tokens.
         top_k: the number of spans to keep for each question.
-        bf16: compute in bfloat16.
+        config: for the precision; by default that of the model.
         should_stop: called before every batch; returns whether to stop.
 
     Returns:
@@ -174,7 +176,7 @@ def predict(
             return None
         windows = by_length[begin : begin + batch_size]
         inputs = window_inputs(features, windows, pad_token_id)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with config.autocast() if config else nullcontext():
             output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
         if not bool((output.start_logits + output.end_logits).isfinite().all()):
             raise not_finite("the logits", model)
@@ -298,7 +300,7 @@ class Scorer:
             pad_token_id=self.tokenizer.pad_token_id,
             batch_size=self.arguments.eval_batch_size,
             max_answer_tokens=self.arguments.max_answer_tokens,
-            bf16=self.config.bf16,
+            config=self.config,
             should_stop=should_stop,
         )
 
@@ -343,6 +345,7 @@ class Scorer:
             "no answer": scores.no_answer,
         }
         files["predictions.json"] = texts
+        files["predictions.jsonl"] = _rows(examples, predictions, texts)
         files["report.json"] = {
             "steps": steps,
             "dev_loss": predictions.loss,
@@ -368,6 +371,29 @@ def _answers(
         texts[example.id] = example.context[best.start : best.end]
         nulls[example.id] = prediction.null_difference
     return texts, nulls
+
+
+def _rows(
+    examples: Sequence[Example], predictions: Predictions, texts: dict[str, str]
+) -> list[Record]:
+    """The lines of predictions.jsonl: exact match and F1 are of the question, from 0 to 1."""
+    rows = []
+    for index, example in enumerate(examples):
+        prediction, text = predictions.questions[index], texts[example.id]
+        exact, f1 = question_scores(example, text)
+        rows.append(
+            {
+                "id": example.id,
+                "question": example.question,
+                "prediction": text,
+                "answers": example.gold_texts,
+                "score": prediction.spans[0].score,
+                "no_answer_score": prediction.null_score,
+                "exact": exact,
+                "f1": f1,
+            }
+        )
+    return rows
 
 
 def _paths(arguments: argparse.Namespace) -> tuple[Path, Path]:

@@ -1,6 +1,7 @@
 """Fine-tune an encoder to find entities: `python -m train.tag --model PATH --train FILE ...`.
 
-Each line of FILE contains a word and its tag; see :mod:`train.conll`.
+Each line of FILE contains a word and its tag, or is a JSON object with the words and tags of a
+sentence; see :mod:`train.conll`.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from train.conll import (
     Sentence,
     align_words,
     count_missing_beginnings,
-    read_conll,
+    read_sentences,
     tag_ids,
     tag_names,
     tag_scheme,
@@ -29,9 +30,11 @@ from train.conll import (
 from train.entities import Score, score_entities
 from train.finetuning import (
     add_finetuning_arguments,
+    classes_of_checkpoint,
     finetune,
     labelled_logits,
     load_pretrained,
+    match_classes,
     write_results,
 )
 from train.loop import Record, last_checkpoint
@@ -47,9 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the job, step by step."""
     config = training_config(arguments)
     last_checkpoint(config)  # raises at once if --output contains another run
-    sentences, dev_sentences = (read_conll(path) for path in (arguments.train, arguments.dev))
+    names = [name.strip() for name in (arguments.tag_names or "").split(",") if name.strip()]
+    sentences, dev_sentences = (
+        read_sentences(path, names) for path in (arguments.train, arguments.dev)
+    )
     scheme = tag_scheme(sentences, arguments.train)
-    tags = tag_names(sentences, scheme)
+    stored = classes_of_checkpoint(arguments.model, BertForTokenClassification)
+    tags = match_classes(tag_names(sentences, scheme, arguments.train), stored)
     labels = tag_ids(sentences, tags, arguments.train)
     dev_labels = tag_ids(dev_sentences, tags, arguments.dev)
     model, tokenizer = load_pretrained(
@@ -92,8 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
         "word_accuracy": accuracy,
         "word_accuracy_of_only_o": baseline,
     }
-    write_results(config.output, {"report.json": report})
-    print(f"\nthe model, its tokenizer, loss.png, report.json: {config.output}")
+    files = {
+        "predictions.conll": _as_columns(dev_sentences, predicted_tags),
+        "predictions.jsonl": [
+            {"tokens": sentence.words, "tags": sentence.tags, "predicted": found}
+            for sentence, found in zip(dev_sentences, predicted_tags, strict=True)
+        ],
+        "report.json": report,
+    }
+    write_results(config.output, files)
+    print(f"\nthe model, its tokenizer, loss.png, {', '.join(files)}: {config.output}")
     print(f"try it: pipeline('token-classification', '{config.output}')('...')")
     return 0
 
@@ -159,13 +174,14 @@ def predict(
     if `should_stop` returned True.
     """
     tags: list[list[str]] = [[] for _ in data.sentences]
+    [outside] = [number for number, name in model.config.id2label.items() if name == OUTSIDE]
     total, count = 0.0, 0
     for indices, logits, labels in labelled_logits(model, data.batches, config, should_stop):
         loss, labelled = cross_entropy_sum(logits, labels)
         total += float(loss)
         count += int(labelled)
         for index, token_classes in zip(indices, logits.argmax(dim=-1).tolist(), strict=True):
-            classes = data.alignments[index].word_values(token_classes, missing=0)  # O
+            classes = data.alignments[index].word_values(token_classes, missing=outside)
             tags[index] = [model.config.id2label[each] for each in classes]
     if should_stop():
         return None
@@ -206,11 +222,27 @@ def word_accuracy(sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]) 
     return sum(correct) / len(correct)
 
 
+def _as_columns(sentences: Sequence[Sentence], tags: Sequence[Sequence[str]]) -> str:
+    """Lines of word, tag and predicted tag, which conlleval reads."""
+    blocks = (
+        "".join(f"{row}\n" for row in map("\t".join, zip(s.words, s.tags, found, strict=True)))
+        for s, found in zip(sentences, tags, strict=True)
+    )
+    return "\n".join(blocks)
+
+
 def parser() -> Parser:
     """The parser of the job's arguments."""
     parser = Parser(prog="python -m train.tag", description="Fine-tune an encoder on entities.")
-    parser.add_argument("--train", type=Path, required=True, help="lines of word, tab, tag")
+    parser.add_argument(
+        "--train", type=Path, required=True, help="lines of word, tab, tag; or JSON lines"
+    )
     parser.add_argument("--dev", type=Path, required=True, help="the same, to evaluate on")
+    parser.add_argument(
+        "--tag-names",
+        metavar="O,B-A,I-A",
+        help="of the tags 0, 1, 2, ..., if the files have numbers",
+    )
     add_finetuning_arguments(parser, batch_size=32, max_length=128)
     return parser
 

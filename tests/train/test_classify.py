@@ -98,13 +98,13 @@ def test_the_baseline_is_the_most_frequent_class_of_the_training_texts(files, tm
 def test_several_labels_a_text(files, tmp_path, capsys):
     """A word stands for each label."""
     random = np.random.default_rng(0)
-    names, words = ["warmth", "style"], np.array(["warm", "witty"])
+    names, words = ["warmth", "style"], [("cold", "warm"), ("dull", "witty")]
     for part, count in (("train", 160), ("dev", 40)):
         rows = ["text,warmth,style"]
-        for ticks in random.integers(0, 2, (count, 2)):
-            rows.append(f"tale {' '.join(words[ticks == 1])},{','.join(map(str, ticks))}")
+        for one, two in random.integers(0, 2, (count, 2)):
+            rows.append(f"a {words[0][one]} {words[1][two]} tale,{one},{two}")
         (tmp_path / f"{part}.csv").write_text("\n".join(rows))
-    (tmp_path / "new.txt").write_text("tale warm witty\ntale\n")
+    (tmp_path / "new.txt").write_text("a warm witty tale\na cold dull tale\n")
     data = ["--train", str(tmp_path / "train.csv"), "--dev", str(tmp_path / "dev.csv")]
     options = ["--label-columns", "warmth,style", "--predict", str(tmp_path / "new.txt")]
     schedule = ["--epochs", "10", "--learning-rate", "5e-3", "--best-metric", "f1_micro"]
@@ -121,7 +121,7 @@ def test_several_labels_a_text(files, tmp_path, capsys):
     assert [row["predicted"] for row in new] == [names, []]
     assert "label" not in new[0]
     # The pipeline gives each label a probability of its own, the same one.
-    answers = pipeline("text-classification", tmp_path / "out")(["tale warm witty"], top_k=None)
+    answers = pipeline("text-classification", tmp_path / "out")(["a warm witty tale"], top_k=None)
     assert {a["label"]: a["score"] for a in answers[0]} == pytest.approx(new[0]["scores"], abs=1e-5)
     assert (tmp_path / "out" / "labels.png").exists()
 

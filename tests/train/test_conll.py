@@ -13,12 +13,29 @@ from train.conll import (
     align_words,
     count_missing_beginnings,
     read_conll,
+    read_sentences,
     tag_ids,
     tag_names,
     tag_scheme,
 )
 
 LINE = "Empire State Building isn't in l'Aquila, perché? @paulwalk naïve\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["a"], "tags": []}', "line 2: 'tokens'"),
+        ('{"tokens": "a b", "tags": ["O"]}', "line 1: 'tokens' and 'tags' must be lists"),
+        ('{"tokens": ["a", " "], "tags": ["O", "O"]}', "line 1: ' ' is no word"),
+        ('{"tokens": ["a"], "tags": [3]}', "line 1: the tag '3' is none of --tag-names"),
+        ('{"text": ["a"], "tags": ["O"]}', "has no field tokens or words; .* text, tags"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_json_lines_is_named(content, message, tmp_path):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_sentences(tmp_path / "a.jsonl", ["O", "B-x"])
 
 
 def write(path, content):
@@ -91,7 +108,7 @@ def test_every_type_has_all_tags_of_the_scheme(tags, scheme, names):
     sentences = [sentence(*tags.split()), sentence("O")]
     found = tag_scheme(sentences, "train.conll")
     assert found.name == scheme
-    assert tag_names(sentences, found) == names.split()
+    assert tag_names(sentences, found, "train.conll") == names.split()
 
 
 @pytest.mark.parametrize(
@@ -243,7 +260,7 @@ def test_the_real_files(name, numbers):
     scheme = tag_scheme(sentences, path)
     assert scheme.name == "IOB"
     assert count_missing_beginnings(sentences, scheme) == 0
-    assert len(tag_names(sentences, scheme)) == 13
+    assert len(tag_names(sentences, scheme, "train.conll")) == 13
     tokenizer = Tokenizer.from_pretrained(vocabulary)
     batch = tokenizer([sentence.text for sentence in sentences])
     dropped = []

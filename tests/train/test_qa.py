@@ -110,7 +110,13 @@ def test_questions_without_an_answer_are_scored_with_a_tuned_threshold(files, tm
     assert report["scores"]["all"]["exact"] > 80
     assert f"--threshold={report['thresholds']['f1_threshold']!r}" in out
     predictions = json.loads((tmp_path / "predictions.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert {row["id"]: row["prediction"] for row in rows} == predictions
+    assert 100 * np.mean([row["f1"] for row in rows]) == pytest.approx(
+        report["scores"]["all"]["f1"]
+    )
     odds = json.loads((tmp_path / "null_odds.json").read_text())
+    assert {row["id"]: row["no_answer_score"] - row["score"] for row in rows} == pytest.approx(odds)
     empty = {name for name, text in predictions.items() if not text}
     assert empty == {n for n, o in odds.items() if o > report["thresholds"]["f1_threshold"]}
     assert 10 < len(empty) < 30

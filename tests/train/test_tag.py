@@ -74,6 +74,14 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(
     assert evaluated[-1]["eval_loss"] == pytest.approx(report["loss"])
     assert figures[0].axes[0].get_ylabel() == "loss (nats per word)"
 
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [(tuple(row["tokens"]), tuple(row["tags"])) for row in rows] == [
+        (sentence.words, sentence.tags) for sentence in dev
+    ]
+    assert rows[0]["predicted"] == rows[0]["tags"]
+    columns = read_conll(tmp_path / "predictions.conll")  # with the predicted tag as the last one
+    assert [[*sentence.tags] for sentence in columns] == [row["predicted"] for row in rows]
+
     model = from_pretrained(tmp_path)
     assert isinstance(model, BertForTokenClassification)
     tags = ["O", "B-person", "I-person", "B-place", "I-place"]
@@ -90,6 +98,25 @@ def test_the_job_learns_and_leaves_a_model_that_knows_its_tags(
         }
         right += gold <= {(a["entity_group"], sentence.text[a["start"] : a["end"]]) for a in found}
     assert right > 36
+
+
+def test_json_lines_with_numbers_for_tags(files, tmp_path):
+    """The same run as with columns, to the last bit."""
+    names = ["O", "B-person", "I-person", "B-place", "I-place"]
+    for part in ("train", "dev"):
+        rows = [
+            json.dumps({"tokens": s.words, "ner_tags": [names.index(tag) for tag in s.tags]})
+            for s in read_conll(files / f"{part}.conll")
+        ]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(rows))
+    data = ["--train", str(tmp_path / "train.jsonl"), "--dev", str(tmp_path / "dev.jsonl")]
+    assert (
+        run(files, tmp_path / "json", *data, "--tag-names", ",".join(names), "--max-steps", "2")
+        == 0
+    )
+    assert run(files, tmp_path / "columns", "--max-steps", "2") == 0
+    written = [(tmp_path / run / "predictions.jsonl").read_text() for run in ("json", "columns")]
+    assert written[0] == written[1]
 
 
 def test_what_is_cut_off_is_counted_and_is_no_entity(files, tmp_path, capsys):
@@ -109,6 +136,7 @@ def test_what_is_cut_off_is_counted_and_is_no_entity(files, tmp_path, capsys):
     [
         ("Anna\tB-person\nwent\n", "train.conll, line 2: 'went' has only one column"),
         ("Anna\tB-x\nwent\tperson\n", "train.conll, line 2: the tag 'person'"),
+        ("\n".join(f"once upon a time {n}" for n in range(40)), "40 different tags for 40 words"),
         ("\n\n", "train.conll contains no word"),
         ("Anna\tB-person\n\nBari\tO\n", "dev.conll, line 1: the tag 'B-place'"),
     ],
