@@ -249,6 +249,7 @@ def test_the_vocabulary_decides_which_pieces_are_known(models, tmp_path):
     tokenizer = Tokenizer.from_pretrained(tmp_path)
     assert tokenizer("è")["input_ids"] == [2, 3, 0]
     assert tokenizer("the")["input_ids"][-2] == 1  # only in the model
+    assert tokenizer.tokenize("the")[-1] == "<unk>"  # transformers shows the piece
 
 
 @pytest.mark.parametrize("missing", [["<pad>"], ["</s>", "<pad>"]])
