@@ -182,6 +182,12 @@ def test_the_attention_and_the_parity_of_a_checkpoint_as_json(roberta, capsys):
     assert report["rows"][-1]["name"].startswith("gradient of")
 
 
+def test_a_translation_of_several_lines_is_printed_on_one():
+    results = [{"translation_text": "uno\ndue"}, {"translation_text": "tre"}]
+    assert cli._show_lines("", results) == "uno due\ntre"
+    assert cli._show_block("", results) == "uno\ndue\n\ntre"
+
+
 # ---- the checkpoint that comes with the package ----
 
 
@@ -478,10 +484,10 @@ def test_the_curves_of_several_runs(tmp_path, capsys):
 
 
 def test_texts_may_stand_between_options_and_begin_with_a_dash(roberta, capsys):
-    expected = run(capsys, "embed", roberta, "--json", "--", "ciao", "- due", "-x")
+    expected = run(capsys, "embed", roberta, "--json", "--", "ciao", "--due parole", "-x")
     assert len(json_lines(expected)) == 3
     for words in (
-        ["--json", roberta, "ciao", "--device", "cpu", "- due", "--", "-x"],
-        [roberta, "ciao", "- due", "--json", "--", "-x"],
+        ["--json", roberta, "ciao", "--device", "cpu", "--due parole", "--", "-x"],
+        [roberta, "ciao", "--due parole", "--json", "--", "-x"],
     ):
         assert run(capsys, "embed", *words) == expected
