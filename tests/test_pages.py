@@ -108,7 +108,14 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
     | {f"{name}-v1.1.json": write_squad for name in ("train", "dev")}
     | {f"sst2-{name}.tsv": RATED for name in ("train", "dev")}
     | {f"{name}.conll": TAGGED for name in ("train", "dev")}
-    | {"river.txt": lines(TEXT[0])},
+    | {
+        "qnli.csv": lines(
+            "question,sentence,label", *["Where?,There.,1", "Who?,Rain.,0"] * 4, times=1
+        ),
+        "topics.csv": lines("text,labels", *['It rained.,"weather,past"', "Hi.,"] * 4, times=1),
+        "stars.jsonl": lines('{"text": "Good.", "score": 4.5}', '{"text": "Bad.", "score": 1}'),
+        "river.txt": lines(TEXT[0]),
+    },
     "docs/generation.md": {"runs/lm": save_gpt2, "runs/translation": save_marian},
     "docs/looking_inside.md": MINILM | {"runs/translation": save_marian},
     "docs/parity.md": ROBERTA,

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from minitransformer.names import cut
 from train import metrics
 from train.entities import Score
 
 _LONGEST_NAME = 24  # characters
 _MOST_NUMBERS = 30  # classes whose counts are written into the cells
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
 
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str], picture: Path) -> None:
@@ -20,7 +23,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], picture: Path) ->
         ImportError: matplotlib is not installed.
     """
     count = len(classes)
-    names = [cut(name, _LONGEST_NAME) for name in classes]
+    names = [_short(name) for name in classes]
     figure = metrics.new_figure(height=min(4 + 0.3 * count, 16))
     figure.set_figwidth(min(5 + 0.35 * count, 18))
     axes = figure.add_subplot()
@@ -50,7 +53,7 @@ def draw_label_scores(scores: Sequence[Score], names: Sequence[str], picture: Pa
     Raises:
         ImportError: matplotlib is not installed.
     """
-    shown = [f"{cut(n, _LONGEST_NAME)} ({s.gold:,})" for n, s in zip(names, scores, strict=True)]
+    shown = [f"{_short(n)} ({s.gold:,})" for n, s in zip(names, scores, strict=True)]
     figure = metrics.new_figure(height=min(1.8 + 0.3 * len(names), 30))
     axes = figure.add_subplot()
     rows = range(len(names))
