@@ -25,6 +25,7 @@ from train.loaders import (
     check_batch,
     is_numbered,
     model_inputs,
+    seeded,
 )
 
 
@@ -119,8 +120,7 @@ class Evaluator:
         device = next(self.model.parameters()).device
         names = model_inputs(self.model)
         batches = self.data if isinstance(self.data, DataLoader) else _of_an_epoch(self.data)
-        with torch.random.fork_rng(devices=[]):  # a loader, or its collator, may draw numbers
-            torch.manual_seed(0)
+        with seeded(0):  # a loader, or its collator, may draw numbers
             for batch in batches:
                 checked = check_batch(batch, self.model, names)
                 yield {name: tensor.to(device) for name, tensor in checked.items()}

@@ -2,13 +2,16 @@
 
 A DataLoader can only be run through from its beginning. So that a run can be resumed in the middle
 of an epoch, the order of its batches, and whatever else is random in them, must be the same when it
-runs again. :class:`LoaderBatches` makes it so where the order comes from PyTorch's generators.
+runs again. :class:`LoaderBatches` makes it so where it comes from the usual generators.
 """
 
 import inspect
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -94,10 +97,10 @@ def build_loader(
 class LoaderBatches:
     """The batches of a DataLoader as :class:`Data`.
 
-    The state of PyTorch's generator is set before an epoch and before each batch, from the seed,
-    the epoch and the index, and restored afterwards. So a shuffled order, and the masks of a
-    collator, depend on nothing else, and dropout does not depend on them. A sampler or dataset with
-    `set_epoch` is told the epoch.
+    The generators of PyTorch, NumPy and Python are set before an epoch and before each batch, from
+    the seed, the epoch and the index, and restored afterwards. So a shuffled order, and the masks
+    of a collator, depend on nothing else, and dropout does not depend on them. A sampler or dataset
+    with `set_epoch` is told the epoch.
 
     Batches should be asked for in order. After another one, the loader starts again and skips those
     before.
@@ -168,21 +171,18 @@ class LoaderBatches:
             generator.set_state(state)
 
     def _start(self, epoch: int) -> None:
-        part: Any
-        for part in (self.loader.sampler, self.loader.batch_sampler, self.loader.dataset):
+        for part in (*_samplers(self.loader), self.loader.dataset):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
         for generator, _, seed in self._generators:
             generator.manual_seed(seed + epoch)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.seed, epoch, 0))
+        with seeded(self.seed, epoch, 0):
             self._iterator = iter(self.loader)  # draws a number for the workers
         self._next = (epoch, 0)
 
     def _read(self) -> Any:
         epoch, index = self._next
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_mix(self.seed, epoch, index + 1))
+        with seeded(self.seed, epoch, index + 1):
             batch = next(self._iterator, None)
             if batch is None and self.is_endless and index:
                 self._iterator = iter(self.loader)
@@ -201,20 +201,41 @@ def describe(loader: DataLoader[Any]) -> dict[str, Any]:
     return {
         "batches": _length(loader),
         "batch_size": loader.batch_size,
-        "sampler": type(loader.sampler).__name__,
+        "samplers": [type(sampler).__name__ for sampler in _samplers(loader)],
         "seeds": [generator.initial_seed() for generator in _generators(loader)],
     }
 
 
+def _samplers(loader: DataLoader[Any]) -> list[Any]:
+    """The samplers of a loader, and those that they take their order from."""
+    found: list[Any] = []
+    for sampler in (loader.sampler, loader.batch_sampler):
+        while sampler is not None and sampler not in found:
+            found.append(sampler)
+            sampler = getattr(sampler, "sampler", None)
+    return found
+
+
 def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
-    """The generators that the user gave a loader and its sampler."""
-    given = [loader.generator, getattr(loader.sampler, "generator", None)]
+    """The generators that the user gave a loader and its samplers."""
+    given = [getattr(part, "generator", None) for part in (loader, *_samplers(loader))]
     return list({id(g): g for g in given if g is not None}.values())
 
 
-def _mix(*numbers: int) -> int:
-    """A seed that depends on all of the numbers."""
-    return hash(numbers) % 2**63
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Within the context, the global generators of the CPU depend on the numbers alone."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA's as well
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
 
 
 def _length(loader: DataLoader[Any]) -> int | None:
@@ -229,12 +250,15 @@ def _why_inexact(loader: DataLoader[Any]) -> str | None:
         if hasattr(loader.dataset, "set_epoch"):
             return None
         return "an IterableDataset without set_epoch gives its examples in an order of its own"
-    for sampler in (loader.sampler, loader.batch_sampler):
+    for sampler in _samplers(loader):
         kind = type(sampler)
         own = kind.__module__.startswith("torch.utils.data")
-        if own or sampler is None or hasattr(sampler, "set_epoch"):
-            continue
-        return f"{kind.__name__} has no set_epoch, so its order may be another when it runs again"
+        if not (own or hasattr(sampler, "set_epoch")):
+            return (
+                f"{kind.__name__} has no set_epoch, so its order may be another when it runs again"
+            )
+    if loader.persistent_workers:
+        return "persistent_workers go on with their random numbers from epoch to epoch"
     return None
 
 

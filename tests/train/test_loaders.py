@@ -3,12 +3,20 @@
 And the evaluation on them, with metrics of the user's own.
 """
 
+import random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+)
 
 from tests.tiny import TEXTS, batch_of, digest, job_model, new, tokenizer_of
 from train import (
@@ -63,9 +71,11 @@ class EpochSampler(OwnOrder):
 
 
 def noisy(examples):
-    """A collator that draws random labels."""
+    """A collator that draws random labels, each from another generator."""
     batch = torch.utils.data.default_collate(examples)
-    return batch | {"labels": torch.where(torch.rand(batch["labels"].shape) < 0.5, 7, -100)}
+    labels = torch.where(torch.rand(batch["labels"].shape) < 0.5, 7, -100)
+    labels[0, :2] = torch.tensor([random.randrange(5, 99), np.random.randint(5, 99)])
+    return batch | {"labels": labels}
 
 
 def generator():
@@ -82,6 +92,13 @@ LOADERS = {
         Texts(), batch_size=2, sampler=RandomSampler(Texts(), generator=generator())
     ),
     "with set_epoch": lambda: DataLoader(Texts(), batch_size=2, sampler=EpochSampler()),
+    "with a batch sampler": lambda: DataLoader(
+        Texts(),
+        batch_sampler=BatchSampler(RandomSampler(Texts(), generator=generator()), 2, False),
+    ),
+    "with set_epoch inside": lambda: DataLoader(
+        Texts(), batch_sampler=BatchSampler(EpochSampler(), 2, False)
+    ),
     "with a random collator": lambda: DataLoader(
         Texts(), batch_size=2, shuffle=True, collate_fn=noisy
     ),
@@ -89,7 +106,6 @@ LOADERS = {
         Texts(), batch_size=2, shuffle=True, num_workers=1, collate_fn=noisy
     ),
     "a dataset": lambda: Texts(),
-    "a list": lambda: [Texts()[index] for index in range(7)],
     "a stream": lambda: DataLoader(Stream(), batch_size=2),
 }
 
@@ -100,7 +116,7 @@ def run(data: Any, output: Any, *, model: Any = None, **changes: Any) -> Any:
     if not isinstance(data, DataLoader):
         more.setdefault("batch_size", 2)
     settings = {"max_steps": 7, "learning_rate": 1e-2, "warmup": 0.0, **changes}
-    model = model or job_model()
+    model = model or job_model(plain=True)
     progress = train(model, data, TrainingConfig(output=output, **settings), **more)
     return model, progress
 
@@ -111,13 +127,14 @@ def stop_at(step):
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_resumed_run_gives_the_same_bits(name, tmp_path, capsys):
-    whole, _ = run(LOADERS[name](), tmp_path / "whole", callbacks=[])
-    for step in (2, 5):  # within the first epoch, and within the second
-        place = tmp_path / str(step)
-        _, progress = run(LOADERS[name](), place, callbacks=[stop_at(step)])
-        assert progress.step == step
-        resumed, _ = run(LOADERS[name](), place, resume=True)
-        assert digest(resumed) == digest(whole)
+    """Stopped within the first epoch, and again within the second."""
+    whole, _ = run(LOADERS[name](), tmp_path / "whole")
+    for step in (2, 5, 9):
+        part, progress = run(
+            LOADERS[name](), tmp_path / "parts", callbacks=[stop_at(step)], resume=step > 2
+        )
+        assert progress.step == min(step, 7)
+    assert digest(part) == digest(whole)
     assert ("it may not be the same run" in capsys.readouterr().err) is (name == "a stream")
 
 
@@ -136,11 +153,12 @@ def test_every_epoch_has_its_order_and_all_examples(name, tmp_path):
     assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
     for epoch in epochs[1:]:
         assert sorted(epoch.tolist()) == sorted(epochs[0].tolist())
-    state = torch.get_rng_state()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     third = batches.batch(1, 2)
     assert torch.equal(third["input_ids"], epochs[1][4:6])
     assert torch.equal(batches.batch(1, 2)["labels"], third["labels"])
-    assert torch.equal(state, torch.get_rng_state())  # dropout does not depend on the data
+    assert torch.equal(states[0], torch.get_rng_state())  # dropout does not depend on the data
+    assert states[1:] == (random.getstate(), np.random.get_state()[1].tolist())
     batches.close()
 
 
@@ -162,9 +180,20 @@ def test_another_seed_is_another_order_and_a_run_with_it_is_not_resumed(tmp_path
         run(DataLoader(Texts(), batch_size=7), tmp_path / "2", resume=True)
 
 
-def test_what_cannot_be_repeated_is_said_once(tmp_path, capsys):
-    run(DataLoader(Texts(), batch_size=2, sampler=OwnOrder()), tmp_path)
-    assert capsys.readouterr().err.count("OwnOrder has no set_epoch, so its order may be") == 1
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"sampler": OwnOrder()}, "OwnOrder has no set_epoch, so its order may be"),
+        (
+            {"batch_sampler": BatchSampler(OwnOrder(), 1, False)},
+            "OwnOrder has no set_epoch, so its order may be",
+        ),
+        ({"num_workers": 1, "persistent_workers": True}, "persistent_workers go on with their"),
+    ],
+)
+def test_what_cannot_be_repeated_is_said_once(how, reason, tmp_path, capsys):
+    run(DataLoader(Texts(), **how), tmp_path, max_steps=1)
+    assert capsys.readouterr().err.count(reason) == 1
 
 
 def test_data_without_a_length(tmp_path):
@@ -178,7 +207,7 @@ def test_data_without_a_length(tmp_path):
 
 def test_a_batch_may_lack_the_attention_mask(tmp_path):
     examples = [{n: v for n, v in Texts()[i].items() if n != "attention_mask"} for i in range(7)]
-    with_mask, _ = run(LOADERS["a list"](), tmp_path / "with")
+    with_mask, _ = run(Texts(), tmp_path / "with")
     without, _ = run(examples, tmp_path / "without")
     assert digest(with_mask) == digest(without)
     assert num_tokens({"input_ids": torch.ones(2, 3)}) == 6
