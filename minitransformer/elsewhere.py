@@ -117,6 +117,22 @@ GENERATION: Arguments = {
     "cache_implementation": ((None, "dynamic"), "optimize(model) chooses the cache; leave it out"),
 }
 
+_WHOLE_WORDS = (
+    "whole words are masked by minitransformer train mlm --whole-words, and by "
+    "train.masking.MaskedBatches(..., whole_words=True)"
+)
+_SHARES = "of the chosen tokens 80% become the mask token and 10% another one, as in BERT's paper"
+
+# Of a collator.
+COLLATING: Arguments = {
+    "return_tensors": (("pt", None), "batches are PyTorch's; leave it out"),
+    "tf_experimental_compile": (_OFF, "batches are PyTorch's; leave it out"),
+    "whole_word_mask": (_OFF, _WHOLE_WORDS),
+    "mask_replace_prob": ((0.8,), _SHARES),
+    "random_replace_prob": ((0.1,), _SHARES),
+    "seed": ((None,), "masks are drawn from PyTorch's generator; call torch.manual_seed(...)"),
+}
+
 # Attributes and methods of a model, and what to type instead.
 METHODS: Mapping[str, str] = {
     "generate": "it does not generate texts; a GPT2LMHeadModel, a BartForConditionalGeneration, a "
@@ -177,7 +193,7 @@ NAMES: Mapping[str, str] = {
             "default_data_collator",
         )
     },
-    "DataCollatorForWholeWordMask": "from train import DataCollatorForLanguageModeling",
+    "DataCollatorForWholeWordMask": _WHOLE_WORDS,
     "DefaultDataCollator": "from train import default_data_collator",
     "LineByLineTextDataset": _DATA,
     "TextDataset": _DATA,

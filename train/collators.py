@@ -7,6 +7,7 @@ becomes `labels`.
 Letters: B examples, T tokens, C classes.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minitransformer.elsewhere import COLLATING, without
 from minitransformer.models.losses import IGNORED_LABEL
-from minitransformer.names import listed, shortened
+from minitransformer.names import listed, shortened, unexpected_name
 from minitransformer.tokenization import Tokenizer
-from train.masking import mask_tokens
+from train.masking import mask_tokens, ordinary_ids
 
 Example = Mapping[str, Any]
 Batch = dict[str, Tensor]
@@ -39,19 +41,47 @@ def default_data_collator(features: Sequence[Example]) -> Batch:
     }
 
 
+class _CollatorType(type):
+    """What making a collator does before its dataclass does: arguments are checked.
+
+    A dataclass has an argument for each field and no other, so without this Python's own error
+    would be the answer to Hugging Face's other arguments, and to misspelled ones.
+    """
+
+    def __call__(cls, *arguments: Any, **named: Any) -> Any:
+        """Make a collator.
+
+        Raises:
+            TypeError: an argument is unknown, or must be named.
+        """
+        named = without(named, COLLATING)
+        known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for name in named:
+            if name not in known:
+                raise TypeError(unexpected_name(f"argument of {cls.__name__}", name, known))
+        by_place = [name for name, field in known.items() if not field.kw_only]
+        if len(arguments) > len(by_place):
+            raise TypeError(
+                f"{cls.__name__} takes {listed(by_place)} by place; name all other arguments, as "
+                "in padding=True"
+            )
+        return super().__call__(*arguments, **named)
+
+
 @dataclass(kw_only=True)
-class _Padding:
+class _Padding(metaclass=_CollatorType):
     """How sequences of tokens are padded."""
 
+    tokenizer: Tokenizer = dataclasses.field(kw_only=False)
     padding: bool | str = True
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
-    return_tensors: str = "pt"
 
     def __post_init__(self) -> None:
-        if self.return_tensors != "pt":
-            raise ValueError(
-                f"return_tensors={shortened(self.return_tensors)}: only 'pt' is known here"
+        if not isinstance(self.tokenizer, Tokenizer):
+            raise TypeError(
+                f"tokenizer is a {type(self.tokenizer).__name__}; pass a "
+                "minitransformer.Tokenizer, such as Tokenizer.from_pretrained(path)"
             )
         if self.padding not in (True, "longest", "max_length"):
             raise ValueError(
@@ -60,6 +90,8 @@ class _Padding:
             )
         if self.padding == "max_length" and self.max_length is None:
             raise ValueError("padding='max_length' needs max_length, a number of tokens")
+        if self.pad_to_multiple_of is not None and self.pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of={self.pad_to_multiple_of} must be at least 1")
 
     def length(self, longest: int) -> int:
         """To what length sequences are padded, the longest of which has `longest` tokens."""
@@ -68,20 +100,20 @@ class _Padding:
         multiple = self.pad_to_multiple_of or 1
         return -(-longest // multiple) * multiple
 
-    def pad(self, values: Sequence[Any], value: int, side: str, name: str) -> Tensor:
-        """Sequences of numbers to (B, T) int64."""
+    def pad(self, values: Sequence[Any], value: int, name: str) -> Tensor:
+        """Sequences of integers to (B, T) int64."""
         arrays = [_array(name, each) for each in values]
-        if any(array.ndim != 1 for array in arrays):
-            raise ValueError(f"{name!r} must be one sequence of numbers in each example")
+        if any(array.ndim != 1 or (len(array) and array.dtype.kind == "f") for array in arrays):
+            raise ValueError(f"{name!r} must be one sequence of integers in each example")
         length = self.length(max(map(len, arrays)))
         padded = np.full((len(arrays), length), value, dtype=np.int64)
         for row, array in zip(padded, arrays, strict=True):
-            start = length - len(array) if side == "left" else 0
+            start = length - len(array) if self.tokenizer.padding_side == "left" else 0
             row[start : start + len(array)] = array
         return torch.from_numpy(padded)
 
-    def batch(self, features: Sequence[Example], tokenizer: Tokenizer) -> Batch:
-        """Pad what the tokenizer made, and stack all other fields."""
+    def batch(self, features: Sequence[Example], label_padding: int | None = None) -> Batch:
+        """Pad what the tokenizer made, and labels too if `label_padding` is one; stack the rest."""
         fields = _fields(features)
         if "input_ids" not in fields:
             raise ValueError(
@@ -89,34 +121,21 @@ class _Padding:
                 "dataset of tokenizer(text)"
             )
         if "attention_mask" not in fields:
-            fields["attention_mask"] = [np.ones(len(ids)) for ids in fields["input_ids"]]
+            fields["attention_mask"] = [np.ones(len(ids), int) for ids in fields["input_ids"]]
         fill = {
-            "input_ids": tokenizer.padding_id,
+            "input_ids": self.tokenizer.padding_id,
             "attention_mask": 0,
             "token_type_ids": 0,
             "special_tokens_mask": 1,
         }
-        side = tokenizer.padding_side
-        batch = {}
-        for name, values in fields.items():
-            if name in fill:
-                batch[name] = self.pad(values, fill[name], side, name)
-            else:
-                batch["labels" if name in _LABELS else name] = _stacked(name, values)
-        return batch
-
-    def batch_with_labels(
-        self, features: Sequence[Example], tokenizer: Tokenizer, label_pad_token_id: int
-    ) -> Batch:
-        """The same, with a sequence of labels in each example, which is padded too."""
-        names = [name for name in _LABELS if name in features[0]]
-        without = [{n: v for n, v in each.items() if n not in names} for each in features]
-        batch = self.batch(without, tokenizer)
-        for name in names:
-            labels = _fields([{name: each[name]} for each in features])[name]
-            side = tokenizer.padding_side
-            batch["labels"] = self.pad(labels, label_pad_token_id, side, name)
-        return batch
+        if label_padding is not None:
+            fill |= dict.fromkeys(_LABELS, label_padding)
+        return {
+            "labels" if name in _LABELS else name: (
+                self.pad(values, fill[name], name) if name in fill else _stacked(name, values)
+            )
+            for name, values in fields.items()
+        }
 
 
 @dataclass
@@ -129,17 +148,14 @@ class DataCollatorWithPadding(_Padding):
         padding: True, or "max_length".
         max_length: for "max_length".
         pad_to_multiple_of: round the length up to a multiple.
-        return_tensors: "pt".
 
     Raises:
         ValueError: as in :func:`default_data_collator`; or there are no `input_ids`.
     """
 
-    tokenizer: Tokenizer
-
     def __call__(self, features: Sequence[Example]) -> Batch:
         """B examples to `input_ids`, `attention_mask`, ..., (B, T) int64 each, and `labels`."""
-        return self.batch(features, self.tokenizer)
+        return self.batch(features)
 
 
 @dataclass
@@ -151,12 +167,11 @@ class DataCollatorForTokenClassification(_Padding):
         label_pad_token_id: the label at padding.
     """
 
-    tokenizer: Tokenizer
     label_pad_token_id: int = IGNORED_LABEL
 
     def __call__(self, features: Sequence[Example]) -> Batch:
         """B examples to `input_ids`, `attention_mask`, `labels`, ..., (B, T) int64 each."""
-        batch = self.batch_with_labels(features, self.tokenizer, self.label_pad_token_id)
+        batch = self.batch(features, self.label_pad_token_id)
         ids, labels = batch["input_ids"], batch.get("labels")
         if labels is not None and labels.shape != ids.shape:
             raise ValueError(
@@ -179,13 +194,12 @@ class DataCollatorForSeq2Seq(_Padding):
         label_pad_token_id: the label at padding.
     """
 
-    tokenizer: Tokenizer
     model: Any = None
     label_pad_token_id: int = IGNORED_LABEL
 
     def __call__(self, features: Sequence[Example]) -> Batch:
         """B examples to `input_ids`, `attention_mask`, (B, S) int64, and `labels`, (B, T) int64."""
-        return self.batch_with_labels(features, self.tokenizer, self.label_pad_token_id)
+        return self.batch(features, self.label_pad_token_id)
 
 
 @dataclass
@@ -201,28 +215,26 @@ class DataCollatorForLanguageModeling(_Padding):
         tokenizer: says how to pad, and which token masks.
         mlm: True for masked language models, False for those that predict the next token.
         mlm_probability: with which a token is chosen.
-        seed: of a generator for the masks; by default PyTorch's global one.
 
     Raises:
         MissingTokenError: the tokenizer has no mask token; pass mlm=False for a GPT-2.
         ValueError: the probability is not between 0 and 1.
     """
 
-    tokenizer: Tokenizer
     mlm: bool = True
     mlm_probability: float = 0.15
-    seed: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
         if not self.mlm:
             return
-        if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"mlm_probability={self.mlm_probability} must be between 0 and 1")
+        if not (isinstance(self.mlm_probability, float) and 0 < self.mlm_probability < 1):
+            raise ValueError(
+                f"mlm_probability={shortened(self.mlm_probability)} must be a fraction of the "
+                "tokens, between 0 and 1"
+            )
         self._mask_token_id = self.tokenizer.mask_token_id
-        special = list(self.tokenizer.special_ids)
-        self._ordinary_ids = np.setdiff1d(np.arange(self.tokenizer.vocab_size), special)
+        self._ordinary_ids = ordinary_ids(self.tokenizer)
 
     def __call__(self, features: Sequence[Example | Sequence[int]]) -> Batch:
         """B examples, or lists of ids, to `input_ids`, ... and `labels`, (B, T) int64 each."""
@@ -232,32 +244,31 @@ class DataCollatorForLanguageModeling(_Padding):
             else {"input_ids": each}
             for each in features
         ]
-        batch = self.batch(examples, self.tokenizer)
+        batch = self.batch(examples)
+        ids, excluded = batch["input_ids"], batch["attention_mask"] == 0
         special = batch.pop("special_tokens_mask", None)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
         if not self.mlm:
-            batch["labels"] = ids.masked_fill(mask == 0, IGNORED_LABEL)
+            batch["labels"] = ids.masked_fill(excluded, IGNORED_LABEL)
             return batch
-        seed = torch.randint(2**62, (), generator=self._generator)
-        masked, labels = (
-            torch.from_numpy(array)
-            for array in mask_tokens(
-                ids.numpy(),
-                None,
-                random=np.random.default_rng(int(seed)),
-                probability=self.mlm_probability,
-                mask_token_id=self._mask_token_id,
-                ordinary_ids=self._ordinary_ids,
-            )
+        if special is not None:
+            excluded |= special == 1
+        seed = torch.randint(2**62, ())
+        masked, labels = mask_tokens(
+            ids.numpy(),
+            excluded=excluded.numpy(),
+            random=np.random.default_rng(int(seed)),
+            probability=self.mlm_probability,
+            mask_token_id=self._mask_token_id,
+            ordinary_ids=self._ordinary_ids,
         )
-        excluded = mask == 0 if special is None else (mask == 0) | (special == 1)
-        batch["input_ids"] = torch.where(excluded, ids, masked)
-        batch["labels"] = labels.masked_fill(excluded, IGNORED_LABEL)
+        batch["input_ids"], batch["labels"] = torch.from_numpy(masked), torch.from_numpy(labels)
         return batch
 
 
 def _fields(features: Sequence[Example]) -> dict[str, list[Any]]:
     """The values of each field, one for each example; fields that are None are left out."""
+    if not features:
+        raise ValueError("a batch needs an example, and there is none")
     for each in features:
         if not isinstance(each, Mapping):
             raise TypeError(

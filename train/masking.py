@@ -17,10 +17,16 @@ MASKED_SHARE = 0.8
 RANDOM_SHARE = 0.1
 
 
+def ordinary_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of all tokens except special ones: those that are masked, and that replace others."""
+    return np.setdiff1d(np.arange(tokenizer.vocab_size), list(tokenizer.special_ids))
+
+
 def mask_tokens(
     ids: np.ndarray,
-    starts_word: np.ndarray | None,
+    starts_word: np.ndarray | None = None,
     *,
+    excluded: np.ndarray | None = None,
     random: np.random.Generator,
     probability: float,
     mask_token_id: int,
@@ -32,23 +38,26 @@ def mask_tokens(
         ids: (B, T) int.
         starts_word: (B, T) bool, True where a word begins, to choose whole words; None chooses
             single tokens.
+        excluded: (B, T) bool, True at further tokens that may not be chosen.
         random: the source of all random numbers.
         probability: the probability with which a word or token is chosen.
         mask_token_id: replaces most of the chosen tokens.
-        ordinary_ids: the ids that may be chosen, and used as random replacements: all except
-            special tokens, of which padding is one.
+        ordinary_ids: the ids that may be chosen, and used as random replacements; see
+            :func:`ordinary_ids`. Padding is no such id.
 
     Returns:
         The ids with mask tokens and random tokens, (B, T), and the labels, (B, T) int64: the
         original id of every chosen token, -100 at all others.
     """
-    ordinary = np.isin(ids, ordinary_ids)
+    candidates = np.isin(ids, ordinary_ids)
+    if excluded is not None:
+        candidates &= ~excluded
     draws = random.random(ids.shape)  # a token is chosen if its number is below the probability
     if starts_word is not None:
         # Every token gets the number of the first token of its word.
         first = np.where(starts_word, np.arange(ids.shape[1]), 0)
         draws = np.take_along_axis(draws, np.maximum.accumulate(first, axis=1), axis=1)
-    chosen = ordinary & (draws < probability)
+    chosen = candidates & (draws < probability)
     replacement = random.random(ids.shape)  # decides what a chosen token becomes
     randomized = chosen & (replacement >= MASKED_SHARE)
     randomized &= replacement < MASKED_SHARE + RANDOM_SHARE
@@ -97,9 +106,7 @@ class MaskedBatches:
         self.seed = seed
         self.pad_token_id = tokenizer.pad_token_id
         self.mask_token_id = tokenizer.mask_token_id
-        self.ordinary_ids = np.setdiff1d(
-            np.arange(tokenizer.vocab_size), list(tokenizer.special_ids)
-        )
+        self.ordinary_ids = ordinary_ids(tokenizer)
 
     @property
     def num_batches(self) -> int:

@@ -122,8 +122,6 @@ def test_masks(tokenizers):
     assert not torch.equal(collate(examples)["labels"], batch["labels"])
     torch.manual_seed(0)
     assert torch.equal(collate(examples)["labels"], batch["labels"])
-    seeded = [DataCollatorForLanguageModeling(tokenizer, seed=1)(examples) for _ in range(2)]
-    assert torch.equal(seeded[0]["labels"], seeded[1]["labels"])
     for each in examples:  # what the tokenizer calls special is no label either
         each["special_tokens_mask"] = [1] * (len(each["input_ids"]) - 2) + [0, 1]
     batch = collate(examples)
@@ -153,7 +151,8 @@ def test_labels_of_a_decoder(tmp_path):
         (DataCollatorWithPadding, {"input_ids": [[5]]}, {}, "'input_ids' must be one sequence"),
         (DataCollatorWithPadding, {}, {"padding": False}, "padding=False gives no batch"),
         (DataCollatorWithPadding, {}, {"padding": "max_length"}, "needs max_length"),
-        (DataCollatorWithPadding, {}, {"return_tensors": "tf"}, "return_tensors='tf': only 'pt'"),
+        (DataCollatorWithPadding, {}, {"pad_to_multiple_of": 0}, "of=0 must be at least 1"),
+        (DataCollatorForTokenClassification, {"labels": [0.5] * 3}, {}, "one sequence of integers"),
         (
             DataCollatorForTokenClassification,
             {"labels": [1]},
@@ -169,6 +168,34 @@ def test_what_cannot_be_collated(collator, fields, settings, message, tmp_path):
     features = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], **fields}
     with pytest.raises(ValueError, match=message):
         collator(tokenizer, **settings)([features, features])
+
+
+@pytest.mark.parametrize(
+    ("collator", "arguments", "message"),
+    [
+        (DataCollatorForLanguageModeling, {"whole_word_mask": True}, "train mlm --whole-words"),
+        (DataCollatorForLanguageModeling, {"mask_replace_prob": 1.0}, "80% become the mask token"),
+        (DataCollatorForLanguageModeling, {"seed": 3}, "call torch.manual_seed"),
+        (DataCollatorForLanguageModeling, {"mlm_prob": 0.2}, "did you mean 'mlm_probability'"),
+        (DataCollatorForSeq2Seq, {"return_tensors": "np"}, "batches are PyTorch's; leave it out"),
+        (DataCollatorWithPadding, {"tokenizer": "bert"}, "is a str; pass a minitransformer.Tok"),
+    ],
+)
+def test_arguments_of_other_collators_say_what_to_type(collator, arguments, message, tmp_path):
+    arguments = {"tokenizer": tokenizer_of("Roberta", tmp_path), **arguments}
+    with pytest.raises(TypeError, match=message):
+        collator(**arguments)
+
+
+def test_arguments_that_change_nothing_and_those_by_place(tmp_path):
+    tokenizer = tokenizer_of("Roberta", tmp_path)
+    DataCollatorForLanguageModeling(
+        tokenizer, True, whole_word_mask=False, mask_replace_prob=0.8, return_tensors="pt"
+    )
+    with pytest.raises(TypeError, match="takes tokenizer by place; name all other arguments"):
+        DataCollatorWithPadding(tokenizer, True)
+    with pytest.raises(ValueError, match="a batch needs an example"):
+        DataCollatorForSeq2Seq(tokenizer)([])
 
 
 def test_labels_of_unequal_lengths_name_the_collators():
