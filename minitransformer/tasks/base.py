@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast
 import torch
 from torch import Tensor
 
+from minitransformer.elsewhere import Arguments, without
 from minitransformer.fast import optimize as optimize_model
 from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.hf.config import class_name, family_of_model
@@ -32,6 +33,7 @@ from minitransformer.tokenization import BatchEncoding, Tokenizer
 Result = TypeVar("Result")
 AnyCall = TypeVar("AnyCall", bound=Callable[..., Any])
 
+_ONE_BY_ONE = "pass what it contains to the call itself, such as truncation=True"
 _MAX_LISTED = 3  # how many truncated texts a warning lists
 
 
@@ -46,7 +48,8 @@ def takes_any_inputs(call: AnyCall) -> AnyCall:
       here texts of like length share a batch, and there are no workers.
 
     Raises:
-        TypeError: an argument is unknown.
+        TypeError: an argument is unknown, or the inputs are a table. Where inputs are read one by
+            one, an error has a note that says from where its numbers count.
     """
 
     @functools.wraps(call)
@@ -62,6 +65,8 @@ def takes_any_inputs(call: AnyCall) -> AnyCall:
         first, *others = inputs
         if hasattr(first, "tolist"):
             first = first.tolist()
+        if hasattr(first, "columns"):
+            raise TypeError("the inputs are a table; pass the column with the texts: table['text']")
         if _is_read_one_by_one(first):
             return task._each(call, first, others, arguments)
         return call(task, first, *others, **arguments)
@@ -104,6 +109,11 @@ class Task:
     example: ClassVar[str]  # a class that supports the task
     # Names that an argument of a call has in transformers, and its name here.
     other_names: ClassVar[Mapping[str, str]] = {"inputs": "texts"}
+    # Arguments that a call has in transformers alone.
+    elsewhere: ClassVar[Arguments] = {
+        "tokenize_kwargs": ((None,), _ONE_BY_ONE),
+        "tokenizer_kwargs": ((None,), _ONE_BY_ONE),
+    }
     # Whether the result of one text is a list even where those of a list of texts are not.
     one_is_a_list: ClassVar[bool] = False
 
@@ -151,7 +161,8 @@ class Task:
             others: names that an error suggests beside those of the arguments.
 
         Raises:
-            TypeError: a name is unknown, or an argument is given by both of its names.
+            TypeError: a name is unknown, an argument is given by both of its names, or by a value
+                that only transformers follows.
         """
         known: dict[str, Any] = {}
         for name, value in given.items():
@@ -161,6 +172,7 @@ class Task:
             known[own] = value
         for name in _WITHOUT_EFFECT:
             known.pop(name, None)
+        known = without(known, cls.elsewhere)
         cls._check_names(known, others)
         return known
 
@@ -193,10 +205,17 @@ class Task:
         # Not every map-style data set can be iterated over: some never raise IndexError.
         numbers = range(len(inputs)) if _is_map_style(inputs) else None
         rest = iter(inputs) if numbers is None else (inputs[number] for number in numbers)
+        num_read = 0
         while part := list(islice(rest, self.batch_size)):
-            for answer in call(self, part, *others, **arguments):
+            try:
+                answers = call(self, part, *others, **arguments)
+            except (TypeError, ValueError) as error:
+                error.add_note(f"Number 0 is input {num_read} of those that are read one by one.")
+                raise
+            for answer in answers:
                 is_single = self.one_is_a_list and not isinstance(answer, list)
                 yield [answer] if is_single else answer
+            num_read += len(part)
 
     @classmethod
     def supports(cls, model_class: type) -> bool:
@@ -341,7 +360,16 @@ def load_tokenizer(path: str | Path, model: Model) -> Tokenizer:
 
     Many DistilBERT checkpoints contain BERT's tokenizer, though DistilBERT has no token types; so
     do models with a single token type.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or its files cannot be used.
+        TypeError: `path` is neither a path nor a name.
     """
+    if not isinstance(path, str | Path):
+        raise TypeError(
+            f"tokenizer is a {type(path).__module__}.{type(path).__name__}; it must be a path, a "
+            "name on the hub or a Tokenizer of minitransformer"
+        )
     tokenizer = Tokenizer.from_pretrained(path)
     if getattr(model.config, "type_vocab_size", 0) < 2:
         tokenizer.token_types = False

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from minitransformer.elsewhere import GENERATION
 from minitransformer.files import CheckpointError, checkpoint_file, read_json
 from minitransformer.generation import generate
 from minitransformer.generation import stream as stream_text
@@ -111,6 +112,10 @@ def checked_prefix(prefix: object) -> str:
 
 # ---- the tasks ----
 
+# What errors say of arguments of transformers.
+_FIELDS = "pass its fields to the call itself, such as max_new_tokens=20"
+_TOKENS = "for tokens, call minitransformer.generate(model, ...)"
+
 
 def uses_defaults(stream: AnyCall) -> AnyCall:
     """Decorate the `stream` of a task: the arguments given to `pipeline` are its defaults."""
@@ -144,6 +149,16 @@ class GenerationTask(Task):
         **Task.other_names,
         "text_inputs": "texts",
         "stop_sequence": "stop_strings",
+    }
+    elsewhere: ClassVar = {
+        **Task.elsewhere,
+        **GENERATION,
+        "generation_config": ((None,), _FIELDS),
+        "generate_kwargs": ((None,), _FIELDS),
+        "clean_up_tokenization_spaces": ((False, None), "edit the text that is returned"),
+        "handle_long_generation": ((None,), "shorten the prompt, or lower max_new_tokens"),
+        "return_tensors": ((False, None), _TOKENS),
+        "return_text": ((True, None), _TOKENS),
     }
     result: ClassVar[str]  # key of the generated text in the answers
     model: LanguageModel

@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from minitransformer.elsewhere import LOADING, Arguments, without
 from minitransformer.fast import optimize as optimize_model
 from minitransformer.hf.config import architecture, class_name, family_of
 from minitransformer.hub import BUNDLED, resolve_checkpoint
@@ -70,6 +71,16 @@ _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.spm")
 
 # What an error suggests beside the arguments of a task.
 _OPTIONS = ("batch_size", "config", "device", "dtype", "model", "optimize", "revision", "tokenizer")
+
+# Arguments that transformers alone has.
+_IN_HAND = "load the model by its class, and pass it with its tokenizer"
+_ELSEWHERE: Arguments = {
+    **LOADING,
+    "attn_implementation": ((None,), _IN_HAND),
+    "framework": (("pt", None), "all models are PyTorch's; leave it out"),
+    "model_kwargs": ((None, {}), _IN_HAND),
+    "use_fast": ((True, False, None), ""),
+}
 
 ModelOrPath = Model | str | Path
 TokenizerOrPath = Tokenizer | str | Path
@@ -194,21 +205,21 @@ def pipeline(
             faster. By default a checkpoint is optimized, and a model in hand stays as it is.
         revision: the branch, tag or commit of the model on the hub.
         settings: arguments of every call of the task, such as `top_k=None`; a call may give others.
-            `torch_dtype`, `device_map`, `framework`, `use_fast`, `trust_remote_code` and `token`
-            are known as well: here is one framework and one kind of tokenizer, no code of a
-            checkpoint ever runs, and `huggingface_hub` finds a token by itself.
+            `torch_dtype` and `device_map` are other names of `dtype` and `device`; further
+            arguments of transformers may be given where their value changes nothing.
 
     Raises:
         ValueError: the task is unknown or not supported by the model, there is no such device, or
             an argument cannot be followed.
-        TypeError: a setting is not an argument of the task.
+        TypeError: a setting is not an argument of the task, or has a value that only transformers
+            follows.
         CheckpointError: the checkpoint cannot be loaded.
     """
     settings = dict(settings)
     dtype = _one_of("dtype", dtype, "torch_dtype", settings)
     device = _one_of("device", device, "device_map", settings)
     place = None if device is None else find_device(device)
-    _check_transformers_settings(settings)
+    settings = without(settings, _ELSEWHERE)
     named = None if task is None else _named_task(task)
     if model is None:
         model = _default_model(task)
@@ -355,15 +366,6 @@ def _one_of(name: str, value: Any, other: str, settings: dict[str, Any]) -> Any:
     if given is not None and value is not None:
         raise ValueError(f"{name} and {other} say the same; pass only {name}")
     return value if given is None else given
-
-
-def _check_transformers_settings(settings: dict[str, Any]) -> None:
-    """Take the settings of transformers' pipeline that change nothing here from `settings`."""
-    framework = settings.pop("framework", None)
-    if framework not in (None, "pt"):
-        raise ValueError(f"framework={shortened(framework)} must be 'pt': all models are PyTorch's")
-    for name in ("use_fast", "trust_remote_code", "token"):
-        settings.pop(name, None)
 
 
 def _check_config(config: Any, task: Task, model: ModelOrPath) -> None:

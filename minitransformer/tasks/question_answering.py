@@ -216,6 +216,19 @@ class QuestionAnswering(Task):
         "max_answer_len": "max_answer_tokens",
         "handle_impossible_answer": "may_have_no_answer",
     }
+    elsewhere: ClassVar = {
+        **Task.elsewhere,
+        "doc_stride": (
+            (None, _STRIDE),
+            f"neighbouring windows of a context share {_STRIDE} tokens; leave it out",
+        ),
+        "max_seq_len": (
+            (None, _MAX_LENGTH),
+            f"a window has {_MAX_LENGTH} tokens, or as many as the model allows; leave it out",
+        ),
+        "max_question_len": ((None, 64), "questions are never truncated; leave it out"),
+        "align_to_words": ((False, None), "answers begin and end with a token; leave it out"),
+    }
     model: BertForQuestionAnswering
 
     @takes_any_inputs

@@ -12,7 +12,7 @@ B sequences of a batch, T tokens, C classes, P tokens of a word.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -208,6 +208,12 @@ class TokenClassification(Task):
     name = "token-classification"
     model_class = BertForTokenClassification
     example = "BertForTokenClassification"
+    elsewhere: ClassVar = {
+        **Task.elsewhere,
+        "ignore_subwords": ((False, None), "pass aggregation_strategy='first'"),
+        "is_split_into_words": ((False, None), "pass a text: ' '.join(words)"),
+        "truncation": ((False, None), "long texts are read in windows; leave it out"),
+    }
     model: BertForTokenClassification
 
     def __init__(self, model: Model, tokenizer: Tokenizer, *, batch_size: int = 32) -> None:

@@ -136,7 +136,10 @@ def test_a_model_in_hand_stays_as_it_is_unless_an_argument_says_otherwise(checkp
         ({"model": 3}, TypeError, "model is a builtins.int; it must be a path"),
         ({"dtype": torch.bfloat16}, ValueError, r"dtype is for loading; .*model.to\(dtype\)"),
         ({"config": "gpt2"}, ValueError, r"BertForMaskedLM.from_pretrained\(path, name=value\)"),
-        ({"framework": "tf"}, ValueError, "framework='tf' must be 'pt'"),
+        ({"framework": "tf"}, TypeError, "framework='tf' .*all models are PyTorch's; leave it out"),
+        ({"token": "x"}, TypeError, "token='x' is not an argument here: log in once, hf auth"),
+        ({"model_kwargs": {"a": 1}}, TypeError, "load the model by its class, and pass it with"),
+        ({"tokenizer": {}}, TypeError, "tokenizer is a builtins.dict; it must be a path, a name"),
         ({"dtype": "float16", "torch_dtype": "float16"}, ValueError, "pass only dtype"),
         ({"top_kk": 3}, TypeError, "unknown argument of fill-mask 'top_kk'; did you mean 'top_k'"),
         ({"optimise": True}, TypeError, "'optimise'; did you mean 'optimize'"),
@@ -152,7 +155,7 @@ def test_what_cannot_be_followed_is_named(fields, error, message, checkpoints):
 
 def test_settings_of_transformers_that_change_nothing(checkpoints):
     path = checkpoints["fill-mask"]
-    others = {"framework": "pt", "use_fast": False, "trust_remote_code": True, "token": "x"}
+    others = {"framework": "pt", "use_fast": False, "trust_remote_code": False, "model_kwargs": {}}
     fill = pipeline("fill-mask", model=str(path), device_map="cpu", revision="main", **others)
     same(fill(MASKED), pipeline("fill-mask", path)(MASKED))
 
@@ -245,6 +248,24 @@ def test_inputs_that_are_iterated_over_give_results_in_order(task, checkpoints):
     assert list(ready(iter([]), **others)) == []
 
 
+def test_an_error_of_a_later_batch_says_from_where_its_numbers_count(checkpoints):
+    classify = pipeline("text-classification", checkpoints["text-classification"], batch_size=2)
+    results = classify(iter([*TEXTS[:3], ""]))
+    same([next(results), next(results)], classify(TEXTS[:2]))
+    with pytest.raises(ValueError, match=r"texts\[1\] is empty") as error:
+        next(results)
+    assert "Number 0 is input 2 " in error.value.__notes__[0]
+
+
+def test_a_table_is_no_list_of_texts(checkpoints):
+    class DataFrame(dict):  # as far as one of pandas is concerned here
+        columns = ("text",)
+
+    classify = pipeline("text-classification", checkpoints["text-classification"])
+    with pytest.raises(TypeError, match=r"pass the column with the texts: table\['text'\]"):
+        classify(DataFrame(text=TEXTS))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_an_unknown_argument_names_the_nearest(task, checkpoints):
     ready = pipeline(task, checkpoints[task])
@@ -262,6 +283,23 @@ def test_an_unknown_argument_names_the_nearest(task, checkpoints):
         ready(texts, **others, **{name: 3})
     with pytest.raises(TypeError, match=f"unknown .*{name!r}; did you mean {meant!r}"):
         pipeline(task, checkpoints[task], **{name: 3})
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "message"),
+    [
+        ("question-answering", {"doc_stride": 64}, "doc_stride=64 .* share 128 tokens; leave it"),
+        ("question-answering", {"max_seq_len": 99}, "max_seq_len=99 .* has 384 tokens, or as many"),
+        ("token-classification", {"ignore_subwords": True}, "pass aggregation_strategy='first'"),
+        ("text-generation", {"generation_config": {}}, "fields to the call itself, .*max_new_to"),
+        ("summarization", {"output_scores": True}, "output.sequences_scores"),
+        ("fill-mask", {"tokenizer_kwargs": {"a": 1}}, "pass what it contains to the call itself"),
+    ],
+)
+def test_an_argument_of_transformers_alone_says_what_to_type(task, fields, message, checkpoints):
+    with pytest.raises(TypeError, match=message):
+        pipeline(task, checkpoints[task], **fields)
+    same(pipeline(task, checkpoints[task], **dict.fromkeys(fields)).defaults, {})
 
 
 def test_the_arguments_of_a_pipeline_are_those_of_its_calls(checkpoints):
