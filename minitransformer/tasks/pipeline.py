@@ -87,75 +87,50 @@ TokenizerOrPath = Tokenizer | str | Path
 Device = str | int | torch.device
 
 
+# They tell an editor the class of each task, and with it the arguments and results of its calls.
 @overload
 def pipeline(
-    task: Literal["feature-extraction"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["feature-extraction"], model: ModelOrPath | None = None, **settings: Any
 ) -> FeatureExtraction: ...
 @overload
 def pipeline(
-    task: Literal["fill-mask"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["fill-mask"], model: ModelOrPath | None = None, **settings: Any
 ) -> FillMask: ...
 @overload
 def pipeline(
-    task: Literal["question-answering"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["question-answering"], model: ModelOrPath | None = None, **settings: Any
 ) -> QuestionAnswering: ...
 @overload
 def pipeline(
-    task: Literal["summarization"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["summarization"], model: ModelOrPath | None = None, **settings: Any
 ) -> Summarization: ...
 @overload
 def pipeline(
     task: Literal["text-classification", "sentiment-analysis"],
     model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
     **settings: Any,
 ) -> TextClassification: ...
 @overload
 def pipeline(
-    task: Literal["text-generation"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["text-generation"], model: ModelOrPath | None = None, **settings: Any
 ) -> TextGeneration: ...
 @overload
 def pipeline(
     task: Literal["text2text-generation", "text2text"],
     model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
     **settings: Any,
 ) -> TextToTextGeneration: ...
 @overload
 def pipeline(
-    task: Literal["token-classification", "ner"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["token-classification", "ner"], model: ModelOrPath | None = None, **settings: Any
 ) -> TokenClassification: ...
 @overload
 def pipeline(
-    task: Literal["translation"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["translation"], model: ModelOrPath | None = None, **settings: Any
 ) -> Translation: ...
 @overload
 def pipeline(
-    task: Literal["zero-shot-classification"],
-    model: ModelOrPath | None = None,
-    tokenizer: TokenizerOrPath | None = None,
-    **settings: Any,
+    task: Literal["zero-shot-classification"], model: ModelOrPath | None = None, **settings: Any
 ) -> ZeroShotClassification: ...
 @overload
 def pipeline(
