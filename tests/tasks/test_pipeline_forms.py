@@ -90,12 +90,11 @@ def test_the_default_models_are_those_of_transformers():
     ],
 )
 def test_without_a_task_the_architecture_tells_it(example, task, checkpoints):
-    path = checkpoints[example]
-    assert type(pipeline(model=path)) is TASKS[task]
-    model, tokenizer = from_pretrained(path), Tokenizer.from_pretrained(path)
-    ready = pipeline(model=model, tokenizer=tokenizer)
-    assert type(ready) is TASKS[task]
-    assert ready.task == task
+    loaded = pipeline(model=checkpoints[example])
+    in_hand = pipeline(model=loaded.model, tokenizer=loaded.tokenizer)
+    for ready in (loaded, in_hand):
+        assert type(ready) is TASKS[task]
+        assert ready.task == task
 
 
 def test_what_tells_no_task_is_named(tmp_path):
@@ -222,10 +221,11 @@ def arguments_of(task):
     return texts, {} if EXAMPLES[task][0].startswith(("For", "Model")) else {"max_new_tokens": 4}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", sorted(TASKS.keys() - {"text2text-generation"}))
 def test_inputs_that_are_iterated_over_give_results_in_order(task, checkpoints):
     ready = pipeline(task, checkpoints[task], batch_size=2)
     texts, others = arguments_of(task)
+    texts = texts[:3]
     expected = ready(texts, **others)
     if ready.one_is_a_list:
         expected = [[answer] for answer in expected]
@@ -404,34 +404,36 @@ def test_tokens_outside_of_entities_can_be_kept(tmp_path):
     assert tag(TEXTS[2]) == []
 
 
-@pytest.mark.parametrize("labels", ["libro, mare", ["libro", "mare"]])
-@pytest.mark.parametrize("multi", [False, True])
-@pytest.mark.parametrize("texts", [TEXTS[0], TEXTS[:1], TEXTS])
-def test_zero_shot_classification_in_every_form(labels, multi, texts, checkpoints):
+def test_zero_shot_classification_in_every_form(checkpoints):
     path = checkpoints["zero-shot-classification"]
+    ours = pipeline("zero-shot-classification", path)
     theirs = their_pipeline("zero-shot-classification", path)
-    fields = {"multi_label": multi, "hypothesis_template": "un {} bene"}
-    same(
-        pipeline("zero-shot-classification", path)(texts, labels, **fields),
-        theirs(texts, labels, **fields),
-    )
+    for texts, labels, multi in (
+        (TEXTS[0], "libro, mare", False),
+        (TEXTS[:1], ["libro", "mare"], True),
+        (TEXTS, ["libro", "mare"], False),
+    ):
+        fields = {"multi_label": multi, "hypothesis_template": "un {} bene"}
+        same(ours(texts, labels, **fields), theirs(texts, labels, **fields))
 
 
-@pytest.mark.parametrize("texts", [TEXTS[1], TEXTS[:1], TEXTS[:3]])
-def test_text_generation_in_every_form(texts, checkpoints):
+def test_text_generation_in_every_form(checkpoints):
     theirs = their_pipeline("text-generation", checkpoints["text-generation"])
     ours = pipeline("text-generation", checkpoints["text-generation"])
-    for fields in ({"return_full_text": False}, {"num_beams": 3, "num_return_sequences": 2}):
-        fields |= {"max_new_tokens": 5, "pad_token_id": 1}
+    for texts, several in (
+        (TEXTS[1], {"return_full_text": False}),
+        (TEXTS[1], {"num_beams": 2, "num_return_sequences": 2}),
+        (TEXTS[:1], {}),
+        (TEXTS[:2], {"num_beams": 2, "num_return_sequences": 2}),
+    ):
+        fields = {"max_new_tokens": 3, "pad_token_id": 1, **several}
         assert ours(texts, **fields) == theirs(texts, do_sample=False, **fields)
-    assert (
-        "".join(
-            pipeline(
-                model=checkpoints["text-generation"], max_new_tokens=4, truncation=True
-            ).stream("ciao")
-        )
-        == ours("ciao", max_new_tokens=4, return_full_text=False)[0]["generated_text"]
-    )
+
+
+def test_what_is_streamed_follows_the_defaults(checkpoints):
+    write = pipeline(model=checkpoints["text-generation"], max_new_tokens=4, truncation=True)
+    whole = write("ciao", return_full_text=False)[0]["generated_text"]
+    assert "".join(write.stream("ciao")) == whole
 
 
 @pytest.mark.parametrize("task", ["summarization", "translation", "text2text-generation"])
