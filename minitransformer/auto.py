@@ -9,7 +9,6 @@ import random
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy
 import torch
 
 from minitransformer.files import CheckpointError, optional_json
@@ -56,8 +55,14 @@ class AutoModel:
         return model_class.from_pretrained(path, **arguments)
 
     @classmethod
-    def from_config(cls, config: Config, *, attention: str = "sdpa") -> Any:
+    def from_config(
+        cls, config: Config, *, attention: str = "sdpa", attn_implementation: str | None = None
+    ) -> Any:
         """A model with initial weights, of the config's family.
+
+        Args:
+            config: of any family.
+            attention, attn_implementation: "sdpa" or "eager"; the second is Hugging Face's name.
 
         Raises:
             TypeError: it is no config of a family, or the family has no class for the task.
@@ -65,7 +70,7 @@ class AutoModel:
         model_class = class_for(family_of_config(type(config)), cls.task)
         if model_class is None:
             raise TypeError(f"a {type(config).__name__} has no class for {cls.__name__}")
-        return model_class(config, attention=attention)
+        return model_class(config, attention=attn_implementation or attention)
 
 
 class AutoModelForMaskedLM(AutoModel):
@@ -193,6 +198,8 @@ TOKENIZERS = {
 
 def set_seed(seed: int) -> None:
     """Seed the random generators of Python, numpy and PyTorch, on all devices."""
+    import numpy
+
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)

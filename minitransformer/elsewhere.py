@@ -20,6 +20,7 @@ CHECKPOINTING = (
     "gradient checkpointing belongs to the training loop: TrainingConfig(gradient_checkpointing="
     "True), or the option --gradient-checkpointing of a job"
 )
+_CONVERT = "convert it once: load it in transformers, of version 4, and save it there"
 TO_TUPLE = "an output is an object with names and places; for a tuple, call output.to_tuple()"
 
 # Of from_pretrained and of a config.
@@ -29,17 +30,12 @@ LOADING: Arguments = {
     "return_dict": ((True, None), TO_TUPLE),
     "use_cache": (_EITHER, ""),  # generate takes it
     "low_cpu_mem_usage": (_EITHER, ""),  # always so
-    "ignore_mismatched_sizes": (
-        _EITHER,
-        "",
-    ),  # a head of another size is new, and a warning says so
+    "ignore_mismatched_sizes": (_EITHER, ""),  # a head of another size is new, with a warning
+    "add_pooling_layer": ((True, None), "load the model, then set model.pooler = None"),
     "use_safetensors": ((True, None), "only safetensors are read; leave it out"),
     "trust_remote_code": (_OFF, "no code of a checkpoint is ever run; leave it out"),
-    "from_tf": (_OFF, "convert it once, with a transformers of version 4: load it there, and save"),
-    "from_flax": (
-        _OFF,
-        "convert it once, with a transformers of version 4: load it there, and save",
-    ),
+    "from_tf": (_OFF, _CONVERT),
+    "from_flax": (_OFF, _CONVERT),
     "device_map": ((None,), ONE_DEVICE),
     "max_memory": ((None,), ONE_DEVICE),
     "offload_folder": ((None,), ONE_DEVICE),
@@ -52,7 +48,7 @@ LOADING: Arguments = {
     "load_in_4bit": (_OFF, "load the model with dtype=torch.bfloat16, or quantize it afterwards"),
     "local_files_only": (_OFF, "set HF_HUB_OFFLINE=1 in the environment, or give a directory"),
     "cache_dir": ((None,), "set HF_HOME in the environment"),
-    "force_download": (_OFF, "delete the checkpoint from the hub's cache: hf cache delete"),
+    "force_download": (_OFF, "remove it from the hub's cache, in a shell: hf cache rm"),
     "token": (_OFF, "log in once, hf auth login, or set HF_TOKEN in the environment"),
     "use_auth_token": (_OFF, "log in once, hf auth login, or set HF_TOKEN in the environment"),
     "subfolder": ((None, ""), "download the folder, and give its path"),
@@ -76,7 +72,7 @@ FORWARD: Arguments = {
     "decoder_inputs_embeds": ((None,), _EMBEDDED),
     "head_mask": (
         (None,),
-        "heads are not masked; set the rows of a head in the output matrix to 0",
+        "heads are not masked; set the columns of a head in its attention's output.weight to 0",
     ),
     "encoder_outputs": (
         (None,),
@@ -100,7 +96,7 @@ GENERATION: Arguments = {
     ),
     "output_scores": (_OFF, "with beams, the scores of sequences are output.sequences_scores"),
     "output_logits": (_OFF, "run the model over the finished text: model(sequences).logits"),
-    "synced_gpus": (_OFF, ONE_DEVICE),
+    "synced_gpus": (_OFF, "each process generates by itself; leave it out"),
     "logits_processor": ((None, []), "the fields of GenerationConfig are the processors there are"),
     "stopping_criteria": (
         (None, []),
@@ -133,24 +129,80 @@ COLLATING: Arguments = {
     "seed": ((None,), "masks are drawn from PyTorch's generator; call torch.manual_seed(...)"),
 }
 
+# Of a tokenizer's call, and of its decode and pad.
+TOKENIZING: Arguments = {
+    "verbose": (_EITHER, ""),
+    "use_source_tokenizer": (_OFF, "a target's ids need no other decoder; leave it out"),
+    "spaces_between_special_tokens": (_EITHER, ""),  # fast tokenizers have no such setting
+    "split_special_tokens": (_OFF, "special tokens in a text are always one token; leave it out"),
+    "pad_to_max_length": (_OFF, "pass padding='max_length'"),
+    "truncation_strategy": ((None,), "pass truncation=..."),
+    "is_pretokenized": (_OFF, "pass is_split_into_words=True"),
+    "add_prefix_space": ((None,), "Tokenizer.from_pretrained(path, add_prefix_space=True)"),
+    "text_pair_target": ((None,), "a target is one text: pass text_target=..."),
+    "texts": ((), "pass text=..."),
+    "text_pairs": ((), "pass text_pair=..."),
+}
+
+# Of Tokenizer.train, where courses train a tokenizer of the `tokenizers` library.
+TRAINING_TOKENIZERS: Arguments = {
+    "special_tokens": (
+        (None,),
+        "the special tokens are those of RoBERTa or BERT; leave it out, and for more of them call "
+        "tokenizer.add_tokens([...], special_tokens=True) afterwards",
+    ),
+    "iterator": ((), "pass texts=..."),
+    "text_iterator": ((), "pass texts=..."),
+    "length": ((), "texts are counted as they come; leave it out"),
+    "trainer": ((), "pass algorithm='bpe', 'wordpiece' or 'unigram'"),
+    "limit_alphabet": ((), "every character is kept; leave it out"),
+    "initial_alphabet": ((), "'bpe' begins with all bytes; leave it out"),
+}
+
+# Attributes and methods of a tokenizer, and what to type instead.
+TOKENIZER: Mapping[str, str] = {
+    "added_tokens_decoder": "tokenizer.get_added_vocab(), token to id",
+    "added_tokens_encoder": "tokenizer.get_added_vocab()",
+    "additional_special_tokens": "tokenizer.all_special_tokens",
+    "apply_chat_template": "plain text: none of the models here is a chat model",
+    "as_target_tokenizer": "tokenizer(texts, text_target=targets), which adds labels",
+    "backend_tokenizer": "tokenizer.backend",
+    "_tokenizer": "tokenizer.backend",
+    "build_inputs_with_special_tokens": "tokenizer(text, text_pair), which adds them",
+    "create_token_type_ids_from_sequences": "tokenizer(text, text_pair)['token_type_ids']",
+    "extra_special_tokens": "tokenizer.all_special_tokens",
+    "max_len": "model_max_length",
+    "max_len_sentences_pair": "model_max_length - num_special_tokens_to_add(pair=True)",
+    "max_len_single_sentence": "model_max_length - num_special_tokens_to_add()",
+    "do_lower_case": "tokenizer.backend.normalizer; to set it: from_pretrained(path, "
+    "do_lower_case=...)",
+    "prepare_for_model": "tokenizer(text), with the text instead of its ids",
+    "prepare_seq2seq_batch": "tokenizer(texts, text_target=targets, padding=True)",
+    "push_to_hub": "save_pretrained(directory), and `hf upload` from the command line",
+    "sanitize_special_tokens": "add_tokens or add_special_tokens, which add what is missing",
+    "save_vocabulary": "save_pretrained(directory)",
+    "train_from_iterator": "Tokenizer.train(texts=texts, vocab_size=...)",
+    "train_new_from_iterator": "Tokenizer.train(texts=texts, vocab_size=...)",
+}
+
 # Attributes and methods of a model, and what to type instead.
 METHODS: Mapping[str, str] = {
     "generate": "it does not generate texts; a GPT2LMHeadModel, a BartForConditionalGeneration, a "
     "MarianMTModel and a T5ForConditionalGeneration do; for masked tokens: pipeline('fill-mask')",
     "gradient_checkpointing_enable": CHECKPOINTING,
     "gradient_checkpointing_disable": CHECKPOINTING,
-    "enable_input_require_grads": "set model.get_input_embeddings().weight.requires_grad_(True)",
+    "enable_input_require_grads": "call model.get_input_embeddings().requires_grad_(True)",
     "push_to_hub": "save it, model.save_pretrained(path), then in a shell: hf upload NAME path",
     "prune_heads": "heads are not pruned; load fewer layers with num_hidden_layers=...",
     "get_output_embeddings": "the head is model.lm_head, or, tied, model.get_input_embeddings()",
     "set_input_embeddings": "change its weight, or call model.resize_token_embeddings(...)",
     "tie_weights": "tie_word_embeddings of the config says whether weights are tied; leave it out",
-    "encoder": "an encoder's layers are model.layers; the two stacks of an encoder-decoder are "
-    "model.backbone.encoder and model.backbone.decoder",
+    "encoder": "an encoder's layers are model.base_model.layers; the two stacks of an encoder-"
+    "decoder are model.backbone.encoder and model.backbone.decoder",
     "decoder": "it is model.backbone.decoder",
     "shared": "it is model.get_input_embeddings()",
     "wte": "it is model.get_input_embeddings()",
-    "h": "its layers are model.layers",
+    "h": "its layers are model.base_model.layers",
     "cls": "it is model.lm_head",
     "num_labels": "it is model.config.num_labels",
     "prepare_decoder_input_ids_from_labels": "give labels=, from which the model makes them",
@@ -210,7 +262,7 @@ NAMES: Mapping[str, str] = {
     "AutoModelForPreTraining": "use AutoModelForMaskedLM or AutoModelForCausalLM",
     "BitsAndBytesConfig": LOADING["quantization_config"][1],
     "EncoderDecoderModel": "use a BartForConditionalGeneration, made from a config",
-    "logging": "messages are warnings: warnings.filterwarnings('ignore', module='minitransformer')",
+    "logging": "messages are warnings: warnings.filterwarnings('ignore', category=UserWarning)",
 }
 
 

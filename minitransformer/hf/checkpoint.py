@@ -84,6 +84,7 @@ class Options(NamedTuple):
     dtype: torch.dtype | str
     device: str | torch.device
     revision: str | None
+    config_class: type[Config] | None  # of a whole config that was given
     changes: dict[str, Any]
 
 
@@ -102,13 +103,13 @@ def options_of(
     place: Any = changes.get("device_map")
     place = place.get("") if isinstance(place, dict) and len(place) == 1 else place
     if isinstance(place, int | torch.device) or str(place).startswith(("cpu", "cuda", "mps")):
-        device = torch.device(place) if isinstance(place, int) else place
+        device = f"cuda:{place}" if isinstance(place, int) else place
         del changes["device_map"]
-    if isinstance(config := changes.pop("config", None), Config):
+    config = changes.pop("config", None)
+    if isinstance(config, Config):
         changes = {**vars(config), **changes}
-    elif config is not None:
-        raise TypeError(f"config is a {type(config).__name__}; it must be a config of the family")
-    return Options(attention, dtype, device, revision, without(changes, LOADING))
+    config_class = None if config is None else type(config)
+    return Options(attention, dtype, device, revision, config_class, without(changes, LOADING))
 
 
 def from_pretrained(
@@ -297,6 +298,11 @@ def _load(
 ) -> SomeModel:
     """Compare the headers with the config, and only then allocate memory and read the tensors."""
     known_name = reference_class(model_class).__name__
+    if options.config_class not in (None, family.config_class):
+        raise TypeError(
+            f"config is a {options.config_class.__name__}; a {known_name} needs a "
+            f"{family.config_class.__name__}"
+        )
     stored = list_tensors(directory, known_name)
     dtype = _dtype(options.dtype, stored)
     if dtype == torch.float16 and model_class.overflows_in_float16:

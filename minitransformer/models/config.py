@@ -3,13 +3,13 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from minitransformer.elsewhere import LOADING, without
 from minitransformer.layers.feed_forward import get_activation
-from minitransformer.names import listed, nearest, shortened, unexpected_name
+from minitransformer.names import nearest, shortened, unexpected_name
 
 LARGEST = 2**31 - 1  # of a size; PyTorch cannot multiply much larger ones
 MAX_LABELS = 1_000_000
@@ -83,13 +83,33 @@ class ConfigType(type):
             values = named_classes(values)
         for name in values:
             if name not in known:
-                near = nearest(name, [*known, *cls.known_elsewhere])
-                guess = cls.known_elsewhere.get(near or name)
-                message = unexpected_name(f"{cls.__name__} field", name, known, guess)
-                others = {n: cls.known_elsewhere.get(n) for n in values if n != name}
-                renamed = listed(f"{n} is {field} here" for n, field in others.items() if field)
-                raise TypeError(message + f"; {renamed}" * any(others.values()))
+                theirs = [n for n in values if n != name and n in cls.known_elsewhere]
+                renamed = [f"{n} is {cls.known_elsewhere[n]} here" for n in theirs]
+                raise TypeError("; ".join([cls.unknown_field(name), *renamed]))
         return super().__call__(*arguments, **values)
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        """Set an attribute of the class.
+
+        The dataclass of every family sets a `__setattr__` that refuses all changes of a config. It
+        is replaced by one that says what to type.
+        """
+        super().__setattr__(name, _refuse_change if name == "__setattr__" else value)
+
+    def unknown_field(cls, name: str) -> str:
+        """The message for a name that is no field."""
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        near = nearest(name, [*known, *cls.known_elsewhere])
+        guess = cls.known_elsewhere.get(near or name)
+        return unexpected_name(f"{cls.__name__} field", name, known, guess)
+
+
+def _refuse_change(config: Any, name: str, value: Any) -> None:
+    raise FrozenInstanceError(
+        f"cannot assign {name}={shortened(value)}, since configs do not change; give it to "
+        f"{type(config).__name__}(...), to from_pretrained(path, ...), or, for a changed copy, to "
+        "dataclasses.replace(config, ...)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +132,11 @@ class Config(metaclass=ConfigType):
 
     # Names that users bring from elsewhere, and the field that they mean.
     known_elsewhere: ClassVar[dict[str, str]] = {}
+
+    if not TYPE_CHECKING:  # a type checker knows the fields
+
+        def __getattr__(self, name: str) -> Any:  # called for unknown names alone
+            raise AttributeError(type(self).unknown_field(name))
 
     @property
     def max_sequence_length(self) -> int | None:

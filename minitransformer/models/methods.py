@@ -3,6 +3,7 @@
 V vocabulary, E hidden size.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -35,10 +36,12 @@ class ModelMethods(nn.Module):
     init_weights: Callable[[nn.Module], None]
     name_or_path: str = ""
 
-    def __getattr__(self, name: str) -> Any:  # called for parameters, modules and unknown names
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
         try:
-            return super().__getattr__(name)
+            return super().__getattr__(name)  # a parameter, a buffer or a part
         except AttributeError:
+            if "_modules" not in vars(self):  # before nn.Module's __init__ there are no parts
+                raise
             parts = ", ".join(part for part, _ in self.named_children())
             said = METHODS.get(name, f"its parts are {parts}")
             raise AttributeError(f"a {type(self).__name__} has no {name}: {said}") from None
@@ -69,7 +72,9 @@ class ModelMethods(nn.Module):
         assert isinstance(found, nn.Embedding)
         return found
 
-    def resize_token_embeddings(self, new_num_tokens: int) -> nn.Embedding:
+    def resize_token_embeddings(
+        self, new_num_tokens: int, pad_to_multiple_of: int | None = None
+    ) -> nn.Embedding:
         """Change the number of tokens, usually after `tokenizer.add_tokens(...)`.
 
         What belongs to tokens that stay, keeps its values. The vectors of new tokens are drawn by
@@ -79,6 +84,7 @@ class ModelMethods(nn.Module):
 
         Args:
             new_num_tokens: V from now on, for example `tokenizer.vocab_size`.
+            pad_to_multiple_of: V is the next multiple of it instead, such as 64 for tensor cores.
 
         Returns:
             The token embedding.
@@ -86,8 +92,10 @@ class ModelMethods(nn.Module):
         Raises:
             ValueError: it is no positive integer, or leaves out a special token.
         """
-        config = replace(self.config, vocab_size=new_num_tokens)  # checks it, and the tokens that
-        if (generation := getattr(self, "generation_config", None)) is not None:  # the model reads
+        if pad_to_multiple_of is not None:
+            new_num_tokens = math.ceil(new_num_tokens / pad_to_multiple_of) * pad_to_multiple_of
+        config = replace(self.config, vocab_size=new_num_tokens)  # which checks it
+        if (generation := getattr(self, "generation_config", None)) is not None:
             check_tokens(generation, new_num_tokens)
         for name, value in vars(config).items():
             if name.endswith("_token_id") and value is not None and value >= new_num_tokens:

@@ -9,7 +9,7 @@ V vocabulary, C classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 from torch.export import register_dataclass
@@ -60,9 +60,11 @@ class Named:
             given = f"a {type(self).__name__} has no {shortened(key)}; it has {places}"
             raise (KeyError if isinstance(key, str) else IndexError)(given) from None
 
-    def __getattr__(self, name: str) -> Any:  # called for unknown names alone
-        known = ", ".join(field.name for field in fields(self))
-        raise AttributeError(f"a {type(self).__name__} has no {shortened(name)}, only {known}")
+    if not TYPE_CHECKING:  # a type checker knows the fields
+
+        def __getattr__(self, name: str) -> Any:  # called for unknown names alone
+            known = ", ".join(field.name for field in fields(self))
+            raise AttributeError(f"a {type(self).__name__} has no {shortened(name)}, only {known}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())

@@ -62,8 +62,13 @@ def check_shape(name: str, ids: Tensor) -> None:
         ValueError: its shape is another.
     """
     if not isinstance(ids, Tensor):
-        hint = ": pass return_tensors='pt' to the tokenizer" * isinstance(ids, list)
-        hint = hint or ": pass what the tokenizer makes of it" * isinstance(ids, str)
+        hint = ""
+        if isinstance(ids, list):
+            hint = ": pass return_tensors='pt' to the tokenizer"
+        elif isinstance(ids, str):
+            hint = ": pass what the tokenizer makes of it"
+        elif isinstance(ids, Mapping):
+            hint = ": call model(**batch), with two stars"
         raise TypeError(
             f"{name} is a {type(ids).__name__}; a tensor of shape (B, T) is needed{hint}"
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minitransformer import (
+    AutoModelForMaskedLM,
     BertConfig,
     CheckpointError,
     MarianConfig,
@@ -18,14 +19,16 @@ from minitransformer import (
     from_pretrained,
     generate,
 )
+from minitransformer.hf import checkpoint
 from minitransformer.models.config import Config
-from tests.tiny import BART, CLASSES, THREE_CLASSES, build, language_model, new, their_model
+from tests.tiny import BART, THREE_CLASSES, build, language_model, new, their_model
 
 
-@pytest.fixture
-def path(tmp_path):
-    build("RobertaForMaskedLM").save_pretrained(tmp_path)
-    return tmp_path
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("roberta")
+    build("RobertaForMaskedLM").save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture(params=["by module", "by class"])
@@ -57,6 +60,27 @@ def test_what_means_the_same_works(load, arguments, attribute, value):
     if value is not None:
         assert getattr(model, attribute) == value
     assert model.config.hidden_dropout_prob == arguments.get("hidden_dropout_prob", 0.0)
+
+
+def test_a_number_is_a_gpu_and_a_revision_is_asked_for(path, monkeypatch):
+    def options(**given: Any) -> Any:
+        return checkpoint.options_of("sdpa", torch.float32, "cpu", given)
+
+    assert options(device_map=1).device == options(device_map={"": 1}).device == "cuda:1"
+    asked = []
+    monkeypatch.setattr(
+        checkpoint, "resolve_checkpoint", lambda *given: asked.append(given) or path
+    )
+    for load in (
+        from_pretrained,
+        RobertaForMaskedLM.from_pretrained,
+        RobertaConfig.from_pretrained,
+        AutoModelForMaskedLM.from_pretrained,
+    ):
+        load("name", revision="v2")
+    assert [(given[0], given[2]) for given in asked] == [
+        ("name", "v2")
+    ] * 5  # Auto classes ask twice
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])
@@ -91,7 +115,8 @@ def test_an_argument_of_loading_that_is_none_here_says_what_to_type(load, path):
         ({"dtype": torch.int64}, ValueError, "dtype=torch.int64 must be"),
         ({"device_map": "auto"}, TypeError, "device_map='auto' .* one device; pass device='cuda'"),
         ({"attn_implementation": "flash_attention_2"}, ValueError, "'flash_attention_2'"),
-        ({"config": "path"}, TypeError, "config is a str"),
+        ({"config": "path"}, TypeError, "config is a str; a RobertaForMaskedLM needs a RobertaC"),
+        ({"config": BertConfig()}, TypeError, "config is a BertConfig; .* needs a RobertaConfig"),
         ({"hiden_size": 8}, TypeError, "'hiden_size'; did you mean 'hidden_size'"),
     ],
 )
@@ -110,10 +135,12 @@ def test_classes_are_given_in_any_form(path, by):
     if by == "label2id":
         given = {"label2id": {name: number for number, name in names.items()}}
     if by == "config":
-        given = {"config": RobertaConfig.from_pretrained(path, id2label=names)}
+        config = RobertaConfig.from_pretrained(path, id2label=names)
+        given = {"config": config, "hidden_dropout_prob": 0.25}  # the second counts
     with pytest.warns(UserWarning, match="no matching classifier: newly initialized"):
         model = RobertaForSequenceClassification.from_pretrained(path, **given)
     assert model.config.id2label == names
+    assert model.config.hidden_dropout_prob == given.get("hidden_dropout_prob", 0.0)
     assert model(torch.tensor([[5, 6]])).logits.shape == (1, 3)
 
 
@@ -129,7 +156,19 @@ def test_names_of_classes_stay_if_their_number_does(way, tmp_path):
         load(tmp_path, num_labels=6, id2label=THREE_CLASSES)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BertForTokenClassification",
+        "RobertaForMaskedLM",
+        "DistilBertModel",
+        "GPT2LMHeadModel",
+        BART,
+        "MarianMTModel",
+        "T5Model",
+        "T5ForConditionalGeneration 1.1",
+    ],
+)
 def test_a_config_is_read_and_written_by_itself(name, tmp_path):
     model = build(name)
     model.save_pretrained(tmp_path / "model")
@@ -169,6 +208,7 @@ def test_first_mistakes_say_what_to_type(path):
     for ids, kind, message in [
         ([[5, 6]], TypeError, r"is a list; .* \(B, T\) is needed: pass return_tensors='pt' to the"),
         ("ciao", TypeError, r"is a str; .* is needed: pass what the tokenizer makes of it"),
+        ({"input_ids": [[5]]}, TypeError, r"is a dict; .* is needed: call model\(\*\*batch\)"),
         (torch.ones(1, 2), ValueError, "torch.int64 is needed: input_ids.long"),
     ]:
         with pytest.raises(kind, match=message):
@@ -187,7 +227,7 @@ def test_the_config_of_a_t5_knows_its_head(tmp_path):
     assert T5Config.from_pretrained(tmp_path) == from_pretrained(tmp_path).config == model.config
 
 
-@pytest.mark.parametrize("name", ["BertModel", "RobertaForMaskedLM", "GPT2LMHeadModel", BART])
+@pytest.mark.parametrize("name", ["RobertaForMaskedLM", BART])
 def test_an_argument_of_a_call_that_is_none_here_says_what_to_type(name):
     model, inputs = build(name), {"input_ids": torch.tensor([[5, 6]])}
     if name == BART:

@@ -1,6 +1,8 @@
 """Every invalid field of a decoder's config is an error that names it."""
 
+import copy
 import dataclasses
+import pickle
 
 import pytest
 
@@ -195,8 +197,21 @@ def test_tokens_may_be_absent_where_nothing_needs_them():
 @every_config
 def test_a_config_is_frozen(name):
     config_class, sizes, _ = WITHOUT_MEANING[name]
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(
+        dataclasses.FrozenInstanceError, match=r"cannot assign hidden_size=24.*replace\(config, "
+    ):
         config_class(**sizes).hidden_size = 24
+
+
+@every_config
+def test_a_name_that_a_config_lacks_is_an_error_with_the_one_that_it_has(name):
+    config_class, sizes, _ = WITHOUT_MEANING[name]
+    config = config_class(**sizes)
+    for theirs, ours in {**config.known_elsewhere, "hidden_sizes": "hidden_size"}.items():
+        if not hasattr(config, theirs):
+            with pytest.raises(AttributeError, match=f"field '{theirs}'; did you mean '{ours}'"):
+                getattr(config, theirs)
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
 
 
 def test_the_config_of_another_family_is_refused():
