@@ -234,9 +234,19 @@ def test_any_settings(family):
             check(family, batch, **random_fields(chance, family != "GPT2"))
 
 
-@pytest.mark.parametrize("asked", ["greedy", "max_length", "min_length", "forced", "beams", "long"])
-@pytest.mark.parametrize("family", ["Bart", "Marian", "T5"])
-@pytest.mark.parametrize("variant", ["sdpa", "optimized"])
+@pytest.mark.parametrize(
+    ("family", "asked", "variant"),
+    [
+        ("Bart", "max_length", "sdpa"),
+        ("Bart", "min_length", "sdpa"),
+        ("Bart", "forced", "sdpa"),
+        ("Bart", "beams", "optimized"),
+        ("Marian", "beams", "sdpa"),
+        ("Marian", "greedy", "optimized"),
+        ("T5", "greedy", "optimized"),
+        ("T5", "long", "sdpa"),
+    ],
+)
 def test_a_target_prefix_is_continued_as_in_transformers(family, asked, variant):
     ours, theirs = language_models(family)
     ours = as_variant(copy.deepcopy(ours), variant)
@@ -260,10 +270,9 @@ def test_a_target_prefix_is_continued_as_in_transformers(family, asked, variant)
             )
 
 
-@pytest.mark.parametrize("family", ["Bart", "T5"])
-def test_a_target_prefix_is_continued_by_sampling(family):
+def test_a_target_prefix_is_continued_by_sampling():
     """The first new token is drawn from the scores that the model gives after the prefix."""
-    model, source = language_model(family), torch.tensor([[7, 8, 9]])
+    model, source = language_model("T5"), torch.tensor([[7, 8, 9]])
     prefix = torch.tensor([[model.config.decoder_start_token_id, 11, 12]])
     draws = generate(
         model,

@@ -38,6 +38,7 @@ def test_a_loss_has_a_place_if_there_are_labels():
     assert loss is output.loss
     assert logits is output.logits
     assert output["num_supervised_tokens"] == 3  # by name alone: transformers has no such field
+    assert "num_supervised_tokens" in output
     assert "num_supervised_tokens" not in output.keys()  # noqa: SIM118
     assert "hidden_states" not in output
     (logits,) = model(ids).to_tuple()
