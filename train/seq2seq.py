@@ -204,7 +204,7 @@ def prepare_generation(
     model.task_specific_params = (
         {"task_specific_params": {arguments.task: {"prefix": prefix}}} if prefix else {}
     )
-    longest = max(arguments.max_length, arguments.max_target_length) + 1  # and the start token
+    longest = arguments.max_target_length + 1  # and the start token
     config = settings.config
     model.generation_config = replace(
         config,
