@@ -46,7 +46,7 @@ def _registered(output_class: type[SomeClass]) -> type[SomeClass]:
 class Named:
     """Access by key and by place to the fields of an output that are not None.
 
-    As in Hugging Face, iterating gives the names: `dict(output)` and `model(**output)` work.
+    As in Hugging Face, iterating gives the names, so `dict(output)` works.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
