@@ -250,17 +250,17 @@ class TokenClassification(Task):
                 window with more context around it.
 
         Returns:
-            For one text, a list of dicts, one for each token or entity, in the order of the text.
-            A token has `entity` (the name of its class),
-            `score` (a probability), `index` (its position among all tokens), `word`, `start` and
-            `end` (characters [start, end) of the text). An entity has `entity_group` instead of
-            `entity`, and no `index`. The list for an empty text is empty. For several texts: a list
-            with the result of each.
+            For one text, a list of dicts, one for each token or entity, in the order of the text. A
+            token has `entity` (the name of its class), `score` (a probability), `index` (its
+            position among all tokens), `word`, `start` and `end` (characters [start, end) of the
+            text). An entity has `entity_group` instead of `entity`, and no `index`. The list for an
+            empty text is empty. For several texts: a list with the result of each.
 
         Raises:
             TypeError: a text is not a string.
             ValueError: the strategy is unknown or needs words, which the tokenizer does not split
-                a text into, or the stride leaves no room for new tokens.
+                a text into; `ignore_labels` lacks `O` though entities are asked for; or the stride
+                leaves no room for new tokens.
         """
         if aggregation_strategy is None:
             aggregation_strategy = "simple" if grouped_entities else "none"
