@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import tokenizers
     import torch
 
+IGNORED = -100  # a label that takes part in no loss
 # Inputs of a model, and the attributes of the library's `Encoding` that hold them.
 _ENCODING_ATTRIBUTES = {
     "input_ids": "ids",
@@ -348,12 +349,7 @@ class BatchEncoding(dict[str, Any]):
             )
         if not 0 <= char_index < len(text):
             return f"{where} is beyond the text, which has {len(text)} characters"
-        place = batch_index, sequence_index
-        if place not in self._covered:
-            owners = zip(self.offsets(batch_index), self.sequence_ids(batch_index), strict=True)
-            spans = [span for span, owner in owners if owner == sequence_index] or [(0, 0)]
-            self._covered[place] = min(first for first, _ in spans), max(end for _, end in spans)
-        first, last = self._covered[place]
+        first, last = self._characters(batch_index, sequence_index)
         if first == last:
             return f"{where}: truncation removed every token of this text"
         covered = f"the sequence covers characters {first} to {last - 1}"
@@ -361,7 +357,25 @@ class BatchEncoding(dict[str, Any]):
             return f"{where} is white space, which belongs to no token; {covered}"
         if first <= char_index < last:
             return f"{where} ({text[char_index]!r}) was removed by the normalizer; {covered}"
-        return f"{where} was truncated or is in another window; {covered}"
+        sample = self.overflow_to_sample[batch_index]
+        if self.overflow_to_sample.count(sample) > 1:
+            return (
+                f"{where} is in another window; {covered}; the windows of this text are the "
+                f"sequences i with batch.overflow_to_sample[i] == {sample}"
+            )
+        return (
+            f"{where} was truncated; {covered}; leave the example out, or pass "
+            "return_overflowing_tokens=True and a stride, so that windows cover the whole text"
+        )
+
+    def _characters(self, batch_index: int, sequence_index: int) -> tuple[int, int]:
+        """The characters (first, last + 1) that the tokens of a text cover in a sequence."""
+        place = batch_index, sequence_index
+        if place not in self._covered:
+            owners = zip(self.offsets(batch_index), self.sequence_ids(batch_index), strict=True)
+            spans = [span for span, owner in owners if owner == sequence_index] or [(0, 0)]
+            self._covered[place] = min(first for first, _ in spans), max(end for _, end in spans)
+        return self._covered[place]
 
 
 def values_of(

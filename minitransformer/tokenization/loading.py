@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minitransformer.elsewhere import LOADING, without
 from minitransformer.files import CheckpointError, checkpoint_file, optional_json, read_json
 from minitransformer.names import listed, nearest, shortened, unexpected_name
 from minitransformer.tokenization import pipelines
@@ -141,16 +142,6 @@ FOLLOWED = {
     *("strip_accents", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets"),
     "truncation_side",
 }
-# Arguments of transformers' from_pretrained that do not concern the tokenizer.
-_HUB = {
-    "cache_dir": "the cache of the hub is where HF_HOME says",
-    "config": "the tokenizer's own files say everything",
-    "force_download": "delete the folder in the cache of the hub",
-    "local_files_only": "set HF_HUB_OFFLINE=1",
-    "subfolder": "give the folder as a path",
-    "token": "log in with `hf auth login`",
-    "trust_remote_code": "no code of a checkpoint is run here",
-}
 # Fields that change neither ids nor texts in these tokenizers.
 WITHOUT_EFFECT = {
     *("_commit_hash", "auto_map", "backend", "chat_control_tokens", "chat_template", "device"),
@@ -163,17 +154,17 @@ WITHOUT_EFFECT = {
 }
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse what is no setting of a tokenizer, before a name is looked up on the hub.
+def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a tokenizer, without those that change nothing in any from_pretrained.
 
     Raises:
         TypeError: an unknown setting.
     """
     known = {*FOLLOWED, *SPECIAL_TOKENS, "use_fast"} - {"tokenizer_class", "added_tokens_decoder"}
-    for name in settings:
-        if name not in known:
-            advice = f"; {_HUB[name]}" if name in _HUB else ""
-            raise TypeError(unexpected_name("setting", name, sorted(known)) + advice)
+    unknown = {name: value for name, value in settings.items() if name not in known}
+    for name in without(unknown, LOADING):
+        raise TypeError(unexpected_name("setting", name, sorted(known)))
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def load(path: Path, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -14,11 +14,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minitransformer.elsewhere import TRAINING_TOKENIZERS
 from minitransformer.files import atomic_directory, write_json
 from minitransformer.hub import resolve_checkpoint
-from minitransformer.names import listed, shortened, unexpected_name
+from minitransformer.names import shortened, unexpected_name
 from minitransformer.tokenization import loading, pipelines, training
-from minitransformer.tokenization.batch_encoding import BatchEncoding, values_of
+from minitransformer.tokenization.arguments import (
+    Sample,
+    as_ids,
+    as_samples,
+    check_names,
+    checked,
+    next_multiple,
+    padding_strategy,
+    truncation_strategy,
+)
+from minitransformer.tokenization.batch_encoding import IGNORED, BatchEncoding, values_of
+from minitransformer.tokenization.methods import TokenizerMethods
 from minitransformer.tokenization.sentencepiece import SentencePieceBackend
 from minitransformer.tokenization.special_tokens import SPECIAL_TOKENS
 
@@ -26,37 +38,6 @@ if TYPE_CHECKING:
     import tokenizers
 
 _LARGEST_ID = 10_000_000  # the largest vocabularies have about a quarter of a million tokens
-_PADDINGS = ("longest", "max_length")
-_TRUNCATIONS = ("longest_first", "only_first", "only_second")
-_IGNORED = -100  # a label that takes part in no loss
-
-# What to type instead of methods, attributes and arguments of transformers that are not here.
-_INSTEAD = {
-    "additional_special_tokens": "tokenizer.all_special_tokens",
-    "apply_chat_template": "plain text: none of the models here is a chat model",
-    "as_target_tokenizer": "tokenizer(texts, text_target=targets), which adds labels",
-    "backend_tokenizer": "tokenizer.backend",
-    "build_inputs_with_special_tokens": "tokenizer(text, text_pair), which adds them",
-    "create_token_type_ids_from_sequences": "tokenizer(text, text_pair)['token_type_ids']",
-    "extra_special_tokens": "tokenizer.all_special_tokens",
-    "max_len": "model_max_length",
-    "max_len_sentences_pair": "model_max_length - num_special_tokens_to_add(pair=True)",
-    "max_len_single_sentence": "model_max_length - num_special_tokens_to_add()",
-    "prepare_for_model": "tokenizer(text), with the text instead of its ids",
-    "prepare_seq2seq_batch": "tokenizer(texts, text_target=targets, padding=True)",
-    "push_to_hub": "save_pretrained(directory), and `hf upload` from the command line",
-    "save_vocabulary": "save_pretrained(directory)",
-    "train_from_iterator": "Tokenizer.train(texts=texts, vocab_size=...)",
-    "train_new_from_iterator": "Tokenizer.train(texts=texts, vocab_size=...)",
-}
-_ARGUMENT_INSTEAD = {
-    "pad_to_max_length": "padding='max_length'",
-    "text_pair_target": "text_target",
-    "texts": "text",
-    "text_pairs": "text_pair",
-}
-
-_Sample = tuple[str | list[str], ...]  # a text or a pair, each a str or a list of words
 
 # The replacements of `clean_up_tokenization`, in this order, each in the whole text.
 _CLEAN_UP = (
@@ -99,13 +80,14 @@ def _token_id(role: str) -> Any:
     return property(lambda tokenizer: tokenizer.token_to_id(tokenizer._special_token(role)), assign)
 
 
-class Tokenizer:
+class Tokenizer(TokenizerMethods):
     """A vocabulary and its tokenization rules; made by :meth:`train` or :meth:`from_pretrained`.
 
     The special tokens are attributes: `mask_token`, `mask_token_id`, and so on for bos, eos, unk,
     sep, pad and cls. If the vocabulary has no such token, the attribute raises
     :class:`MissingTokenError` (a ValueError); `"mask_token" in tokenizer.special_tokens` tells
-    whether it has one.
+    whether it has one. Most of what transformers' tokenizers have besides is in
+    :class:`TokenizerMethods`.
 
     Attributes:
         vocab_size: the number of embeddings that a model needs: the largest id + 1.
@@ -172,8 +154,8 @@ class Tokenizer:
         backend.no_truncation()
         self.backend = backend
         self.model_max_length = model_max_length
-        self.padding_side = _checked("padding_side", padding_side, ("right", "left"))
-        self.truncation_side = _checked("truncation_side", truncation_side, ("right", "left"))
+        self.padding_side = checked("padding_side", padding_side, ("right", "left"))
+        self.truncation_side = checked("truncation_side", truncation_side, ("right", "left"))
         self.token_types = token_types
         self.clean_up_tokenization_spaces = (
             clean_up_tokenization_spaces and type(backend.model).__name__ != "BPE"
@@ -191,6 +173,7 @@ class Tokenizer:
         show_progress: bool = True,
         *,
         texts: Iterable[str | Sequence[str]] | None = None,
+        **others: Any,
     ) -> "Tokenizer":
         """Train a vocabulary on text files, or on texts in memory.
 
@@ -208,12 +191,12 @@ class Tokenizer:
 
         Raises:
             ValueError: an unknown algorithm, `lowercase` without "wordpiece", a `vocab_size` that
-                is too small, or a file that is missing, empty or not UTF-8.
-            TypeError: `texts` contains something else than texts.
+                is too small, no text at all, or a file that is missing, empty or not UTF-8.
+            TypeError: `texts` contains something else than texts, or an unknown argument.
         """
-        corpus = training.corpus(files, texts)
+        check_names(cls.train, others, TRAINING_TOKENIZERS)
         backend = training.train(
-            corpus, vocab_size, algorithm, min_frequency, lowercase, show_progress
+            files, texts, vocab_size, algorithm, min_frequency, lowercase, show_progress
         )
         is_bert = algorithm == "wordpiece"
         return cls(backend, pipelines.BERT if is_bert else pipelines.ROBERTA, token_types=is_bert)
@@ -256,7 +239,7 @@ class Tokenizer:
         """
         named = {"model_max_length": model_max_length, "padding_side": padding_side}
         settings |= {name: value for name, value in named.items() if value is not None}
-        loading.check_settings(settings)
+        settings = loading.known_settings(settings)  # before a name is looked up on the hub
         path = resolve_checkpoint(path_or_name, loading.FILES, revision)
         arguments = loading.load(path, settings)
         with pipelines.library_errors(str(path)):
@@ -290,6 +273,11 @@ class Tokenizer:
                 text = self.backend.to_str(pretty=True)
                 (directory / "tokenizer.json").write_text(text, encoding="utf-8")
             write_json(directory / "tokenizer_config.json", config)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a call returns by default."""
+        return ["input_ids", *["token_type_ids"] * self.token_types, "attention_mask"]
 
     def __len__(self) -> int:
         """The number of tokens; less than `vocab_size` if the ids have gaps."""
@@ -343,12 +331,12 @@ class Tokenizer:
         add_special_tokens: bool = True,
         return_tensors: str | None = None,
         return_token_type_ids: bool | None = None,
-        return_attention_mask: bool = True,
+        return_attention_mask: bool | None = None,
         return_overflowing_tokens: bool = False,
         return_special_tokens_mask: bool = False,
         return_offsets_mapping: bool = False,
         return_length: bool = False,
-        **unknown: Any,
+        **others: Any,
     ) -> BatchEncoding:
         """Encode one text, a list of texts, or pairs of texts.
 
@@ -377,7 +365,7 @@ class Tokenizer:
             add_special_tokens: whether the model's special tokens are added to the texts.
             return_tensors: "pt" or "np" for (B, T) of int64, B = 1 for one text; None for lists.
             return_token_type_ids: whether the batch has `token_type_ids`; by default `token_types`.
-            return_attention_mask: whether the batch has `attention_mask`.
+            return_attention_mask: False for a batch without `attention_mask`.
             return_overflowing_tokens: whether a text that is too long becomes several sequences,
                 one per window; `overflow_to_sample_mapping` says which text a sequence came from.
             return_special_tokens_mask: adds `special_tokens_mask`, 1 at special tokens and padding.
@@ -389,10 +377,8 @@ class Tokenizer:
             TypeError: an unknown argument, or a text that is not a str.
             ValueError: arguments that contradict each other or the texts.
         """
-        if unknown:
-            name, choices = next(iter(unknown)), list(Tokenizer.__call__.__kwdefaults__ or ())
-            raise TypeError(unexpected_name("argument", name, choices, _ARGUMENT_INSTEAD.get(name)))
-        _checked("return_tensors", return_tensors, (None, "pt", "np"))
+        check_names(self.__call__, others)
+        checked("return_tensors", return_tensors, (None, "pt", "np"))
         options: dict[str, Any] = {
             "padding": padding,
             "truncation": truncation,
@@ -403,24 +389,24 @@ class Tokenizer:
             "add_special_tokens": add_special_tokens,
             "windows": return_overflowing_tokens,
         }
-        targets: list[_Sample] = []
+        targets: list[Sample] = []
         target_length = max_target_length or max_length
         if text_target is not None:
-            targets, single = _as_samples("text_target", text_target, None, is_split_into_words)
+            targets, single = as_samples("text_target", text_target, None, is_split_into_words)
         if text is None and text_target is not None:
             if text_pair is not None:
                 raise ValueError("text_target has no second texts: leave out text_pair")
             samples = targets
             encodings, owners = self._sequences(True, samples, target_length, **options)
         else:
-            samples, single = _as_samples("text", text, text_pair, is_split_into_words)
+            samples, single = as_samples("text", text, text_pair, is_split_into_words)
             encodings, owners = self._sequences(False, samples, max_length, **options)
         names = {
             "input_ids": True,
             "token_type_ids": self.token_types
             if return_token_type_ids is None
             else return_token_type_ids,
-            "attention_mask": return_attention_mask,
+            "attention_mask": return_attention_mask is not False,
             "special_tokens_mask": return_special_tokens_mask,
             "offset_mapping": return_offsets_mapping,
             "length": return_length,
@@ -435,7 +421,7 @@ class Tokenizer:
                     "one target, and no windows"
                 )
             data["labels"] = [
-                [i if real else _IGNORED for i, real in zip(e.ids, e.attention_mask, strict=True)]
+                [i if real else IGNORED for i, real in zip(e.ids, e.attention_mask, strict=True)]
                 for e in self._sequences(True, targets, target_length, **options)[0]
             ]
         if single and return_tensors is None and not return_overflowing_tokens:
@@ -448,15 +434,12 @@ class Tokenizer:
             tensor_type=return_tensors,
         )
 
-    # The names that older versions of transformers have for a call.
-    encode_plus = __call__
-    batch_encode_plus = __call__
-
     def decode(
         self,
-        ids: Any,
+        token_ids: Any,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
+        **others: Any,
     ) -> Any:
         """Decode a list, array or tensor of ids: a str, or a list of str for several sequences.
 
@@ -470,9 +453,11 @@ class Tokenizer:
         characters may still change.
 
         Raises:
+            TypeError: an unknown argument.
             ValueError: an id is not in the vocabulary.
         """
-        ids = _as_ids(ids)
+        check_names(self.decode, others)
+        ids = as_ids(token_ids)
         if isinstance(ids, list) and any(isinstance(sequence, list) for sequence in ids):
             return [
                 self.decode(sequence, skip_special_tokens, clean_up_tokenization_spaces)
@@ -487,258 +472,6 @@ class Tokenizer:
         if cleans is None:
             cleans = self.clean_up_tokenization_spaces
         return clean_up_tokenization(text) if cleans and not self._is_bpe() else text
-
-    def batch_decode(
-        self,
-        sequences: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> list[str]:
-        """Decode several sequences of ids; see :meth:`decode`."""
-        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
-        return [texts] if isinstance(texts, str) and len(sequences) else list(texts)
-
-    def pad(
-        self,
-        features: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        return_tensors: str | None = None,
-    ) -> BatchEncoding:
-        """Make sequences equally long that were encoded before, as a collator does.
-
-        `input_ids` get `padding_id`, `attention_mask` and `token_type_ids` 0, `special_tokens_mask`
-        1. An `attention_mask` is added if there is none. Labels that are lists get -100: with one
-        label a token they become as long as the sequence, others as long as the longest of them.
-        All other values stay as they are.
-
-        Args:
-            features: dicts of one sequence each, or one dict of lists, as this tokenizer returns
-                both; the values may be tensors or arrays.
-            padding: True or "longest", "max_length", or False.
-            max_length: the length for "max_length", by default `model_max_length`; longer sequences
-                stay as they are.
-            pad_to_multiple_of: makes the sequences longer, to a multiple of this.
-            padding_side: "right" or "left"; by default the tokenizer's `padding_side`.
-            return_tensors: "pt" or "np"; by default what the ids were given as.
-
-        Raises:
-            TypeError: features are no dicts.
-            ValueError: there are no `input_ids`, or arguments contradict each other.
-        """
-        values, kind, single = _as_values(features)
-        side = _checked("padding_side", padding_side or self.padding_side, ("right", "left"))
-        ids = values["input_ids"]
-        values.setdefault("attention_mask", [[1] * len(sequence) for sequence in ids])
-        how = _padding(padding)
-        limit = self._limit(max_length if how == "max_length" else None, False, how)
-        longest = max(map(len, ids), default=0)
-        length = _multiple(limit or longest, pad_to_multiple_of, how) if how else 0
-
-        def filled(sequences: list[list[Any]], length: int, value: int) -> list[list[Any]]:
-            fills = [[value] * (length - len(sequence)) for sequence in sequences]
-            pairs = zip(sequences, fills, strict=True)
-            return [[*s, *fill] if side == "right" else [*fill, *s] for s, fill in pairs]
-
-        fill = {"attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
-        if any(len(sequence) < length for sequence in ids):
-            fill["input_ids"] = self.padding_id
-        padded = {n: filled(v, length, fill[n]) if n in fill else v for n, v in values.items()}
-        labels = values.get("labels")
-        if how and labels and all(isinstance(label, list) for label in labels):
-            of_tokens = [*map(len, labels)] == [*map(len, ids)]
-            longest = length if of_tokens else max(map(len, labels))
-            padded["labels"] = filled(labels, longest, _IGNORED)
-        kind = return_tensors or kind
-        if single and kind is None:
-            padded = {name: value[0] for name, value in padded.items()}
-        return BatchEncoding(padded, tensor_type=kind)
-
-    # ---- texts, tokens and ids, one step at a time ----
-
-    def tokenize(
-        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
-    ) -> list[str]:
-        """The tokens of one text, or of a pair; `options` are those of a call."""
-        if not isinstance(text, str) and not options.get("is_split_into_words"):
-            raise TypeError(
-                f"tokenize takes one text, not {shortened(text)}; for several: "
-                "[tokenizer.tokenize(text) for text in texts]"
-            )
-        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
-
-    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
-        """The `input_ids` of a call, which has the same options."""
-        return self(text, text_pair, **options)["input_ids"]
-
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, or the ids of several; that of unk_token for those that are unknown.
-
-        Raises:
-            ValueError: a token is unknown, and there is no unk_token; see also :meth:`token_to_id`.
-        """
-        if not isinstance(tokens, str):
-            return [self.convert_tokens_to_ids(token) for token in tokens]
-        found = self.backend.token_to_id(tokens)
-        known = found is not None or "unk_token" not in self.special_tokens
-        return self.token_to_id(tokens) if known else self.unk_token_id
-
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """The token of an id, or the tokens of several in a list, array or tensor.
-
-        Raises:
-            ValueError: an id is not in the vocabulary.
-        """
-        ids = _as_ids(ids)
-        if not isinstance(ids, list):
-            return self.id_to_token(ids)
-        skipped = self.special_ids if skip_special_tokens else ()
-        return [self.id_to_token(token_id) for token_id in ids if token_id not in skipped]
-
-    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The text of these tokens; see :meth:`decode`."""
-        if isinstance(self.backend, SentencePieceBackend):
-            return self.backend.decode_tokens(tokens)
-        decoder = self.backend.decoder
-        return str(decoder.decode(list(tokens))) if decoder is not None else " ".join(tokens)
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """The number of special tokens that a call adds to one text, or to a pair."""
-        return int(self.backend.num_special_tokens_to_add(pair))
-
-    def get_special_tokens_mask(
-        self, ids: Any, *, already_has_special_tokens: bool = False
-    ) -> list[int]:
-        """1 for each special token among the ids of a sequence, 0 for the others.
-
-        Raises:
-            ValueError: `already_has_special_tokens` is not True; a call adds them.
-        """
-        if not already_has_special_tokens:
-            raise ValueError(
-                "get_special_tokens_mask needs ids that contain the special tokens: pass "
-                "already_has_special_tokens=True, or call tokenizer(text, "
-                "return_special_tokens_mask=True)"
-            )
-        return [int(token_id in self.special_ids) for token_id in _as_ids(ids)]
-
-    # ---- the vocabulary ----
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every token with its id, the added ones too."""
-        return dict(self.backend.get_vocab(with_added_tokens=True))
-
-    vocab = property(get_vocab)
-
-    def get_added_vocab(self) -> dict[str, int]:
-        """The tokens that are cut out of a text first, special ones and others, with their ids."""
-        added = sorted(self.backend.get_added_tokens_decoder().items())
-        return {token.content: token_id for token_id, token in added}
-
-    def add_tokens(self, tokens: Any, special_tokens: bool = False) -> int:
-        """Add tokens, with the next ids where the vocabulary lacks them; return how many it lacked.
-
-        `model.resize_token_embeddings(len(tokenizer))` then gives the model embeddings for them.
-
-        Args:
-            tokens: a str, a `tokenizers.AddedToken`, or several of them.
-            special_tokens: whether they are special tokens, which decoding may leave out.
-
-        Raises:
-            TypeError: something else than a token.
-            ValueError: an empty token, a vocabulary whose ids have gaps, or a Marian, whose two
-                models determine its tokens.
-        """
-        tk = pipelines.library()
-        tokens = [tokens] if isinstance(tokens, str | tk.AddedToken) else list(tokens)
-        for token in tokens:
-            if not isinstance(token, str | tk.AddedToken):
-                raise TypeError(f"a token is a str or an AddedToken, not {shortened(token)}")
-            text = token if isinstance(token, str) else token.content
-            if not text:
-                raise ValueError("a token cannot be empty")
-            if self.backend.token_to_id(text) is not None:
-                continue
-            if self.vocab_size != len(self):
-                raise ValueError(
-                    f"{shortened(text)} cannot be added: the {len(self)} ids have gaps, up to "
-                    f"{self.vocab_size - 1}, so the next one may be taken; write it into the files "
-                    "of the tokenizer"
-                )
-            if isinstance(self.backend, SentencePieceBackend):
-                raise ValueError(
-                    f"{shortened(text)} cannot be added: the tokens of a Marian are the pieces of "
-                    "its two SentencePiece models; write it as a word of the text"
-                )
-        size = len(self)
-        add = self.backend.add_special_tokens if special_tokens else self.backend.add_tokens
-        add(tokens)
-        self.vocab_size = _num_embeddings(self.backend)
-        self._set_special_tokens(self.special_tokens)
-        return len(self) - size
-
-    def add_special_tokens(self, special_tokens: Mapping[str, Any]) -> int:
-        """Give roles to tokens, and add those that the vocabulary lacks; return their number.
-
-        Args:
-            special_tokens: role to token, such as `{"pad_token": "[PAD]"}`. The tokens in the list
-                "additional_special_tokens", or "extra_special_tokens", have no role.
-
-        Raises:
-            ValueError: an unknown role, or what :meth:`add_tokens` refuses.
-        """
-        without_role = ("additional_special_tokens", "extra_special_tokens")
-        roles: dict[str, str] = {}
-        tokens: list[Any] = []
-        for role, token in special_tokens.items():
-            if role in without_role:
-                tokens += [token] if isinstance(token, str) else token
-            elif role in SPECIAL_TOKENS:
-                tokens.append(token)
-                roles[role] = getattr(token, "content", token)
-            else:
-                raise ValueError(
-                    unexpected_name("special token", str(role), (*SPECIAL_TOKENS, *without_role))
-                )
-        number = self.add_tokens(tokens, special_tokens=True)
-        self._set_special_tokens(self.special_tokens | roles)
-        return number
-
-    @property
-    def model_input_names(self) -> list[str]:
-        """What a call returns by default."""
-        return ["input_ids", *["token_type_ids"] * self.token_types, "attention_mask"]
-
-    @property
-    def special_tokens_map(self) -> dict[str, str]:
-        """Role to token."""
-        return dict(self.special_tokens)
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        """The special tokens: those with a role, then the others in the order of their ids."""
-        others = sorted(self._special_vocab().items(), key=lambda item: item[1])
-        return list(dict.fromkeys([*self.special_tokens.values(), *(token for token, _ in others)]))
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """The ids of `all_special_tokens`."""
-        return [self.token_to_id(token) for token in self.all_special_tokens]
-
-    if not TYPE_CHECKING:  # a type checker knows the attributes that there are
-
-        def __getattr__(self, name: str) -> Any:
-            if hasattr(type(self), name):  # a property failed: its own error says why
-                return object.__getattribute__(self, name)
-            if name.startswith("__"):  # what `copy` and `pickle` look for
-                raise AttributeError(name)
-            if name in _INSTEAD:
-                raise AttributeError(f"there is no tokenizer.{name}; use {_INSTEAD[name]}")
-            names = [n for n in {*dir(type(self)), *vars(self)} if not n.startswith("_")]
-            names.sort()
-            raise AttributeError(unexpected_name("attribute of a tokenizer", name, names))
 
     def _special_token(self, role: str) -> str:
         if role not in self.special_tokens:
@@ -796,7 +529,7 @@ class Tokenizer:
     def _sequences(
         self,
         as_targets: bool,
-        samples: list[_Sample],
+        samples: list[Sample],
         max_length: int | None,
         *,
         padding: Any,
@@ -813,9 +546,9 @@ class Tokenizer:
         `as_targets` says whether the samples are texts of the decoder, `windows` whether a sample
         that is too long becomes several sequences; the other arguments are those of the call.
         """
-        padding = _padding(padding)
-        strategy = _truncation(truncation)
-        side = _checked("padding_side", padding_side or self.padding_side, ("right", "left"))
+        padding = padding_strategy(padding)
+        strategy = truncation_strategy(truncation)
+        side = checked("padding_side", padding_side or self.padding_side, ("right", "left"))
         if stride and not (strategy and windows):
             raise ValueError("stride needs truncation and return_overflowing_tokens=True")
         limit = self._limit(max_length, strategy, padding)
@@ -845,7 +578,7 @@ class Tokenizer:
             owners = [sample for sample, group in enumerate(groups) for _ in group]
         longest = max(map(len, encodings), default=0)
         length = limit if padding == "max_length" else longest
-        length = _multiple(length, multiple, padding)
+        length = next_multiple(length, multiple, padding)
         if padding and any(len(encoding) < length for encoding in encodings):
             pad_id = self.padding_id
             token = self.id_to_token(pad_id)
@@ -861,7 +594,7 @@ class Tokenizer:
 
     def _check_limit(
         self,
-        samples: list[_Sample],
+        samples: list[Sample],
         truncation: str,
         limit: int,
         stride: int,
@@ -892,7 +625,7 @@ class Tokenizer:
         cut = int(truncation == "only_second")  # the index of the text that is truncated
 
         def encoded(texts: list[Any]) -> list["tokenizers.Encoding"]:
-            singles: list[_Sample] = [(text,) for text in texts]
+            singles: list[Sample] = [(text,) for text in texts]
             return self._encode(self.backend, singles, False, 0, 0, False, words)
 
         others = encoded([pair[1 - cut] for pair in samples])
@@ -910,7 +643,7 @@ class Tokenizer:
     def _encode(
         self,
         backend: Any,
-        samples: list[_Sample],
+        samples: list[Sample],
         truncation: str | bool,
         limit: int,
         stride: int,
@@ -950,146 +683,3 @@ def _num_embeddings(backend: Any) -> int:
             f"{max(ids, default=None)}; every token needs its own id, up to {_LARGEST_ID:,}"
         )
     return int(max(ids)) + 1
-
-
-# ---- arguments ----
-
-
-def _checked(argument: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    """`value`, if it is one of `choices`; 0 does not count as False."""
-    if any(value is choice or (value == choice and isinstance(value, str)) for choice in choices):
-        return value
-    if isinstance(value, str):
-        names = [choice for choice in choices if isinstance(choice, str)]
-        raise ValueError(unexpected_name(argument, value, names))
-    raise ValueError(f"{argument}={shortened(value)} must be one of {choices}")
-
-
-def _padding(value: Any) -> Any:
-    """False, "longest" or "max_length"."""
-    value = "longest" if value is True else value
-    value = False if value in (None, "do_not_pad") else value
-    return _checked("padding", value, (False, *_PADDINGS))
-
-
-def _truncation(value: Any) -> Any:
-    """False, or the name of a strategy."""
-    value = "longest_first" if value is True else value
-    value = False if value in (None, "do_not_truncate") else value
-    return _checked("truncation", value, (False, *_TRUNCATIONS))
-
-
-def _multiple(length: int, multiple: int | None, padding: Any) -> int:
-    """`length`, or the next multiple."""
-    if multiple is None:
-        return length
-    if not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"pad_to_multiple_of={shortened(multiple)} must be a positive integer")
-    if not padding:
-        raise ValueError(f"pad_to_multiple_of={multiple} has no effect: add padding=True")
-    return -(-length // multiple) * multiple
-
-
-def _as_samples(
-    argument: str, texts: Any, text_pair: Any, words: bool
-) -> tuple[list[_Sample], bool]:
-    """Tuples of one text, or of two, and whether a single one was given.
-
-    A text is a str, or with `words` a list of str.
-
-    Raises:
-        TypeError: something else than texts.
-        ValueError: two texts were not given for each pair, or a text is not valid Unicode.
-    """
-    texts = _as_list(argument, texts)
-    single = isinstance(texts, str) or (words and bool(texts) and isinstance(texts[0], str))
-    if not single and text_pair is None and any(isinstance(text, tuple) for text in texts):
-        if not all(isinstance(text, tuple) and len(text) == 2 for text in texts):
-            raise TypeError(f"{argument} must have two texts in each tuple, or no tuples")
-        texts, text_pair = map(list, zip(*texts, strict=True))
-    first = _as_texts(argument, [texts] if single else texts, words)
-    if text_pair is None or (single and len(text_pair) == 0):
-        return [(text,) for text in first], single
-    pairs = _as_list("text_pair", text_pair)
-    one_pair = isinstance(pairs, str) or (words and bool(pairs) and isinstance(pairs[0], str))
-    second = _as_texts("text_pair", [pairs] if one_pair else pairs, words)
-    if len(first) != len(second) or single != one_pair:
-        raise ValueError(
-            f"{len(first)} texts ({type(texts).__name__}) and {len(second)} in text_pair "
-            f"({type(text_pair).__name__}): pass two texts, or two lists of the same length"
-        )
-    return list(zip(first, second, strict=True)), single
-
-
-def _as_list(argument: str, value: Any) -> Any:
-    """A str, or a list of what an array, a pandas Series or another sequence contains."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return list(value)
-    hint = f": pass list({argument})" if isinstance(value, Iterable) else ""
-    raise TypeError(f"{argument} must be a str or a list of str, not {type(value).__name__}{hint}")
-
-
-def _as_texts(argument: str, texts: list[Any], words: bool) -> list[Any]:
-    """The texts after a check that each is a valid str, or with `words` a list of them."""
-    for i, text in enumerate(texts):
-        name = f"{argument}[{i}]"
-        if words:
-            if isinstance(text, str) or not isinstance(text, Sequence):
-                raise TypeError(
-                    f"with is_split_into_words=True {name} must be a list of words, not "
-                    f"{type(text).__name__}: {shortened(text)}"
-                )
-            _as_texts(name, list(text), words=False)
-            continue
-        if not isinstance(text, str):
-            hint = "; for texts that are lists of words, pass is_split_into_words=True"
-            raise TypeError(
-                f"{name} must be a str, not {type(text).__name__}: {shortened(text)}"
-                f"{hint if isinstance(text, Sequence) else ''}"
-            )
-        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(f"{name} contains a lone surrogate: it is not valid Unicode")
-    return [list(text) for text in texts] if words else texts
-
-
-def _as_ids(ids: Any) -> Any:
-    """An id, or a list of ids, or a list of such lists, from arrays and tensors too."""
-    if hasattr(ids, "tolist"):
-        return ids.tolist()
-    if isinstance(ids, Iterable) and not isinstance(ids, str):
-        return [_as_ids(item) for item in ids]
-    return ids
-
-
-def _as_values(features: Any) -> tuple[dict[str, list[Any]], str | None, bool]:
-    """The values of `Tokenizer.pad` as lists, the kind of their arrays, and whether one sequence.
-
-    Raises:
-        TypeError: features are no dicts.
-        ValueError: the dicts have different names, or no `input_ids`.
-    """
-    many = features if not isinstance(features, Mapping) else [features]
-    if not isinstance(many, Sequence) or not all(isinstance(one, Mapping) for one in many):
-        raise TypeError(
-            f"pad takes a list of dicts, or a dict of lists, not {shortened(features)}; for texts, "
-            "call the tokenizer with padding=True"
-        )
-    names = list(dict.fromkeys(name for one in many for name in one))
-    for one in many:
-        missing = [name for name in ["input_ids", *names] if name not in one]
-        if missing:
-            raise ValueError(f"pad needs {missing[0]} in each dict; one has only {listed(one)}")
-    if not many:
-        raise ValueError("pad needs at least one sequence")
-    ids = many[0]["input_ids"]
-    inner = ids[0] if isinstance(ids, list) and ids else ids
-    kind = "pt" if hasattr(inner, "device") and hasattr(inner, "cpu") else None
-    kind = "np" if kind is None and hasattr(inner, "tolist") else kind
-    if not isinstance(features, Mapping):
-        return {name: [_as_ids(one[name]) for one in many] for name in names}, kind, False
-    values = {name: _as_ids(features[name]) for name in names}
-    single = not values["input_ids"] or not isinstance(values["input_ids"][0], list)
-    return {n: [value] if single else value for n, value in values.items()}, kind, single

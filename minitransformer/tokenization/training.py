@@ -5,12 +5,13 @@ that is loaded from files (see :mod:`minitransformer.tokenization.pipelines`).
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.files import not_utf8
 from minitransformer.names import shortened, unexpected_name
+from minitransformer.tokenization.arguments import check_unicode
 from minitransformer.tokenization.pipelines import (
     BERT,
     BERT_ORDER,
@@ -29,16 +30,66 @@ from minitransformer.tokenization.pipelines import (
 if TYPE_CHECKING:
     import tokenizers
 
+_NO_LISTS = (str, bytes, Mapping)  # iterables whose items are no texts
 ALGORITHMS = ("bpe", "wordpiece", "unigram")
+_LARGEST = 10_000_000  # vocabulary; the largest have about a quarter of a million tokens
 _UNIGRAM_STEP = 1e-4  # between the scores of characters that the trainer adds
 Corpus = Callable[["tokenizers.Tokenizer", Any], None]  # trains a backend with a trainer
 
 
-def corpus(
+def train(
+    files: str | Path | Sequence[str | Path] | None,
+    texts: Iterable[str | Sequence[str]] | None,
+    vocab_size: int,
+    algorithm: str,
+    min_frequency: int,
+    lowercase: bool,
+    show_progress: bool,
+) -> "tokenizers.Tokenizer":
+    """Train a vocabulary; see `Tokenizer.train`.
+
+    The same texts give the same vocabulary in every process. The library itself is deterministic
+    only for BPE; :func:`_train_wordpiece` and :func:`_train_unigram` describe what is done for the
+    other algorithms.
+
+    Raises:
+        ValueError: an unknown algorithm, a `vocab_size` that is too small for the special tokens
+            and the alphabet.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(unexpected_name("algorithm", str(algorithm), ALGORITHMS))
+    if lowercase and algorithm != "wordpiece":
+        raise ValueError(f"lowercase=True needs algorithm='wordpiece', not {shortened(algorithm)}")
+    for name, value in (("vocab_size", vocab_size), ("min_frequency", min_frequency)):
+        if type(value) is not int or not 0 <= value <= _LARGEST:
+            raise ValueError(f"{name}={shortened(value)} must be an integer from 0 to {_LARGEST:,}")
+    options = {"vocab_size": vocab_size, "show_progress": show_progress}
+    smallest = len(BERT_ORDER) + (256 if algorithm == "bpe" else 1)
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small for {algorithm}; it needs at least {smallest}"
+        )
+    corpus = _corpus(files, texts)
+    if algorithm == "bpe":
+        backend = _train_byte_level(corpus, min_frequency=min_frequency, **options)
+    elif algorithm == "wordpiece":
+        backend = _train_wordpiece(corpus, lowercase, min_frequency=min_frequency, **options)
+    else:
+        backend = _train_unigram(corpus, **options)
+    # The WordPiece trainer keeps every character, even if `vocab_size` is smaller.
+    if (size := backend.get_vocab_size()) > vocab_size:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small: the special tokens and the characters of these "
+            f"texts alone need {size} tokens"
+        )
+    return backend
+
+
+def _corpus(
     files: str | Path | Sequence[str | Path] | None,
     texts: Iterable[str | Sequence[str]] | None,
 ) -> Corpus:
-    """What a vocabulary is trained on, by `Tokenizer.train`: lines of UTF-8 `files`, or `texts`.
+    """What a vocabulary is trained on: the lines of UTF-8 `files`, or `texts`.
 
     Raises:
         TypeError: `texts` contains something else than texts.
@@ -56,52 +107,10 @@ def corpus(
     return lambda backend, trainer: backend.train_from_iterator(in_memory, trainer)
 
 
-def train(
-    corpus: Corpus,
-    vocab_size: int,
-    algorithm: str,
-    min_frequency: int,
-    lowercase: bool,
-    show_progress: bool,
-) -> "tokenizers.Tokenizer":
-    """Train a vocabulary on a corpus; see `Tokenizer.train`.
-
-    The same corpus gives the same vocabulary in every process. The library itself is deterministic
-    only for BPE; :func:`_train_wordpiece` and :func:`_train_unigram` describe what is done for the
-    other algorithms.
-
-    Raises:
-        ValueError: an unknown algorithm, a `vocab_size` that is too small for the special tokens
-            and the alphabet.
-    """
-    if algorithm not in ALGORITHMS:
-        raise ValueError(unexpected_name("algorithm", str(algorithm), ALGORITHMS))
-    if lowercase and algorithm != "wordpiece":
-        raise ValueError(f"lowercase=True needs algorithm='wordpiece', not {shortened(algorithm)}")
-    options = {"vocab_size": vocab_size, "show_progress": show_progress}
-    smallest = len(BERT_ORDER) + (256 if algorithm == "bpe" else 1)
-    if vocab_size < smallest:
-        raise ValueError(
-            f"vocab_size={vocab_size} is too small for {algorithm}; it needs at least {smallest}"
-        )
-    if algorithm == "bpe":
-        backend = _train_byte_level(corpus, min_frequency=min_frequency, **options)
-    elif algorithm == "wordpiece":
-        backend = _train_wordpiece(corpus, lowercase, min_frequency=min_frequency, **options)
-    else:
-        backend = _train_unigram(corpus, **options)
-    # The WordPiece trainer keeps every character, even if `vocab_size` is smaller.
-    if (size := backend.get_vocab_size()) > vocab_size:
-        raise ValueError(
-            f"vocab_size={vocab_size} is too small: the special tokens and the characters of these "
-            f"texts alone need {size} tokens"
-        )
-    return backend
-
-
-def _checked_files(files: str | Path | Sequence[str | Path]) -> list[str]:
+def _checked_files(files: Any) -> list[str]:
     """The paths, after checking that each is UTF-8 text; the library's errors name no file."""
-    paths = [files] if isinstance(files, (str, Path)) else list(files)
+    is_one = isinstance(files, str) or not isinstance(files, Iterable)
+    paths = [files] if is_one else list(files)
     if not paths:
         raise ValueError("files is empty: name at least one text file to train on")
     for given in paths:
@@ -132,16 +141,19 @@ def _is_file(path: str | Path) -> bool:
 
 def _checked_texts(texts: Any) -> list[str]:
     """The texts of an iterable, whose items may be lists of texts."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
+    if isinstance(texts, _NO_LISTS) or not isinstance(texts, Iterable):
         raise TypeError(f"texts must be an iterable of texts, not {shortened(texts)}")
     checked: list[str] = []
     for item in texts:
-        for text in [item] if isinstance(item, str) or not isinstance(item, Iterable) else item:
+        is_list = isinstance(item, Iterable) and not isinstance(item, _NO_LISTS)
+        for text in item if is_list else [item]:
             if not isinstance(text, str):
+                hint = "; pass texts=(item['text'] for item in ...)" * isinstance(text, Mapping)
                 raise TypeError(
                     f"text {len(checked)} must be a str, not {type(text).__name__}: "
-                    f"{shortened(text)}"
+                    f"{shortened(text)}{hint}"
                 )
+            check_unicode(f"text {len(checked)}", text)
             checked.append(str(text))
     if not any(text.strip() for text in checked):
         raise ValueError("texts contain no text to train on")

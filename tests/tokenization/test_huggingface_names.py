@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from minitransformer.elsewhere import TOKENIZER, TOKENIZING
 from minitransformer.files import CheckpointError
 from minitransformer.tokenization import BatchEncoding, Tokenizer
 from minitransformer.tokenization.tokenizer import _BACKEND_LOCK
@@ -89,7 +90,7 @@ OPTIONS = [
         "return_tensors": "np",
     },
     {**WINDOWS, "return_overflowing_tokens": True, "return_offsets_mapping": True},
-    {"padding": "do_not_pad", "truncation": None},
+    {"padding": "do_not_pad", "truncation": None, "return_attention_mask": None, "verbose": True},
 ]
 
 
@@ -169,9 +170,15 @@ def test_arguments_that_contradict_each_other_are_named(bert):
     ):
         with pytest.raises(ValueError, match=match):
             bert(TEXTS[0], **options)
-    for name, meant in (("pad_to_max_length", "padding='max_length'"), ("text_pairs", "text_pair")):
-        with pytest.raises(TypeError, match=re.escape(meant)):
-            bert(TEXTS[0], **{name: True})
+    for name, (harmless, instead) in TOKENIZING.items():
+        for value in harmless:
+            assert bert(TEXTS[0], **{name: value}) == bert(TEXTS[0])
+        if instead:
+            with pytest.raises(TypeError, match=re.escape(instead)):
+                bert(TEXTS[0], **{name: "x"})
+    for method in (bert, bert.encode_plus, bert.pad, bert.decode, bert.batch_decode):
+        with pytest.raises(TypeError, match="unknown argument 'paddin'; "):
+            method([], paddin=True)
     with pytest.raises(TypeError, match="two texts in each tuple"):
         bert([("il", "mare"), "il"])
 
@@ -303,7 +310,7 @@ def test_ids_in_every_form_are_decoded_as_in_transformers(both):
         {},
         {"padding": "max_length", "max_length": 40},
         {"pad_to_multiple_of": 8, "return_tensors": "pt"},
-        {"padding_side": "left"},
+        {"padding_side": "left", "return_attention_mask": False, "verbose": False},
     ],
 )
 def test_pad_does_what_it_does_in_transformers(both, options):
@@ -321,8 +328,10 @@ def test_pad_does_what_it_does_in_transformers(both, options):
     )
     for form, same in forms:
         expected = theirs.pad(copy.deepcopy(same), **options)
+        if options.get("return_attention_mask") is False:  # theirs keeps it, and does not pad it
+            expected.pop("attention_mask", None)
         assert_same(ours.pad(form, **options), expected)
-    if "return_tensors" not in options:
+    if "return_tensors" not in options and "return_attention_mask" not in options:
         assert_same(ours.pad(dicts[0], **options), theirs.pad(copy.deepcopy(dicts[0]), **options))
 
 
@@ -392,17 +401,9 @@ def test_tokens_that_cannot_be_added_are_named(bert):
 
 
 def test_names_of_transformers_that_are_not_here_say_what_to_type(bert):
-    for name, instead in (
-        ("prepare_seq2seq_batch", "text_target=targets"),
-        ("as_target_tokenizer", "text_target=targets"),
-        ("train_new_from_iterator", r"Tokenizer.train\(texts="),
-        ("build_inputs_with_special_tokens", r"tokenizer\(text, text_pair\)"),
-        ("save_vocabulary", "save_pretrained"),
-        ("backend_tokenizer", "tokenizer.backend"),
-        ("vocabsize", "did you mean 'vocab_size'"),
-    ):
+    for name, instead in (*TOKENIZER.items(), ("vocabsize", "did you mean 'vocab_size'")):
         assert not hasattr(bert, name)
-        with pytest.raises(AttributeError, match=instead):
+        with pytest.raises(AttributeError, match=re.escape(instead)):
             getattr(bert, name)
     with pytest.raises(AttributeError, match="has no bos_token"):
         _ = bert.bos_token
@@ -432,7 +433,9 @@ def test_settings_of_a_call_replace_those_of_the_files(bert, tmp_path):
     assert (changed.truncation_side, changed.pad_token) == ("left", "[MASK]")
     with pytest.raises(TypeError, match="'do_lowercase'; did you mean 'do_lower_case'"):
         Tokenizer.from_pretrained(tmp_path, do_lowercase=True)
-    with pytest.raises(TypeError, match="no code of a checkpoint is run here"):
+    harmless = {"cache_dir": None, "trust_remote_code": False, "use_auth_token": None}
+    assert Tokenizer.from_pretrained(tmp_path, **harmless).get_vocab() == bert.get_vocab()
+    with pytest.raises(TypeError, match="no code of a checkpoint is ever run"):
         Tokenizer.from_pretrained(tmp_path, trust_remote_code=True)
     with pytest.raises(CheckpointError, match="given add_prefix_space=True, but the tokenizer in"):
         Tokenizer.from_pretrained(tmp_path, add_prefix_space=True)
@@ -456,8 +459,19 @@ def test_what_is_neither_a_file_nor_a_text_is_named(tmp_path):
         (ValueError, r"in memory: Tokenizer.train\(texts=texts\)", {"files": TEXTS}),
         (ValueError, r"in memory: Tokenizer.train\(texts=texts\)", {"files": ["il " * 999]}),
         (TypeError, "iterable of texts, not 'il'", {"texts": "il"}),
+        (TypeError, "iterable of texts, not {'text': 'il'}", {"texts": {"text": "il"}}),
         (TypeError, "text 1 must be a str, not int: 5", {"texts": ["il", 5]}),
+        (TypeError, r"not dict: .* texts=\(item\['text'\]", {"texts": [{"text": "il"}]}),
+        (TypeError, "not bytes: b'il'", {"texts": [b"il"]}),
+        (ValueError, "text 0 contains a lone surrogate", {"texts": ["\ud800"]}),
         (ValueError, "no text to train on", {"texts": [" ", ""]}),
+        (ValueError, "no text to train on", {"texts": iter(())}),
+        (ValueError, "5 is not a file", {"files": 5}),
+        (ValueError, "vocab_size='300' must be an integer", {"texts": TEXTS, "vocab_size": "300"}),
+        (ValueError, "min_frequency=-1 must be", {"texts": TEXTS, "min_frequency": -1}),
+        (ValueError, "did you mean 'bpe'", {"files": "missing", "algorithm": "bpee"}),
+        (TypeError, "did you mean 'vocab_size'", {"texts": TEXTS, "vocabsize": 300}),
+        (TypeError, r"add_tokens\(", {"texts": TEXTS, "special_tokens": ["<s>"]}),
     ):
         with pytest.raises(error, match=match):
             Tokenizer.train(**arguments)
