@@ -231,7 +231,9 @@ class BatchEncoding(dict[str, Any]):
         Raises:
             ValueError: no token covers it; the message says why not, and what is covered.
         """
-        batch_index, char_index = self._indices("char_to_token", batch_or_char_index, char_index)
+        batch_index = batch_or_char_index
+        if char_index is None:  # a loop over all characters saves the call
+            batch_index, char_index = self._indices("char_to_token", batch_index, None)
         encoding = self._encoding(batch_index)
         try:
             token = None if self._has_words else encoding.char_to_token(char_index, sequence_index)
@@ -352,21 +354,22 @@ class BatchEncoding(dict[str, Any]):
         first, last = self._characters(batch_index, sequence_index)
         if first == last:
             return f"{where}: truncation removed every token of this text"
-        covered = f"the sequence covers characters {first} to {last - 1}"
-        if text[char_index].isspace():
-            return f"{where} is white space, which belongs to no token; {covered}"
-        if first <= char_index < last:
-            return f"{where} ({text[char_index]!r}) was removed by the normalizer; {covered}"
         sample = self.overflow_to_sample[batch_index]
-        if self.overflow_to_sample.count(sample) > 1:
-            return (
-                f"{where} is in another window; {covered}; the windows of this text are the "
-                f"sequences i with batch.overflow_to_sample[i] == {sample}"
+        if text[char_index].isspace():
+            why = "is white space, which belongs to no token"
+        elif first <= char_index < last:
+            why = f"({text[char_index]!r}) was removed by the normalizer"
+        elif self.overflow_to_sample.count(sample) > 1:
+            why = (
+                "is in another window; those of this text are the sequences i with "
+                f"batch.overflow_to_sample[i] == {sample}"
             )
-        return (
-            f"{where} was truncated; {covered}; leave the example out, or pass "
-            "return_overflowing_tokens=True and a stride, so that windows cover the whole text"
-        )
+        else:
+            why = (
+                "was truncated: leave the example out, or pass return_overflowing_tokens=True and "
+                "a stride, so that windows cover the whole text"
+            )
+        return f"{where} {why}; the sequence covers characters {first} to {last - 1}"
 
     def _characters(self, batch_index: int, sequence_index: int) -> tuple[int, int]:
         """The characters (first, last + 1) that the tokens of a text cover in a sequence."""
