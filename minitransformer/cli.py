@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import sys
 import warnings
 from argparse import SUPPRESS, BooleanOptionalAction, Namespace
@@ -21,7 +22,7 @@ from typing import Any
 from minitransformer.arguments import Parser, called_as, device, positive
 from minitransformer.hub import BUNDLED
 from minitransformer.inputs import answer_in_batches, read_source, read_whole
-from minitransformer.names import shortened, unexpected_name
+from minitransformer.names import cut, shortened, unexpected_name
 from minitransformer.version import __version__
 
 JOBS = {
@@ -186,9 +187,10 @@ def _ask(verb: TextVerb, arguments: Namespace) -> int:
     """Print the result of every text, in their order, as soon as it is there."""
     from minitransformer.tasks import pipeline
 
-    source = read_source(arguments.texts, arguments.file, arguments.field)
-    name = arguments.task or _generation_task(arguments.path)
-    task = pipeline(name, arguments.path, device=arguments.device, optimize=not arguments.plain)
+    with _first_argument_explained(verb, arguments):
+        source = read_source(arguments.texts, arguments.file, arguments.field)
+        name = arguments.task or _generation_task(arguments.path)
+        task = pipeline(name, arguments.path, device=arguments.device, optimize=not arguments.plain)
     if getattr(arguments, "stream", False):
         return _stream(task, arguments)
     gap = False
@@ -205,8 +207,21 @@ def _ask(verb: TextVerb, arguments: Namespace) -> int:
     return 0
 
 
-def _no_options(_parser: Parser) -> None:
-    pass
+@contextmanager
+def _first_argument_explained(verb: TextVerb, arguments: Namespace) -> Iterator[None]:
+    """Say in errors that the first argument is the checkpoint, if it may be meant as a text."""
+    try:
+        yield
+    except ValueError as error:
+        path = arguments.path
+        if path == BUNDLED or "/" in path or os.path.exists(path):
+            raise
+        checkpoint = BUNDLED if verb.bundled else "PATH"
+        raise ValueError(
+            f"{error}. The first argument, {shortened(path)}, names the checkpoint; if it is a "
+            f"text, put the checkpoint before it: minitransformer {arguments.verb} {checkpoint} "
+            f"{cut(shlex.quote(path))}"
+        ) from error
 
 
 def _add_top_k(default: int, what: str) -> Callable[[Parser], None]:

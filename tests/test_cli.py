@@ -238,6 +238,27 @@ def test_what_is_a_path_and_what_a_text(words, path, tmp_path, monkeypatch, caps
         assert [arguments.path, *arguments.texts] == words
 
 
+@pytest.mark.parametrize(
+    ("verb", "text", "command"),
+    [
+        ("embed", "ciao", f"embed {BUNDLED} ciao"),
+        ("classify", "che bello", "classify PATH 'che bello'"),
+    ],
+)
+def test_a_first_argument_that_may_be_meant_as_a_text(
+    verb, text, command, capsys, piped, monkeypatch
+):
+    def no_such_name(*_, **__):
+        raise OSError("no such name")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_such_name)
+    piped(b"")
+    error = failed(capsys, verb, text)
+    assert "names the checkpoint; if it is a text, put the checkpoint before it: " in error
+    assert error.endswith(f" minitransformer {command}\n")
+    assert "before it" not in failed(capsys, verb, "./nowhere", text)
+
+
 def test_a_file_is_neither_a_checkpoint_nor_a_text(tmp_path, roberta, capsys):
     (tmp_path / "a.txt").write_text("ciao")
     for words in ([tmp_path / "a.txt"], [roberta, tmp_path / "a.txt"]):
