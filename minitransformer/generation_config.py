@@ -6,7 +6,7 @@ checkpoint's fields and the caller's, and reading and writing generation_config.
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -208,6 +208,17 @@ class GenerationConfig:
                     "both forced and forbidden, so remove it from one of them"
                 )
 
+
+def _refuse_change(config: GenerationConfig, name: str, value: Any) -> None:
+    raise FrozenInstanceError(
+        f"cannot assign {name}={shortened(value)}, since configs do not change; give it to "
+        "generate(...), or to the model: model.generation_config = "
+        "dataclasses.replace(model.generation_config, ...)"
+    )
+
+
+# What the dataclass sets says only that it cannot be done.
+GenerationConfig.__setattr__ = _refuse_change  # type: ignore[assignment, method-assign]
 
 _DEFAULTS = {field.name: field.default for field in fields(GenerationConfig)}
 FIELDS = tuple(_DEFAULTS)

@@ -47,7 +47,7 @@ def named_classes(
     if count not in (None, len(names)):
         raise ValueError(
             f"num_labels={count}, but there are {len(names)} names of classes, "
-            f"{shortened(names)}; leave one of them out"
+            f"{shortened(names)}; give id2label alone"
         )
     if numbers is not None and numbers != {name: number for number, name in names.items()}:
         raise ValueError(

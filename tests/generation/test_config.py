@@ -143,3 +143,13 @@ def assert_clear(message: str, field: str) -> None:
     fields = {field, field.replace("max_length", "max_new_tokens")}
     assert any(name in message for name in fields)
     assert len(message) < 400
+
+
+def test_a_change_says_what_to_type():
+    config = GenerationConfig()
+    with pytest.raises(
+        dataclasses.FrozenInstanceError,
+        match=r"cannot assign top_k=3, .* generate\(.*replace\(model.generation_config, ...\)",
+    ):
+        config.top_k = 3
+    assert dataclasses.replace(config, top_k=3).top_k == 3

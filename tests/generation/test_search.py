@@ -260,7 +260,8 @@ def test_a_target_prefix_is_continued_as_in_transformers(family, asked, variant)
     assert result.sequences.tolist() == expected.sequences.tolist()
     assert result.sequences[0, :4].tolist() == [start, 11, 12, 13]
     assert result.prompt_length == 4
-    fields["decoder_input_ids"] = torch.nn.functional.pad(prefix, (1, 0), value=start)
+    with_start = torch.nn.functional.pad(prefix, (1, 0), value=start)
+    fields["decoder_input_ids"] = with_start.to(torch.int32)
     for use_cache in (True, False):
         again = generate(ours, **batch, **fields, use_cache=use_cache)
         assert torch.equal(again.sequences, result.sequences)

@@ -129,9 +129,10 @@ def test_kept_tokens_have_the_scores_that_they_have_in_transformers(name, varian
 
 @pytest.mark.parametrize(("size", "expected"), [(64, 64), (65, 128)])
 def test_a_size_can_be_rounded_up(size, expected):
-    model = new("BertModel")
+    model = new("BertModel").half()
     table = model.resize_token_embeddings(size, pad_to_multiple_of=64)
     assert len(table.weight) == model.config.vocab_size == expected
+    assert table.weight.dtype == torch.float16
 
 
 def test_new_vectors_are_drawn_as_initial_ones_are():
