@@ -201,10 +201,11 @@ def attention_picture(
         check_layer(layer, _number_of_layers(model, kind))
     tokenizer = load_tokenizer(path, model)
     maps = attention_maps(model, tokenizer, text, pair, kind=kind, target=target)
-    if picture is not None and layer is None:
-        draw_grid(maps, picture)
-    elif picture is not None and layer is not None:
-        draw_layer(maps, layer, picture)
+    if picture is not None:
+        if layer is None:
+            draw_grid(maps, picture)
+        else:
+            draw_layer(maps, layer, picture)
     return maps
 
 

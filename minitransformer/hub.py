@@ -66,7 +66,7 @@ def resolve_checkpoint(
         raise CheckpointError(
             f"{shortened(name)}{at} is neither an existing path nor a cached or downloadable hub "
             f"name ({type(error).__name__}: {cut(reason, 400)})"
-        ) from error
+        ) from None  # the frames of an HTTP library tell no more
     return Path(found)
 
 
