@@ -4,7 +4,10 @@ The names below are imported when they are used, so that `import train` stays ch
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from minitransformer.elsewhere import advice
 
 if TYPE_CHECKING:
     from train.callbacks import CSVLog, PrintSamples, StopAfter
@@ -61,6 +64,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    """What is imported when it is used, or the error for a name that is not here.
+
+    An ImportError can say what to type, as in `minitransformer.__getattr__`.
+    """
     if name not in _MODULE_OF:
+        is_module = name.startswith("_") or find_spec(f"train.{name}") is not None
+        if not is_module and (said := advice(name, __all__)) is not None:
+            raise ImportError(f"train has no {name}: {said}", name="train")
         raise AttributeError(f"module 'train' has no attribute {name!r}")
     return getattr(import_module(f"train.{_MODULE_OF[name]}"), name)

@@ -90,6 +90,7 @@ class Evaluator:
             `should_stop` returned True.
 
         Raises:
+            TypeError: `compute_metrics` returned no dict.
             ValueError: there is no label, or a batch does not fit the model.
         """
         total, count = 0.0, 0
@@ -113,7 +114,13 @@ class Evaluator:
             raise ValueError("there is no label in the data to evaluate on")
         metrics = {"loss": total / count}
         if self.compute_metrics is not None:
-            metrics |= self.compute_metrics(Predictions(_joined(logits), _joined(labels)))
+            own = self.compute_metrics(Predictions(_joined(logits), _joined(labels)))
+            if not isinstance(own, dict):
+                raise TypeError(
+                    f"compute_metrics returned a {type(own).__name__}; it must return its metrics "
+                    'as a dict, such as {"accuracy": 0.75}'
+                )
+            metrics |= own
         return metrics
 
     def _batches(self) -> Iterator[Batch]:

@@ -1,6 +1,6 @@
 """Any DataLoader or Dataset as the batches of the training loop, numbered by epoch and index.
 
-A DataLoader can only be run through from its beginning. So that a run can be resumed in the middle
+A DataLoader can only be read from its beginning. So that a run can be resumed in the middle
 of an epoch, the order of its batches, and whatever else is random in them, must be the same when it
 runs again. :class:`LoaderBatches` makes it so where it comes from the usual generators.
 """
@@ -26,6 +26,7 @@ Batch = dict[str, Tensor]
 Examples = Dataset[Any] | Sequence[Mapping[str, Any]]
 
 _DEFAULT_BATCH_SIZE = 8
+# Arguments of a forward that are not in a batch.
 _FLAGS = {"output_hidden_states", "output_attentions", "return_dict", "use_cache", "cache"}
 
 
@@ -88,7 +89,7 @@ def build_loader(
             collate_fn = DataCollatorWithPadding(tokenizer)
     return DataLoader(
         data,  # type: ignore[arg-type]
-        batch_size=batch_size or _DEFAULT_BATCH_SIZE,
+        batch_size=_DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
         shuffle=None if is_stream else shuffle,
         collate_fn=collate_fn,
     )

@@ -133,13 +133,13 @@ def train(
     Raises:
         NonFiniteError: the loss or a gradient is not finite. The last checkpoint is still valid.
         CheckpointError: the checkpoint to resume from is damaged.
-        TypeError: the data or a batch is of a wrong type.
+        TypeError: the model, the data, a batch or a callback is of a wrong type.
         ValueError: a run would be overwritten, the run to be resumed had other settings, a setting
             does not fit the model, or a batch has a key that the model does not take.
     """
+    _check_settings(model, config, evaluate, callbacks)
     device = torch.device(config.device)
     model.to(device).train()
-    _check_settings(model, config, evaluate)
     loader = (
         None
         if is_numbered(data)
@@ -277,8 +277,8 @@ def take_step(
         clipping, which is not finite if the step was skipped.
 
     Raises:
-        NonFiniteError: one of the two is not finite, and that is no overflow which a lower scale
-            may prevent; the weights were not changed.
+        NonFiniteError: one of the two is not finite, unless a lower scale may prevent it; the
+            weights were not changed.
     """
     scaler = scaler or GradScaler(enabled=False)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -355,8 +355,17 @@ def optimize_unless_plain(model: TaskModel, config: TrainingConfig, *, plain: bo
         optimize(model)
 
 
-def _check_settings(model: TaskModel, config: TrainingConfig, evaluate: object) -> None:
+def _check_settings(
+    model: TaskModel, config: TrainingConfig, evaluate: object, callbacks: Sequence[object]
+) -> None:
     """Check what the config cannot know by itself."""
+    if not hasattr(model, "loss_sum"):
+        raise TypeError(
+            f"a {type(model).__name__} has no loss to train on; take a model for a task, such as "
+            "RobertaForMaskedLM"
+        )
+    if callable(callbacks) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks={shortened(callbacks)} must be a list of functions")
     if config.keeps_best and evaluate is None:
         name = "patience" if config.patience is not None else "best_metric"
         raise ValueError(f"{name} needs evaluations; pass evaluate, or leave it out")
@@ -367,6 +376,8 @@ def _check_settings(model: TaskModel, config: TrainingConfig, evaluate: object) 
             f"fp16: the hidden values of {reference_class(model).__name__} grow beyond what "
             "float16 can hold; use bf16"
         )
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={config.device!r}: PyTorch finds no CUDA device here; choose cpu")
     if config.fp16 and any(p.dtype == torch.float16 for p in model.parameters()):
         raise ValueError("fp16 needs weights in float32, which autocast converts: model.float()")
 
@@ -460,7 +471,7 @@ def _checked_metrics(metrics: Any) -> Record:
             f"evaluate returned a {type(metrics).__name__}; it must return its metrics as a dict, "
             'such as {"loss": 2.5, "accuracy": 0.75}'
         )
-    # NumPy's and PyTorch's numbers have `item`.
+    # JSON cannot hold NumPy's and PyTorch's numbers, which have `item`.
     values = {k: v.item() if getattr(v, "ndim", None) == 0 else v for k, v in metrics.items()}
     try:
         json.dumps(values)

@@ -266,6 +266,8 @@ def test_a_loader_that_ends_too_early_and_settings_without_effect(tmp_path):
 
     with pytest.raises(ValueError, match="ended after 4 batches .* its length is 5"):
         run(DataLoader(Short(), batch_size=2), tmp_path)
+    with pytest.raises(ValueError, match="batch_size should be a positive integer"):
+        run(Texts(), tmp_path, batch_size=0)
     with pytest.raises(ValueError, match="batch_size has no effect on a DataLoader"):
         run(DataLoader(Texts()), tmp_path, batch_size=2)
 
@@ -319,6 +321,8 @@ def test_the_users_own_metrics(tmp_path):
     assert found["accuracy"] == pytest.approx(float(right.double().mean()))
     assert found["tokens"] == int(real.sum())
     assert Evaluator(model, examples, config, collate_fn=collate)(lambda: True) is None
+    with pytest.raises(TypeError, match="compute_metrics returned a NoneType"):
+        Evaluator(model, examples, config, lambda _: None, collate_fn=collate)()
     with pytest.raises(ValueError, match="BertForQuestionAnswering does not have"):
         Evaluator(new("BertForQuestionAnswering"), examples, config, compute_metrics)
 

@@ -203,6 +203,7 @@ def _norm(model: Any, names: Any, whole: Any, scale: float) -> float:
         ("BertForMaskedLM", "2", "backbone.layers.2."),
         ("BertForMaskedLM", "layers.1.attention", "backbone.layers.1.attention."),
         ("BertForSequenceClassification", "pooler, 0", "backbone.pooler. backbone.layers.0."),
+        ("BertForMaskedLM", "lm_head.bias", "lm_head.bias"),
         ("GPT2LMHeadModel", "embeddings", "backbone.token_emb backbone.position_emb"),
         (BART, "encoder.1", "backbone.encoder.layers.1."),
         (BART, "decoder", "backbone.decoder."),
@@ -233,6 +234,7 @@ def test_what_can_be_named(name, part, expected):
             "'encodr', .* it has embeddings, 0-2, layers, backbone, lm_h",
         ),
         ("BertForMaskedLM", "2-1", "'2-1'"),
+        ("BertForMaskedLM", "0-3", "'0-3'"),  # three layers are 0-2
         ("BertForMaskedLM", "", "freeze names ''"),
         (BART, "0-1", r"it has embeddings, encoder\.0-1, decoder\.0-2, .*encoder.layers.0.attent"),
         ("BertForMaskedLM", "backbone,lm_head", "leaves nothing to train"),
@@ -502,11 +504,47 @@ def test_evaluations_and_checkpoints_at_each_epoch(tmp_path):
         ({"save_every": 0}, "save_every=0 must be"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"label_smoothing": None}, "label_smoothing=None must be a number"),
+        ({"epochs": 1.5}, "epochs=1.5 must be an integer of at least 1"),
+        ({"freeze": ["embeddings"]}, "must be one text, as in 'embeddings,0-5'"),
+        ({"device": "gpu"}, "device='gpu' is unknown; choose cpu or cuda"),
     ],
 )
 def test_options_without_meaning_are_named(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         config_with(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("num_train_epochs", "did you mean 'epochs'"),
+        ("gradient_accumulation_steps", "did you mean 'accumulate'"),
+        ("warmup_steps", "did you mean 'warmup'"),
+        ("per_device_train_batch_size", r"train\(model, dataset, config, batch_size=...\)"),
+        ("logging_steps", "leave it out: a run writes its losses"),
+    ],
+)
+def test_fields_of_training_arguments_say_what_to_type(name, message, tmp_path):
+    with pytest.raises(TypeError, match=f"{name}.*{message}"):
+        TrainingConfig(output=tmp_path, **{name: 3})
+
+
+def test_what_train_cannot_take_is_one_error(tmp_path):
+    with pytest.raises(TypeError, match="takes fields by name, as in output="):
+        TrainingConfig("runs")
+    for model, callbacks, message in [
+        (new("RobertaModel"), [], "a RobertaModel has no loss to train on"),
+        (job_model(), StopAfter(hours=1), "must be a list of functions"),
+        (job_model(), [3], "must be a list of functions"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            train(model, [{}], config_with(tmp_path), callbacks=callbacks)
+    with pytest.raises(ImportError, match=r"no Trainer: write the loop with train\.train"):
+        from train import Trainer  # noqa: F401
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device='cuda': PyTorch finds no CUDA device"):
+            train_tiny(tmp_path, device=torch.device("cuda"))
 
 
 # ---- callbacks, and what a checkpoint contains ----
