@@ -3,7 +3,7 @@
 To turn a text into ids and back, nothing here is needed: tokenizer.py shows how that is done.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.elsewhere import TOKENIZER
@@ -72,9 +72,12 @@ class TokenizerMethods:
         """The id of a token, or the ids of several; that of unk_token for those that are unknown.
 
         Raises:
+            TypeError: something else than a token.
             ValueError: a token is unknown, and there is no unk_token; see also :meth:`token_to_id`.
         """
         if not isinstance(tokens, str):
+            if not isinstance(tokens, Iterable):
+                raise TypeError(f"a token is a str, not {shortened(tokens)}")
             return [self.convert_tokens_to_ids(token) for token in tokens]
         found = self.backend.token_to_id(tokens)
         known = found is not None or "unk_token" not in self.special_tokens
@@ -226,7 +229,8 @@ class TokenizerMethods:
                 models determine its tokens.
         """
         tk = pipelines.library()
-        tokens = [tokens] if isinstance(tokens, str | tk.AddedToken) else list(tokens)
+        is_one = isinstance(tokens, str) or not isinstance(tokens, Iterable)
+        tokens = [tokens] if is_one else list(tokens)
         for token in tokens:
             if not isinstance(token, str | tk.AddedToken):
                 raise TypeError(f"a token is a str or an AddedToken, not {shortened(token)}")

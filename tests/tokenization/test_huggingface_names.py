@@ -387,8 +387,11 @@ def test_tokens_that_cannot_be_added_are_named(bert):
     bert = copy.deepcopy(bert)
     with pytest.raises(ValueError, match="'pad_tokn'; did you mean 'pad_token'"):
         bert.add_special_tokens({"pad_tokn": "x"})
-    with pytest.raises(TypeError, match="a token is a str or an AddedToken, not 5"):
-        bert.add_tokens([5])
+    for wrong in (5, [5]):
+        with pytest.raises(TypeError, match="a token is a str or an AddedToken, not 5"):
+            bert.add_tokens(wrong)
+        with pytest.raises(TypeError, match="a token is a str, not 5"):
+            bert.convert_tokens_to_ids(wrong)
     with pytest.raises(ValueError, match="cannot be empty"):
         bert.add_tokens("")
     with pytest.raises(ValueError, match=r"add_special_tokens\(\{'eos_token': '<new>'\}\)"):
