@@ -128,6 +128,10 @@ def test_a_tokenizer_of_another_class_is_an_error_that_names_it(tmp_path):
         match=r"its tokenizer is a BertTokenizer, not a RobertaTokenizerFast; load it with Bert",
     ):
         minitransformer.RobertaTokenizerFast.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")  # then the model's config says it
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="its tokenizer is a BertTokenizer, not a GPT2Token"):
+        minitransformer.GPT2Tokenizer.from_pretrained(tmp_path)
 
 
 def test_a_tokenizer_is_made_of_its_files_or_of_an_object(tmp_path):
