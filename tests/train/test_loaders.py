@@ -162,6 +162,12 @@ def test_every_epoch_has_its_order_and_all_examples(name, tmp_path):
     batches.close()
 
 
+def test_random_numbers_differ_from_batch_to_batch():
+    batches = LoaderBatches(LOADERS["with a random collator"](), job_model(), seed=1)
+    masks = [batches.batch(0, index)["labels"][:, 2:] for index in range(3)]
+    assert len({str(mask.tolist()) for mask in masks}) == 3
+
+
 def test_another_seed_is_another_order_and_a_run_with_it_is_not_resumed(tmp_path):
     def loader(seed):
         seeded = torch.Generator().manual_seed(seed)

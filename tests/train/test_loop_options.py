@@ -190,6 +190,14 @@ def test_frozen_parts_stay_and_the_others_get_the_same_gradients(name, variant, 
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_what_was_frozen_before_stays_so():
+    model = new("BertForMaskedLM")
+    model.lm_head.bias.requires_grad_(False)
+    with frozen(model, "lm_head"):
+        pass
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["lm_head.bias"]
+
+
 def _norm(model: Any, names: Any, whole: Any, scale: float) -> float:
     kept = zip(model.named_parameters(), whole, strict=True)
     return math.sqrt(sum(float((g * scale).square().sum()) for (n, _), g in kept if n not in names))
