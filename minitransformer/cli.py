@@ -419,7 +419,7 @@ def _generation_fields(task: Any, arguments: Namespace) -> dict[str, Any]:
 
 
 def _show_block(_text: str, results: list[dict[str, str]]) -> str:
-    """The results to a text, parted by blank lines, because one may have several lines."""
+    """The results of a text, separated by blank lines, because one may have several lines."""
     return "\n\n".join(" ".join(result.values()) for result in results)
 
 

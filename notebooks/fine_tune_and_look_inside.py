@@ -138,8 +138,8 @@ list(zip(test_texts[:4], judge(test_texts[:4]), strict=True))
 #
 # `output_hidden_states=True` returns what enters the first layer and what each layer passes on,
 # (B, T, E) each. The classifier reads the first token, `<s>`. Its embedding is the same for all
-# sentences; layer by layer, its states for right and wrong sentences come apart. The pictures show
-# the two directions in which the states differ most (principal components).
+# sentences; after the last layer, its states for many wrong sentences lie apart from the rest. The
+# pictures show the two directions in which the states differ most (principal components).
 
 # %%
 batch = tokenizer(test_texts, padding=True, return_tensors="pt")
@@ -181,7 +181,7 @@ for layer in range(layers):
 plt.show()
 
 # %% [markdown]
-# Which head leads from the adjective to its noun? Before and after fine-tuning:
+# Which head attends from the adjective to its noun? Before and after fine-tuning, a column a head:
 
 # %%
 adjective, noun = maps.tokens.index("·stanca"), maps.tokens.index("·ragazza")

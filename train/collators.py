@@ -1,7 +1,7 @@
 """Collators: each makes a batch, a dict of tensors, of a list of examples, which are dicts.
 
-They are for a DataLoader's `collate_fn`, and have Hugging Face's names. What they do not know, they
-refuse, where Hugging Face's drop texts and empty fields. A field named `label` or `label_ids`
+They are for a DataLoader's `collate_fn`, and have Hugging Face's names. They refuse a
+field that is no number; Hugging Face's collators drop it. A field named `label` or `label_ids`
 becomes `labels`.
 
 Letters: B examples, T tokens, C classes.

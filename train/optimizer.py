@@ -69,8 +69,8 @@ def constant(step: int, total_steps: int, warmup_steps: int) -> float:
 def inverse_sqrt(step: int, total_steps: int, warmup_steps: int) -> float:
     """Falls with the square root of the step, as in "Attention Is All You Need", section 5.3.
 
-    W / s under the root, where s is the step and W the number of warm-up steps, or 10,000 without
-    a warm-up, then counted from W as well.
+    The factor of step s is sqrt(W / s), where W is the number of warm-up steps; without a warm-up
+    it is sqrt(W / (s + W)) with W = 10,000.
     """
     if step < warmup_steps:
         return warmup(step, warmup_steps)

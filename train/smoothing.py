@@ -1,4 +1,4 @@
-"""Label smoothing (Szegedy et al. 2015, section 7): a label's class gets less than all probability.
+"""Label smoothing (Szegedy et al. 2015, section 7): the label's class gets a probability below 1.
 
 With smoothing s and C classes, the target distribution gives 1 - s + s / C to the label, and s / C
 to every other class. The loss is the cross-entropy with it.

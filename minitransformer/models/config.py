@@ -23,7 +23,7 @@ def named_classes(
 
     Args:
         values: fields of a config; the three of them, where given, must agree.
-        before: names of classes that stay where only `num_labels` is given, and is their number.
+        before: the names so far, which stay if only `num_labels` is given and is their number.
 
     Raises:
         ValueError: they contradict each other, or one is not what its name says.
@@ -43,7 +43,7 @@ def named_classes(
     if names is None and count is not None:
         names = dict(before) if before and len(before) == count else unnamed_classes(count)
     if not isinstance(names, dict):
-        return rest  # there are none, or no classes, which the config's own check says
+        return rest  # no names, or no dict, which the config's own check refuses
     if count not in (None, len(names)):
         raise ValueError(
             f"num_labels={count}, but there are {len(names)} names of classes, "
@@ -118,7 +118,7 @@ class Config(metaclass=ConfigType):
 
     Fields have one name in all families, where possible the one that Hugging Face's BERT has;
     `known_elsewhere` knows the others. In `__post_init__` a family says with the checks
-    below what must hold of them. These few every family has:
+    below what must hold of them. Every family has these few:
     """
 
     vocab_size: int

@@ -1,4 +1,4 @@
-"""Methods of every model that a user of Hugging Face knows: they change no number of a forward.
+"""Methods of every model, by the names that a user of Hugging Face knows.
 
 V vocabulary, E hidden size.
 """
@@ -77,7 +77,7 @@ class ModelMethods(nn.Module):
     ) -> nn.Embedding:
         """Change the number of tokens, usually after `tokenizer.add_tokens(...)`.
 
-        What belongs to tokens that stay, keeps its values. The vectors of new tokens are drawn by
+        What belongs to tokens that stay keeps its values. The vectors of new tokens are drawn by
         `init_weights`, and their biases are 0. (Hugging Face draws them, by default, from a normal
         distribution with the mean and covariance of the old ones.) Parameters are replaced, so make
         the optimizer afterwards. The config is replaced as well: configs do not change.

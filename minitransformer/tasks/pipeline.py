@@ -47,7 +47,7 @@ ALIASES = {
     "text2text": "text2text-generation",
 }
 # The checkpoints that are used where none is given: the one that comes with the package, or the one
-# that transformers takes (for the tasks that version 5 has no more, 4.57; for text-generation too,
+# that transformers takes (4.57 for the tasks that version 5 no longer has; for text-generation too,
 # since 5 takes one of another family).
 DEFAULT_MODELS = {
     "feature-extraction": "distilbert/distilbert-base-cased",
