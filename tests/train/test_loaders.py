@@ -205,9 +205,9 @@ def test_what_cannot_be_repeated_is_said_once(how, reason, tmp_path, capsys):
 def test_data_without_a_length(tmp_path):
     with pytest.raises(ValueError, match="has no length.* set max_steps"):
         run(DataLoader(Stream(), batch_size=2), tmp_path, max_steps=None)
-    run(Stream(), tmp_path)  # it starts again after four steps
+    run(Stream(), tmp_path, accumulate=2)  # it starts again after four batches
     records = read_metrics(tmp_path / "metrics.jsonl")
-    assert [r["tokens"] for r in records] == [10, 10, 10, 5, 10, 10, 10]
+    assert [r["tokens"] for r in records] == [20, 15, 20, 15, 20, 15, 20]
     assert {r["epoch"] for r in records} == {0}
 
 
