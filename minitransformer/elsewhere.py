@@ -302,4 +302,10 @@ def advice(name: str, public: Collection[str]) -> str | None:
         return None
     known = [public_name.removesuffix("Config") for public_name in public]
     families = [family for family in known if f"{family}Model" in public and family != "Auto"]
+    for family in families:
+        if name.startswith(family):
+            classes = sorted(
+                public_name for public_name in public if public_name.startswith(family)
+            )
+            return f"it is not supported; of {family} there are {', '.join(classes)}"
     return f"it is not supported; the families are {', '.join(sorted(families))}"

@@ -166,13 +166,14 @@ def test_set_seed():
         ("from_pretraind", "did you mean from_pretrained?"),
         ("TrainingArgument", "did you mean TrainingArguments? use train.TrainingConfig"),
         ("TFBertModel", "models are PyTorch's; use BertModel"),
+        ("TFAlbertModel", "it is not supported; the families are"),
         (
             "AlbertModel",
             "not supported; the families are Bart, Bert, DistilBert, GPT2, Marian, Rob",
         ),
-        ("BartForQuestionAnswering", "it is not supported; the families are"),
+        ("BartForQuestionAnswering", "not supported; of Bart there are BartConfig, BartForCond"),
         ("XLMRobertaForMaskedLM", "it is not supported; the families are"),
-        ("BertForMultipleChoice", "it is not supported; the families are"),
+        ("BertForMultipleChoice", "not supported; of Bert there are BertConfig, BertForMaskedLM"),
     ],
 )
 def test_a_name_that_is_not_here_says_what_to_type(name, said):
@@ -206,7 +207,7 @@ def test_what_the_errors_name_is_there():
 
 def test_modules_are_imported_as_ever():
     """Python asks the package for a module's name, and imports it after an AttributeError alone."""
-    for name in ("parity", "names", "no_such_module", "__path__"):
+    for name in ("parity", "generation", "no_such_module", "__path__"):
         with pytest.raises(AttributeError):
             minitransformer.__getattr__(name)
     with pytest.raises(
