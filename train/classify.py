@@ -123,7 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     try_to_draw(problem.draw, logits, labels, picture)
     print(f"\n{len(dev_examples):,} texts of {arguments.dev}\n")
     print(_summary(metrics, baseline, details))
-    print(f"\nthe model, its tokenizer, {', '.join([*files, picture.name])}: {config.output}")
+    names = ", ".join(["loss.png", *files, picture.name])
+    print(f"\nthe model, its tokenizer, {names}: {config.output}")
     print(f"try it: minitransformer classify {config.output} 'a text'")
     return 0
 

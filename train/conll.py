@@ -297,7 +297,7 @@ def _word_indices(
 def _read_json(path: str | Path) -> list[Sentence]:
     table = read_table(path)
     columns = [_field(table, names) for names in (_TOKENS, _TAGS)]
-    lists = [table.column(name, "another name") for name in columns]
+    lists = [table.column(name) for name in columns]
     sentences = []
     for words, tags, line in zip(*lists, table.line_numbers, strict=True):
         where = f"{path}, line {line}"

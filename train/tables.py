@@ -61,13 +61,14 @@ class Table:
             f"the file has no header, give the number of the column, as in {option} 1"
         )
 
-    def column(self, name: str, option: str) -> list[Any]:
+    def column(self, name: str, option: str | None = None) -> list[Any]:
         """The values of a column, one for each row.
 
         Args:
             name: of the column; "translation.en" is the field `en` of the JSON object
                 `translation`.
-            option: of the command that chooses the column, for the message.
+            option: of the command that chooses the column, for the message; None if no option
+                does, and the column is known to exist.
 
         Raises:
             ValueError: there is no such column, or a row has no value there.
@@ -75,16 +76,16 @@ class Table:
         values = [_lookup(row, name) for row in self.rows]
         if name not in self.columns and all(value is _MISSING for value in values):
             guess = nearest(name, self.columns)
-            hint = f"; did you mean {shortened(guess)}?" if guess else ";"
+            hint = f"did you mean {shortened(guess)}? Its" if guess else "its"
             raise ValueError(
-                f"{self.path} has no column {shortened(name)}{hint} its columns are "
+                f"{self.path} has no column {shortened(name)}; {hint} columns are "
                 f"{listed(self.columns)}; choose one with {option}"
             )
         for value, number in zip(values, self.line_numbers, strict=True):
             if value is _MISSING or value is None:
                 raise ValueError(
-                    f"{self.path}, line {number}: there is no {shortened(name)}; add it, delete "
-                    f"the line, or choose another column with {option}"
+                    f"{self.path}, line {number}: there is no {shortened(name)}; add it or delete "
+                    "the line" + f", or choose another column with {option}" * bool(option)
                 )
         return values
 
