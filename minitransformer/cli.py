@@ -76,13 +76,14 @@ def _run(words: list[str]) -> int:
     verb = VERBS.get(name)
     if verb is None:
         Parser(prog="minitransformer").error(_no_verb(name))
-    parser = Parser(prog=f"minitransformer {name}", description=f"{verb.help.capitalize()}.")
+    description = f"{verb.help[0].upper()}{verb.help[1:]}."
+    parser = Parser(prog=f"minitransformer {name}", description=description)
     verb.add_options(parser)
     if isinstance(verb, TextVerb):
         _add_texts(parser, verb)
         arguments = parser.parse_args(rest)
         arguments.verb, arguments.task = name, getattr(arguments, "task", verb.task)
-        _settle_words(arguments, parser, may_omit_path=verb.bundled)
+        _split_path_and_texts(arguments, parser, may_omit_path=verb.bundled)
         return _ask(verb, arguments)
     return verb.run(parser.parse_args(rest))
 
@@ -148,10 +149,12 @@ def _add_texts(parser: Parser, verb: TextVerb) -> None:
     parser.add_argument(
         "words",
         nargs="*",
-        metavar=("PATH", "text"),
+        metavar="PATH text",
         help=f"PATH: {_OR_BUNDLED if verb.bundled else _PATH}",
     )
-    parser.add_argument("--file", help="a UTF-8 file with one text on each line; - is a pipe")
+    parser.add_argument(
+        "--file", help="a UTF-8 file with one text on each line; - is standard input"
+    )
     parser.add_argument("--field", help="the lines are JSON objects, and this field is the text")
     parser.add_argument("--json", action="store_true", help="print one line of JSON for each text")
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
@@ -160,7 +163,7 @@ def _add_texts(parser: Parser, verb: TextVerb) -> None:
     )
 
 
-def _settle_words(arguments: Namespace, parser: Parser, *, may_omit_path: bool) -> None:
+def _split_path_and_texts(arguments: Namespace, parser: Parser, *, may_omit_path: bool) -> None:
     """Set `path` and `texts`, which argparse cannot tell apart."""
     words = arguments.words
     if words and (_is_path(words[0]) or not may_omit_path):
@@ -534,7 +537,7 @@ class Verb:
 
 
 def _add_attention(parser: Parser) -> None:
-    parser.add_argument("words", nargs="*", metavar=("PATH", "text"), help=f"PATH: {_OR_BUNDLED}")
+    parser.add_argument("words", nargs="*", metavar="PATH text", help=f"PATH: {_OR_BUNDLED}")
     parser.add_argument("--pair", help="a second text")
     parser.add_argument(
         "--kind",
@@ -560,7 +563,7 @@ def _attention(arguments: Namespace) -> int:
 
     if arguments.out is None and not arguments.json:
         arguments.parser.error("the following arguments are required: --out, or --json")
-    _settle_words(arguments, arguments.parser, may_omit_path=True)
+    _split_path_and_texts(arguments, arguments.parser, may_omit_path=True)
     if len(arguments.texts) != 1:
         arguments.parser.error(
             f"there are {len(arguments.texts)} texts after the path {shortened(arguments.path)}; "

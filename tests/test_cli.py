@@ -1,5 +1,6 @@
 """The command itself: its verbs and what they have in common, its options, its messages."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -73,6 +74,15 @@ def test_version_and_help(capsys):
     assert help_ == run(capsys, "--help")
     for verb in [*cli.VERBS, "train"]:
         assert re.search(rf"^  {verb} ", help_, re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", [*cli.VERBS, "train"])
+def test_every_verb_has_help(verb, capsys):
+    with contextlib.suppress(SystemExit):  # of argparse
+        cli.main([verb, "--help"])
+    help_ = capsys.readouterr().out
+    assert help_.startswith(f"usage: minitransformer {verb} ")
+    assert verb != "fill-mask" or ("<mask> or [MASK]" in help_ and "[PATH text ...]" in help_)
 
 
 @pytest.mark.parametrize("module", ["minitransformer", "minitransformer.cli"])
@@ -229,12 +239,12 @@ def test_what_is_a_path_and_what_a_text(words, path, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     arguments = Parser(prog="").parse_args([])
     arguments.words = words
-    cli._settle_words(arguments, Parser(prog=""), may_omit_path=True)
+    cli._split_path_and_texts(arguments, Parser(prog=""), may_omit_path=True)
     named = [] if path == BUNDLED else [path]
     assert (arguments.path, [*named, *arguments.texts]) == (path, words)
     assert (BUNDLED in capsys.readouterr().err) == (path == BUNDLED)  # it is said
     if words:
-        cli._settle_words(arguments, Parser(prog=""), may_omit_path=False)
+        cli._split_path_and_texts(arguments, Parser(prog=""), may_omit_path=False)
         assert [arguments.path, *arguments.texts] == words
 
 
