@@ -29,7 +29,7 @@ TINY = {
     "train.mlm": f"{NEW} --vocab-size 400 --max-length 24 --held-out-every 10",
     "train.lm": f"{NEW} --vocab-size 300 --max-length 64 --sample-tokens 5",
     "train.seq2seq": f"{NEW} --vocab-size 400 --max-length 30 --curve-pairs 2",
-    "train.mlm --model": "--max-steps 2 --batch-size 8 --max-length 24 --held-out-every 10",
+    "train.mlm --model": "--max-steps 2 --batch-size 8 --held-out-every 10",
     "train.seq2seq --model": "--max-steps 2 --batch-size 8 --curve-pairs 2",
     "train.qa": f"{FINE_TUNING} --stride 8 --max-question-length 12",
     "train.classify": FINE_TUNING,

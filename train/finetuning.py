@@ -26,6 +26,7 @@ from train.batching import LabelledBatches
 from train.config import TrainingConfig
 from train.loop import Data, Progress, Record, optimize_unless_plain, train
 from train.metrics import draw_curve, try_to_draw
+from train.pretrained import fit_lengths, warnings_as_notes
 
 # The config fields of all families for dropout outside of the attention weights.
 _DROPOUTS = ("hidden_dropout_prob", "classifier_dropout", "qa_dropout", "seq_classif_dropout")
@@ -40,8 +41,11 @@ def add_finetuning_arguments(parser: Parser, *, batch_size: int, max_length: int
         "--batch-size", type=positive, default=batch_size, help="examples per batch"
     )
     parser.add_argument(
-        "--max-length", type=positive, default=max_length, help="tokens per example"
+        "--max-length",
+        type=positive,
+        help=f"tokens per example; by default {max_length}, or fewer if the model takes fewer",
     )
+    parser.set_defaults(usual_length=max_length)
     parser.add_argument("--dropout", type=float, default=0.1, help="outside of attention weights")
     parser.add_argument(
         "--attention-dropout",
@@ -113,14 +117,13 @@ def load_pretrained(
     known = {field.name for field in fields(model_class.config_class)}
     changes |= {name: arguments.dropout for name in _DROPOUTS if name in known}
     changes["attention_probs_dropout_prob"] = arguments.attention_dropout
-    model = model_class.from_pretrained(arguments.model, attention=arguments.attention, **changes)
+    with warnings_as_notes():
+        model = model_class.from_pretrained(
+            arguments.model, attention=arguments.attention, **changes
+        )
     if "id2label" in changes:
         _renew_head(model, arguments.model, [*changes["id2label"].values()])
-    if arguments.max_length > model.config.max_sequence_length:
-        raise ValueError(
-            f"--max-length {arguments.max_length}: the model takes at most "
-            f"{model.config.max_sequence_length} tokens; choose that or less"
-        )
+    fit_lengths(arguments, model, arguments.usual_length)
     tokenizer = load_tokenizer(arguments.model, model)
     check_vocabularies(model, tokenizer)
     # GPT-2's tokenizer has no padding token; the saved one names the token that we pad with.

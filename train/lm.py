@@ -37,7 +37,7 @@ from train.text import text_files
 _NEW_TOKENIZER = ("vocab_size",)
 _NEW_MODEL = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 # The defaults with --model: gentle steps, with little text in each.
-_PRETRAINED = {"batch_size": 8, "epochs": 3, "learning_rate": 5e-5}
+_PRETRAINED = {"max_length": None, "batch_size": 8, "epochs": 3, "learning_rate": 5e-5}
 _LONGEST_SAMPLE = 100  # tokens; the default
 
 

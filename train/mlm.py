@@ -48,7 +48,7 @@ _NEW_MODEL = (
 )
 # The defaults with --model: gentle steps, on longer sequences.
 _PRETRAINED: dict[str, Any] = {
-    "max_length": 128,
+    "max_length": None,  # see fit_lengths
     "batch_size": 32,
     "epochs": 3,
     "learning_rate": 5e-5,

@@ -2,7 +2,8 @@
 
 import argparse
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from minitransformer.arguments import Parser
@@ -15,6 +16,8 @@ from train.loop import Record
 from train.metrics import read_metrics
 
 SomeModel = TypeVar("SomeModel", bound=Model)
+
+USUAL_LENGTH = 128  # tokens of a sequence with --model, where the model takes that many
 
 
 def parse_job(
@@ -57,9 +60,10 @@ def parse_job(
 
 def defaults_with_model(pretrained: Mapping[str, Any]) -> str:
     """What the help of a job says of them."""
+    values = {**pretrained, "max_length": f"{USUAL_LENGTH}, or fewer if the model takes fewer"}
     options = (
         f"--{name.replace('_', '-')} {'that of the checkpoint' if value is None else value}"
-        for name, value in pretrained.items()
+        for name, value in values.items()
     )
     return (
         f"With --model the defaults are: {', '.join(options)}. The options of a new model and of "
@@ -85,28 +89,37 @@ def load_to_train(
         ValueError: the tokenizer has more tokens than the model, or `--max-length` is too much.
     """
     model_class = model_class_for(arguments.model, base)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings_as_notes():
         model = model_class.from_pretrained(
             arguments.model, attention=arguments.attention, **changes
         )
-    for warning in caught:
-        print(f"note: {warning.message}")
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model, model)
     check_vocabularies(model, tokenizer)
-    check_max_length(arguments, model)
+    fit_lengths(arguments, model, USUAL_LENGTH)
     return model, tokenizer
 
 
-def check_max_length(arguments: argparse.Namespace, model: Model) -> None:
-    """Check that sequences of `--max-length` tokens fit; T5 takes any number.
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print the warnings of a checkpoint that is loaded, each as one line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        print(f"note: {warning.message}")
+
+
+def fit_lengths(arguments: argparse.Namespace, model: Model, usual: int) -> None:
+    """Set `--max-length` if it was not given: to `usual`, or to less if the model takes less.
 
     Raises:
-        ValueError: they do not.
+        ValueError: a length was given that is more than the model takes; T5 takes any.
     """
     longest = model.config.max_sequence_length
+    if arguments.max_length is None:
+        arguments.max_length = usual if longest is None else min(usual, longest)
     for name in ("max_length", "max_target_length"):
-        if longest is not None and getattr(arguments, name, 0) > longest:
+        if longest is not None and (getattr(arguments, name, None) or 0) > longest:
             raise ValueError(
                 f"--{name.replace('_', '-')} {getattr(arguments, name)}: the model takes at most "
                 f"{longest} tokens; choose that or less"

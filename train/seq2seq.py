@@ -76,7 +76,7 @@ _NEW_MODEL = (
 )
 # The defaults with --model: gentle steps.
 _PRETRAINED: dict[str, Any] = {
-    "max_length": 128,
+    "max_length": None,  # see fit_lengths
     "batch_size": 16,
     "eval_batch_size": 16,
     "epochs": 3,
@@ -171,6 +171,8 @@ def model_and_tokenizer(
         dropout = arguments.dropout
         changes = {} if dropout is None else {"hidden_dropout_prob": dropout}
         model, tokenizer = load_to_train(Seq2SeqLM, arguments, **changes)
+        if arguments.max_target_length is None:
+            arguments.max_target_length = arguments.max_length
     _end_of_text(tokenizer)
     return model, tokenizer
 
