@@ -214,7 +214,11 @@ METHODS: Mapping[str, str] = {
 }
 
 _LOOP = "write the loop with train.train(model, data, train.TrainingConfig(...)), or run a job"
-_SCHEDULE = "set TrainingConfig(schedule={!r}, warmup=...), or --schedule {} of a job"
+_SCHEDULE = (
+    "set TrainingConfig(schedule={0!r}, warmup=...), or --schedule {0} of a job; in a loop of your "
+    "own, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: "
+    "train.SCHEDULES[{0!r}](step, total_steps, warmup_steps))"
+)
 _DATA = "read the text with torch.utils.data, or give the file to a job: minitransformer train mlm"
 _BYTE_LEVEL = "Tokenizer.train(files), then save_pretrained(path)"
 
@@ -225,16 +229,16 @@ NAMES: Mapping[str, str] = {
     "TrainingArguments": "use train.TrainingConfig(...), or the options of a job",
     "Seq2SeqTrainingArguments": "use train.TrainingConfig(...), or the options of a job",
     "TrainerCallback": "pass functions: train.train(..., callbacks=[...])",
-    "EarlyStoppingCallback": "pass a function that returns True: train.train(..., callbacks=[...])",
-    "EvalPrediction": "pass a function: train.train(..., evaluate=...)",
+    "EarlyStoppingCallback": "set TrainingConfig(patience=...), or --patience of a job",
+    "EvalPrediction": "pass train.Evaluator(model, data, config, compute_metrics) to train.train",
     "AdamW": "use torch.optim.AdamW, or TrainingConfig, with which train.train makes it",
     "Adafactor": "use torch.optim.Adafactor",
-    "get_scheduler": _SCHEDULE.format("linear", "linear"),
-    "get_linear_schedule_with_warmup": _SCHEDULE.format("linear", "linear"),
-    "get_cosine_schedule_with_warmup": _SCHEDULE.format("cosine", "cosine"),
-    "get_constant_schedule": _SCHEDULE.format("constant", "constant"),
-    "get_constant_schedule_with_warmup": _SCHEDULE.format("constant", "constant"),
-    "get_inverse_sqrt_schedule": _SCHEDULE.format("inverse-sqrt", "inverse-sqrt"),
+    "get_scheduler": _SCHEDULE.format("linear"),
+    "get_linear_schedule_with_warmup": _SCHEDULE.format("linear"),
+    "get_cosine_schedule_with_warmup": _SCHEDULE.format("cosine"),
+    "get_constant_schedule": _SCHEDULE.format("constant"),
+    "get_constant_schedule_with_warmup": _SCHEDULE.format("constant"),
+    "get_inverse_sqrt_schedule": _SCHEDULE.format("inverse-sqrt"),
     **{
         name: f"from train import {name}"
         for name in (

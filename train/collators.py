@@ -278,8 +278,12 @@ def _fields(features: Sequence[Example]) -> dict[str, list[Any]]:
         if each.keys() != features[0].keys():
             different = sorted(map(str, each.keys() ^ features[0].keys()))
             raise ValueError(f"not every example of the batch has {listed(different)}")
-    names = [name for name, value in features[0].items() if value is not None]
-    return {name: [each[name] for each in features] for name in names}
+    fields = {name: [each[name] for each in features] for name in features[0]}
+    for name, values in fields.items():
+        missing = [index for index, value in enumerate(values) if value is None]
+        if 0 < len(missing) < len(values):
+            raise ValueError(f"{name!r} is None in example {missing[0]} of a batch, not in all")
+    return {name: values for name, values in fields.items() if values[0] is not None}
 
 
 def _stacked(name: str, values: Sequence[Any]) -> Tensor:

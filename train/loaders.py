@@ -247,6 +247,8 @@ def _length(loader: DataLoader[Any]) -> int | None:
 
 
 def _why_inexact(loader: DataLoader[Any]) -> str | None:
+    if loader.persistent_workers:
+        return "persistent_workers go on with their random numbers from epoch to epoch"
     if isinstance(loader.dataset, IterableDataset):
         if hasattr(loader.dataset, "set_epoch"):
             return None
@@ -258,8 +260,6 @@ def _why_inexact(loader: DataLoader[Any]) -> str | None:
             return (
                 f"{kind.__name__} has no set_epoch, so its order may be another when it runs again"
             )
-    if loader.persistent_workers:
-        return "persistent_workers go on with their random numbers from epoch to epoch"
     return None
 
 

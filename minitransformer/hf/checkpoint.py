@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from minitransformer.elsewhere import LOADING, without
 from minitransformer.files import (
@@ -318,7 +319,7 @@ def _load(
     changes = _named(options.changes, stated)
     config = config_from_fields(stated, family, directory / CONFIG, changes)
     stored = _stored_layers(stored, family, config, directory, changes)
-    with torch.device("meta"):  # shapes without memory
+    with torch.device("meta"), _Uninitialized():  # shapes without memory
         model = model_class(config, attention=options.attention)
     if _has_no_pooler(stored, model, content):
         model.register_module("pooler", None)
@@ -361,6 +362,21 @@ def _load(
             module.fill()
     _copy(stored, found, parameters, directory, family)
     return model.eval()
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Leaves new tensors as they are: their values are read from the file, or drawn afterwards.
+
+    On the device "meta" there is nothing to draw either, but drawing imports `torch._dynamo`, which
+    takes seconds.
+    """
+
+    def __torch_function__(
+        self, function: Any, _types: Any, args: Any = (), named: Any = None
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else named["tensor"]
+        return function(*args, **(named or {}))
 
 
 def _dtype(dtype: torch.dtype | str, stored: "dict[str, StoredTensor]") -> torch.dtype:
