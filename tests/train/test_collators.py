@@ -100,6 +100,11 @@ def test_stacking_is_that_of_transformers(fields):
     same(default_data_collator([fields] * 2), transformers.default_data_collator([fields] * 2))
 
 
+def test_a_label_that_only_some_examples_lack_is_not_lost():
+    with pytest.raises(ValueError, match="^'label' is None in example 0 of a batch, not in all"):
+        default_data_collator([{"input_ids": [5], "label": None}, {"input_ids": [5], "label": 1}])
+
+
 def test_masks(tokenizers):
     """Of the ordinary tokens about 15% are labels; most become [MASK], some others."""
     tokenizer, _ = tokenizers
