@@ -386,7 +386,8 @@ def check_vocabularies(model: Model, tokenizer: Tokenizer) -> None:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has only "
             f"vocab_size={model.config.vocab_size} embeddings: they do not belong together; load "
-            "both from the same checkpoint"
+            "both from the same checkpoint, or, after tokenizer.add_tokens(...), call "
+            f"model.resize_token_embeddings({tokenizer.vocab_size})"
         )
 
 
