@@ -446,17 +446,21 @@ def resolve_lengths(
     most, least = config.max_new_tokens, config.min_new_tokens
     if most is None:
         most = _max_new_tokens(config.max_length, prompt_length)
-    if least is None:
-        least = max(0, config.min_length - prompt_length)
+    least = max(0, config.min_length - prompt_length) if least is None else least
     if least > most:
-        message = (
-            f"min_new_tokens or min_length requires at least {least} new tokens, but "
-            f"max_new_tokens or max_length allows at most {most}"
-        )
-        if "min_new_tokens" in changes or "min_length" in changes:
-            raise ValueError(f"{message}; lower the minimum or raise the maximum")
-        warnings.warn(f"{message}; {most} will be generated", stacklevel=4)
+        _refuse_minimum(least, most, changes)
     return replace(config, max_new_tokens=most, max_length=None, min_new_tokens=least, min_length=0)
+
+
+def _refuse_minimum(least: int, most: int, changes: Mapping[str, Any]) -> None:
+    """Raise an error for the caller's minimum; warn of a checkpoint's, which is not reached."""
+    message = (
+        f"min_new_tokens or min_length requires at least {least} new tokens, but "
+        f"max_new_tokens or max_length allows at most {most}"
+    )
+    if "min_new_tokens" in changes or "min_length" in changes:
+        raise ValueError(f"{message}; lower the minimum or raise the maximum")
+    warnings.warn(f"{message}; {most} will be generated", stacklevel=5)
 
 
 def _max_new_tokens(max_length: int | None, prompt_length: int) -> int:

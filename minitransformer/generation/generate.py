@@ -21,6 +21,7 @@ from minitransformer.generation.logits_processors import LogitsProcessor, make_p
 from minitransformer.generation.sampling import candidates, draw
 from minitransformer.generation.stopping import StoppingCriteria, StopStrings, no_next_token
 from minitransformer.generation_config import (
+    FIELDS,
     GenerationConfig,
     check_tokens,
     padding_token,
@@ -98,15 +99,13 @@ def generate(
             Padding may be on either side, or between tokens. Prompts are returned with all their
             padding on the left.
         token_type_ids: refused; there are none.
-        decoder_input_ids: (B, P) int64, for an encoder-decoder: what every target begins with, in
-            one length, with or without the start token.
+        decoder_input_ids: (B, P) int64: what the targets begin with, all of one length.
         config: replaces `model.generation_config`, except where one of its fields is None.
         defaults: used instead of `model.generation_config`, for example for one task.
         seed: makes sampling reproducible; None uses PyTorch's global random generator.
         streamer: receives each token as soon as it is generated; not with beams.
         tokenizer: needed for `stop_strings`.
-        use_cache: False recomputes all tokens at each step, which is slower and gives the same
-            result.
+        use_cache: False recomputes all tokens at each step, with the same result.
         changes: fields of :class:`GenerationConfig`, such as `max_new_tokens=50` or `num_beams=4`.
 
     Returns:
@@ -122,18 +121,8 @@ def generate(
     """
     if streamer is not None:
         _check_streamer(streamer)
-    decoding = prepare(
-        model,
-        input_ids,
-        attention_mask,
-        config,
-        defaults,
-        seed,
-        tokenizer,
-        use_cache,
-        without(changes, GENERATION),
-        decoder_input_ids,
-    )
+    inputs = input_ids, attention_mask, decoder_input_ids
+    decoding = prepare(model, inputs, config, defaults, seed, tokenizer, use_cache, changes)
     if token_type_ids is not None:
         refuse_token_types(token_type_ids, class_name(model))
     if decoding.config.num_beams > 1:
@@ -219,44 +208,47 @@ class Decoding:
             ValueError: a sequence could not be continued.
         """
         best = torch.stack(best_scores)  # (steps, R)
-        is_dead_end = ~best.isfinite()
-        has_dead_end, is_running = torch.stack([is_dead_end.any(), running.any()]).tolist()
+        has_dead_end, is_running = torch.stack([~best.isfinite().all(), running.any()]).tolist()
         if has_dead_end:
-            index, sequence = is_dead_end.nonzero()[0].tolist()
-            num_new_tokens = step - len(best_scores) + index
-            score = float(best[index, sequence])
-            raise no_next_token(sequence, num_new_tokens, score, self.config, self.model)
+            raise self._dead_end(best, step)
         return not is_running
+
+    def _dead_end(self, best: Tensor, step: int) -> ValueError:
+        """The error for the first sequence without a next token; `best` as above, (steps, R)."""
+        index, sequence = (~best.isfinite()).nonzero()[0].tolist()
+        num_new_tokens, score = step - len(best) + index, float(best[index, sequence])
+        return no_next_token(sequence, num_new_tokens, score, self.config, self.model)
 
 
 def prepare(
     model: LanguageModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
+    inputs: tuple[Tensor, Tensor | None, Tensor | None],
     config: GenerationConfig | None,
     defaults: GenerationConfig | None,
     seed: int | None,
     tokenizer: Tokenizer | None,
     use_cache: bool,
     changes: Mapping[str, Any],
-    decoder_input_ids: Tensor | None = None,
 ) -> Decoding:
     """Check all that can be checked before the model runs; arguments as in :func:`generate`."""
     _check_model(model)
+    input_ids, attention_mask, prefix = inputs
+    changes = changes if changes.keys() <= {*FIELDS} else without(changes, GENERATION)
     if tokenizer is not None:
         check_tokenizer(tokenizer)
     vocab_size = model.config.vocab_size
     config = resolve(model.generation_config if defaults is None else defaults, config, changes)
     check_tokens(config, vocab_size)
     mask = _check_prompts(input_ids, attention_mask, config, vocab_size)  # (B, T) bool
+    options: dict[str, Any] = {"use_cache": use_cache}
     # An encoder-decoder gets the mask as it was given: None and a mask of ones differ.
     if isinstance(model, Seq2SeqLM):
-        prompt = _target_prefix(decoder_input_ids, input_ids, config, vocab_size)  # (B, P)
-        length = prompt.shape[1]
-    elif decoder_input_ids is not None:
-        raise ValueError(
-            f"decoder_input_ids: a {class_name(model)} continues its input_ids; put them there"
-        )
+        prompt, length = torch.full_like(input_ids[:, :1], start_token(config)), 1  # (B, 1)
+        if prefix is not None:
+            prompt = _target_prefix(prefix, input_ids, config, vocab_size)  # (B, P)
+            length, options["decoder_input_ids"] = prompt.shape[1], prompt
+    elif prefix is not None:
+        raise _no_target(model)
     else:
         prompt, mask = _move_padding_left(input_ids, mask)  # (B, T) twice
         # Columns that are padding in every sequence are returned, but the model does not see them.
@@ -270,18 +262,16 @@ def prepare(
     pad_token_id = padding_token(config, len(prompt) * config.num_return_sequences)
     config = replace(config, pad_token_id=pad_token_id)
     source_ids = input_ids.masked_fill(~mask, vocab_size)
-    texts = config.stop_strings
-    strings = None if texts is None else StopStrings(texts, tokenizer, vocab_size)
-    options: dict[str, Any] = {"config": config, "use_cache": use_cache}
-    if isinstance(model, Seq2SeqLM):
-        options["decoder_input_ids"] = prompt
+    stops = StopStrings(config.stop_strings, tokenizer, vocab_size) if config.stop_strings else None
     return Decoding(
         model=model,
-        open_session=partial(model.decoding_session, input_ids, attention_mask, **options),
+        open_session=partial(
+            model.decoding_session, input_ids, attention_mask, config=config, **options
+        ),
         prompt=prompt,
         config=config,
         processors=make_processors(config, prompt_length=length, source_ids=source_ids),
-        stopping=StoppingCriteria(config.eos_token_ids, strings, prompt.device),
+        stopping=StoppingCriteria(config.eos_token_ids, stops, prompt.device),
         generator=None if seed is None else _generator(seed, prompt.device),
     )
 
@@ -382,15 +372,19 @@ def _check_prompts(
     return mask
 
 
+def _no_target(model: LanguageModel) -> ValueError:
+    return ValueError(
+        f"decoder_input_ids: a {class_name(model)} continues its input_ids; put them there"
+    )
+
+
 def _target_prefix(
-    decoder_input_ids: Tensor | None, input_ids: Tensor, config: GenerationConfig, vocab_size: int
+    decoder_input_ids: Tensor, input_ids: Tensor, config: GenerationConfig, vocab_size: int
 ) -> Tensor:
     """What the targets of an encoder-decoder begin with, (B, P): the start token, and what follows.
 
     As in transformers, the start token is put before prefixes that do not begin with it.
     """
-    if decoder_input_ids is None:
-        return torch.full_like(input_ids[:, :1], start_token(config))
     check_ids("decoder_input_ids", decoder_input_ids, size=vocab_size, size_name="vocab_size")
     if len(decoder_input_ids) != len(input_ids):
         raise ValueError(

@@ -115,10 +115,8 @@ def stream(
     check_tokenizer(tokenizer)
     device = next(model.parameters()).device
     input_ids = _one_sequence(tokenizer, text_or_ids).to(device)  # (1, T)
-    mask = torch.ones_like(input_ids)
-    decoding = prepare(
-        model, input_ids, mask, config, defaults, seed, tokenizer, use_cache, changes
-    )
+    inputs = input_ids, torch.ones_like(input_ids), None
+    decoding = prepare(model, inputs, config, defaults, seed, tokenizer, use_cache, changes)
     if decoding.config.num_beams > 1 or decoding.config.num_return_sequences > 1:
         raise ValueError("stream needs num_beams=1 and num_return_sequences=1: it yields one text")
     context = [] if isinstance(model, Seq2SeqLM) else decoding.prompt[0].tolist()

@@ -690,17 +690,11 @@ class Seq2SeqLM(LanguageModel):
         read_every_step: bool = True,
         decoder_input_ids: Tensor | None = None,
     ) -> DecodingSession:
-        """See :meth:`LanguageModel.decoding_session`.
-
-        Args:
-            input_ids, attention_mask, config, use_cache, read_every_step: as there.
-            decoder_input_ids: (B, W), what the targets begin with; by default the start token.
-        """
-        if decoder_input_ids is None:
-            decoder_input_ids = torch.full_like(input_ids[:, :1], start_token(config))
-        return Seq2SeqDecodingSession(
-            self, input_ids, attention_mask, decoder_input_ids, use_cache=use_cache
-        )
+        """See :meth:`LanguageModel.decoding_session`; targets begin with (B, W) tokens, or one."""
+        start = decoder_input_ids
+        if start is None:
+            start = torch.full_like(input_ids[:, :1], start_token(config))
+        return Seq2SeqDecodingSession(self, input_ids, attention_mask, start, use_cache=use_cache)
 
 
 class Seq2SeqDecodingSession(DecodingSession):

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitransformer.elsewhere import METHODS
 from minitransformer.generation_config import check_tokens
+from minitransformer.models.validation import StrictAttributes
 
 # The ends of the names of tensors with something for each token of the vocabulary: the token
 # embedding, the matrix of a head that is not tied to it, and the biases of heads.
@@ -25,7 +25,7 @@ _OF_TOKENS = (
 )
 
 
-class ModelMethods(nn.Module):
+class ModelMethods(StrictAttributes):
     """What a model says of itself, and how its vocabulary grows.
 
     Attributes:
@@ -35,16 +35,6 @@ class ModelMethods(nn.Module):
     config: Any
     init_weights: Callable[[nn.Module], None]
     name_or_path: str = ""
-
-    def __getattr__(self, name: str) -> Tensor | nn.Module:
-        try:
-            return super().__getattr__(name)  # a parameter, a buffer or a part
-        except AttributeError:
-            if "_modules" not in vars(self):  # before nn.Module's __init__ there are no parts
-                raise
-            parts = ", ".join(part for part, _ in self.named_children())
-            said = METHODS.get(name, f"its parts are {parts}")
-            raise AttributeError(f"a {type(self).__name__} has no {name}: {said}") from None
 
     @property
     def device(self) -> torch.device:

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from minitransformer.elsewhere import FORWARD, without
+from minitransformer.elsewhere import FORWARD, METHODS, without
 from minitransformer.models.losses import IGNORED_LABEL
 from minitransformer.names import unexpected_name
 from minitransformer.tracing import values_are_readable
@@ -54,6 +54,24 @@ def strict_names(method: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+class StrictAttributes(nn.Module):
+    """A module that says of an attribute which it lacks what to type instead."""
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        try:
+            return super().__getattr__(name)  # a parameter, a buffer or a part
+        except AttributeError as error:
+            raise _no_attribute(self, name, error) from None
+
+
+def _no_attribute(module: nn.Module, name: str, error: AttributeError) -> AttributeError:
+    if "_modules" not in vars(module):  # before nn.Module's __init__ there are no parts
+        return error
+    parts = ", ".join(part for part, _ in module.named_children())
+    said = METHODS.get(name, f"its parts are {parts}")
+    return AttributeError(f"a {type(module).__name__} has no {name}: {said}")
+
+
 def check_shape(name: str, ids: Tensor) -> None:
     """Check that `ids` is a tensor of shape (B, T) with at least one token.
 
@@ -62,21 +80,23 @@ def check_shape(name: str, ids: Tensor) -> None:
         ValueError: its shape is another.
     """
     if not isinstance(ids, Tensor):
-        hint = ""
-        if isinstance(ids, list):
-            hint = ": pass return_tensors='pt' to the tokenizer"
-        elif isinstance(ids, str):
-            hint = ": pass what the tokenizer makes of it"
-        elif isinstance(ids, Mapping):
-            hint = ": call model(**batch), with two stars"
-        raise TypeError(
-            f"{name} is a {type(ids).__name__}; a tensor of shape (B, T) is needed{hint}"
-        )
+        raise _no_tensor(name, ids)
     if ids.dim() != 2:
         fix = f"; pass {name}[None] for a batch of one" if ids.dim() == 1 else ""
         raise ValueError(f"{name} has shape {tuple(ids.shape)}; (B, T) is needed{fix}")
     if ids.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(ids.shape)}: there is no token in it")
+
+
+def _no_tensor(name: str, ids: Any) -> TypeError:
+    hint = ""
+    if isinstance(ids, list):
+        hint = ": pass return_tensors='pt' to the tokenizer"
+    elif isinstance(ids, str):
+        hint = ": pass what the tokenizer makes of it"
+    elif isinstance(ids, Mapping):
+        hint = ": call model(**batch), with two stars"
+    return TypeError(f"{name} is a {type(ids).__name__}; a tensor of shape (B, T) is needed{hint}")
 
 
 def check_ids(name: str, ids: Tensor, *, size: int, size_name: str) -> None:
