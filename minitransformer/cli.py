@@ -39,7 +39,7 @@ _OR_BUNDLED = (
     "contains a space or a mask is a text, unless it is a directory"
 )
 # The exit statuses of a process that was ended by the signals SIGINT and SIGPIPE.
-_INTERRUPTED, _NOBODY_READS = 130, 141
+_INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return status
     except BrokenPipeError:  # such as `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NOBODY_READS
+        return _PIPE_CLOSED
     except KeyboardInterrupt:
         return _INTERRUPTED
     except (ValueError, ImportError, OSError) as error:
@@ -132,7 +132,7 @@ class TextVerb:
             returns a result for each text.
         show: the lines that are printed for a text and its result.
         bundled: whether the checkpoint that comes with the package can answer.
-        gap: whether a blank line parts what is printed for two texts.
+        gap: whether a blank line separates what is printed for two texts.
     """
 
     help: str
@@ -170,7 +170,7 @@ def _split_path_and_texts(arguments: Namespace, parser: Parser, *, may_omit_path
         arguments.path, arguments.texts = words[0], words[1:] + getattr(arguments, "question", [])
     elif may_omit_path:
         arguments.path, arguments.texts = BUNDLED, words
-        print(f"no checkpoint is named: {BUNDLED} answers", file=sys.stderr)
+        print(f"no checkpoint was given; using {BUNDLED}", file=sys.stderr)
     else:
         parser.error("the following arguments are required: PATH, a checkpoint")
     for word in words:

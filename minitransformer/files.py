@@ -131,7 +131,7 @@ def atomic_directory(target: str | Path, *, last: str | None = None) -> Iterator
     temporary.mkdir()
     try:
         yield temporary
-        # safetensors lets nobody but the owner read its file, whatever the umask allows.
+        # safetensors makes its file readable by the owner alone, whatever the umask allows.
         allowed = temporary.stat().st_mode & 0o666
         for path in temporary.iterdir():
             path.chmod(path.stat().st_mode | allowed)

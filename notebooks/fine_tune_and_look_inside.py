@@ -15,7 +15,7 @@
 #
 # The package comes with a small RoBERTa that was trained on generated Italian. Here it learns to
 # tell right sentences from those with one wrong form, such as *la ragazza è stanco*. Then we look
-# at what its layers and heads compute. One CPU core needs about half a minute.
+# at what its layers and heads compute. One CPU core needs about a minute.
 
 # %%
 import random
@@ -155,7 +155,7 @@ for number, (states, panel) in enumerate(zip(output.hidden_states, panels, stric
     x, y = (first @ directions.T).T
     panel.scatter(x[right], y[right], s=6, label="right")
     panel.scatter(x[~right], y[~right], s=6, label="wrong")
-    panel.set(title=f"after layer {number}" if number else "embeddings", xticks=[], yticks=[])
+    panel.set(title=f"after layer {number - 1}" if number else "embeddings", xticks=[], yticks=[])
 panels[0].legend()
 plt.show()
 
@@ -181,7 +181,7 @@ for layer in range(layers):
 plt.show()
 
 # %% [markdown]
-# Which head attends from the adjective to its noun? Before and after fine-tuning, a column a head:
+# Which head attends from the adjective to its noun? Before and after fine-tuning:
 
 # %%
 adjective, noun = maps.tokens.index("·stanca"), maps.tokens.index("·ragazza")
@@ -189,7 +189,7 @@ before = attention_maps(
     RobertaForSequenceClassification.from_pretrained(NAME, **names).eval(), tokenizer, sentence
 )
 for kind, found in (("pretrained", before), ("fine-tuned", maps)):
-    print(kind)
+    print(f"{kind:10}", " ".join(f"head {head}" for head in range(heads)))
     for layer in range(layers):
         weights = found.maps[layer, :, adjective, noun]
         print(f"  layer {layer}:", " ".join(f"{weight:6.1%}" for weight in weights))

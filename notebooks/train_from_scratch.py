@@ -14,8 +14,8 @@
 # # Train a RoBERTa from scratch
 #
 # A text, a tokenizer, a masked language model and its training loop, written out. One CPU core
-# needs about a minute. `minitransformer train mlm --text italian.txt --output runs/mine` does the
-# same with evaluation, checkpoints and `--resume`.
+# needs one to two minutes. `minitransformer train mlm --text italian.txt --output runs/mine` does
+# the same with evaluation, checkpoints and `--resume`.
 
 # %%
 from pathlib import Path

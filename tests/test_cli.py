@@ -385,8 +385,8 @@ def test_ctrl_c_ends_a_command_quietly(roberta, capsys, monkeypatch):
 def test_a_pipe_that_is_closed_ends_a_command_quietly(roberta, capsys, monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w") as nobody_reads:
-        monkeypatch.setattr(sys, "stdout", nobody_reads)
+    with os.fdopen(writer, "w") as closed_pipe:
+        monkeypatch.setattr(sys, "stdout", closed_pipe)
         assert cli.main(["embed", roberta, "ciao", "--plain"]) == 128 + signal.SIGPIPE
         print("what Python writes when it ends is no error either")
     assert capsys.readouterr().err == ""

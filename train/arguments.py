@@ -47,7 +47,7 @@ def add_training_arguments(parser: Parser, **defaults: object) -> None:
     add(
         "freeze",
         str,
-        "parts that are not trained, parted by commas: embeddings, numbers or ranges of layers, "
+        "parts that are not trained, separated by commas: embeddings, numbers or ranges of layers, "
         "encoder, decoder, or names of modules",
         metavar="embeddings,0-5",
     )

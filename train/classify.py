@@ -211,10 +211,12 @@ def _label_reader(arguments: argparse.Namespace) -> Callable[[object], object]:
 
 
 def _names(option: str | None, name: str) -> tuple[str, ...]:
-    """The names in the value of an option, parted by commas."""
+    """The names in the value of an option, separated by commas."""
     names = tuple(each.strip() for each in (option or "").split(","))
     if option is not None and ("" in names or len(set(names)) < len(names)):
-        raise ValueError(f"{name} must be different names, parted by commas; got {listed(names)}")
+        raise ValueError(
+            f"{name} must be different names, separated by commas; got {listed(names)}"
+        )
     return names if option else ()
 
 

@@ -59,11 +59,11 @@ class _CollatorType(type):
         for name in named:
             if name not in known:
                 raise TypeError(unexpected_name(f"argument of {cls.__name__}", name, known))
-        by_place = [name for name, field in known.items() if not field.kw_only]
-        if len(arguments) > len(by_place):
+        positional = [name for name, field in known.items() if not field.kw_only]
+        if len(arguments) > len(positional):
             raise TypeError(
-                f"{cls.__name__} takes {listed(by_place)} by place; name all other arguments, as "
-                "in padding=True"
+                f"{cls.__name__} takes {listed(positional)} by position; name all other "
+                "arguments, as in padding=True"
             )
         return super().__call__(*arguments, **named)
 

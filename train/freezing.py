@@ -19,7 +19,7 @@ def frozen(model: Model, names: str | None) -> Iterator[None]:
 
     Args:
         model: a model, with or without a task head.
-        names: parts, parted by commas; None freezes nothing. A part is
+        names: parts, separated by commas; None freezes nothing. A part is
 
             - `embeddings`: all embeddings of tokens, positions and token types, and their norms. A
               head that is tied to the token embedding is frozen with it.

@@ -164,15 +164,15 @@ def class_name(value: object) -> str:
 
 
 def several_names(value: object) -> tuple[str, ...]:
-    """The names of any number of labels, parted by commas, or in a JSON list; sorted.
+    """The names of any number of labels, separated by commas, or in a JSON list; sorted.
 
     Raises:
         ValueError: it is a list as Python prints it.
     """
     if isinstance(value, str) and value.strip()[:1] == "[":
         raise ValueError(
-            f"{shortened(value)} is a list as Python prints it; write the labels parted by commas, "
-            "or save the file as JSON lines"
+            f"{shortened(value)} is a list as Python prints it; write the labels separated by "
+            "commas, or save the file as JSON lines"
         )
     parts = value if isinstance(value, list) else re.split(SEPARATORS, str(value))
     return tuple(sorted({str(part).strip() for part in parts} - {""}))

@@ -44,7 +44,7 @@ def _registered(output_class: type[SomeClass]) -> type[SomeClass]:
 
 
 class Named:
-    """Access by key and by place to the fields of an output that are not None.
+    """Access by key and by position to the fields of an output that are not None.
 
     As in Hugging Face, iterating gives the names, so `dict(output)` works.
     """

@@ -169,15 +169,15 @@ def pipeline(
         model: a directory, a name on the hub, or a model. Without one, fill-mask takes the small
             checkpoint that comes with the package, and every other task the one that transformers
             takes; a warning names it.
-        tokenizer: by default that of the checkpoint; a model in hand needs one.
+        tokenizer: by default that of the checkpoint; a loaded model needs one.
         config: only the config that the model has; it changes nothing.
         device: to run on: "cuda", "cuda:1", 1 (which is the same), "cpu" or -1. The default is the
-            processor; a model in hand stays where it is.
+            processor; a loaded model stays where it is.
         dtype: of the model, such as `torch.bfloat16` or its name; "auto" is that of the file. By
-            default float32; a model in hand has its own.
+            default float32; a loaded model has its own.
         batch_size: the maximum number of sequences in a batch.
         optimize: whether to apply :func:`minitransformer.optimize`, which computes the same numbers
-            faster. By default a checkpoint is optimized, and a model in hand stays as it is.
+            faster. By default a checkpoint is optimized, and a loaded model stays as it is.
         revision: the branch, tag or commit of the model on the hub.
         settings: arguments of every call of the task, such as `top_k=None`; a call may give others.
             `torch_dtype` and `device_map` are other names of `dtype` and `device`; further
@@ -288,16 +288,16 @@ def _of_model(
     optimize: bool,
     of_class: Mapping[str, Any],
 ) -> Any:
-    """A task of a model in hand, which is changed only as the arguments say."""
+    """A task of a loaded model, which is changed only as the arguments say."""
     _check_model(model)
     if tokenizer is None:
         raise ValueError(
-            "a model in hand needs its tokenizer: pipeline(task, model=model, tokenizer=tokenizer)"
+            "a loaded model needs its tokenizer: pipeline(task, model=model, tokenizer=tokenizer)"
         )
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = load_tokenizer(tokenizer, model)
     if dtype not in (None, "auto"):
-        raise ValueError("dtype is for loading; convert the model in hand: model.to(dtype)")
+        raise ValueError("dtype is for loading; convert the loaded model: model.to(dtype)")
     task = task_class(model, tokenizer, **of_class)
     if device is not None:
         model.to(device)

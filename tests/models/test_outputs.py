@@ -1,4 +1,4 @@
-"""The fields of an output by name and by place, as in transformers."""
+"""The fields of an output by name and by position, as in transformers."""
 
 import pickle
 

@@ -131,7 +131,7 @@ def test_a_model_in_hand_stays_as_it_is_unless_an_argument_says_otherwise(checkp
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"tokenizer": None}, ValueError, "a model in hand needs its tokenizer: pipeline"),
+        ({"tokenizer": None}, ValueError, "a loaded model needs its tokenizer: pipeline"),
         ({"model": 3}, TypeError, "model is a builtins.int; it must be a path"),
         ({"dtype": torch.bfloat16}, ValueError, r"dtype is for loading; .*model.to\(dtype\)"),
         ({"config": "gpt2"}, ValueError, r"BertForMaskedLM.from_pretrained\(path, name=value\)"),

@@ -238,7 +238,7 @@ def test_a_prefix_of_all_tasks(tmp_path):
     assert summarize.settings.prefix == " "
     plain = TextToTextGeneration(summarize.model, summarize.tokenizer)
     (answer,) = summarize(" ciao", max_new_tokens=5)
-    assert plain.settings.prefix == " "  # a model in hand keeps it
+    assert plain.settings.prefix == " "  # a loaded model keeps it
     (other,) = plain("  ciao", max_new_tokens=5, prefix="")
     assert answer["summary_text"] == other["generated_text"]
 

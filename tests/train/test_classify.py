@@ -191,7 +191,7 @@ def test_a_run_goes_on_from_another(labels, kept, said, files, tmp_path, capsys)
     [
         (["--regression", "--multi-label"], "--regression is about a number"),
         (["--label-column", "a", "--label-columns", "a,b"], "exclude each other"),
-        (["--label-names", "a,,b"], "--label-names must be different names, parted by commas"),
+        (["--label-names", "a,,b"], "--label-names must be different names, separated by commas"),
     ],
 )
 def test_options_that_contradict_each_other(options, message, files, tmp_path, capsys):

@@ -197,7 +197,7 @@ def test_arguments_that_change_nothing_and_those_by_place(tmp_path):
     DataCollatorForLanguageModeling(
         tokenizer, True, whole_word_mask=False, mask_replace_prob=0.8, return_tensors="pt"
     )
-    with pytest.raises(TypeError, match="takes tokenizer by place; name all other arguments"):
+    with pytest.raises(TypeError, match="takes tokenizer by position; name all other arguments"):
         DataCollatorWithPadding(tokenizer, True)
     with pytest.raises(ValueError, match="a batch needs an example"):
         DataCollatorForSeq2Seq(tokenizer)([])
