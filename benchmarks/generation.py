@@ -6,7 +6,9 @@ GPT-2 continues prompts, T5 and Marian translate with four beams. All sides have
 get the same prompts and generate the same number of tokens, in turns in one process: transformers,
 our model as it is loaded (plain), and `optimize(model)`, which is measured in bfloat16 too. Before
 the clock starts, all must have generated the same tokens in float32; in bfloat16 the table says how
-many were the same. A table goes to the terminal; DIR gets generation.csv and generation.png.
+many were the same. With --compile-theirs transformers takes part a second time where it decodes
+greedily: with a static cache and its forward compiled, which it does not do in beam search. A table
+goes to the terminal; DIR gets generation.csv and generation.png.
 """
 
 import argparse
@@ -15,14 +17,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import pairwise
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from benchmarks.formulas import bytes_per_step
 from benchmarks.measuring import (
@@ -39,7 +37,9 @@ from benchmarks.runs import Case, Row, Run, benchmark_parser, start
 from minitransformer import from_pretrained, generate, optimize
 from minitransformer.models.base import LanguageModel, Seq2SeqLM
 
-THEIRS, PLAIN, OPTIMIZED = "transformers", "plain", "optimized"
+draw, table = draw_generation, generation_table  # by which benchmarks.report shows a file
+THEIRS, COMPILED = "transformers", "transformers compiled"
+PLAIN, OPTIMIZED = "plain", "optimized"
 
 # Which class, and what transformers' config says other than by default: GPT-2 with 6 of its 12
 # layers, t5-small, and the translators of OPUS-MT.
@@ -71,11 +71,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Text:
-    """What is generated: greedily from prompts, or by beam search from sources.
-
-    With `bins` the time of each token is measured while the context grows from a prompt of one
-    token, and averaged over so many ranges of it.
-    """
+    """What is generated: greedily from prompts, or by beam search from sources."""
 
     name: str
     family: str  # of SHAPES
@@ -84,24 +80,20 @@ class Text:
     prompt: int = 32  # tokens of a prompt or source
     new: int = 64  # tokens that are generated
     rounds: int = 5
-    bins: int = 0
 
 
 CASES = {
     "gpt2-1": Text("GPT-2, 1 prompt", "gpt2", rows=1, new=128),
     "gpt2-8": Text("GPT-2, 8 prompts", "gpt2", rows=8, new=128),
-    "gpt2-context": Text(
-        "GPT-2, 1 prompt, growing context", "gpt2", rows=1, prompt=1, new=900, rounds=3, bins=15
-    ),
     "t5-1": Text("T5, 1 source, 4 beams", "t5", rows=1, beams=4),
     "t5-8": Text("T5, 8 sources, 4 beams", "t5", rows=8, beams=4),
     "marian-1": Text("Marian, 1 source, 4 beams", "marian", rows=1, beams=4),
     "marian-8": Text("Marian, 8 sources, 4 beams", "marian", rows=8, beams=4),
 }
 QUICK_CASES = {
-    name: replace(case, rounds=1, new=60, bins=4) if case.bins else replace(case, rounds=3, new=16)
+    name: replace(case, rounds=3, new=16)
     for name, case in CASES.items()
-    if name in ("gpt2-1", "gpt2-8", "gpt2-context", "t5-1", "marian-1")
+    if name in ("gpt2-1", "gpt2-8", "t5-1", "marian-1")
 }
 
 
@@ -109,12 +101,12 @@ QUICK_CASES = {
 class Side:
     """An implementation with a model in one dtype.
 
-    `generate` takes ids, tokens to generate, beams and a streamer (or None); it gives sequences.
+    `generate` takes ids, tokens to generate and beams; it gives sequences.
     """
 
     implementation: str
     dtype: str
-    generate: Callable[[Tensor, int, int, Any], Tensor]
+    generate: Callable[[Tensor, int, int], Tensor]
 
     @property
     def what(self) -> Row:
@@ -122,29 +114,13 @@ class Side:
         return {"implementation": self.implementation, "dtype": self.dtype}
 
 
-class Clock:
-    """A streamer that notes when each token came."""
-
-    def __init__(self) -> None:
-        self.moments: list[float] = []
-
-    def put(self, _value: Tensor) -> None:
-        """First the prompt, then each token."""
-        self.moments.append(perf_counter())
-
-    def end(self) -> None:
-        """Nothing more comes."""
-
-    def intervals(self) -> list[float]:
-        """Seconds from each new token to the next."""
-        return [after - before for before, after in pairwise(self.moments[1:])]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
     parser = benchmark_parser("generation", str(__doc__).split("\n")[0])
     names = list(CASES)
     parser.add_argument("--cases", nargs="+", choices=names, help="what is measured (default: all)")
+    help = "measure transformers with a static cache, compiled, too"
+    parser.add_argument("--compile-theirs", action="store_true", help=help)
     return start(parser, argv, run)
 
 
@@ -152,8 +128,10 @@ def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
     cases = CASES | QUICK_CASES if arguments.quick else CASES
     name = f"generation{'_quick' * arguments.quick}"
-    run = Run(arguments, name, {"command_dtype": arguments.dtype})
-    load_once = lru_cache(maxsize=1)(partial(load, dtype=arguments.dtype, device=arguments.device))
+    settings = {"command_dtype": arguments.dtype, "compile_theirs": arguments.compile_theirs}
+    run = Run(arguments, name, settings)
+    sides = partial(load, dtype=arguments.dtype, device=arguments.device)
+    load_once = lru_cache(maxsize=1)(partial(sides, compile_theirs=arguments.compile_theirs))
     names = arguments.cases or (QUICK_CASES if arguments.quick else CASES)
     steps = [
         Case({"case": cases[name].name}, partial(measure, cases[name], load_once)) for name in names
@@ -161,7 +139,9 @@ def run(arguments: argparse.Namespace) -> None:
     run.measure(steps, generation_table, draw_generation)
 
 
-def load(family: str, dtype: str, device: str) -> tuple[list[Side], LanguageModel]:
+def load(
+    family: str, dtype: str, device: str, compile_theirs: bool
+) -> tuple[list[Side], LanguageModel]:
     """Every side with the same weights, theirs first, and one of our models."""
     import transformers
 
@@ -177,14 +157,26 @@ def load(family: str, dtype: str, device: str) -> tuple[list[Side], LanguageMode
             Side(THEIRS, dtype, partial(their_generate, theirs)),
             Side(PLAIN, dtype, partial(our_generate, plain)),
         ]
+        if compile_theirs:
+            options = {"cache_implementation": "static", "compile_config": compile_config(device)}
+            sides.insert(1, Side(COMPILED, dtype, partial(their_generate, theirs, **options)))
         for name in dict.fromkeys((dtype, "bfloat16")):
             optimized = optimize(ours(dtype=DTYPES[name]))
             sides.append(Side(OPTIMIZED, name, partial(our_generate, optimized)))
     return sides, plain
 
 
-def their_generate(model: Any, ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
-    """transformers' `generate`, with nothing but what is asked for."""
+def compile_config(device: str) -> Any:
+    """How transformers compiles the forward of a static cache: as it does by itself on a GPU."""
+    import transformers
+
+    config = transformers.CompileConfig()
+    config._compile_all_devices = device == "cpu"  # where it would run uncompiled
+    return config
+
+
+def their_generate(model: Any, ids: Tensor, new: int, beams: int, **options: Any) -> Tensor:
+    """transformers' `generate`, with nothing but what is asked for, and options for more speed."""
     return model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -192,11 +184,11 @@ def their_generate(model: Any, ids: Tensor, new: int, beams: int, streamer: Any)
         min_new_tokens=new,
         num_beams=beams,
         do_sample=False,
-        streamer=streamer,
+        **options,
     )
 
 
-def our_generate(model: Any, ids: Tensor, new: int, beams: int, streamer: Any) -> Tensor:
+def our_generate(model: Any, ids: Tensor, new: int, beams: int) -> Tensor:
     """Ours, asked for the same."""
     return generate(
         model,
@@ -205,22 +197,22 @@ def our_generate(model: Any, ids: Tensor, new: int, beams: int, streamer: Any) -
         max_new_tokens=new,
         min_new_tokens=new,
         num_beams=beams,
-        streamer=streamer,
     ).sequences
 
 
 def measure(
     text: Text, load_family: Callable[[str], tuple[list[Side], LanguageModel]]
 ) -> list[Row]:
-    """The rows of a case, one a side; of a growing context one for each side and range."""
+    """The rows of a case, one a side."""
     sides, model = load_family(text.family)
+    sides = [side for side in sides if text.beams == 1 or side.implementation != COMPILED]
     config: Any = model.config
     generator = torch.Generator().manual_seed(text.rows)
     # Random ids that have no role.
     shape, highest = (text.rows, text.prompt), min(config.vocab_size - 2, 30_000)
     ids = torch.randint(2, highest, shape, generator=generator)
     ids = ids.to(next(model.parameters()).device)
-    return (grow if text.bins else compare)(text, sides, model, ids)
+    return compare(text, sides, model, ids)
 
 
 def check_same(text: Text, sides: Sequence[Side], ids: Tensor) -> list[float]:
@@ -234,7 +226,7 @@ def check_same(text: Text, sides: Sequence[Side], ids: Tensor) -> list[float]:
     Raises:
         ValueError: ours generated other tokens, both being in float32; or another number of them.
     """
-    generated = [side.generate(ids, text.new, text.beams, None) for side in sides]
+    generated = [side.generate(ids, text.new, text.beams) for side in sides]
     shares = []
     for side, tokens in zip(sides, generated, strict=True):
         same_shape = tokens.shape == generated[0].shape
@@ -254,7 +246,7 @@ def compare(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor
     """Time every side in turns, and between them the reading of memory."""
     shares = check_same(text, sides, ids)
     readings: list[float] = []
-    calls = [partial(side.generate, ids, text.new, text.beams, None) for side in sides]
+    calls = [partial(side.generate, ids, text.new, text.beams) for side in sides]
     seconds = take_turns(
         [LocalWorker(call, ids.device) for call in calls],
         text.rounds,
@@ -262,6 +254,8 @@ def compare(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor
     )
     seq2seq = isinstance(model, Seq2SeqLM)
     context = text.new / 2 + (0 if seq2seq else text.prompt)  # halfway
+    names = [side.implementation for side in sides]
+    compiled = [mine for name, mine in zip(names, seconds, strict=True) if name == COMPILED]
     rows = []
     for side, mine, same in zip(sides, seconds, shares, strict=True):
         needed = bytes_per_step(
@@ -273,36 +267,11 @@ def compare(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor
         row = side.what
         row |= spread("tokens_per_second", [text.rows * text.new / second for second in mine])
         row |= spread("times_faster", ratios(seconds[0], mine))
+        if compiled:
+            row |= spread("times_compiled", ratios(compiled[0], mine))
         # Of the same round, for the speed of memory is not the same at all times.
         floors = [needed / reading * text.new for reading in readings]
         rows.append(row | spread("share_of_floor", ratios(floors, mine)) | {"same_tokens": same})
-    return rows
-
-
-def grow(text: Text, sides: Sequence[Side], model: LanguageModel, ids: Tensor) -> list[Row]:
-    """Time each token while the context grows.
-
-    Each token is timed on its own, so a GPU replays no captured step here.
-    """
-    for side in sides:
-        side.generate(ids, 20, text.beams, None)  # whatever is made once
-    times: list[list[list[float]]] = [[] for _ in sides]
-    readings = []
-    for _ in tqdm(range(text.rounds), text.name, leave=False, unit="round"):
-        readings.append(memory_bandwidth(ids.device))
-        for number, side in enumerate(sides):
-            clock = Clock()
-            side.generate(ids, text.new, text.beams, clock)
-            times[number].append(clock.intervals())
-    rows = []
-    edges = [round((text.new - 1) * part / text.bins) for part in range(text.bins + 1)]
-    for side, mine in zip(sides, times, strict=True):
-        for low, high in pairwise(edges):
-            context, size = (low + high) / 2, DTYPES[side.dtype].itemsize
-            needed = bytes_per_step(model, size, tokens=text.rows * context)
-            row = side.what | {"context": context, "floor_ms": 1e3 * needed / median(readings)}
-            steps = [1e3 * median(intervals[low:high]) for intervals in mine]
-            rows.append(row | spread("ms_per_step", steps))
     return rows
 
 

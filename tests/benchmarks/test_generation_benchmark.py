@@ -1,10 +1,13 @@
 """The benchmark of generation, on models so small that its clocks mean nothing."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
 from benchmarks import generation, measuring
-from benchmarks.generation import OPTIMIZED, PLAIN, THEIRS, Clock, Side, Text
+from benchmarks.generation import COMPILED, OPTIMIZED, PLAIN, THEIRS, Side, Text
 from benchmarks.runs import read, records
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from tests.benchmarks.conftest import tick_labels
@@ -23,7 +26,6 @@ SHAPES = {
 }
 CASES = {
     "gpt2-8": Text("GPT-2, 3 prompts", "gpt2", rows=3, prompt=5, new=6, rounds=2),
-    "gpt2-context": Text("growing", "gpt2", rows=1, prompt=1, new=13, rounds=2, bins=3),
     "t5-1": Text("T5, 1 source", "t5", rows=1, beams=2, prompt=5, new=6, rounds=2),
 }
 TEXT = Text("a case", "gpt2", rows=2, prompt=3, new=4, rounds=2)
@@ -58,19 +60,16 @@ def test_a_whole_run(tmp_path, capsys, figures):
     rows = records(read(out / "generation_quick.csv"))
     sides = [(THEIRS, "float32"), (PLAIN, "float32")]
     sides += [(OPTIMIZED, "float32"), (OPTIMIZED, "bfloat16")]
-    texts = [row for row in rows if "context" not in row]
-    assert [(row["implementation"], row["dtype"]) for row in texts] == sides * 2
-    for theirs, plain, optimized, _ in (texts[:4], texts[4:]):
+    assert [(row["implementation"], row["dtype"]) for row in rows] == sides * 2
+    for theirs, plain, optimized, _ in (rows[:4], rows[4:]):
         assert theirs["case"] in printed
         assert theirs["times_faster"] == 1
         assert plain["same_tokens"] == optimized["same_tokens"] == 1
-    curves = [row for row in rows if "context" in row]
-    assert [row["context"] for row in curves] == [2, 6, 10] * 4
     assert (out / "generation_quick.png").read_bytes().startswith(b"\x89PNG")
-    speeds, growth = figures["generation_quick.png"].axes
-    assert tick_labels(speeds) == [texts[0]["case"], texts[4]["case"]]
-    names = [text.get_text() for text in growth.get_legend().get_texts()]
-    assert names == [" ".join(side) for side in sides]
+    (speeds,) = figures["generation_quick.png"].axes
+    assert tick_labels(speeds) == [rows[0]["case"], rows[4]["case"]]
+    names = {text.get_text() for text in speeds.get_legend().get_texts()}
+    assert {" ".join(side) for side in sides} < names
 
 
 def test_different_texts_are_not_timed(gpt2):
@@ -92,10 +91,25 @@ def test_different_texts_are_not_timed(gpt2):
         generation.check_same(TEXT, [theirs, short], ids)
 
 
+def test_a_compiled_side_generates_the_same_with_a_static_cache(monkeypatch):
+    pytest.importorskip("transformers", reason="the comparison needs transformers")
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compiled.append(call) or call)
+    load = partial(generation.load, dtype="float32", device="cpu", compile_theirs=True)
+    rows = generation.measure(TEXT, load)
+    sides = [THEIRS, COMPILED, PLAIN, OPTIMIZED, OPTIMIZED]
+    assert [row["implementation"] for row in rows] == sides
+    assert len(compiled) == 1  # once, because its cache does not grow
+    assert [row["same_tokens"] for row in rows[:4]] == [1, 1, 1, 1]
+    assert rows[0]["times_faster"] == rows[1]["times_compiled"] == 1
+    beams = generation.measure(replace(TEXT, beams=2), load)  # it compiles no beam search
+    assert [row["implementation"] for row in beams] == [s for s in sides if s != COMPILED]
+
+
 def test_sides_are_compared_within_a_round(gpt2, monkeypatch):
     def side(name):
-        def generate(ids, new, beams, streamer):
-            assert (ids.shape, new, beams, streamer) == ((2, 3), 4, 1, None)
+        def generate(ids, new, beams):
+            assert (ids.shape, new, beams) == ((2, 3), 4, 1)
             return torch.zeros(2, 7)
 
         return Side(name, "float32", generate)
@@ -114,12 +128,3 @@ def test_sides_are_compared_within_a_round(gpt2, monkeypatch):
     needed = generation.bytes_per_step(gpt2, 4, tokens=2 * (3 + 2))
     shares = [needed / 1e6 / (2 / 4), needed / 2e6 / (4 / 4)]
     assert ours["share_of_floor"] == pytest.approx(sum(shares) / 2)
-
-
-def test_the_clock_starts_with_the_first_token():
-    clock = Clock()
-    for moment in (5.0, 6.0, 8.0, 11.0):  # the prompt, then three tokens
-        clock.put(torch.zeros(1))
-        clock.moments[-1] = moment
-    clock.end()
-    assert clock.intervals() == [2.0, 3.0]
