@@ -82,6 +82,7 @@ def encoder_parser(module: str, description: str, cases: Iterable[str]) -> Parse
         help="which ratios are measured",
     )
     add("--batches", type=positive, help="per pass; by default each case has its own number")
+    add("--batch-size", type=positive, help="sequences per batch; likewise")
     add("--passes", type=positive, help="how often the batches of each case are repeated")
     help = "cases that measure a compiled transformers, too, with best settings"
     add("--compile-theirs", nargs="+", choices=names, default=[], help=help)
@@ -213,6 +214,7 @@ def run_cases(
     settings |= {"text": " ".join(file.name for file in arguments.text)}
     settings |= {"squad": arguments.squad.name if arguments.squad else ""}
     settings |= {"settings": " ".join(arguments.settings)}
+    settings |= {"command_batch_size": arguments.batch_size or ""}
     name = f"{benchmark}{'_quick' * arguments.quick}_{arguments.dtype}"
     run = Run(arguments, name, settings)
     chosen = [(name, case) for name, case in cases if name in arguments.cases]
@@ -224,6 +226,7 @@ def run_cases(
         case = replace(
             case,
             pad_token_id=sequences[case.kind].pad_token_id,
+            batch_size=arguments.batch_size or case.batch_size,
             num_batches=arguments.batches or case.num_batches,
             dtype=arguments.dtype,
             device=arguments.device,

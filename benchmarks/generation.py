@@ -170,7 +170,7 @@ def compile_config(device: str) -> Any:
     """How transformers compiles the forward of a static cache: as it does by itself on a GPU."""
     import transformers
 
-    config = transformers.CompileConfig()
+    config: Any = transformers.CompileConfig()
     config._compile_all_devices = device == "cpu"  # where it would run uncompiled
     return config
 

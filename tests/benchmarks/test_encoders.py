@@ -175,13 +175,13 @@ def test_only_the_named_cases_are_compiled_and_checked(
     asked = []
     monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)
     options = ["--quick", "--cases", "encode", "one-16", "--compile-theirs", "encode"]
-    options += ["--settings", "best", "--out"]
+    options += ["--settings", "best", "--batch-size", "3", "--out"]
     assert inference.main([*options, str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.csv")
     rows = records(read(file))
     compiled = {row["case"] for row in rows if row["implementation"] == COMPILED}
     assert compiled == {INFERENCE["encode"].name}
-    assert {row["batches"] for row in rows} == {SORTED}
+    assert {(row["batches"], row["batch_size"]) for row in rows} == {(SORTED, 3)}
     assert asked == [{"dynamic": True}] * 2  # once to be checked, and once to be timed
 
     def changed(model, **_):
