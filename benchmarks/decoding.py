@@ -42,6 +42,7 @@ from benchmarks.measuring import (
     ratios,
     spread,
     take_turns,
+    timed,
 )
 from benchmarks.pictures import annotate, draw_line, quartiles
 from benchmarks.report import cells, machine, printed
@@ -61,8 +62,9 @@ SIZES = {"n_layer": 6, "n_embd": 768, "n_head": 12, "vocab_size": 50_257}
 QUICK_SIZES = {"n_layer": 2, "n_embd": 128, "n_head": 2, "vocab_size": 2000}
 SHORTEST = 64  # tokens in the cache, or of a prompt
 NEW = 64  # tokens for which a session is opened, as if so many were wanted
-STEPS = 4  # tokens of a turn
-UNTIMED_STEPS = 3  # to check scores, to count bytes, and to warm up
+STEPS = 4  # tokens of a turn, fewer where they take longer than this:
+LONGEST_TURN = 0.4  # seconds
+UNTIMED_STEPS = 3  # to check scores, to count bytes, and to learn how long one takes
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}  # of the norm of the scores
 CACHES = 7  # as large as the filled one, in the memory of all sides together
 
@@ -294,15 +296,15 @@ def measure_next(what: Row, sides: Sequence[Side], rounds: int) -> list[Row]:
     ]
     check_same(what, sides, [text() for text in texts])
     counted = [count_bytes(text) for text in texts]
-    for text in texts:
-        text()
+    slowest = max(timed(text, weight.device) for text in texts)
+    steps = max(1, min(STEPS, int(LONGEST_TURN / slowest)))
     readings: list[float] = []
     seconds = take_turns(
-        [LocalWorker(text, weight.device, STEPS) for text in texts],
+        [LocalWorker(text, weight.device, steps) for text in texts],
         rounds,
         before_round=lambda: readings.append(memory_bandwidth(weight.device)),
     )
-    middle = context + num_steps / 2  # of the tokens that were there
+    middle = context + UNTIMED_STEPS + rounds * steps / 2  # tokens that were there
     floor = bytes_per_step(model, size, tokens=batch * middle)
     rows = compared(sides, seconds)
     for row, mine, bytes_moved in zip(rows, seconds, counted, strict=True):
@@ -324,11 +326,12 @@ def measure_first(what: Row, sides: Sequence[Side], rounds: int, patience: float
     generator = torch.Generator().manual_seed(what["context"])
     shape = what["batch"], what["context"]
     prompt = torch.randint(2, config.vocab_size, shape, generator=generator).to(device)  # (B, T)
-    check_same(what, readers, [side.first(prompt) for side in readers])
-    workers = [LocalWorker(partial(side.first, prompt), device) for side in readers]
-    slowest = max(worker.seconds() for worker in workers)
+    scores: list[Tensor] = []
+    calls = [partial(side.first, prompt) for side in readers]
+    slowest = max(timed(lambda call=call: scores.append(call()), device) for call in calls)
+    check_same(what, readers, scores)
     rounds = max(1, min(rounds, int(patience / slowest)))
-    return compared(readers, take_turns(workers, rounds))
+    return compared(readers, take_turns([LocalWorker(call, device) for call in calls], rounds))
 
 
 def our_model(sides: Sequence[Side]) -> LanguageModel:
@@ -463,6 +466,10 @@ def _draw_times(axes: Any, curves: Curves) -> None:
         label="floor: every weight, key and value is read once",
     )
     axes.set_ylim(bottom=floor["floor_milliseconds"].min() / 2)
+    rate = (floor["floor_megabytes"] / floor["floor_milliseconds"]).median()  # GB/s
+    text = f"no program can be here: it reads {rate:.0f} GB a second"
+    place = (floor["context"].iloc[0], axes.get_ylim()[0])
+    annotate(axes, text, place, (12, 10), color="saddlebrown")
     _over_lengths(axes, floor, "tokens in the cache")
 
 

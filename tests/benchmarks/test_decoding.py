@@ -126,6 +126,7 @@ def test_sides_are_compared_within_a_round(sides, monkeypatch):
     # What the clock shows: a different side begins in each of two rounds.
     seconds = iter([8.0, 4.0, 2.0, 2.0, 1.0, 4.0, 8.0, 4.0, 2.0, 16.0])
     monkeypatch.setattr(measuring, "timed", lambda *_: next(seconds))
+    monkeypatch.setattr(decoding, "timed", lambda *_: 0.01)  # so four tokens a turn
     bandwidths = iter([1e6, 2e6])
     monkeypatch.setattr(decoding, "memory_bandwidth", lambda _: next(bandwidths))
     what = {"case": NEXT, "batch": 3, "context": 64}
@@ -137,7 +138,7 @@ def test_sides_are_compared_within_a_round(sides, monkeypatch):
     assert (last["times_default_low"], last["times_default_high"]) == (8, 8)
     assert (last["times_best_low"], last["times_best_high"]) == (2.5, 3.5)
     assert last["tokens_per_second"] == (3 / 1 + 3 / 2) / 2
-    floor = bytes_per_step(sides[2].model, 4, tokens=3 * (64 + (3 + 2 * 4) / 2))
+    floor = bytes_per_step(sides[2].model, 4, tokens=3 * (64 + 3 + 2 * 4 / 2))
     assert last["floor_megabytes"] == floor / 1e6
     assert last["share_of_floor"] == pytest.approx((floor / 1e6 / 1 + floor / 2e6 / 2) / 2)
 
