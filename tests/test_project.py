@@ -35,7 +35,7 @@ ORDER = [
     ("hf", "tokenization"),
     ("generation", "auto"),
     ("fast",),
-    ("tasks", "parity", "attention_maps", "attention_pictures", "train"),
+    ("tasks", "parity", "attention_maps", "attention_pictures", "train", "cost"),
     ("cli", "inputs", "__main__", "benchmarks"),
 ]
 # A model's methods call hf/ when a user saves or loads, and generation/ when it generates.

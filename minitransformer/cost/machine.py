@@ -1,0 +1,402 @@
+"""What a machine can do: the rate of each kind of operation, measured once and kept in a file.
+
+A roofline model (Williams, Waterman and Patterson 2009) says that an operation takes as long as the
+slower of its arithmetic and its memory traffic allows. Both roofs depend on the size of the
+operation, so :func:`calibrate` measures each kind at a few sizes; between them the time for a unit
+of work is interpolated, on logarithmic scales, and beyond them it stays what it was at the last.
+Nothing is fitted to a whole model.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from itertools import cycle, product
+from mmap import PAGESIZE, mmap
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minitransformer.cost.operations import PARTS, Operation, Work
+from minitransformer.files import CheckpointError, atomic_directory, read_json
+
+_LARGE = 2**27  # bytes: more than a cache holds
+_SHORTEST = 0.004  # seconds; a shorter call is repeated
+_LONG = 0.1  # seconds; a longer one is not repeated
+_PASSES = 3  # over all kinds, so that what else the machine does meanwhile spreads over all of them
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The time of one kind of operation for a unit of work, by its size.
+
+    Attributes:
+        axes: the sizes that were measured, along each axis.
+        seconds: for a unit of work, an array with a dimension for each axis, as nested lists.
+    """
+
+    axes: list[list[float]]
+    seconds: Any
+
+    def at(self, size: Sequence[float]) -> float:
+        """Seconds for a unit of work of an operation of this size."""
+        values = np.log(self.seconds)
+        for axis, place in zip(reversed(self.axes), reversed(size), strict=True):
+            along = partial(np.interp, np.log(max(place, 1)), np.log(axis))
+            values = np.apply_along_axis(along, -1, values)
+        return float(np.exp(values))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The measured rates of a machine.
+
+    Attributes:
+        rates: by dtype and kind.
+        memory: bytes that it has.
+        about: what it was measured on: processor, threads, versions, date.
+    """
+
+    rates: dict[str, dict[str, Rate]]
+    memory: int
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def seconds(self, work: Work) -> float:
+        """How long a computation should take."""
+        return sum(map(self.seconds_of, work.operations))
+
+    def seconds_of(self, operation: Operation) -> float:
+        """How long one operation should take."""
+        rates = self.rates.get(operation.dtype, self.rates["float32"])
+        new = operation.new_bytes * rates["new memory"].at(())
+        return operation.amount * rates[operation.kind].at(operation.size) + new
+
+    def seconds_by_part(self, work: Work) -> dict[str, float]:
+        """The same for each part of a model that has operations, in the order of `PARTS`."""
+        return self._grouped(work, lambda operation: operation.part, PARTS)
+
+    def seconds_by_kind(self, work: Work) -> dict[str, float]:
+        """The same for each kind of operation, the longest first."""
+        found = self._grouped(work, lambda operation: operation.kind, tuple(KINDS))
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def _grouped(
+        self, work: Work, key: Callable[[Operation], str], names: Sequence[str]
+    ) -> dict[str, float]:
+        sums = dict.fromkeys(names, 0.0)
+        for operation in work.operations:
+            sums[key(operation)] += self.seconds_of(operation)
+        return {name: seconds for name, seconds in sums.items() if seconds}
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        path = Path(path)
+        with atomic_directory(path.parent) as directory:
+            text = json.dumps(asdict(self), indent=1)
+            (directory / path.name).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Machine":
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: it is not such a file.
+            OSError: it cannot be read.
+        """
+        content = read_json(Path(path))
+        try:
+            rates = {
+                dtype: {kind: Rate(**rate) for kind, rate in kinds.items()}
+                for dtype, kinds in content["rates"].items()
+            }
+            missing = set(KINDS) - set(rates["float32"])
+            if missing:
+                raise KeyError(min(missing))
+            return cls(rates, int(content["memory"]), content["about"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} holds no rates of a machine ({error}); delete it, and it is made anew"
+            ) from error
+
+
+# ---- calibration ----
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of operation is measured.
+
+    Attributes:
+        make: from the sizes along its axes and a dtype, the call and its amount of work.
+        axes: the sizes that are measured.
+    """
+
+    make: Callable[..., tuple[Callable[[], object], float]]
+    axes: list[list[int]]
+
+
+def _matrix(dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.full(shape, 0.5, dtype=dtype)
+
+
+@cache
+def _weights(dtype: torch.dtype) -> Tensor:
+    """More weights than a cache holds."""
+    return _matrix(dtype, _LARGE // dtype.itemsize)
+
+
+def _product(dtype: torch.dtype, rows: int, width: int) -> tuple[Callable[[], object], float]:
+    """A linear layer; its weights come from memory, as those of a model that a cache cannot hold.
+
+    For few rows that decides: each weight is used only so many times.
+    """
+    inputs = _matrix(dtype, rows, width)
+    turns = cycle(_weights(dtype).unfold(0, width * width, width * width).unbind())
+    return lambda: F.linear(inputs, next(turns).view(width, width)), 2 * rows * width * width
+
+
+def _short_product(
+    dtype: torch.dtype, inner: int, width: int
+) -> tuple[Callable[[], object], float]:
+    """The gradient of weights: `inner` tokens."""
+    left, right = _matrix(dtype, inner, width), _matrix(dtype, inner, width)
+    return lambda: left.t() @ right, 2 * inner * width * width
+
+
+def _batch(length: int) -> int:
+    return max(2, 2**20 // length**2)
+
+
+def _values(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], object], float]:
+    """Weights times values."""
+    weights = _matrix(dtype, _batch(length), length, length)
+    values = _matrix(dtype, _batch(length), length, size)
+    return lambda: weights @ values, 2 * weights.numel() * size
+
+
+def _scores(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], object], float]:
+    """Queries times keys."""
+    query, key = (_matrix(dtype, _batch(length), length, size) for _ in range(2))
+    return lambda: query @ key.transpose(1, 2), 2 * query.shape[0] * length**2 * size
+
+
+def _attention(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], object], float]:
+    """PyTorch's kernel; laid out as projections give it."""
+    heads = max(2, min(64, 2**20 // length**2))
+    query, key, value = (_matrix(dtype, 1, length, heads, size).transpose(1, 2) for _ in range(3))
+    return lambda: F.scaled_dot_product_attention(query, key, value), heads * length**2
+
+
+def _attention_backward(
+    dtype: torch.dtype, size: int, length: int
+) -> tuple[Callable[[], object], float]:
+    heads = max(2, min(64, 2**20 // length**2))
+    inputs = [
+        _matrix(dtype, 1, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)
+    ]
+    with torch.enable_grad():
+        result = F.scaled_dot_product_attention(*inputs)
+    gradient = torch.randn_like(result)
+    call = partial(torch.autograd.grad, result, inputs, gradient, retain_graph=True)
+    return call, heads * length**2
+
+
+def _numbers(
+    function: Callable[[Tensor], Callable[[], object]], dtype: torch.dtype, number: int
+) -> tuple[Callable[[], object], float]:
+    """A function of so many numbers, in rows of 512."""
+    return function(_matrix(dtype, max(1, number // 512), min(number, 512))), number
+
+
+def _elementwise(dtype: torch.dtype, moved: int) -> tuple[Callable[[], object], float]:
+    """A sum, which reads two tensors and writes a third."""
+    left, right, result = _matrix(dtype, 3, max(1, moved // (3 * dtype.itemsize)))
+    return lambda: torch.add(left, right, out=result), moved
+
+
+def _transposed_copy(dtype: torch.dtype, moved: int) -> tuple[Callable[[], object], float]:
+    """Heads merged: (T, H, D) from (H, T, D)."""
+    heads = _matrix(dtype, 12, max(1, moved // (2 * 12 * 64 * dtype.itemsize)), 64)
+    merged = torch.empty_like(heads.transpose(0, 1), memory_format=torch.contiguous_format)
+    return lambda: merged.copy_(heads.transpose(0, 1)), moved
+
+
+def _view(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    some = _matrix(dtype, 8, 8)
+    return lambda: [some.view(64) for _ in range(100)], 100
+
+
+def _new_memory(_dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    """Pages that the system clears when they are first written to: one byte of each is."""
+
+    def call() -> None:
+        with mmap(-1, _LARGE) as memory:
+            pages = torch.frombuffer(memory, dtype=torch.uint8)[::PAGESIZE]
+            pages.fill_(1)
+            del pages  # or the memory could not be closed
+
+    return call, _LARGE
+
+
+def _adamw(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    weights = [_matrix(dtype, 2**20).requires_grad_() for _ in range(16)]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    return torch.optim.AdamW(weights, fused=True).step, 16 * 2**20
+
+
+def _gelu(x: Tensor) -> Callable[[], object]:
+    return lambda: F.gelu(x)
+
+
+def _gelu_backward(x: Tensor) -> Callable[[], object]:
+    return lambda: torch.ops.aten.gelu_backward(x, x)
+
+
+def _softmax(x: Tensor) -> Callable[[], object]:
+    return lambda: x.softmax(-1)
+
+
+def _softmax_backward(x: Tensor) -> Callable[[], object]:
+    return lambda: torch.ops.aten._softmax_backward_data(x, x, -1, x.dtype)
+
+
+def _norm(x: Tensor) -> Callable[[], object]:
+    weight = torch.ones(x.shape[-1], dtype=x.dtype)
+    return lambda: F.layer_norm(x, weight.shape, weight, weight)
+
+
+def _norm_backward(x: Tensor) -> Callable[[], object]:
+    weight = torch.ones(x.shape[-1], dtype=x.dtype)
+    _, mean, deviation = torch.native_layer_norm(x, weight.shape, weight, weight, 1e-5)
+    backward = torch.ops.aten.native_layer_norm_backward
+    return lambda: backward(x, x, weight.shape, mean, deviation, weight, weight, [True, True, True])
+
+
+def _random(x: Tensor) -> Callable[[], object]:
+    return lambda: x.bernoulli_(0.9)
+
+
+_ROWS, _WIDTHS = [1, 4, 16, 64, 256, 1024], [256, 768, 2048]
+_LENGTHS, _HEAD_SIZES = [64, 256, 1024, 2048], [32, 64, 128]
+_FEW_TO_MANY = [2**10, 2**14, 2**18, 2**21]
+KINDS = {
+    "product": Kind(_product, [_ROWS, _WIDTHS]),
+    "product, short inner": Kind(_short_product, [_ROWS, _WIDTHS]),
+    "batched product": Kind(_values, [_HEAD_SIZES, _LENGTHS]),
+    "batched product, short inner": Kind(_scores, [_HEAD_SIZES, _LENGTHS]),
+    "attention kernel": Kind(_attention, [_HEAD_SIZES, _LENGTHS]),
+    "attention kernel, backward": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
+    "softmax": Kind(partial(_numbers, _softmax), [_FEW_TO_MANY]),
+    "softmax, backward": Kind(partial(_numbers, _softmax_backward), [_FEW_TO_MANY]),
+    "gelu": Kind(partial(_numbers, _gelu), [_FEW_TO_MANY]),
+    "gelu, backward": Kind(partial(_numbers, _gelu_backward), [_FEW_TO_MANY]),
+    "norm": Kind(partial(_numbers, _norm), [_FEW_TO_MANY]),
+    "norm, backward": Kind(partial(_numbers, _norm_backward), [_FEW_TO_MANY]),
+    "random": Kind(partial(_numbers, _random), [_FEW_TO_MANY]),
+    "elementwise": Kind(_elementwise, [[2**8, 2**14, 2**18, 2**22, 2**24, 2**26]]),
+    "transposed copy": Kind(_transposed_copy, [[2**14, 2**18, 2**22, 2**24, 2**26]]),
+    "view": Kind(_view, []),
+    "new memory": Kind(_new_memory, []),
+    "adamw": Kind(_adamw, []),
+}
+
+
+def calibrate(
+    threads: int | None = None,
+    dtypes: Sequence[str] = ("float32", "bfloat16"),
+    passes: int = _PASSES,
+) -> Machine:
+    """Measure this machine, in about a minute.
+
+    Args:
+        threads: of the CPU; by default as many as PyTorch uses.
+        dtypes: that are measured.
+        passes: over all kinds and sizes; the median of them counts.
+
+    Returns:
+        Its rates.
+    """
+    from tqdm import tqdm
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        places = [
+            (dtype, kind, sizes)
+            for dtype in dtypes
+            for kind in KINDS
+            for sizes in product(*KINDS[kind].axes)
+        ]
+        times: dict[tuple[Any, ...], list[float]] = {place: [] for place in places}
+        with torch.no_grad(), tqdm(total=passes * len(places), desc="measuring", unit="") as bar:
+            for _ in range(passes):
+                for dtype, kind, sizes in places:
+                    call, amount = KINDS[kind].make(getattr(torch, dtype), *sizes)
+                    times[dtype, kind, sizes].append(_seconds(call) / amount)
+                    bar.update()
+        rates = {
+            dtype: {
+                kind: Rate(
+                    [list(map(float, axis)) for axis in KINDS[kind].axes],
+                    np.reshape(
+                        [median(times[dtype, kind, s]) for s in product(*KINDS[kind].axes)],
+                        [len(axis) for axis in KINDS[kind].axes],
+                    ).tolist(),
+                )
+                for kind in KINDS
+            }
+            for dtype in dtypes
+        }
+        return Machine(rates, _memory(), _about())
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """The time of a call, after one that warms up."""
+    number, seconds = 1, _timed(call, 1)
+    if seconds < _LONG:
+        seconds = _timed(call, 1)
+    if seconds < _SHORTEST:
+        number = int(_SHORTEST / max(seconds, 1e-7)) + 1
+        seconds = _timed(call, number)
+    return seconds / number
+
+
+def _timed(call: Callable[[], object], number: int) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        call()
+    return time.perf_counter() - start
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _about() -> dict[str, Any]:
+    return {
+        "processor": processor_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def processor_name() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,324 @@
+"""What a computation consists of: its operations, counted without computing anything.
+
+:func:`trace` runs a function of ours on fake tensors, which have shapes but no numbers, and notes
+every operation that PyTorch would run, those of the backward pass included: its FLOPs, the bytes
+that it reads and writes, and the part of the model it belongs to. So nothing is counted by hand,
+and what is counted is what runs. It also follows which tensors are alive at the same time: that is
+the peak memory.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+from weakref import finalize
+
+import torch
+import torch.nn.modules.module as global_hooks
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from minitransformer.layers.attention import MultiHeadAttention
+from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
+from minitransformer.layers.normalization import LayerNorm, RMSNorm
+from minitransformer.layers.positional_embeddings import RelativePositionBias
+from minitransformer.models.bert import MaskedLMHead
+
+PARTS = (
+    "embeddings",
+    "projections",
+    "attention",
+    "feed-forward",
+    "norms",  # with dropout and residual sums
+    "head",
+    "loss",
+    "optimizer",
+)
+# From this size on, the C library takes memory from the system and returns it as soon as it is free:
+# every page of such a result is new and has to be cleared (mallopt(3), M_MMAP_THRESHOLD).
+_LARGE = 32 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation.
+
+    Attributes:
+        part: of the model, one of :data:`PARTS`.
+        kind: whose rate it has; see :data:`minitransformer.cost.machine.KINDS`.
+        dtype: of its result.
+        amount: what its time is proportional to: FLOPs of a product, pairs of a query and a key of
+            an attention kernel, bytes or numbers of the others.
+        size: what its rate depends on, one number for each axis of its kind.
+        flops: multiplications and additions of products and attention kernels; 0 for others.
+        bytes: read and written.
+        new_bytes: of its result, where the system has to provide new memory for it.
+    """
+
+    part: str
+    kind: str
+    dtype: str
+    amount: float
+    size: tuple[float, ...]
+    flops: float = 0
+    bytes: float = 0
+    new_bytes: float = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """The operations of a computation, in their order, and its peak memory.
+
+    Attributes:
+        operations: those of the backward pass too.
+        peak_bytes: the most that is alive at a time, beyond what was there before.
+    """
+
+    operations: list[Operation]
+    peak_bytes: int
+
+    @property
+    def flops(self) -> float:
+        """Of products and attention kernels."""
+        return sum(operation.flops for operation in self.operations)
+
+    @property
+    def bytes(self) -> float:
+        """Read and written by all operations."""
+        return sum(operation.bytes for operation in self.operations)
+
+
+def trace(build: Callable[[], Callable[[], object]]) -> Work:
+    """Count what a call does.
+
+    Args:
+        build: makes models and inputs, which is not counted, and returns the call, which is. Both
+            run on fake tensors: building a model of any size takes no memory.
+
+    Raises:
+        RuntimeError: the call needs the values of a tensor; raised by PyTorch.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # which takes seconds to import
+
+    with FakeTensorMode():
+        call = build()
+        recorder = _Recorder()
+        with ExitStack() as stack:
+            for hook in (
+                global_hooks.register_module_forward_pre_hook(recorder.enter),
+                global_hooks.register_module_forward_hook(recorder.leave, always_call=True),
+            ):
+                stack.callback(hook.remove)
+            stack.enter_context(recorder)
+            result = call()  # kept until the end, as its caller would
+        del result
+    return Work(recorder.operations, recorder.peak)
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation below autograd, and the modules that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self.peak = 0
+        self._alive = 0
+        self._storages: set[int] = set()
+        self._modules: list[nn.Module] = []
+        # Autograd numbers its nodes as the forward pass makes them. At these numbers the part
+        # changes, so that an operation of the backward pass belongs to the part of its node.
+        self._numbers: list[int] = [0]
+        self._parts = [part_of([])]
+
+    def enter(self, module: nn.Module, _inputs: object) -> None:
+        """A module is called."""
+        self._modules.append(module)
+        self._note_part()
+
+    def leave(self, _module: nn.Module, _inputs: object, _output: object) -> None:
+        """It returned."""
+        self._modules.pop()
+        self._note_part()
+
+    def _note_part(self) -> None:
+        self._numbers.append(torch.autograd._get_sequence_nr())
+        self._parts.append(part_of(self._modules))
+
+    def _part(self, function: str) -> str:
+        """The part of the operation that runs now."""
+        node = torch._C._current_autograd_node()
+        if node is None:
+            part = part_of(self._modules)
+        else:
+            number = node._sequence_nr()
+            if number > torch.autograd._get_sequence_nr():  # a gradient is stored in a parameter
+                return self.operations[-1].part
+            part = self._parts[bisect_right(self._numbers, number) - 1]
+        return "loss" if part == "head" and function in _OF_THE_LOSS else part
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function._schema.name.removeprefix("aten::")
+        if name.startswith("prim::"):
+            return result
+        inputs = list(_tensors((args, kwargs)))
+        outputs = list(_tensors(result))
+        if not outputs:
+            return result
+        new = [size for output in outputs if (size := self._follow(output, inputs))]
+        is_view = not new and not function._schema.is_mutable
+        known = _describe(name, args, inputs, outputs, is_view)
+        known["new_bytes"] = sum(size for size in new if size >= _LARGE)
+        self.operations.append(Operation(part=self._part(name), **known))
+        return result
+
+    def _follow(self, output: Tensor, inputs: Sequence[Tensor]) -> int:
+        """The bytes of a result with memory of its own, which is followed until it is freed."""
+        storage = output.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._storages or any(key == x.untyped_storage()._cdata for x in inputs):
+            return 0
+        self._storages.add(key)
+        self._alive += size
+        self.peak = max(self.peak, self._alive)
+        finalize(storage, self._free, key, size)
+        return size
+
+    def _free(self, key: int, size: int) -> None:
+        self._storages.discard(key)
+        self._alive -= size
+
+
+_OF_THE_LOSS = {
+    "_log_softmax",
+    "_log_softmax_backward_data",
+    "nll_loss_forward",
+    "nll_loss_backward",
+    "nll_loss2d_forward",
+    "nll_loss2d_backward",
+}
+
+
+def part_of(modules: Sequence[nn.Module]) -> str:
+    """The part of a model that an operation belongs to, by the modules that are being called.
+
+    Args:
+        modules: from the outermost to the innermost; without any, attention alone is traced.
+    """
+    if not modules:
+        return "attention"
+    innermost = modules[-1]
+    for module in modules:
+        if isinstance(module, MultiHeadAttention):
+            return "projections" if isinstance(innermost, nn.Linear) else "attention"
+        if isinstance(module, RelativePositionBias):
+            return "attention"
+        if isinstance(module, FeedForward | GatedFeedForward):
+            return "feed-forward"
+        if isinstance(module, nn.Embedding) or "Embeddings" in type(module).__name__:
+            return "embeddings"
+        if isinstance(module, MaskedLMHead):
+            return "head"
+    if (
+        isinstance(innermost, LayerNorm | RMSNorm | nn.Dropout)
+        or "Layer" in type(innermost).__name__
+    ):
+        return "norms"
+    # What a backbone does outside of its layers are positions and masks.
+    return "embeddings" if hasattr(innermost, "layers") else "head"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in arguments or results."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _describe(
+    name: str,
+    args: Sequence[Any],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    is_view: bool,
+) -> dict[str, Any]:
+    """The fields of an operation, but for its part."""
+    first = outputs[0]
+    moved = sum(x.numel() * x.element_size() for x in (*inputs, *outputs))
+    found: dict[str, Any] = {"dtype": str(first.dtype).removeprefix("torch."), "bytes": moved}
+    if is_view:
+        return found | {"kind": "view", "amount": 1, "size": (), "bytes": 0}
+    if name in _PRODUCTS:
+        left, right = inputs[-2:]
+        batch, rows, inner = (1, *left.shape) if left.dim() == 2 else tuple(left.shape)
+        return found | _product(batch, rows, inner, right.shape[-1])
+    if name in _ATTENTION_KERNELS:
+        return found | _attention_kernel(name, args, inputs)
+    if name in _BY_NUMBERS:
+        # The gradient of a softmax has the shape of what it gets, a norm gives mean and deviation.
+        return found | {
+            "kind": _BY_NUMBERS[name],
+            "amount": first.numel(),
+            "size": (first.numel(),),
+        }
+    kind = "elementwise"
+    if name in ("clone", "copy_", "_to_copy") and any(not x.is_contiguous() for x in inputs):
+        kind = "transposed copy"
+    return found | {"kind": kind, "amount": moved, "size": (moved,)}
+
+
+def _product(batch: int, rows: int, inner: int, columns: int) -> dict[str, Any]:
+    """A product of matrices, (rows, inner) by (inner, columns), `batch` times.
+
+    Its rate depends most on the shortest of the three sizes, and on which one that is.
+    """
+    flops = 2 * batch * rows * inner * columns
+    shortest, *others = sorted((rows, inner, columns))
+    kind = "batched product" if batch > 1 else "product"
+    if inner == shortest:
+        kind += ", short inner"
+    return {"kind": kind, "amount": flops, "flops": flops, "size": (shortest, prod(others) ** 0.5)}
+
+
+def _attention_kernel(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) -> dict[str, Any]:
+    """PyTorch's attention kernel of the CPU; the causal one leaves out half of the pairs."""
+    is_backward = name.endswith("_backward")
+    query, key = inputs[1:3] if is_backward else inputs[:2]  # (B, H, T, D), (B, H, S, D)
+    is_causal = args[7] if is_backward and len(args) > 7 else len(args) > 4 and args[4]
+    pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    pairs = pairs / 2 if is_causal else pairs
+    return {
+        "kind": "attention kernel" + ", backward" * is_backward,
+        "amount": pairs,
+        "flops": pairs * query.shape[3] * (10 if is_backward else 4),
+        "size": (query.shape[3], key.shape[2]),
+    }
+
+
+_PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+_ATTENTION_KERNELS = {
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention_for_cpu_backward",
+}
+_BY_NUMBERS = {
+    "_softmax": "softmax",
+    "_safe_softmax": "softmax",
+    "_log_softmax": "softmax",
+    "_softmax_backward_data": "softmax, backward",
+    "_log_softmax_backward_data": "softmax, backward",
+    "gelu": "gelu",
+    "gelu_backward": "gelu, backward",
+    "native_layer_norm": "norm",
+    "_fused_rms_norm": "norm",
+    "native_layer_norm_backward": "norm, backward",
+    "_fused_rms_norm_backward": "norm, backward",
+    "bernoulli_": "random",
+}

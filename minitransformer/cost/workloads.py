@@ -1,0 +1,219 @@
+"""The computations whose cost is asked for most: attention, a layer, a step of a model, a token.
+
+Each is built on fake tensors and traced, so its size does not matter.
+B batch, T tokens, S key tokens, H heads, D head size, E hidden size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minitransformer.cost.operations import Operation, Work, trace
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.layers.attention import causal_mask, get_attention
+from minitransformer.models.base import Seq2SeqLM, TaskModel
+from minitransformer.models.bert import BertConfig, BertModel
+from minitransformer.models.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """The sizes of one attention.
+
+    Attributes:
+        batch, length: B and T.
+        heads, head_size: H and D.
+        key_length: S; T by default.
+        dtype: "float32" or "bfloat16".
+        causal: whether a token attends to those before it only.
+        dropout: probability of dropping a weight.
+        implementation: "eager" or "sdpa".
+    """
+
+    batch: int = 1
+    length: int
+    heads: int = 12
+    head_size: int = 64
+    key_length: int | None = None
+    dtype: str = "float32"
+    causal: bool = False
+    dropout: float = 0.0
+    implementation: str = "sdpa"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype, as PyTorch names it."""
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    def mask(self) -> Tensor | None:
+        """What our layers get: None, or the triangle of a causal attention."""
+        keys = self.key_length or self.length
+        return causal_mask(torch.arange(keys - self.length, keys), keys) if self.causal else None
+
+
+def attention(shape: AttentionShape, *, backward: bool = False) -> Work:
+    """softmax(Q K^T) V alone, without projections; with the gradients of Q, K and V if asked."""
+
+    def build() -> Callable[[], object]:
+        attend = get_attention(shape.implementation)
+        keys = shape.key_length or shape.length
+        query, key, value = (
+            torch.randn(shape.batch, tokens, shape.heads, shape.head_size, dtype=shape.torch_dtype)
+            .transpose(1, 2)
+            .requires_grad_(backward)
+            for tokens in (shape.length, keys, keys)
+        )  # (B, H, T, D), (B, H, S, D) twice
+        mask = shape.mask()
+        gradient = torch.empty_like(query, requires_grad=False)
+
+        def call() -> object:
+            attended, _ = attend(query, key, value, mask, dropout=shape.dropout)
+            if not backward:
+                return attended
+            return torch.autograd.grad(attended, (query, key, value), gradient)
+
+        return call
+
+    return trace(build)
+
+
+def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = False) -> Work:
+    """An encoder layer of BERT; with the gradients of its input and weights if asked."""
+
+    def build() -> Callable[[], object]:
+        config = BertConfig(
+            vocab_size=8,
+            hidden_size=shape.heads * shape.head_size,
+            num_attention_heads=shape.heads,
+            intermediate_size=intermediate_size,
+            num_hidden_layers=1,
+            max_position_embeddings=8,
+            hidden_dropout_prob=shape.dropout,
+            attention_probs_dropout_prob=shape.dropout,
+        )
+        with _default_dtype(shape.dtype):
+            first = BertModel(config, attention=shape.implementation).train(backward).layers[0]
+        hidden = torch.randn(
+            *(shape.batch, shape.length, config.hidden_size), dtype=shape.torch_dtype
+        ).requires_grad_(backward)  # (B, T, E)
+        mask = shape.mask()
+        gradient = torch.empty_like(hidden, requires_grad=False)
+
+        def call() -> object:
+            if not backward:
+                with torch.no_grad():
+                    return first(hidden, mask)
+            output, _ = first(hidden, mask)
+            return torch.autograd.grad(output, (hidden, *first.parameters()), gradient)
+
+        return call
+
+    return trace(build)
+
+
+def model(
+    model_class: type[TaskModel],
+    config: Config,
+    *,
+    batch: int,
+    length: int,
+    train: bool = False,
+    dtype: str = "float32",
+    implementation: str = "sdpa",
+) -> Work:
+    """A call of a model, or a training step: forward, backward and AdamW.
+
+    Args:
+        model_class: one with a language model head.
+        config: its sizes; a table of positions that is too short for the length is made longer.
+        batch, length: sequences, and tokens of each; of an encoder-decoder, of source and target.
+        train: whether it is a training step, with the dropout of the config.
+        dtype: of the model.
+        implementation: of attention, "eager" or "sdpa".
+    """
+    weights: list[int] = []
+
+    def build() -> Callable[[], object]:
+        built: Any = build_model(model_class, config, length, dtype, implementation).train(train)
+        weights.append(sum(parameter.numel() for parameter in built.parameters()))
+        ids = torch.zeros(batch, length, dtype=torch.int64)
+        labels = ids if train or isinstance(built, Seq2SeqLM) else None
+
+        def call() -> object:
+            if not train:
+                with torch.no_grad():
+                    return built(ids, labels=labels)
+            built(ids, labels=labels).loss.backward()
+            return [parameter.grad for parameter in built.parameters()]
+
+        return call
+
+    work = trace(build)
+    if not train:
+        return work
+    adamw = Operation(part="optimizer", kind="adamw", dtype=dtype, amount=weights[0], size=())
+    return Work([*work.operations, adamw], work.peak_bytes)
+
+
+def token(
+    model_class: type[TaskModel],
+    config: Config,
+    *,
+    batch: int,
+    context: int,
+    dtype: str = "float32",
+    implementation: str = "sdpa",
+) -> Work:
+    """One decoded token of every sequence, with the cache that a plain model has.
+
+    Args:
+        model_class: a language model.
+        config: its sizes.
+        batch: B.
+        context: tokens in the cache; of an encoder-decoder, of the source as well.
+        dtype: of the model.
+        implementation: of attention, "eager" or "sdpa".
+    """
+
+    def build() -> Callable[[], object]:
+        built: Any = build_model(model_class, config, context + 1, dtype, implementation)
+        tokens = torch.zeros(batch, context, dtype=torch.int64)
+        targets = {"decoder_input_ids": tokens} if isinstance(built, Seq2SeqLM) else {}
+        session = built.decoding_session(tokens, config=GenerationConfig(), **targets)
+        with torch.no_grad():
+            session.start()
+
+        def call() -> object:
+            with torch.no_grad():
+                return session.step(tokens)
+
+        return call
+
+    return trace(build)
+
+
+def build_model(
+    model_class: type[TaskModel], config: Config, length: int, dtype: str, implementation: str
+) -> TaskModel:
+    """A model for sequences of this length; on fake tensors it takes no memory."""
+    rows = getattr(config, "max_position_embeddings", None)
+    if rows is not None and getattr(config, "max_sequence_length", rows) < length:
+        config = replace(config, max_position_embeddings=rows + length)
+    with _default_dtype(dtype):
+        return model_class(config, attention=implementation).eval()
+
+
+@contextmanager
+def _default_dtype(name: str) -> Iterator[None]:
+    """New weights are of this dtype. A model of fake tensors cannot be converted to another."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
