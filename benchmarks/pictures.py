@@ -1,24 +1,12 @@
-"""The pictures of all benchmarks, drawn from the rows of their CSV files."""
+"""The pictures of training, inference and generation, from the rows of their CSV files."""
 
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.formulas import equal_length, exponent
-from benchmarks.report import (
-    ATTENTION,
-    BOTH,
-    FIXED_BATCH,
-    FIXED_TOKENS,
-    FORWARD,
-    LAYER,
-    crossings,
-    machine,
-    read_all,
-    timed,
-)
-from benchmarks.runs import Row, read, records
+from benchmarks.report import machine, read_all
+from benchmarks.runs import Row, records
 from train.metrics import new_figure
 
 RATIO_PANELS = {
@@ -30,45 +18,17 @@ DTYPE_COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
 SIDE_COLOURS = {
     ("transformers", "float32"): "tab:gray",
     ("transformers", "bfloat16"): "black",
+    ("transformers compiled", "float32"): "tab:green",
+    ("transformers compiled", "bfloat16"): "darkgreen",
     ("plain", "float32"): "skyblue",
     ("plain", "bfloat16"): "navajowhite",
     ("optimized", "float32"): "tab:blue",
     ("optimized", "bfloat16"): "tab:orange",
 }
-ATTENTION_COLOURS = {
-    "no attention": "goldenrod",
-    "ours eager": "tab:red",
-    "ours sdpa": "tab:blue",
-    "sdpa: math": "tab:pink",
-    "transformers eager": "black",
-    "transformers sdpa": "tab:gray",
-    "ours optimized": "tab:green",
-    "ours sdpa, padded": "cornflowerblue",
-    "transformers sdpa, padded": "tab:brown",
-}
-
-
-def draw_all(directory: Path) -> list[str]:
-    """Draw every picture that a directory has rows for; gives their names.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the directory has no results.
-    """
-    stems = [file.stem for file in sorted(directory.glob("*.csv"))]
-    drawn = dict.fromkeys(_base(stem) for stem in stems if not stem.endswith(".unfinished"))
-    for name in drawn:
-        kind = next(kind for kind in DRAW if name.startswith(kind))
-        DRAW[kind](directory, name)
-    if not drawn:
-        raise ValueError(f"{directory} holds no CSV files of benchmarks")
-    return list(drawn)
 
 
 def _base(name: str) -> str:
-    """The name of the picture of a file: one of all dtypes, but for attention."""
-    if name.startswith("attention_cost"):
-        return name
+    """The name of the picture of a file: one of all dtypes."""
     return name.removesuffix("_float32").removesuffix("_bfloat16")
 
 
@@ -142,18 +102,19 @@ def _marker(row: Row) -> dict[str, Any]:
     return style | {"color": colour, "mfc": "white" if row.get("dropout") == 0 else colour}
 
 
-def _quartiles(row: Row, name: str) -> list[list[float]]:
+def quartiles(row: Row, name: str) -> list[list[float]]:
     """How far the quartiles are from the median, as matplotlib wants it."""
     return [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
 
 
 def _draw_ratio(axes: Any, row: Row, name: str, place: float) -> None:
     """A mark with its quartiles and its number."""
-    axes.errorbar(row[name], place, xerr=_quartiles(row, name), capsize=3, **_marker(row))
-    _annotate(axes, f"{row[name]:.2f}", (row[f"{name}_high"], place), (6, 0), va="center")
+    axes.errorbar(row[name], place, xerr=quartiles(row, name), capsize=3, **_marker(row))
+    annotate(axes, f"{row[name]:.2f}", (row[f"{name}_high"], place), (6, 0), va="center")
 
 
-def _annotate(axes: Any, text: str, xy: tuple[float, float], offset: Any, **style: Any) -> None:
+def annotate(axes: Any, text: str, xy: tuple[float, float], offset: Any, **style: Any) -> None:
+    """Small text beside a point."""
     axes.annotate(text, xy, offset, textcoords="offset points", fontsize=8, **style)
 
 
@@ -184,7 +145,7 @@ def _draw_speeds(axes: Any, rows: list[Row]) -> None:
         side, speed = (row["implementation"], row["dtype"]), row["tokens_per_second"]
         colour, number = SIDE_COLOURS[side], sides.index(side)
         place = cases.index(row["case"]) + (number - (len(sides) - 1) / 2) * 0.78 / len(sides)
-        errors = _quartiles(row, "tokens_per_second")
+        errors = quartiles(row, "tokens_per_second")
         name = " ".join(side) if row["case"] == cases[0] else None
         axes.errorbar(speed, place, xerr=errors, fmt="o", ms=6, capsize=4, color=colour, label=name)
         if side[0] == "optimized":
@@ -192,7 +153,7 @@ def _draw_speeds(axes: Any, rows: list[Row]) -> None:
             axes.plot([speed, limit], [place] * 2, ":", color=colour, linewidth=1)
             axes.plot(limit, place, "|", ms=11, mew=2, color=colour)
             times = f"{row['times_faster']:.1f} x"
-            _annotate(axes, times, (speed, place), (0, 5), ha="center", fontweight="bold")
+            annotate(axes, times, (speed, place), (0, 5), ha="center", fontweight="bold")
     axes.plot([], [], "|", ms=11, mew=2, color="black", label="if memory were the only limit")
     _separate(axes, cases)
     axes.set_ylim(len(cases) - 0.45, -0.55)
@@ -206,7 +167,7 @@ def _draw_growth(axes: Any, curves: pd.DataFrame) -> None:
     """Milliseconds a token over the context, a line a side, and the memory's floor, dotted."""
     for side, curve in curves.groupby(["implementation", "dtype"], sort=False):
         colour = SIDE_COLOURS[side]
-        _draw_line(axes, curve, "context", "ms_per_step", color=colour, label=" ".join(side))
+        draw_line(axes, curve, "context", "ms_per_step", color=colour, label=" ".join(side))
         if side[0] == "optimized":
             axes.plot(curve["context"], curve["floor_ms"], ":", color=colour)
     axes.set_xlabel("tokens before it (dotted: memory at full speed)")
@@ -214,118 +175,9 @@ def _draw_growth(axes: Any, curves: pd.DataFrame) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_line(axes: Any, curve: pd.DataFrame, across: str, up: str, **style: Any) -> None:
-    """A line of medians with a band of quartiles."""
+def draw_line(axes: Any, curve: pd.DataFrame, across: str, up: str, **style: Any) -> None:
+    """A line of medians with a band of quartiles, if there are any."""
     axes.plot(curve[across], curve[up], marker="o", ms=3, **style)
-    band = {"color": style["color"], "alpha": 0.22, "linewidth": 0}
-    axes.fill_between(curve[across], curve[f"{up}_low"], curve[f"{up}_high"], **band)
-
-
-def draw_attention(directory: Path, name: str) -> None:
-    """Draw NAME_fixed_batch.png and NAME_fixed_tokens.png.
-
-    Attention alone and the whole layer, without and with the backward pass; both axes logarithmic.
-    """
-    rows = timed(read(directory / f"{name}.csv"))
-    rows = rows[rows["implementation"].isin(ATTENTION_COLOURS)]
-    for sweep, mine in rows.groupby("sweep", sort=False):
-        figure = new_figure()
-        figure.set_size_inches(13, 10)
-        one = mine[mine["rows"] * mine["length"] == mine["tokens"]].iloc[0]
-        fixed = {
-            FIXED_BATCH: f"{one['rows']:.0f} sequence{'s' * bool(one['rows'] > 1)}",
-            FIXED_TOKENS: f"{one['tokens']:,.0f} tokens in sequences of that length",
-        }[str(sweep)]
-        figure.suptitle(
-            f"What attention costs as the sequence grows: {fixed}, "
-            f"{'causal, ' * bool(one['causal'])}{one['dtype']}, hidden size {one['hidden']:.0f}, "
-            f"{one['heads']:.0f} heads, intermediate size {one['intermediate']:.0f}\n"
-            f"{machine(one)}\n"
-            "medians and quartiles; exponents of the upper half of the lengths; dashed: as many "
-            "tokens in sequences of unequal length; rings: attention takes as long as the rest",
-            fontsize=10,
-        )
-        panels = figure.subplots(2, 2, sharex=True)
-        titles = {ATTENTION: "attention alone (softmax(Q K$^T$) V)", LAYER: "the whole layer"}
-        for down, passes in enumerate((FORWARD, BOTH)):
-            for across, (part, title) in enumerate(titles.items()):
-                panels[down][across].set_title(f"{title}, {passes}", fontsize=10)
-                here = mine[mine["passes"] == passes]
-                _draw_panel(panels[down][across], here, part, sweep == FIXED_BATCH)
-            panels[down][0].set_ylabel("milliseconds")
-        for panel in panels[-1]:
-            panel.set_xlabel("tokens of a sequence")
-        figure.savefig(directory / f"{name}_{str(sweep).replace(' ', '_')}.png")
-
-
-def _draw_panel(axes: Any, rows: pd.DataFrame, part: str, batch_is_fixed: bool) -> None:
-    """A line for each implementation, and the layer without attention to compare with."""
-    from matplotlib.ticker import LogLocator
-
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    shown = rows[(rows["part"] == part) | (rows["implementation"] == "no attention")]
-    curves = shown.groupby("implementation", sort=False)
-    # From the slowest to the fastest at the end, so is the legend.
-    for name in curves["milliseconds"].last().sort_values(ascending=False).index:
-        curve, rest = curves.get_group(name), name == "no attention"
-        full = (curve["rows"] * curve["length"] == curve["tokens"]).iloc[0]
-        style: dict[str, Any] = {"linestyle": "-" if full else "--"}
-        style |= {"linewidth": 4 if rest else 1.3, "alpha": 0.5 if rest else 1}
-        power = exponent(curve["length"].to_list(), curve["milliseconds"].to_list())
-        style["label"] = "the layer without attention" if rest else name
-        style["label"] += f"  T$^{{{power[0]:.2f}}}$" if power else ""
-        _draw_line(axes, curve, "length", "milliseconds", color=ATTENTION_COLOURS[name], **style)
-    if len(shown):
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
-        _draw_slopes(axes, shown, (1, 2) if batch_is_fixed else (0, 1))
-    if part == ATTENTION and len(shown):
-        _draw_crossings(axes, rows)
-    lengths = sorted(rows["length"].unique())
-    axes.set_xticks(lengths, [f"{length:,.0f}" for length in lengths])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.grid(alpha=0.25)
-
-
-def _draw_slopes(axes: Any, rows: pd.DataFrame, slopes: tuple[int, int]) -> None:
-    """Thin lines that show how steep a power of the length is."""
-    (first, last), (low, high) = (
-        (rows[column].min(), rows[column].max()) for column in ("length", "milliseconds")
-    )
-    axes.set_ylim(low / 2, high * 2)
-    # From the middle of the bottom on, where no curve is: all of them rise.
-    start = (first * last) ** 0.5, low / 1.7
-    for slope in slopes:
-        end = last, start[1] * (last / start[0]) ** slope
-        axes.plot(*zip(start, end, strict=True), ":", color="dimgray", linewidth=1, zorder=0)
-        _annotate(axes, ("level", "T", "T$^2$")[slope], end, (0, 3), ha="right", color="dimgray")
-
-
-def _draw_crossings(axes: Any, rows: pd.DataFrame) -> None:
-    """Rings where attention overtakes the rest of the layer, and where it should by FLOPs."""
-    plan = rows.iloc[0]
-    formula, equal = equal_length(int(plan["hidden"]), int(plan["intermediate"]), plan["causal"])
-    texts = {f"equal by FLOPs: {formula} = {equal:,}": "goldenrod"}
-    low, high = axes.get_xlim()
-    if low < equal < high:
-        axes.axvline(equal, color="goldenrod", linewidth=0.8, linestyle="--")
-    for row in crossings(rows):
-        colour = ATTENTION_COLOURS[row["implementation"]]
-        if row["implementation"] == "ours sdpa":
-            texts[f"as measured, ours sdpa: {row['where']}"] = colour
-        if "length" in row:
-            place = (row["length"], row["milliseconds"])
-            axes.plot(*place, "o", ms=9, mfc="none", mec=colour, mew=1.5)
-    for line, (text, colour) in enumerate(texts.items()):  # top left, where no curve is
-        where = {"transform": axes.transAxes, "va": "top", "fontsize": 8}
-        axes.text(0.02, 0.98 - 0.05 * line, text, color=colour, **where)
-
-
-DRAW = {
-    "training": draw_ratios,
-    "inference": draw_ratios,
-    "generation": draw_generation,
-    "attention_cost": draw_attention,
-}
+    if f"{up}_low" in curve:
+        band = {"color": style["color"], "alpha": 0.22, "linewidth": 0}
+        axes.fill_between(curve[across], curve[f"{up}_low"], curve[f"{up}_high"], **band)

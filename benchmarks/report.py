@@ -3,8 +3,11 @@
     python -m benchmarks.report benchmarks/results --page benchmarks/results/README.md
     python -m benchmarks.report benchmarks/results/speed --page README.md
 
-redraws the pictures of a directory and rewrites the tables of a page, so that no measured number is
-typed by hand. A table is written between two comments: `<!-- speed: begin -->` and `<!-- speed: end
+redraws the pictures of a directory, writes report.html with all of its tables and pictures, and
+rewrites the tables of a page, so that no measured number is typed by hand. With `--compare OLD` it
+says how many times faster each row is than that of OLD, another commit's or machine's directory.
+
+A table of a page is written between two comments: `<!-- speed: begin -->` and `<!-- speed: end
 -->` for how many times faster the plain and the optimized model are with default settings, and
 `<!-- ratios: training inference, dropout 0.1, in FOLDER -->` and `<!-- ratios end -->` for the
 optimized one with default and with best settings in both dtypes.
@@ -13,21 +16,18 @@ optimized one with default and with best settings in both dtypes.
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.formulas import crossing, equal_length, exponent
 from benchmarks.runs import Row, read
 from minitransformer.arguments import Parser
 from train.arguments import run_job
 
 DTYPES = ("float32", "bfloat16")
-ATTENTION, LAYER = "attention alone", "whole layer"
-FORWARD, BOTH = "forward", "forward + backward"
-FIXED_BATCH, FIXED_TOKENS = "fixed batch", "fixed tokens"
-CURVE = ["sweep", "part", "passes", "implementation"]
 # What the README calls the cases; others keep their names.
 LABELS = {
     "MLM, V 30,522, sequences of 512": "train a masked language model, full sequences of 512",
@@ -138,77 +138,11 @@ def generation_table(frame: pd.DataFrame) -> str:
         "dtype": frame["dtype"],
         "tokens/s": cells(frame, "tokens_per_second", "{:.1f}"),
         "x transformers": cells(frame, "times_faster"),
+        "x compiled": cells(frame, "times_compiled"),
         "of floor": cells(frame, "share_of_floor", "{:.0%}"),
         "same tokens": cells(frame, "same_tokens", "{:.0%}"),
     }
     return f"{printed(frame, columns)}\nof floor: the share of the bandwidth of the memory"
-
-
-def timed(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of attention that have a time."""
-    return frame[frame["milliseconds"].notna()]
-
-
-def crossings(frame: pd.DataFrame) -> list[Row]:
-    """The length from which on attention alone takes longer than the layer without it.
-
-    Of implementations whose sequences are full, for the formula knows no others; and of our layer,
-    with whatever kernel, for it is our layer that is timed without attention.
-    """
-    full = timed(frame)[lambda rows: rows["rows"] * rows["length"] == rows["tokens"]]
-    result = []
-    for (sweep, passes), rows in full.groupby(["sweep", "passes"], sort=False):
-        rest = rows[rows["implementation"] == "no attention"]
-        alone = rows[
-            (rows["part"] == ATTENTION) & ~rows["implementation"].str.startswith("transformers")
-        ]
-        for name, curve in alone.groupby("implementation", sort=False):
-            both = curve.merge(rest, on="length", suffixes=("", "_rest"))
-            if both.empty:
-                continue
-            lengths, mine, others = (
-                both[column].to_list() for column in ("length", "milliseconds", "milliseconds_rest")
-            )
-            row = {"sweep": sweep, "passes": passes, "implementation": name}
-            if place := crossing(lengths, mine, others):
-                row |= {"length": place[0], "milliseconds": place[1], "where": f"{place[0]:,.0f}"}
-            elif mine[-1] < others[-1]:
-                row["where"] = f"beyond {lengths[-1]:.0f}"
-            else:
-                row["where"] = f"below {lengths[0]:.0f}"
-            result.append(row)
-    return result
-
-
-def attention_table(frame: pd.DataFrame) -> str:
-    """A line for each curve: milliseconds by length, its exponent, and what the longest took."""
-    plan = frame.iloc[0]
-    rows = timed(frame).copy()
-    if rows.empty:
-        return f"nothing was timed: {frame['reason'].iloc[0]}"
-    rows["cell"] = cells(rows, "milliseconds", "{:.3g}")
-    table = rows.pivot(index=CURVE, columns="length", values="cell").fillna("-")
-    for key, curve in rows.groupby(CURVE, sort=False):
-        power = exponent(curve["length"].to_list(), curve["milliseconds"].to_list())
-        last = curve.iloc[[-1]]
-        table.loc[key, ["exponent", "R2"]] = [f"{x:.3f}" for x in power] if power else ["-", "-"]
-        table.loc[key, "peak MB"] = cells(last, "peak_megabytes", "{:.0f}").iloc[0]
-        table.loc[key, "x transformers"] = cells(last, "times_faster").iloc[0]
-    formula, length = equal_length(int(plan["hidden"]), int(plan["intermediate"]), plan["causal"])
-    found = [
-        f"{row['sweep']}, {row['passes']}, {row['implementation']}: {row['where']}"
-        for row in crossings(frame)
-    ]
-    ends = frame[frame["reason"].notna()].drop_duplicates(["sweep", "implementation"])
-    found += [
-        f"{r.sweep}, {r.implementation} ends at {r.length}: {r.reason}" for r in ends.itertuples()
-    ]
-    return (
-        f"{printed(rows, dict(table.reset_index().items()))}\nmilliseconds; exponent: over the "
-        "upper half of the lengths; peak memory and times faster than transformers' sdpa at the "
-        f"longest\nattention alone takes as long as the rest of the layer at length {length:,} by "
-        f"FLOPs ({formula}); as measured:\n" + "\n".join(found)
-    )
 
 
 def speed_table(directory: Path) -> str:
@@ -282,25 +216,66 @@ def renewed(page: str, directory: Path) -> str:
     return SPEED.sub(speed, RATIOS.sub(ratios, page))
 
 
+def benchmark_of(stem: str) -> Any:
+    """The module that measured a file: its `table` and `draw` show it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    words = stem.split("_")
+    for end in range(len(words), 0, -1):
+        name = f"benchmarks.{'_'.join(words[:end])}"
+        if find_spec(name):
+            return import_module(name)
+    raise ValueError(f"{stem}.csv is of no benchmark that this version has")
+
+
+def stems_of(directory: Path) -> list[str]:
+    """The names of the CSV files of a directory, without those of unfinished runs.
+
+    Raises:
+        ValueError: there is none.
+    """
+    stems = [file.stem for file in sorted(directory.glob("*.csv"))]
+    if finished := [stem for stem in stems if not stem.endswith(".unfinished")]:
+        return finished
+    raise ValueError(f"{directory} holds no CSV files of benchmarks")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw what there are files for, and write pages; returns the exit status."""
     parser = Parser(prog="python -m benchmarks.report", description=str(__doc__).split("\n")[0])
     parser.add_argument("directory", type=Path, help="with the CSV files of benchmarks")
+    parser.add_argument("--compare", type=Path, metavar="OLD", help="a directory to compare with")
     parser.add_argument("--page", type=Path, help="whose tables are written anew")
     arguments = parser.parse_args(argv)
     return run_job(lambda: run(arguments))
 
 
 def run(arguments: Any) -> int:
-    """Draw every picture, then write the page."""
-    from benchmarks.pictures import draw_all
+    """Draw every picture and compare, then write the pages."""
+    from benchmarks.comparison import comparison, draw_comparison
+    from benchmarks.page import html
 
-    for name in draw_all(arguments.directory):
-        print(f"drawn: {name}")
+    directory, old = arguments.directory, arguments.compare
+    stems = stems_of(directory)
+    for stem in stems:
+        benchmark_of(stem).draw(directory, stem)
+        print(f"drawn: {stem}")
+    both = [stem for stem in stems_of(old) if stem in stems] if old else []
+    if old and not both:
+        raise ValueError(f"{directory} and {old} hold no CSV file of the same name")
+    for stem in both:
+        new, before = (read(folder / f"{stem}.csv") for folder in (directory, old))
+        print(comparison(stem, new, before))
+        draw_comparison(directory, stem, new, before)
+    file = directory / "report.html"
+    file.write_text(html(directory, old, both), encoding="utf-8")
     if arguments.page:
-        page = arguments.page.read_text(encoding="utf-8")
-        arguments.page.write_text(renewed(page, arguments.directory), encoding="utf-8")
-        print(f"written: {arguments.page}")
+        text = arguments.page.read_text(encoding="utf-8")
+        arguments.page.write_text(renewed(text, directory), encoding="utf-8")
+    for written in filter(None, (file, arguments.page)):
+        print(f"written: {written}")
     return 0
 
 

@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measuring import DTYPES
+from minitransformer import cost
 from minitransformer.arguments import Parser, device, positive
 from minitransformer.files import atomic_directory
 from train.arguments import run_job
@@ -37,6 +38,7 @@ def benchmark_parser(module: str, description: str) -> Parser:
     parser.add_argument("--threads", type=positive, default=threads, help="of the CPU")
     parser.add_argument("--quick", action="store_true", help="small models, to see that it works")
     parser.add_argument("--resume", action="store_true", help="continue the run stopped in --out")
+    parser.add_argument("--machine", type=Path, help="its rates; by default OUT/machine.json")
     parser.add_argument("--out", type=Path, required=True, help="directory of the results")
     return parser
 
@@ -70,6 +72,20 @@ def prepare_transformers() -> None:
         raise ImportError("a benchmark needs transformers: pip install transformers") from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def rates(arguments: argparse.Namespace) -> cost.Machine | None:
+    """What predicts times: read from a file that, if need be, is measured and written before.
+
+    That takes a minute, with `--quick` seconds. None on a GPU.
+    """
+    if arguments.device != "cpu":
+        return None
+    file = arguments.machine or arguments.out / f"machine{'_quick' * arguments.quick}.json"
+    if not file.exists():
+        dtypes, passes = ([arguments.dtype], 1) if arguments.quick else (list(DTYPES), 3)
+        cost.calibrate(arguments.threads, dtypes, passes).save(file)
+    return cost.Machine.load(file)
 
 
 class Case(NamedTuple):
@@ -109,7 +125,10 @@ class Run:
                 "delete the file"
             )
         before = pd.read_csv(self.unfinished, dtype=str, keep_default_na=False).iloc[0]
-        now = {key: str(value) for key, value in self._same.items()}
+        now = {
+            key: f"{value:.6g}" if isinstance(value, float) else str(value)  # as it is written
+            for key, value in self._same.items()
+        }
         if changed := differences({key: before.get(key) for key in now}, now):
             raise ValueError(
                 f"{self.unfinished} is of another run: {'; '.join(changed)}. Resume it as it was, "

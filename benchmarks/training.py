@@ -39,9 +39,12 @@ from benchmarks.batches import (
     text_sequences,
 )
 from benchmarks.encoders import OURS, EncoderCase, encoder_parser, run_cases
+from benchmarks.pictures import draw_ratios
+from benchmarks.report import encoder_table
 from benchmarks.runs import Row, start
 from train.optimizer import build_optimizer
 
+draw, table = draw_ratios, encoder_table  # by which benchmarks.report shows a file
 LEARNING_RATE = 5e-5  # the default of transformers' Trainer
 # How far losses, and norms of gradients, may differ, relative to their size. In bfloat16 a number
 # has three digits.

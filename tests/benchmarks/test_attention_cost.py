@@ -2,15 +2,19 @@
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.backend_bases import FigureCanvasBase
+from torch import nn
 
 from benchmarks import attention_cost, measuring, runs
-from benchmarks.attention_cost import Point, Timer
+from benchmarks.attention_cost import Job, Point, Timer, make_call, random_tokens
+from benchmarks.attention_results import ATTENTION, BOTH, CURVE, FIXED_BATCH, FORWARD, LAYER, SWEEPS
 from benchmarks.attention_sides import (
     IMPLEMENTATIONS,
     NO_ATTENTION,
@@ -22,11 +26,17 @@ from benchmarks.attention_sides import (
     Weights,
     ours,
     ragged_lengths,
+    repeat_heads,
 )
-from benchmarks.report import ATTENTION, BOTH, FIXED_BATCH, FORWARD, LAYER
 from benchmarks.runs import read, records
 
 pytest.importorskip("transformers", reason="the comparison needs transformers")
+# Those that a CPU has, without what is compiled.
+EVERYWHERE = [
+    one
+    for one in IMPLEMENTATIONS
+    if one.name not in ("sdpa: efficient", "sdpa: cudnn", "flex", "varlen_attn")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -34,22 +44,25 @@ def tiny(monkeypatch):
     monkeypatch.setattr(runs, "_commit", lambda: "the same")  # whoever commits meanwhile
     monkeypatch.setattr(attention_cost, "SHORTEST_TIME", 0.0)
     monkeypatch.setattr(attention_cost, "SHORTEST", 8)
-    sizes = {"hidden": 16, "heads": 2, "intermediate": 20}
-    monkeypatch.setattr(attention_cost, "QUICK_SIZES", sizes)
+    monkeypatch.setattr(attention_cost, "limit_memory", lambda: None)
+    monkeypatch.setattr(attention_cost, "rates", lambda _: None)
 
 
 @pytest.fixture
 def weights(tmp_path):
-    return Weights(tmp_path, 16, 2, 20, False, torch.float32, "cpu")
+    return Weights(tmp_path, 16, 2, 20, False, 0.0, torch.float32, "cpu")
 
 
-def timer(weights, implementations=IMPLEMENTATIONS):
+def timer(weights, implementations=EVERYWHERE, budget=1e9):
     weights.save()
-    return Timer([(one, one.build(weights)) for one in implementations], "cpu", 1, [])
+    sides = [(one, one.build(weights)) for one in implementations]
+    return Timer(sides, weights, machine=None, rounds=1, budget=budget, rows=[])
 
 
-def point(part=ATTENTION, passes=FORWARD, length=8):
-    return Point(FIXED_BATCH, 2, length, part, passes)
+def point(part=ATTENTION, passes=FORWARD, length=8, **changed):
+    what = {"sweep": FIXED_BATCH, "batch": 2, "length": length, "part": part, "passes": passes}
+    what |= {"heads": 2, "head_size": 8, "key_heads": 2, "window": length}
+    return Point(**what | changed)
 
 
 def named(rows):
@@ -59,7 +72,8 @@ def named(rows):
 def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch, figures):
     out = tmp_path / "out"
     sides = ["ours eager", THEIRS_SDPA, NO_ATTENTION, "ours optimized"]
-    words = ["--quick", "--threads", "1", "--tokens", "64", "--longest", "16", "--rounds", "2"]
+    words = ["--quick", "--threads", "1", "--tokens", "64", "--longest", "16", "--length", "16"]
+    words += ["--hidden", "32", "--heads", "2", "--intermediate", "20", "--rounds", "2"]
     words += ["--budget", "99", "--implementations", *sides, "--out", str(out)]
     count = iter(range(99))
     take_turns = measuring.take_turns
@@ -70,10 +84,10 @@ def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch, figures):
         return take_turns(*arguments)
 
     monkeypatch.setattr(measuring, "take_turns", interrupted)
+    monkeypatch.setattr(FigureCanvasBase, "print_figure", lambda *_, **__: None)  # takes seconds
     assert attention_cost.main(words) == 130
     assert attention_cost.main([*words, "--resume"]) == 0
-    assert next(count) == 1 + 16  # two sweeps of two lengths, two parts and two directions
-    assert "52 by FLOPs (2 h + f)" in capsys.readouterr().out
+    assert "84 by FLOPs (2 h + f)" in capsys.readouterr().out
     rows = records(read(out / "attention_cost_quick_float32.csv"))
     curves = {
         (sweep, part, passes, name, length)
@@ -82,19 +96,29 @@ def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch, figures):
         )
         if part == LAYER or name != NO_ATTENTION
     }
-    keys = ("sweep", "part", "passes", "implementation", "length")
-    assert {tuple(row[key] for key in keys) for row in rows} == curves and len(rows) == len(curves)
+    changes = {"heads": (1, 2, 4), "head size": (16, 32), "key heads": (1, 2)}
+    changes["window"] = (1, 2, 4, 8, 16)
+    curves |= {
+        (sweep, ATTENTION, passes, name, value)
+        for sweep, values in changes.items()
+        for value, passes, name in product(values, (FORWARD, BOTH), sides[::3])
+    }
+    found = [(*(row[key] for key in CURVE), row[SWEEPS[row["sweep"]][0]]) for row in rows]
+    assert set(found) == curves and len(rows) == len(curves)
+    assert next(count) == 1 + len({(row[0], row[1], row[2], row[4]) for row in curves})
     for row in rows:
         assert row["tokens"] == (64 if row["sweep"] == "fixed tokens" else row["length"])
         assert row["milliseconds_low"] <= row["milliseconds"]
+        if row["sweep"] == "head size":
+            assert row["heads"] * row["head_size"] == 32
         if row["implementation"] == THEIRS_SDPA:
             assert row["times_faster"] == row["times_faster_low"] == 1
-    for sweep in ("fixed_batch", "fixed_tokens"):
-        name = f"attention_cost_quick_float32_{sweep}.png"
-        assert (out / name).read_bytes().startswith(b"\x89PNG")
-        for axes in figures[name].axes:
+    for sweep in SWEEPS:
+        name = f"attention_cost_quick_float32_{sweep.replace(' ', '_')}.png"
+        for axes in figures[name].axes[:: 1 if "fixed" in sweep else 2]:
             labels = [text.get_text() for text in axes.get_legend().get_texts()]
-            for side in {*sides, "the layer without attention"} - {NO_ATTENTION}:
+            names = {*sides, "the layer without attention"} - {NO_ATTENTION}
+            for side in names if "fixed" in sweep else sides[::3]:
                 assert any(label.startswith(side) for label in labels)
 
 
@@ -105,29 +129,95 @@ def test_all_give_the_same(causal, dtype, weights):
     for part, passes in product((ATTENTION, LAYER), (FORWARD, BOTH)):
         rows = named(found.time(point(part, passes)))  # it raises where anything differs
         assert all(not row["reason"] for row in rows.values())
-        assert rows["ours optimized"]["tokens"] == rows[OURS_SDPA]["tokens"] == 16
-        assert rows["ours optimized"]["rows"] == 2 * rows[OURS_SDPA]["rows"]
+        unpadded = rows["ours optimized, unpadded"]
+        assert unpadded["tokens"] == rows[OURS_SDPA]["tokens"] == 16
+        assert unpadded["rows"] == 2 * rows[OURS_SDPA]["rows"]
+
+
+@pytest.mark.parametrize("changed", [{"key_heads": 1}, {"window": 3}, {"heads": 4}])
+@pytest.mark.parametrize("causal", [False, True])
+def test_all_give_the_same_with_other_heads_and_windows(causal, changed, weights):
+    found = timer(replace(weights, causal=causal))
+    for passes in (FORWARD, BOTH):
+        rows = found.time(point(passes=passes, sweep="window", **changed))
+        assert len(rows) == 5 and not any(row["reason"] for row in rows)
+
+
+def test_what_a_window_and_shared_heads_hide():
+    layout = IMPLEMENTATIONS[1].layout(1, 6, "cpu", causal=True, window=2)
+    seen = torch.tensor([[abs(i - j) < 2 and j <= i for j in range(6)] for i in range(6)])
+    assert torch.equal(layout.mask()[0, 0], seen)
+    assert replace(layout, causal=False, window=6).mask() is None
+    query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
+    (repeated,) = repeat_heads(query, key)
+    assert torch.equal(repeated, key[:, [0, 0, 1, 1]])
+
+
+def test_what_does_not_run_here_is_a_row(weights):
+    sides = [one for one in IMPLEMENTATIONS if one.name in ("sdpa: cudnn", "varlen_attn", "flex")]
+    rows = timer(replace(weights, dropout=0.1), sides).time(point())
+    assert len(rows) == 3
+    assert all(row["reason"].startswith("cannot run: ") for row in rows)
+
+
+def test_operations_and_memory_are_counted_for_what_is_predicted(weights):
+    sides = [one for one in IMPLEMENTATIONS if one.is_predicted]
+    found = timer(weights, sides)
+    found.machine = SimpleNamespace(seconds=lambda work: work.flops / 1e6)
+    rows = named(found.time(point(passes=FORWARD, window=8, batch=1, length=8)))
+    # Two products of 8 queries with 8 keys in 2 heads of size 8.
+    assert rows["ours eager"]["predicted_milliseconds"] == 4 * 8 * 8 * 16 / 1e3
+    scores = 2 * 8 * 8 * 4
+    assert 2 * scores <= 1e6 * rows["ours eager"]["predicted_megabytes"] < 5 * scores
+    layer = named(found.time(point(LAYER, BOTH)))
+    assert (
+        layer[NO_ATTENTION]["predicted_milliseconds"] < layer[OURS_SDPA]["predicted_milliseconds"]
+    )
+
+
+def test_with_dropout_results_are_compared_without(weights):
+    torch.manual_seed(0)
+    found = timer(replace(weights, dropout=0.5), EVERYWHERE[:4])
+    for part, passes in product((ATTENTION, LAYER), (FORWARD, BOTH)):
+        here = point(part, passes)
+        rows = named(found.time(here))
+        assert all(not row["reason"] for row in rows.values())
+        job = Job(*found.sides[1], found.sides[1][0].layout(2, 8, "cpu"))
+        tokens = random_tokens(16, here.widths(), torch.ones(1))
+        with_dropout, without = (
+            make_call(job, here, tokens, dropout)()[0] for dropout in (0.5, 0.0)
+        )
+        assert not torch.allclose(with_dropout, without)
+
+
+class Changed(nn.Module):
+    """A layer whose output is changed."""
+
+    def __init__(self, layer, change):
+        super().__init__()
+        self.layer, self.change = layer, change
+
+    def forward(self, *arguments):
+        return self.change(self.layer(*arguments)[0])
 
 
 def scaled(weights):
     """Attention that is off by a little, forward; and its gradient too."""
     built = ours("sdpa", weights)
-    attend, layer = (lambda *a, f=f: f(*a) * 1.001 for f in (built.attend, built.layer))
-    return Built(attend, layer, built.parameters, built.mask)
+    layer = Changed(built.layer, lambda output: output * 1.001)
+    return Built(lambda *arguments: built.attend(*arguments) * 1.001, layer, built.mask)
 
 
 def wrong_gradient(weights):
     """What comes out is right, and so is the first gradient; that of the last is not."""
     built = ours("sdpa", weights)
 
-    def attend(query, key, value, mask):
-        return built.attend(query, key, value, mask) + (value - value.detach())
+    def attend(query, key, value, *others):
+        return built.attend(query, key, value, *others) + (value - value.detach())
 
-    def layer(hidden, mask):
-        last = built.parameters[-1]
-        return built.layer(hidden, mask) + (last - last.detach())
-
-    return Built(attend, layer, built.parameters, built.mask)
+    last = list(built.layer.parameters())[-1]
+    layer = Changed(built.layer, lambda output: output + (last - last.detach()))
+    return Built(attend, layer, built.mask)
 
 
 @pytest.mark.parametrize(
@@ -156,36 +246,69 @@ def test_a_gap_is_a_share_of_what_has_the_same_shape():
         assert math.isnan(attention_cost.largest_gap([large, one], [large, other]))
 
 
-def test_what_cannot_run_is_a_row_and_ends_its_curve(weights):
+def test_memory_that_is_out_is_a_row_and_longer_points_are_not_tried(weights):
     def fails(weights):
-        def fail(hidden, *_):
+        def fail(*_):
             raise RuntimeError("can't allocate memory\nStack")
 
-        return Built(None, fail, list(ours("sdpa", weights).parameters), lambda _: None)
+        return ours("sdpa", weights)._replace(attend=fail)
 
     sides = [Implementation("large", fails), Implementation("ours eager", partial(ours, "eager"))]
-    found = timer(weights, sides)
-    rows = found.time(point(LAYER))
-    assert named(rows)["large"]["reason"] == "cannot run: can't allocate memory"
-    assert named(rows)["ours eager"]["reason"] == "" and "milliseconds" in rows[1]
-    found.rows += [point(LAYER).what | row for row in rows]
-    assert list(named(found.time(point(LAYER, length=16)))) == ["ours eager"]
+    rows = named(timer(weights, sides).time(point()))
+    assert rows["large"]["reason"] == "cannot run: can't allocate memory"
+    assert rows["ours eager"]["reason"] == "" and rows["ours eager"]["seconds_spent"] > 0
 
 
 def test_what_memory_or_time_may_not_suffice_for_is_not_tried(weights, monkeypatch):
     found = timer(weights, IMPLEMENTATIONS[1:3])
-    last = {"peak_megabytes": 100.0, "milliseconds": 500.0}
-    monkeypatch.setattr(attention_cost, "perf_counter", lambda: 10.0)
-    monkeypatch.setattr(measuring, "available_memory", lambda _: 399_000_000)
-    assert found.refuse(last, math.inf) == "may need 0.4 GB, 0.4 GB are free"
-    monkeypatch.setattr(measuring, "available_memory", lambda _: 401_000_000)
-    assert found.refuse(last, math.inf) == ""
-    # Four times as long, for each of three calls and a round: 8 seconds.
-    assert found.refuse(last, 17.9) == "may take 8 s, 7.9 s are left"
-    assert found.refuse(last, 18.1) == ""
-    assert [row["reason"] for row in found.time(point(), end=9.0)] == [
-        "may take 0 s, 0 s are left"
-    ] * 2
+    before = asdict(point(length=4)) | {"implementation": "ours eager"}
+    before |= {"peak_megabytes": 100.0, "milliseconds": 500.0}
+    found.rows += [before, asdict(point()) | {"implementation": "ours eager", "reason": "time"}]
+    job = Job(*found.sides[0], found.sides[0][0].layout(2, 16, "cpu"))
+
+    def refuse(free, left, length=8):
+        monkeypatch.setattr(measuring, "available_memory", lambda _: free)
+        return found.refuse(job, point(length=length), left)
+
+    # Twice the length is four times the memory, and four times the time, for two calls.
+    assert refuse(399_000_000, 99.0) == "out of memory: needs 0.4 GB, 0.4 GB are free"
+    assert refuse(401_000_000, 99.0) == ""
+    assert refuse(401_000_000, 99.0, 16) == "out of memory: needs 1.6 GB, 0.4 GB are free"
+    assert refuse(10**10, 3.9) == "out of time: takes 4 s, 3.9 s are left for it"
+    assert refuse(10**10, 4.1) == ""
+    # A long call is made once.
+    assert refuse(10**10, 7.9, 16).startswith("out of time: takes 8 s")
+    assert refuse(10**10, 8.1, 16) == ""
+    job.predicted = 1.0, 3 * 10**9  # counts more than what was measured before
+    assert refuse(2 * 10**9, 99.0) == "out of memory: needs 3.0 GB, 2.0 GB are free"
+    assert refuse(10**10, 1.9) == "out of time: takes 2 s, 1.9 s are left for it"
+    assert refuse(10**10, 2.1) == ""
+    job.predicted, other = None, point(length=8, part=LAYER)  # of which nothing is known
+    assert found.refuse(job, other, 0.1) == ""
+
+
+def test_a_point_gets_a_share_of_the_budget_that_earlier_ones_left(weights, monkeypatch):
+    found = timer(weights, IMPLEMENTATIONS[1:2], budget=100.0)
+    found.rounds = 50
+    monkeypatch.setattr(measuring, "timed", lambda *_: 0.25)
+    monkeypatch.setattr(attention_cost, "perf_counter", lambda: 0.0)
+    rounds = []
+    monkeypatch.setattr(
+        measuring, "take_turns", lambda jobs, n: rounds.append(n) or [[0.25] * n for _ in jobs]
+    )
+    (row,) = found.time(point())
+    assert rounds == [40]  # in 10 seconds
+    assert row["seconds_spent"] == 10
+    found.rows.append(asdict(point()) | row)
+    found.time(point(length=4))
+    assert rounds == [40, 36]
+    monkeypatch.setattr(attention_cost, "LONG", 0.2)
+    (row,) = found.time(point(length=4))
+    assert rounds[2] == 0  # it has its time
+    assert row["milliseconds"] == row["milliseconds_low"] == 250
+    found.budget = 5.0
+    (row,) = found.time(point(length=4))
+    assert row["reason"].startswith("out of time")
 
 
 def test_sequences_of_unequal_length_have_as_many_tokens():
@@ -203,7 +326,7 @@ def test_sequences_of_unequal_length_have_as_many_tokens():
     [((9, 9), False, (2, 9)), ((4, 5, 9), False, (3, 9)), ((4, 5, 9), True, (1, 18))],
 )
 def test_tokens_that_are_laid_out_can_be_picked_up(lengths, is_unpadded, shape):
-    layout = Layout(lengths, is_unpadded, "cpu")
+    layout = Layout(lengths, is_unpadded, "cpu", causal=False, window=9)
     tokens = torch.randn(18, 5)
     laid = layout.lay(tokens)
     assert laid.shape == (*shape, 5) and layout.shape == shape

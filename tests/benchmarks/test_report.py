@@ -2,25 +2,28 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.container import ErrorbarContainer
 
-from benchmarks import report
-from benchmarks.report import (
+from benchmarks import page, report
+from benchmarks.attention_results import (
     ATTENTION,
     FIXED_BATCH,
     FORWARD,
     LAYER,
     crossings,
-    read_all,
-    renewed,
+    errors,
     timed,
 )
+from benchmarks.comparison import compare, comparison
+from benchmarks.report import read_all, renewed
 from benchmarks.runs import read, records, write
 from tests.benchmarks.conftest import tick_labels
+from train.metrics import new_figure
 
 ROOT = Path(report.__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -52,7 +55,7 @@ def drawn(tmp_path, figures, capsys, monkeypatch):
     for file in RESULTS.glob("*.csv"):
         shutil.copy(file, tmp_path)
     assert report.main([str(tmp_path)]) == 0
-    assert {*figures} == {path.name for path in RESULTS.glob("*.png")}
+    assert {*figures} >= {path.name for path in RESULTS.glob("*.png")}
     printed = capsys.readouterr().out
     assert all(f"drawn: {name}" in printed for name in ("training", "inference", "generation"))
     return figures
@@ -85,13 +88,12 @@ def test_pictures_show_what_the_committed_files_hold(drawn):
             picture = drawn[f"{file.stem}_{sweep.replace(' ', '_')}.png"]
             panels = [(p, s) for s in (FORWARD, "forward + backward") for p in (ATTENTION, LAYER)]
             for axes, (part, passes) in zip(picture.axes, panels, strict=True):
-                # One of PyTorch's kernels is what ours runs anyway, and is not drawn twice.
                 names = {
                     row["implementation"]
                     for row in points
                     if row["passes"] == passes
                     and (row["part"] == part or row["implementation"] == "no attention")
-                } - {"sdpa: flash"}
+                }
                 assert len([line for line in axes.lines if len(line.get_xdata()) > 2]) == len(names)
                 legend = axes.get_legend().get_texts()
                 labels = {text.get_text().split("  T$")[0] for text in legend}
@@ -223,6 +225,99 @@ def test_crossings_of_made_curves():
     assert where["ours sdpa"]["where"] == "beyond 1024"
     assert where["sdpa: math"]["where"] == "below 128"
     assert "transformers sdpa" not in where  # the layer without attention is ours
+
+
+def test_the_error_of_predictions():
+    rows = pd.DataFrame(
+        {
+            "part": [ATTENTION] * 4 + [LAYER],
+            "milliseconds": [100.0, 100.0, 100.0, float("nan"), 50.0],
+            "predicted_milliseconds": [90.0, 120.0, 150.0, 1.0, 50.0],
+        }
+    )
+    first, second = errors(rows)
+    assert first == (
+        "predicted milliseconds, attention alone: median error 20%, below 30% in 67% of 3 rows"
+    )
+    assert second.endswith("median error 0%, below 30% in 100% of 1 rows")
+
+
+def run_of(seconds, commit, name="seconds"):
+    rows = [
+        {"case": case, "dropout": rate, "implementation": side, name: value}
+        | {f"{name}_low": 0.5 * value, f"{name}_high": 2 * value, "peak_megabytes": value}
+        | {**MACHINE, "commit": commit, "load": 1.0}
+        for (case, rate, side), value in seconds.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+OLD = {("a", 0.1, "ours"): 8.0, ("a", 0.0, "ours"): 6.0, ("b", 0.1, "theirs"): 1.0}
+NEW = {("b", 0.1, "theirs"): 1.0, ("a", 0.1, "ours"): 4.0, ("c", 0.1, "ours"): 9.0}
+
+
+@pytest.mark.parametrize(("name", "times"), [("seconds", 2.0), ("tokens_per_second", 0.5)])
+def test_two_runs_are_compared_row_by_row(name, times):
+    new, old = run_of(NEW, "2", name), run_of(OLD, "1", name)
+    rows = records(compare(new, old))
+    assert [(row["case"], row["dropout"], row["ratio"]) for row in rows] == [
+        ("a", 0.1, times),
+        ("b", 0.1, 1.0),
+    ]
+    assert (rows[0]["ratio_low"], rows[0]["ratio_high"]) == (times / 4, times * 4)
+    text = comparison("training", new, old)
+    assert "in the 2 rows of both" in text and "commit 1, load 1" in text
+    assert f"{times:.2f} ({times / 4:.2f}-{times * 4:.2f})" in text
+    with pytest.raises(ValueError, match="no row that is the same work"):
+        compare(new, run_of({("d", 0.1, "ours"): 1.0}, "1", name))
+
+
+def test_rows_that_look_alike_are_matched_in_their_order():
+    one, two = run_of({("a", 0.1, "ours"): 2.0}, "1"), run_of({("a", 0.1, "ours"): 4.0}, "1")
+    both = pd.concat([one, two])
+    assert compare(both, both)["ratio"].to_list() == [1.0, 1.0]
+
+
+def test_a_page_that_needs_no_other_file(tmp_path, capsys):
+    for folder, commit in ((tmp_path, "2"), (tmp_path / "old", "1")):
+        rows = run_of({("a <b>", 0.1, "plain"): 1.0}, commit).assign(dtype="float32")
+        rows = rows.assign(sequences="made up", batches="sorted", padding=0.0, times_default=2.0)
+        write(folder / "training_float32.csv", records(rows))
+    (tmp_path / "training_bfloat16.unfinished.csv").touch()
+    words = [str(tmp_path), "--compare", str(tmp_path / "old")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "benchmark_of", lambda _: SimpleNamespace(draw=draw_dot, table=str))
+        patch.setattr(page, "benchmark_of", report.benchmark_of)
+        assert report.main(words) == 0
+        printed = capsys.readouterr().out
+        assert report.main([*words[:2], str(tmp_path / "nowhere")]) == 1
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count('src="data:image/png;base64,iVBOR') == 2  # what is drawn, and the comparison
+    assert "http" not in text and "a &lt;b&gt;" in text and "<b>" not in text
+    assert "<td>commit</td>" in text and "in the 1 rows of both" in text
+    assert "in the 1 rows of both" in printed
+
+
+def draw_dot(directory, stem):
+    figure = new_figure()
+    figure.savefig(directory / f"{stem}.png")
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("attention_cost_quick_float32_causal", "attention_cost"),
+        ("training_bfloat16", "training"),
+        ("inference_float32", "inference"),
+        ("generation", "generation"),
+    ],
+)
+def test_a_file_is_shown_by_the_module_that_measured_it(stem, name):
+    module = report.benchmark_of(stem)
+    assert module.__name__ == f"benchmarks.{name}"
+    assert callable(module.table) and callable(module.draw)
+    with pytest.raises(ValueError, match="nonsense_x.csv is of no benchmark"):
+        report.benchmark_of("nonsense_x")
 
 
 def test_a_directory_without_results(tmp_path, capsys):
