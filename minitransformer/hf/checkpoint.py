@@ -4,8 +4,15 @@ A checkpoint is a directory with config.json, model.safetensors (or shards and t
 a language model, generation_config.json. Names, shapes and dtypes are first read from the headers
 of the safetensors files; no tensor is read and no memory allocated before they match the config.
 Every tensor must have a target, or a reason to be left out.
+
+A tensor that is stored as the model needs it is not copied: the parameter lies in the file, which
+is mapped into memory, privately. A page of it is read when it is first used, and copied when it is
+first written to, so training changes nothing on the disk.
 """
 
+import json
+import math
+import mmap
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minitransformer.elsewhere import LOADING, without
@@ -132,7 +139,12 @@ def from_pretrained(
         changes: fields of the config that get other values; see :meth:`Model.from_pretrained`.
 
     Returns:
-        The model in evaluation mode.
+        The model in evaluation mode. On the CPU and in the dtype of the file, its parameters lie in
+        the file, mapped into memory: they are read when they are first used. Training them does not
+        change the file, and saving to the same directory, or deleting it, does not change them. A
+        program that writes into the file in place, instead of replacing it, does: it changes
+        weights, or ends the process if it makes the file shorter. `copy.deepcopy(model)` does not
+        depend on the file.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is unsafe, damaged, or of a class that is
@@ -351,17 +363,27 @@ def _load(
         model.generation_config = replace(generation_config, **tokens)
         model.task_specific_params = {n: content[n] for n in TASK_FIELDS if n in content}
     model.name_or_path = str(path)
-    model = model.to(dtype).to_empty(device=options.device)
+    loaded = _read(stored, found, directory, family, dtype, torch.device(options.device))
+    for name, values in loaded.items():
+        _set(model, name, values)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:  # the file does not hold it
+            own_dtype = dtype if tensor.is_floating_point() else tensor.dtype
+            _set(model, name, torch.zeros_like(tensor, dtype=own_dtype, device=options.device))
     for part in found.new:
         model.init_weights(model.get_submodule(part))
-    parameters = model.state_dict()
-    for name in found.zeros:
-        parameters[name].zero_()
     for module in model.modules():
         if isinstance(module, SinusoidalPositions):
             module.fill()
-    _copy(stored, found, parameters, directory, family)
     return model.eval()
+
+
+def _set(model: Model, name: str, values: Tensor) -> None:
+    """Make `values` the parameter or buffer of this name."""
+    path, _, attribute = name.rpartition(".")
+    module = model.get_submodule(path)
+    is_parameter = isinstance(getattr(module, attribute), nn.Parameter)
+    setattr(module, attribute, nn.Parameter(values) if is_parameter else values)
 
 
 class _Uninitialized(TorchFunctionMode):
@@ -531,20 +553,20 @@ def _report(found: Translation, model: Model, directory: Path, *, must_be_comple
         )
 
 
-def _copy(
+def _read(
     stored: "dict[str, StoredTensor]",
     found: Translation,
-    parameters: dict[str, Tensor],
     directory: Path,
     family: Family,
-) -> None:
-    """Copy every stored tensor to its target; copies of a tied tensor must be equal."""
-    filled: set[str] = set()
-    for tensor, values in read_tensors([stored[name] for name in found.targets]):
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The values of every target; copies of a tied tensor must be equal."""
+    loaded: dict[str, Tensor] = {}
+    for tensor, mapped in map_files([stored[name] for name in found.targets]):
         target = found.targets[tensor.name]
-        values = values.T if is_transposed(tensor.name, family) else values
-        values = values.to(parameters[target])  # its dtype and device
-        if target in filled and not torch.equal(values, parameters[target]):
+        values = read(tensor, mapped, dtype, device, transpose=is_transposed(tensor.name, family))
+        if target in loaded and not torch.equal(values, loaded[target]):
             copies = {name for name, known in found.targets.items() if known == target}
             fix = "encoder and decoder have one token embedding here, so only one can be stored"
             if copies & family.tied.keys():
@@ -555,8 +577,8 @@ def _copy(
             raise CheckpointError(
                 f"{directory}: {cut(tensor.name)} differs from the tensor that it is tied to; {fix}"
             )
-        parameters[target].copy_(values)
-        filled.add(target)
+        loaded.setdefault(target, values)
+    return loaded
 
 
 # --- Reading tensors
@@ -564,12 +586,13 @@ def _copy(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Name, file, shape and dtype of a tensor that has not been read yet."""
+    """Name, file, shape and dtype of a tensor that has not been read yet, and where it begins."""
 
     name: str
     path: Path
     shape: tuple[int, ...]
     dtype: str  # safetensors' name, such as "F32"
+    offset: int  # bytes from the beginning of the file
 
 
 def list_tensors(directory: Path, architecture: str) -> dict[str, StoredTensor]:
@@ -634,36 +657,68 @@ def _list_shards(directory: Path) -> dict[str, StoredTensor]:
 
 
 def _read_header(path: Path) -> list[StoredTensor]:
-    safe_open, SafetensorError = _safetensors()
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            return [
-                StoredTensor(
-                    name=name,
-                    path=path,
-                    shape=tuple(stored.get_shape()),
-                    dtype=stored.get_dtype(),
-                )
-                for name, stored in slices.items()
-            ]
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
-
-
-def read_tensors(tensors: list[StoredTensor]) -> Iterator[tuple[StoredTensor, Tensor]]:
-    """Yield each tensor with its values, opening every file once."""
-    safe_open, _ = _safetensors()
-    for path in sorted({tensor.path for tensor in tensors}):
-        with safe_open(path, framework="pt") as file:
-            for tensor in tensors:
-                if tensor.path == path:
-                    yield tensor, file.get_tensor(tensor.name)
-
-
-def _safetensors() -> tuple:
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise ImportError("checkpoints need safetensors: pip install safetensors") from error
-    return safe_open, SafetensorError
+    try:
+        with safe_open(path, framework="pt"), open(path, "rb") as file:  # checks the header
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
+    header.pop("__metadata__", None)
+    return [
+        StoredTensor(
+            name=name,
+            path=path,
+            shape=tuple(stored["shape"]),
+            dtype=stored["dtype"],
+            offset=8 + size + stored["data_offsets"][0],
+        )
+        for name, stored in header.items()
+    ]
+
+
+def map_files(tensors: list[StoredTensor]) -> Iterator[tuple[StoredTensor, mmap.mmap]]:
+    """Yield each tensor, in the order of the files, with its file.
+
+    A file is mapped as long as a tensor lies in it: privately, so that writing to such a tensor
+    copies the page that is written to and leaves the file as it is.
+    """
+    for path in sorted({tensor.path for tensor in tensors}):
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+            if tensor.path == path:
+                yield tensor, mapped
+
+
+def read(
+    tensor: StoredTensor,
+    mapped: mmap.mmap,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    transpose: bool,
+) -> Tensor:
+    """A tensor as the model needs it: in its mapped file if nothing is to be changed, else a copy.
+
+    Args:
+        tensor, mapped: the tensor and its file.
+        dtype, device: of the result.
+        transpose: whether to transpose a matrix.
+    """
+    stored_dtype = getattr(torch, _FLOATING[tensor.dtype])
+    count = math.prod(tensor.shape)
+    values = torch.frombuffer(mapped, dtype=stored_dtype, count=count, offset=tensor.offset)
+    values = values.view(tensor.shape)
+    aligned = tensor.offset % stored_dtype.itemsize == 0  # in the first safetensors files, not all
+    if stored_dtype == dtype and device.type == "cpu" and aligned and not transpose:
+        return values
+    copy = torch.empty(values.T.shape if transpose else values.shape, dtype=dtype, device=device)
+    copy.copy_(values.T if transpose else values)
+    if hasattr(mmap, "MADV_DONTNEED"):  # or the pages of the file would count beside the copy
+        begin = tensor.offset - tensor.offset % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, begin, tensor.offset + values.nbytes - begin)
+    return copy
