@@ -3,8 +3,9 @@
 In training (:func:`linear`): PyTorch multiplies float32 matrices by Intel's MKL. oneDNN, which also
 comes with PyTorch, is faster on some processors. On an EPYC with AVX-512, oneDNN reduced a step of
 "MLM, one line per sequence" from 1.87 to 1.76 s and one of "SQuAD, windows of 384" from 4.2 to
-3.9 s; on an EPYC with AVX2 only, it is slower than MKL. Without gradients PyTorch's choice stays,
-because the results are then closer to Hugging Face's.
+3.9 s. On an EPYC with AVX2 only, it is as fast as MKL in the forward pass, but half as fast in the
+gradients, so both are measured. Without gradients PyTorch's choice stays, because the results are
+then closer to Hugging Face's.
 
 Without gradients (:func:`linear_with_activation`): a linear layer and then its activation write N O
 numbers, read them and write them again. oneDNN applies the activation before a block leaves the
@@ -218,14 +219,19 @@ class _Linear(torch.autograd.Function):
 
 
 def _both_products() -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Linear layers with the sizes of a base model, by PyTorch's choice and by oneDNN."""
+    """A training step's products of two linear layers, by PyTorch's choice and by oneDNN.
+
+    The layers have the sizes of a base model. oneDNN's product with a transposed factor, as in the
+    gradients, may be much slower than that of the forward pass.
+    """
     # Not random: measuring must not advance the generator that training uses.
-    x, square, wide = (ones(rows, 768) for rows in (1024, 768, 3072))
-    bias = ones(3072)
+    x, square, wide, gradient = (ones(rows, 768) for rows in (512, 768, 3072, 512))
+    wide_gradient, bias = ones(512, 3072), ones(3072)
 
     def multiply(product: Callable[..., Tensor]) -> None:
-        product(x, square, bias[:768])
-        product(x, wide, bias)
+        for weight, of_output in ((square, gradient), (wide, wide_gradient)):
+            product(x, weight, bias[: len(weight)])  # (512, O)
+            product(of_output, weight.t(), None)  # the gradient of x, (512, 768)
 
     return partial(multiply, F.linear), partial(multiply, onednn_linear)
 

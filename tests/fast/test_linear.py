@@ -434,6 +434,26 @@ def test_the_library_is_measured_once(ratio, monkeypatch):
     assert dict(measuring.SPEEDUPS) == {module._COMPARISON: ratio}
 
 
+def test_the_comparison_of_libraries_counts_the_products_of_a_training_step(monkeypatch):
+    """The outputs and the gradients of the input, by either library."""
+    seen = []
+
+    def product(x, weight, bias=None):
+        """Takes no time."""
+        seen.append((x.shape[1], *weight.shape, weight.is_contiguous()))
+
+    monkeypatch.setattr(module, "onednn_linear", product)
+    monkeypatch.setattr(F, "linear", product)
+    for multiply in module._both_products():
+        seen.clear()
+        multiply()
+        forward = [shape[1:3] for shape in seen if shape[3]]
+        assert forward == [(768, 768), (3072, 768)]
+        assert [shape[:3] for shape in seen if not shape[3]] == [
+            (outputs, inputs, outputs) for outputs, inputs in forward
+        ]
+
+
 def test_without_a_choice_nothing_is_measured(monkeypatch):
     monkeypatch.setattr(module, "is_faster", None)  # not to be called
     monkeypatch.setattr(module, "_chosen", None)
