@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
+from minitransformer.fast.half_precision import is_faster_in_float32, linear_in_float32
 from minitransformer.fast.measuring import is_faster
 from minitransformer.layers.feed_forward import ACTIVATIONS, Activation
 from minitransformer.names import shortened
@@ -89,7 +90,7 @@ def set_library(name: str | None) -> None:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Tensor:
-    """x W^T + b: exactly `F.linear`, or in training, equal to it up to rounding.
+    """x W^T + b: `F.linear`, or equal to it up to rounding in training or in half precision.
 
     Args:
         x: (..., I).
@@ -103,8 +104,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> Te
     Raises:
         RuntimeError: the shapes or the dtypes do not match; raised by PyTorch.
     """
-    trains = training and torch.is_grad_enabled()
-    return _product(x, weight, bias) if trains else F.linear(x, weight, bias)
+    if training and torch.is_grad_enabled():
+        return _product(x, weight, bias)
+    if is_faster_in_float32(x, weight, bias):
+        return linear_in_float32(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def linear_with_activation(

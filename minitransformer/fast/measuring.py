@@ -7,24 +7,32 @@ of a second; :func:`minitransformer.report` shows the results.
 
 import time
 from collections.abc import Callable
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import torch
+
+Ways = tuple[Callable[[], Any], Callable[[], Any]]  # the usual one first
+MakeWays = Callable[[], Ways]
 
 MIN_SPEEDUP = 1.05  # the other way must be at least so many times as fast
 
 # For each comparison so far, how many times as fast the other way is as the usual one.
 SPEEDUPS: dict[str, float] = {}
-_MEASURING = Lock()
+_MEASURING = RLock()  # a comparison may need the result of another
 
 
-def is_faster(
-    comparison: str,
-    make: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]],
-    rounds: int = 12,
-) -> bool:
+def is_faster(comparison: str, make: MakeWays, rounds: int = 12) -> bool:
     """Whether another way is at least :data:`MIN_SPEEDUP` times as fast as the usual one.
+
+    Args:
+        comparison, make, rounds: as in :func:`speedup`.
+    """
+    return speedup(comparison, make, rounds) >= MIN_SPEEDUP
+
+
+def speedup(comparison: str, make: MakeWays, rounds: int = 12) -> float:
+    """How many times as fast another way is as the usual one.
 
     Args:
         comparison: its name, under which the result is stored.
@@ -35,10 +43,10 @@ def is_faster(
         with _MEASURING:
             if comparison not in SPEEDUPS:
                 SPEEDUPS[comparison] = _speedup(make, rounds)
-    return SPEEDUPS[comparison] >= MIN_SPEEDUP
+    return SPEEDUPS[comparison]
 
 
-def _speedup(make: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]], rounds: int) -> float:
+def _speedup(make: MakeWays, rounds: int) -> float:
     """The ratio; 0 where this PyTorch does not have the other way."""
     try:
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):

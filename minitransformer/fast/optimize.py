@@ -9,10 +9,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from minitransformer.fast import layer_twins, model_twins
 from minitransformer.fast.cuda_graph import free_captured_step
+from minitransformer.fast.dtype_cost import half_precision_speedups, warn_of_slow_half_precision
 from minitransformer.fast.linear import measured_library
 from minitransformer.fast.measuring import SPEEDUPS
 from minitransformer.fast.prepacked_linear import free_prepacked
@@ -104,8 +106,13 @@ def optimize(model: SomeModule) -> SomeModule:
 
     Raises:
         ValueError: the model is compiled, or wrapped for several devices.
+
+    Warns:
+        UserWarning: the model is on a CPU, in bfloat16 or float16, and this processor is faster in
+            float32. To find out, it is measured, once.
     """
     _refuse_wrapped(model, "optimize")
+    warn_of_slow_half_precision(model)
     for module in model.modules():
         if type(module) in REPLACEMENTS:
             module.__class__ = REPLACEMENTS[type(module)]
@@ -154,7 +161,7 @@ class Report:
         library: what multiplies float32 matrices in training, found by measuring this processor:
             "onednn", or "default", which is PyTorch's choice.
         measured: other comparisons so far, and how many times as fast the other way is as the
-            usual one.
+            usual one; among them half precision beside float32.
     """
 
     replaced: dict[str, int]
@@ -189,6 +196,7 @@ def report(model: nn.Module) -> Report:
                 reason = "its class was changed after optimize(model)"
             left[name] = f"a {kind.__name__}: {reason}"
     library = measured_library()
+    half_precision_speedups(torch.bfloat16)  # is among what was measured
     return Report(dict(replaced), left, library, dict(SPEEDUPS))
 
 

@@ -4,10 +4,14 @@ Decoding one token reads every weight and computes two operations with each, so 
 by memory bandwidth. PyTorch's product, whose weights are stored row after row, does not reach it:
 for 8 rows on two cores it was two to four times slower. oneDNN, which comes with PyTorch, has
 kernels that do, for weights stored in blocks. Prepacking takes the time of about ten products and
-the memory of a second copy of each weight, and is done once.
+the memory of a second copy of each weight, and is done once. For half precision on a processor
+without instructions for it, the copy is in float32.
 
-Speeds up all rows of the generation table. Measurements: benchmarks/results/README.md,
-"Measurements behind decisions".
+For a single row, some processors are as fast without a copy: oneDNN's kernel reads the weight row
+after row, with all threads. MKL, which PyTorch uses, reaches half of the bandwidth there.
+
+Speeds up all rows of the generation table. Which way is faster is measured. Measurements:
+benchmarks/results/README.md, "Measurements behind decisions".
 
 The numbers are those of `F.linear` up to rounding. The copies are used only in the steps of a
 :class:`PrepackedSession`, and there only for few rows, without gradients, where nothing but
@@ -19,7 +23,7 @@ B prompts, R decoded sequences, L tokens so far, V vocabulary, I inputs, O outpu
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
-from minitransformer.fast.linear import linear, onednn_linear, ones
+from minitransformer.fast.linear import linear, onednn_linear, onednn_works, ones
 from minitransformer.fast.measuring import is_faster
 from minitransformer.models.base import DecodingSession, LanguageModel
 
@@ -37,11 +41,13 @@ from minitransformer.models.base import DecodingSession, LanguageModel
 # rows, 8 gives a layout that is nearly the fastest for all.
 _EXPECTED_ROWS = 8
 _MAX_ROWS = 64  # for more, the usual product is as fast or faster
-# oneDNN's kernel for one row is slower than that for four, so a single row is repeated four times.
+# With prepacked weights oneDNN's kernel for one row is, on some processors, slower than that for
+# four, so a single row is repeated four times.
 _MIN_ROWS = 4
 # For fewer uses no copy is made. It takes as long as about ten products, and saves half of each.
-_MIN_USES = 16
+MIN_USES = 16
 _NUM_MEASURED = 4  # weights, of 9 MB each in float32
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _PARTS = 8  # of a weight, each with its own checksum
 
 
@@ -53,12 +59,16 @@ class PrepackedWeight:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self.blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _EXPECTED_ROWS)
+        self.dtype = _dtype_of_copies(weight.dtype)
+        self.blocks = _reordered(weight.detach().to(self.dtype))
         self._state = _state(weight)
         self._checksum = _checksum(weight)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + b: (..., I) to (..., O)."""
+        if x.dtype != self.dtype:
+            bias = None if bias is None else bias.to(self.dtype)
+            return self(x.to(self.dtype), bias).to(x.dtype)
         if x.numel() > x.shape[-1]:
             return onednn_linear(x, self.blocks, bias)
         rows = x.reshape(1, -1).expand(_MIN_ROWS, -1)  # (4, I)
@@ -109,7 +119,7 @@ def prepack(modules: Iterable[nn.Module], num_uses: int, num_rows: int) -> None:
     for module in modules:
         weight: Any = module.weight
         possible = _can_be_prepacked(weight)
-        worthwhile = possible and num_uses >= _MIN_USES and _is_faster_for(weight.dtype, num_rows)
+        worthwhile = possible and num_uses >= MIN_USES and _is_faster_for(weight.dtype, num_rows)
         with _CHANGING:
             copy = _COPIES.get(module)
             if possible and copy is not None and copy.is_current(weight):
@@ -138,10 +148,7 @@ def decoding() -> Iterator[None]:
 
 def prepacked_copy(module: nn.Module, x: Tensor) -> PrepackedWeight | None:
     """The copy that may replace the module's weight in a product with x, (..., I), if any."""
-    # Compilation is checked first: the compiler cannot trace the rest.
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return None
-    if not _IS_DECODING.get():
+    if not _is_decoding():
         return None
     copy = _COPIES.get(module)
     weight: Any = module.weight
@@ -163,7 +170,34 @@ def prepacked_linear(x: Tensor, module: nn.Module, bias: Tensor | None = None) -
     if copy is not None:
         return copy(x, bias)
     weight: Any = module.weight
+    if _is_decoding() and _is_faster_by_onednn(x, weight, bias):
+        return onednn_linear(x, weight, bias)
     return linear(x, weight, bias, module.training)
+
+
+def _is_decoding() -> bool:
+    """Whether this is a step of a session, without gradients."""
+    # Compilation is checked first: the compiler cannot trace the rest.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return _IS_DECODING.get()
+
+
+def _is_faster_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether this is a product of one row in float32, which oneDNN computes faster."""
+    return (
+        x.numel() == x.shape[-1]
+        and x.dim() > 1
+        and x.dtype == weight.dtype == torch.float32
+        and is_plain_eager_cpu(x, weight, bias)
+        and _is_row_faster_by_onednn()
+    )
+
+
+def _is_row_faster_by_onednn() -> bool:
+    if not onednn_works():
+        return False
+    return is_faster("one row by oneDNN, torch.float32", _row_products)
 
 
 def _is_faster_for(dtype: torch.dtype, num_rows: int) -> bool:
@@ -172,20 +206,32 @@ def _is_faster_for(dtype: torch.dtype, num_rows: int) -> bool:
         return False
     measured_rows = 1 if num_rows == 1 else _EXPECTED_ROWS
     rows = "one row" if measured_rows == 1 else "several rows"
+    by_onednn = num_rows == 1 and dtype == torch.float32 and _is_row_faster_by_onednn()
+    product = onednn_linear if by_onednn else F.linear  # without a copy
     name = f"prepacked weights for {rows}, {dtype}"
-    return is_faster(name, lambda: _usual_and_prepacked(dtype, measured_rows))
+    return is_faster(name, partial(_usual_and_prepacked, dtype, measured_rows, product))
+
+
+def _row_products() -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Products of one row by PyTorch's choice and by oneDNN, with weights that exceed the cache."""
+    x, bias = ones(1, 768), ones(3072)
+    weights = [ones(3072, 768) for _ in range(_NUM_MEASURED)]
+    return (
+        lambda: [F.linear(x, weight, bias) for weight in weights],
+        lambda: [onednn_linear(x, weight, bias) for weight in weights],
+    )
 
 
 def _usual_and_prepacked(
-    dtype: torch.dtype, num_rows: int
+    dtype: torch.dtype, num_rows: int, product: Callable[..., Tensor] = F.linear
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Products of the same input with several weights, which together exceed the cache."""
+    """The same with copies, beside the faster product without."""
     x, bias = ones(num_rows, 768, dtype=dtype), ones(3072, dtype=dtype)
     with torch.inference_mode(False):  # PyTorch counts no changes of inference tensors
         weights = [ones(3072, 768, dtype=dtype) for _ in range(_NUM_MEASURED)]
         copies = [PrepackedWeight(weight) for weight in weights]
     return (
-        lambda: [F.linear(x, weight, bias) for weight in weights],
+        lambda: [product(x, weight, bias) for weight in weights],
         lambda: [copy(x, bias) for copy in copies],
     )
 
@@ -197,9 +243,20 @@ def _can_be_prepacked(weight: Tensor) -> bool:
         and weight.dim() == 2
         and weight.numel() > 0
         and not weight.is_inference()  # PyTorch counts no changes of these
+        and weight.dtype in _DTYPES
         and bool(torch.backends.mkldnn.enabled)
-        and _kernels_work(weight.dtype)
+        and _kernels_work(_dtype_of_copies(weight.dtype))
     )
+
+
+def _dtype_of_copies(dtype: torch.dtype) -> torch.dtype:
+    """The dtype itself, or float32 where oneDNN has no kernels for it on this processor."""
+    return dtype if _kernels_work(dtype) else torch.float32
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    """A weight, (O, I), in oneDNN's blocks."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, _EXPECTED_ROWS)
 
 
 @cache
@@ -208,14 +265,13 @@ def _kernels_work(dtype: torch.dtype) -> bool:
 
     They are not part of PyTorch's public interface, so they are tested before they are used.
     """
-    if dtype not in (torch.float32, torch.bfloat16):
-        return False
     small = torch.arange(15, device="cpu").view(5, 3) - 7  # integers: nothing is rounded
     weight = small.to(dtype)
     x, bias = weight[:2] + 1, weight[:, 0]
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            return torch.equal(PrepackedWeight(weight)(x, bias), F.linear(x, weight, bias))
+            product = onednn_linear(x, _reordered(weight), bias)
+            return torch.equal(product, F.linear(x, weight, bias))
     except (AttributeError, RuntimeError, TypeError):
         return False
 

@@ -1,13 +1,14 @@
 """Which modules are replaced, which are left alone and why, and which models are refused."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from minitransformer import optimize, report, restore
-from minitransformer.fast import is_optimized
+from minitransformer.fast import dtype_cost, is_optimized
 from minitransformer.fast import linear as linear_module
 from minitransformer.fast.cuda_graph import _CAPTURED_STEPS
 from minitransformer.fast.measuring import SPEEDUPS
@@ -20,6 +21,8 @@ from tests.tiny import new
 def answers(monkeypatch):
     """One stored measurement; the tests measure nothing."""
     monkeypatch.setattr(linear_module, "_chosen", "default")
+    monkeypatch.setattr(dtype_cost, "speedup", lambda name, *_: SPEEDUPS.get(name, 1.0))
+    monkeypatch.setattr(dtype_cost, "_WARNED", set())
     before = dict(SPEEDUPS)
     SPEEDUPS.clear()
     SPEEDUPS["another way, torch.float32"] = 1.234
@@ -94,3 +97,20 @@ def test_restoring_frees_the_copies_of_weights_and_the_captured_step():
     _COPIES[model] = _CAPTURED_STEPS[model] = object()
     restore(model)
     assert model not in _COPIES and model not in _CAPTURED_STEPS
+
+
+def test_a_dtype_that_is_slower_than_float32_is_warned_of_once(answers):
+    answers["torch.bfloat16 instead of torch.float32, one row"] = 1.5
+    answers["torch.bfloat16 instead of torch.float32, 128 rows"] = 0.25
+    answers["torch.float16 instead of torch.float32, 128 rows"] = 0.95
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimize(nn.Linear(2, 2))
+        optimize(nn.Linear(2, 2, dtype=torch.float16))
+        optimize(nn.Linear(2, 2, dtype=torch.bfloat16, device="meta"))
+    message = "^torch.bfloat16 is 4.0 times as slow as torch.float32 .*dtype=torch.float32"
+    with pytest.warns(UserWarning, match=message) as warned:
+        for _ in range(2):
+            optimize(nn.Linear(2, 2, dtype=torch.bfloat16))
+    assert [one.filename for one in warned] == [__file__]
+    assert " 0.25 times as fast: torch.bfloat16 instead" in str(report(nn.Linear(2, 2)))
