@@ -3,14 +3,16 @@
     python -m benchmarks.inference --text FILE... --squad FILE --out DIR
 
 All sides run the same weights over the same text: short sentences and whole paragraphs mixed, 32 a
-batch, encoded or classified, and one sentence at a time. The sides are transformers, our model as
+batch, encoded or classified, one sentence at a time, and long inputs: 8 texts of 512 tokens, and a
+prompt of 1,024 tokens up to the scores of the first new one, which GPT-2 computes before it
+generates. The sides are transformers, our model as
 it is loaded (plain) and `optimize(model)`; benchmarks/encoders.py says which batches each gets.
 Before the clock starts, their results must agree. Each side works in a process of its own; they
 take turns. Without --text and --squad the text is made up; the file says so. A table goes to the
 terminal; DIR gets inference_DTYPE.csv, and inference.png of all dtypes that are there. A run can be
 stopped: the same command with --resume goes on after the last case that was measured.
 
-B batch, T tokens of the longest sequence in it.
+B batch, T tokens of the longest sequence in it, E hidden size, V vocabulary.
 """
 
 import argparse
@@ -23,10 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.batches import RAGGED, Batch, Sequences, made_up, mixed_sequences
-from benchmarks.encoders import EncoderCase, encoder_parser, run_cases
+from benchmarks.encoders import OURS, EncoderCase, encoder_parser, run_cases
 from benchmarks.measuring import DTYPES
+from benchmarks.pictures import draw_ratios
+from benchmarks.report import encoder_table
 from benchmarks.runs import start
 
+draw, table = draw_ratios, encoder_table  # by which benchmarks.report shows a file
 LONGEST = 512  # tokens of a sequence
 # How far results may differ: the norm of the difference, relative to that of the results.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -43,7 +48,8 @@ class InferenceCase(EncoderCase):
         """For people."""
         if self.is_ragged:
             return f"{'classify' if self.classify else 'encode'}, ragged sequences"
-        return f"encode one sequence of {self.length} tokens"
+        sequences = "one sequence" if self.batch_size == 1 else f"{self.batch_size} sequences"
+        return f"encode {sequences} of {self.length} tokens"
 
     @property
     def is_ragged(self) -> bool:
@@ -95,12 +101,58 @@ class InferenceCase(EncoderCase):
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptCase(InferenceCase):
+    """GPT-2 reads a prompt: the scores of the next token, and the keys and values of all."""
+
+    vocab_size: int = 50_257
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"read one prompt of {self.length:,} tokens"
+
+    def load(self) -> tuple[nn.Module, Any]:
+        """Both models, in eval() and in the dtype of the case."""
+        import transformers
+
+        config = transformers.GPT2Config(
+            n_embd=self.sizes["hidden_size"],
+            n_layer=self.sizes["num_hidden_layers"],
+            n_head=self.sizes["num_attention_heads"],
+            n_inner=self.sizes["intermediate_size"],
+            vocab_size=self.vocab_size,
+            n_positions=self.length,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        theirs, ours = self.load_both("GPT2LMHeadModel", config, DTYPES[self.dtype])
+        return theirs.eval(), ours.eval()
+
+    def work(self, model: Any, implementation: str) -> Callable[[Batch], Tensor]:
+        """A batch to the scores of the next token, (B, V)."""
+
+        @torch.inference_mode()
+        def work(batch: Batch) -> Tensor:
+            if implementation in OURS:
+                return model.next_token_logits(**batch, cache=model.new_cache())
+            return model(**batch, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+        return work
+
+
 _RAGGED: dict[str, Any] = {"kind": RAGGED, "length": LONGEST, "batch_size": 32, "num_batches": 8}
 CASES = {
     "encode": InferenceCase(**_RAGGED, targets=(1.8, 1.1)),
     "classify": InferenceCase(**_RAGGED, classify=True),
     "one-16": InferenceCase(kind="16", length=16, batch_size=1, num_batches=8),
     "one-128": InferenceCase(kind="128", length=128, batch_size=1, num_batches=4),
+    "encode-8x512": InferenceCase(
+        kind="512", length=LONGEST, batch_size=8, num_batches=1, targets=(1.2, 1.2)
+    ),
+    "gpt2-prompt-1024": PromptCase(
+        kind="1024", length=1024, batch_size=1, num_batches=1, targets=(1.2, 1.2)
+    ),
 }
 
 

@@ -51,7 +51,7 @@ def prepared(name, dropout=True, **changes):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", RAGGED)
+@pytest.mark.parametrize("name", [*RAGGED, "gpt2-prompt-1024"])
 def test_all_compute_the_same_until_a_weight_is_changed(name, dtype):
     case, models, (batch, *_) = prepared(name, dtype=dtype)
     theirs = models.pop(THEIRS)
