@@ -10,6 +10,9 @@ cache that grows and its static one, our model as it is loaded (plain), whose ca
 Measured are the time and the bytes of a token for 1, 8 and 32 sequences, and how long the first
 token takes after a prompt of that many tokens. Before the clock starts, all scores must agree.
 
+What `minitransformer.cost` predicts for our sides stands beside what was measured; the machine's
+rates are read from --machine, and measured in a minute where there is no such file.
+
 The floor is what cannot be less: every weight, key and value is read once, at the rate at which
 memory is read. A table goes to the terminal; DIR gets decoding_DTYPE.csv and .png. A run can be
 stopped: the same command with --resume goes on after the last case that was measured.
@@ -46,9 +49,10 @@ from benchmarks.measuring import (
 )
 from benchmarks.pictures import annotate, draw_line, quartiles
 from benchmarks.report import cells, machine, printed
-from benchmarks.runs import Case, Row, Run, benchmark_parser, read, records, start
-from minitransformer import from_pretrained, optimize
+from benchmarks.runs import Case, Row, Run, benchmark_parser, rates, read, records, start
+from minitransformer import cost, from_pretrained, optimize
 from minitransformer.arguments import positive
+from minitransformer.cost.workloads import build_model
 from minitransformer.fast.static_kv_cache import StaticKVCache
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.models.base import LanguageModel
@@ -230,7 +234,8 @@ def run(arguments: argparse.Namespace) -> None:
     run = Run(arguments, name, settings)
     longest = arguments.longest + UNTIMED_STEPS + arguments.rounds * STEPS
     sides = load(sizes | {"n_positions": longest + NEW}, arguments.dtype, arguments.device)
-    run.measure(cases(arguments, sides, run.rows), table, draw)
+    machine = rates(arguments)
+    run.measure(cases(arguments, sides, machine, run.rows), table, draw)
 
 
 def load(sizes: Mapping[str, Any], dtype: str, device: str) -> list[Side]:
@@ -257,18 +262,24 @@ def load(sizes: Mapping[str, Any], dtype: str, device: str) -> list[Side]:
     ]
 
 
-def cases(plan: argparse.Namespace, sides: Sequence[Side], rows: list[Row]) -> Iterator[Case]:
+def cases(
+    plan: argparse.Namespace,
+    sides: Sequence[Side],
+    machine: cost.Machine | None,
+    rows: list[Row],
+) -> Iterator[Case]:
     """The next token for each number of sequences and of tokens; then the first, after prompts."""
     for batch in plan.batches:
         context = SHORTEST
         while batch * context <= plan.longest:
             what: Row = {"case": NEXT, "batch": batch, "context": context}
-            yield Case(what, partial(measure_next, what, sides, plan.rounds))
+            yield Case(what, partial(measure_next, what, sides, machine, plan.rounds))
             context *= plan.growth
     context = SHORTEST
     while context <= plan.longest:
         what = {"case": FIRST, "batch": 1, "context": context}
-        yield Case(what, partial(measure_first, what, sides, plan.rounds, plan.patience))
+        measure = partial(measure_first, what, sides, machine, plan.rounds, plan.patience)
+        yield Case(what, measure)
         taken = [row["milliseconds"] for row in rows if what.items() <= row.items()]
         context *= plan.growth
         if max(taken) * plan.growth**2 > 1e3 * plan.patience:  # attention grows by the square
@@ -276,7 +287,9 @@ def cases(plan: argparse.Namespace, sides: Sequence[Side], rows: list[Row]) -> I
 
 
 @torch.no_grad()
-def measure_next(what: Row, sides: Sequence[Side], rounds: int) -> list[Row]:
+def measure_next(
+    what: Row, sides: Sequence[Side], machine: cost.Machine | None, rounds: int
+) -> list[Row]:
     """Time and bytes of the next token, a row a side; or one row that says why not."""
     batch, context, model = what["batch"], what["context"], our_model(sides)
     config: Any = model.config
@@ -306,7 +319,7 @@ def measure_next(what: Row, sides: Sequence[Side], rounds: int) -> list[Row]:
     )
     middle = context + UNTIMED_STEPS + rounds * steps / 2  # tokens that were there
     floor = bytes_per_step(model, size, tokens=batch * middle)
-    rows = compared(sides, seconds)
+    rows = compared(what, sides, machine, seconds)
     for row, mine, bytes_moved in zip(rows, seconds, counted, strict=True):
         row |= spread("tokens_per_second", [batch / second for second in mine])
         # Of the same round, for the speed of memory is not the same at all times.
@@ -318,7 +331,9 @@ def measure_next(what: Row, sides: Sequence[Side], rounds: int) -> list[Row]:
 
 
 @torch.no_grad()
-def measure_first(what: Row, sides: Sequence[Side], rounds: int, patience: float) -> list[Row]:
+def measure_first(
+    what: Row, sides: Sequence[Side], machine: cost.Machine | None, rounds: int, patience: float
+) -> list[Row]:
     """The time of the first token after a prompt, a row a side that reads prompts."""
     readers = [side for side in sides if side.reads_prompts]
     model = our_model(sides)
@@ -331,7 +346,8 @@ def measure_first(what: Row, sides: Sequence[Side], rounds: int, patience: float
     slowest = max(timed(lambda call=call: scores.append(call()), device) for call in calls)
     check_same(what, readers, scores)
     rounds = max(1, min(rounds, int(patience / slowest)))
-    return compared(readers, take_turns([LocalWorker(call, device) for call in calls], rounds))
+    seconds = take_turns([LocalWorker(call, device) for call in calls], rounds)
+    return compared(what, readers, machine, seconds)
 
 
 def our_model(sides: Sequence[Side]) -> LanguageModel:
@@ -364,20 +380,54 @@ def check_same(what: Row, sides: Sequence[Side], scores: Sequence[Tensor]) -> No
             )
 
 
-def compared(sides: Sequence[Side], seconds: Sequence[Sequence[float]]) -> list[Row]:
-    """A row a side: its time, and how many times faster it is than transformers.
+def compared(
+    what: Row,
+    sides: Sequence[Side],
+    machine: cost.Machine | None,
+    seconds: Sequence[Sequence[float]],
+) -> list[Row]:
+    """A row a side: its time, measured and predicted, and how many times faster than transformers.
 
     The default is transformers with the cache that grows; the best is its faster one.
     """
     theirs = [mine for side, mine in zip(sides, seconds, strict=True) if isinstance(side, Theirs)]
     best = min(theirs, key=median)
-    return [
-        {"implementation": side.implementation, "cache": side.cache}
-        | spread("milliseconds", [1e3 * second for second in mine])
-        | spread("times_default", ratios(theirs[0], mine))
-        | spread("times_best", ratios(best, mine))
-        for side, mine in zip(sides, seconds, strict=True)
-    ]
+    rows = []
+    for side, mine in zip(sides, seconds, strict=True):
+        row: Row = {"implementation": side.implementation, "cache": side.cache}
+        row |= spread("milliseconds", [1e3 * second for second in mine])
+        if machine and isinstance(side, Ours):
+            work = traced(what, side)
+            row |= {"predicted_milliseconds": 1e3 * machine.seconds(work)}
+            row |= {"predicted_megabytes": work.bytes / 1e6} if what["case"] == NEXT else {}
+        row |= spread("times_default", ratios(theirs[0], mine))
+        rows.append(row | spread("times_best", ratios(best, mine)))
+    return rows
+
+
+def traced(what: Row, side: Ours) -> cost.Work:
+    """The operations of a case, of a plain model with a cache of this kind.
+
+    Prepacked weights are as many bytes as others, and an optimized prompt has the same operations.
+    """
+    config: Any = side.model.config
+    batch, context = what["batch"], what["context"]
+    weight = next(side.model.parameters())
+    dtype = str(weight.dtype).removeprefix("torch.")
+    cache = GROWING if side.cache == GROWING else STATIC
+
+    def build() -> Callable[[], object]:
+        model: Any = build_model(config, context + 1, dtype, "sdpa")
+        plain = Ours(model, PLAIN, cache)
+        if what["case"] == FIRST:
+            return torch.no_grad()(partial(plain.first, torch.zeros(batch, context).long()))
+        heads = config.num_attention_heads
+        shape = batch, heads, context, config.hidden_size // heads  # (B, H, S, D)
+        keys = torch.zeros(shape, dtype=weight.dtype)
+        read = plain.continued(keys, keys, num_steps=1)
+        return torch.no_grad()(Text(read, torch.zeros(batch, 1).long()))
+
+    return cost.trace(build)
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -389,9 +439,11 @@ def table(frame: pd.DataFrame) -> str:
         "side": frame["implementation"],
         "cache": frame["cache"],
         "ms": cells(frame, "milliseconds", "{:.1f}"),
+        "predicted": cells(frame, "predicted_milliseconds", "{:.1f}"),
         "tokens/s": cells(frame, "tokens_per_second", "{:.1f}"),
         "of floor": cells(frame, "share_of_floor", "{:.0%}"),
         "MB": cells(frame, "megabytes", "{:,.0f}"),
+        "predicted MB": cells(frame, "predicted_megabytes", "{:,.0f}"),
         "floor MB": cells(frame, "floor_megabytes", "{:,.0f}"),
         "x default": cells(frame, "times_default"),
         "x best": cells(frame, "times_best"),
@@ -436,6 +488,9 @@ def draw(directory: Path, name: str) -> None:
     _draw_speeds(speeds, following)
     _draw_first(firsts, _curves(frame[frame["case"] == FIRST]))
     handles, labels = times.get_legend_handles_labels()
+    if any(line.get_linestyle() == "--" for line in times.lines):
+        handles += times.plot([], [], "--", color="black", linewidth=1)
+        labels.append("predicted")
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(directory / f"{name}.png")
 
@@ -457,6 +512,7 @@ def _draw_times(axes: Any, curves: Curves) -> None:
     axes.set_yscale("log")
     for side, curve in curves:
         draw_line(axes, curve, "context", "milliseconds", color=COLOURS[side], label=_label(side))
+    _draw_predicted(axes, curves)
     floor = curves[-1][1]
     axes.fill_between(floor["context"], floor["floor_milliseconds"], color="gold", alpha=0.35)
     axes.plot(
@@ -467,7 +523,7 @@ def _draw_times(axes: Any, curves: Curves) -> None:
     )
     axes.set_ylim(bottom=floor["floor_milliseconds"].min() / 2)
     rate = (floor["floor_megabytes"] / floor["floor_milliseconds"]).median()  # GB/s
-    text = f"no program can be here: it reads {rate:.0f} GB a second"
+    text = f"no program can be below the floor: memory is read at {rate:.0f} GB a second"
     place = (floor["context"].iloc[0], axes.get_ylim()[0])
     annotate(axes, text, place, (12, 10), color="saddlebrown")
     _over_lengths(axes, floor, "tokens in the cache")
@@ -490,9 +546,10 @@ def _draw_bytes(axes: Any, curves: Curves) -> None:
     annotate(axes, f"weights: {weights:,.0f} MB", (middle, weights / 2), (0, 0), va="center")
     equal = weights / slope
     if equal < across.iloc[-1]:
-        axes.plot([equal] * 2, [0, 2 * weights], ":", color="black", linewidth=1)
+        height = 0.55 * max(curve["megabytes"].max() for _, curve in curves)  # above all curves
+        axes.plot([equal] * 2, [0, height], ":", color="black", linewidth=1)
         text = f"from {equal:,.0f} tokens on, keys and\nvalues are more than the weights"
-        annotate(axes, text, (equal, 2 * weights), (-6, 4), ha="right")
+        annotate(axes, text, (equal, height), (-6, 0), ha="right", va="top")
     growing = next(curve for side, curve in curves if side[1] == GROWING)
     text = "a growing cache is copied for\neach token: keys and values\nare moved three times"
     place = (growing["context"].iloc[-1], growing["megabytes"].iloc[-1])
@@ -503,6 +560,8 @@ def _draw_bytes(axes: Any, curves: Curves) -> None:
 
 def _draw_speeds(axes: Any, rows: pd.DataFrame) -> None:
     """Tokens a second of several sequences, all with caches of the same length."""
+    from matplotlib.ticker import LogLocator
+
     batches = sorted(rows["batch"].unique().tolist())
     context = rows[rows["batch"] == batches[-1]]["context"].max()
     axes.set_title(
@@ -520,11 +579,14 @@ def _draw_speeds(axes: Any, rows: pd.DataFrame) -> None:
         axes.plot(place, limit, "_", ms=18, mew=3, color="goldenrod")
         errors = quartiles(row, "tokens_per_second")
         axes.errorbar(place, speed, errors, fmt="o", capsize=3, color=COLOURS[side])
-        annotate(axes, f"{row['share_of_floor']:.0%}", (place, speed), (0, -18), ha="center")
+        share, low = f"{row['share_of_floor']:.0%}", row["tokens_per_second_low"]
+        annotate(axes, share, (place, min(speed, low)), (0, -8), ha="center", va="top")
     axes.set_xticks(range(len(batches)), [f"{n} sequence{'s' * (n > 1)}" for n in batches])
     axes.set_xlim(-0.5, len(batches) - 0.5)
     axes.set_xlabel("yellow: the floor; in percent: the share of it that is reached")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,g}")
+    axes.minorticks_off()
     axes.margins(y=0.12)
     axes.grid(axis="y", alpha=0.25)
 
@@ -536,7 +598,16 @@ def _draw_first(axes: Any, curves: Curves) -> None:
     axes.set_yscale("log")
     for side, curve in curves:
         draw_line(axes, curve, "context", "milliseconds", color=COLOURS[side])
+    _draw_predicted(axes, curves)
     _over_lengths(axes, curves[0][1], "tokens of the prompt, all of which are read at once")
+
+
+def _draw_predicted(axes: Any, curves: Curves) -> None:
+    """What was predicted, dashed; it is the same for both optimized sides."""
+    for side, curve in curves:
+        if "predicted_milliseconds" in curve and side[0] != THEIRS and side[1] != STATIC:
+            predicted = curve["predicted_milliseconds"]
+            axes.plot(curve["context"], predicted, "--", color=COLOURS[side], linewidth=1)
 
 
 def _over_lengths(axes: Any, curve: pd.DataFrame, label: str) -> None:

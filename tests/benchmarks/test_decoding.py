@@ -21,6 +21,13 @@ SIDES = [
 ]
 
 
+class OneGigabyteASecond:
+    """A machine on which bytes alone take time."""
+
+    def seconds(self, work):
+        return work.bytes / 1e9
+
+
 @pytest.fixture(scope="module")
 def sides():
     pytest.importorskip("transformers", reason="the comparison needs transformers")
@@ -30,6 +37,7 @@ def sides():
 def test_a_whole_run(tmp_path, capsys, figures, monkeypatch):
     pytest.importorskip("transformers", reason="the comparison needs transformers")
     monkeypatch.setattr(decoding, "QUICK_SIZES", SIZES)
+    monkeypatch.setattr(decoding, "rates", lambda _: OneGigabyteASecond())
     out = tmp_path / "out"
     options = ["--quick", "--longest", "600", "--batches", "1", "2", "--threads", "1"]
     assert decoding.main([*options, "--patience", "60", "--out", str(out)]) == 0
@@ -43,6 +51,8 @@ def test_a_whole_run(tmp_path, capsys, figures, monkeypatch):
         readers = [side for side in SIDES if case == NEXT or side != (OPTIMIZED, STATIC)]
         assert [(row["implementation"], row["cache"]) for row in here] == readers
         assert here[0]["times_default"] == 1
+        ours = [row for row in here if row["implementation"] != THEIRS]
+        assert all(row["predicted_milliseconds"] > 0 for row in ours)
     printed = capsys.readouterr().out
     assert NEXT in printed and FIRST in printed
     assert (out / "decoding_quick_float32.png").read_bytes().startswith(b"\x89PNG")
@@ -53,7 +63,8 @@ def test_a_whole_run(tmp_path, capsys, figures, monkeypatch):
     _, _, plain, *_ = decoding.load(SIZES | {"n_positions": 8}, "float32", "cpu")
     weights = bytes_per_step(plain.model, 4, tokens=0)
     assert f"weights: {weights / 1e6:,.0f} MB" in [text.get_text() for text in sizes.texts]
-    assert len(firsts.lines) == 4
+    dashed = [line.get_linestyle() == "--" for line in firsts.lines]
+    assert dashed == [False] * 4 + [True] * 2  # four sides; the plain and the optimized predicted
 
 
 def test_a_filled_cache_continues_as_one_that_was_decoded(sides):
@@ -122,6 +133,20 @@ def test_what_is_read_is_what_the_formula_says(sides, batch):
     assert 2.5 < grown / written < 3.1
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_predicted_is_what_runs(sides, batch):
+    what = {"case": NEXT, "batch": batch, "context": 256}
+    rows = decoding.measure_next(what, sides, OneGigabyteASecond(), rounds=1)
+    assert [row["implementation"] for row in rows if "predicted_megabytes" in row] == [
+        PLAIN,
+        OPTIMIZED,
+        OPTIMIZED,
+    ]
+    for row in rows[2:]:
+        assert row["predicted_milliseconds"] == pytest.approx(row["predicted_megabytes"])
+        assert row["predicted_megabytes"] == pytest.approx(row["megabytes"], rel=0.1), row["cache"]
+
+
 def test_sides_are_compared_within_a_round(sides, monkeypatch):
     # What the clock shows: a different side begins in each of two rounds.
     seconds = iter([8.0, 4.0, 2.0, 2.0, 1.0, 4.0, 8.0, 4.0, 2.0, 16.0])
@@ -130,7 +155,7 @@ def test_sides_are_compared_within_a_round(sides, monkeypatch):
     bandwidths = iter([1e6, 2e6])
     monkeypatch.setattr(decoding, "memory_bandwidth", lambda _: next(bandwidths))
     what = {"case": NEXT, "batch": 3, "context": 64}
-    rows = decoding.measure_next(what, sides, rounds=2)
+    rows = decoding.measure_next(what, sides, None, rounds=2)
     assert [(row["implementation"], row["cache"]) for row in rows] == SIDES
     # Theirs: 8 and 16 s growing, 4 and 4 static; ours prepacked 1 and 2.
     last = rows[-1]
@@ -154,7 +179,7 @@ def test_other_scores_are_not_timed(sides):
 def test_no_memory_is_a_row(sides, monkeypatch):
     monkeypatch.setattr(decoding, "available_memory", lambda _: 2e6)
     what = {"case": NEXT, "batch": 100, "context": 64}
-    (row,) = decoding.measure_next(what, sides, rounds=1)
+    (row,) = decoding.measure_next(what, sides, None, rounds=1)
     assert row == {"reason": "needs 0.0 GB of memory, 0.0 are free"}
 
 
@@ -162,7 +187,7 @@ def test_prompts_end_where_patience_does(sides):
     plan = SimpleNamespace(batches=[], longest=2**20, growth=2, rounds=1, patience=1)
     rows = []
     contexts = []
-    for case in decoding.cases(plan, sides, rows):
+    for case in decoding.cases(plan, sides, None, rows):
         contexts.append(case.what["context"])
         rows.append(case.what | {"milliseconds": 3 * case.what["context"]})
     assert contexts == [64, 128]  # at 128 tokens, four times 384 ms are more than a second
