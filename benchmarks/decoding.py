@@ -191,7 +191,7 @@ class ByteCounter(TorchDispatchMode):
         """Run an operation, and count its bytes."""
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if name in ("embedding", "index_select"):  # of a table, as much as comes out
+        if name in ("embedding", "index_select", "index"):  # of a table, as much as comes out
             self.bytes += 2 * result.nbytes
         elif name == "index_copy_":  # of its target, as much as is copied
             self.bytes += 2 * args[3].nbytes

@@ -10,6 +10,10 @@ from benchmarks import decoding, measuring
 from benchmarks.decoding import FIRST, GROWING, NEXT, OPTIMIZED, PLAIN, PREPACKED, STATIC, THEIRS
 from benchmarks.formulas import bytes_per_step
 from benchmarks.runs import read, records
+from minitransformer import optimize
+from minitransformer.generation_config import GenerationConfig
+from minitransformer.models.marian import MarianMTModel
+from minitransformer.models.t5 import T5ForConditionalGeneration
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 99}
 SIDES = [
@@ -131,6 +135,24 @@ def test_what_is_read_is_what_the_formula_says(sides, batch):
     grown = counted[PLAIN, GROWING, 256] - counted[PLAIN, GROWING, 128]
     written = counted[OPTIMIZED, STATIC, 256] - counted[OPTIMIZED, STATIC, 128]
     assert 2.5 < grown / written < 3.1
+
+
+@pytest.mark.parametrize("is_optimized", [False, True])
+@pytest.mark.parametrize("model_class", [T5ForConditionalGeneration, MarianMTModel])
+def test_an_encoder_decoder_reads_what_the_formula_says(model_class, is_optimized):
+    sizes = {"vocab_size": 999, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    sizes |= {"num_decoder_layers": 2, "pad_token_id": 0, "decoder_start_token_id": 0}
+    model = model_class(model_class.config_class(**sizes)).eval()
+    model = optimize(model) if is_optimized else model
+    source = torch.full((1, 400), 7)
+    with torch.no_grad():
+        config = GenerationConfig(max_new_tokens=8, decoder_start_token_id=0)
+        session = model.decoding_session(source, config=config)
+        session.start()
+        session.step(torch.full((1, 2), 5))  # what is made once
+        found = decoding.count_bytes(lambda: session.step(torch.full((1, 3), 5)))
+    floor = bytes_per_step(model, 4, tokens=3, source=400)
+    assert floor <= found <= 1.1 * floor
 
 
 @pytest.mark.parametrize("batch", [1, 3])
