@@ -65,7 +65,7 @@ TOLERANCES = {"float32": {FORWARD: 1e-4, BOTH: 1e-4}, "bfloat16": {FORWARD: 5e-2
 SHORTEST_TIME = 0.005  # seconds; a shorter call is repeated for one time
 LONG = 5.0  # seconds; a longer call is made once, and that is its time
 FEWEST_CALLS = 2  # of a shorter one: one before the clock starts, and one round
-SHARE = 0.1  # of the time that is left, for one point
+SHARE = 0.2  # of the time that is left, for one point
 SHORTEST = 64  # tokens of a sequence, to begin with
 # What is measured unless the command line says otherwise, usually and with --quick, which leaves
 # out what has to be compiled.
@@ -139,6 +139,11 @@ class Job:
     spent: float = 0.0  # seconds, all in all
     predicted: tuple[float, int] | None = None  # seconds and bytes
 
+    @property
+    def a_round(self) -> float:
+        """Seconds that a round takes; 0 if it takes no turns."""
+        return sum(second for second in self.seconds if second < LONG) * self.repeats
+
 
 @dataclass
 class Timer:
@@ -172,40 +177,44 @@ class Timer:
         left = SHARE * (self.budget - sum(row.get("seconds_spent", 0.0) for row in self.rows))
         like = next(self.sides[0][1].layer.parameters())
         tokens = random_tokens(point.batch * point.length, point.widths(), like)
-        jobs: list[Job] = []
+        jobs = self.jobs(point)
         first: dict[tuple[int, ...], Job] = {}  # of the same lengths, to compare others with
-        for implementation, built in self.sides:
-            is_free = point.sweep in (FIXED_BATCH, FIXED_TOKENS) or implementation.name in FREE
-            if not is_free or (built.attend is None and point.part == ATTENTION):
-                continue
-            layout = implementation.layout(
-                point.batch, point.length, self.weights.device, self.weights.causal, point.window
-            )
-            job = Job(implementation, built, layout)
-            jobs.append(job)
-            if self.machine and implementation.is_predicted:
-                with suppress(RuntimeError):  # what cannot run cannot be counted either
-                    work = count(job, point, self.weights.dropout)
-                    job.predicted = self.machine.seconds(work), work.peak_bytes
+        for job in jobs:
             job.reason = self.refuse(job, point, left)
             if not job.reason:
                 begin = perf_counter()
                 try_out(job, point, tokens, self.weights.dropout)
                 job.spent = perf_counter() - begin
-                a_round = sum(second for second in job.seconds if second < LONG) * job.repeats
-                left -= job.spent + a_round
-            if job.results and implementation.name != NO_ATTENTION:
-                check_same(job, first.setdefault(layout.lengths, job), point)
-            if first.get(layout.lengths) is not job:
+                left -= job.spent + job.a_round
+            if job.results and job.implementation.name != NO_ATTENTION:
+                check_same(job, first.setdefault(job.layout.lengths, job), point)
+            if first.get(job.layout.lengths) is not job:
                 job.results = []
-        able = [job for job in jobs if not job.reason and job.seconds[0] < LONG]
-        a_round = sum(job.seconds[0] * job.repeats for job in able)
+        able = [job for job in jobs if job.a_round]
+        a_round = sum(job.a_round for job in able)
         rounds = min(self.rounds, 1 + int(max(0.0, left) / a_round)) if able else 0
         workers = [LocalWorker(job.call, self.weights.device, job.repeats) for job in able]
         for job, seconds in zip(able, measuring.take_turns(workers, rounds), strict=True):
             job.seconds = seconds
             job.spent += sum(seconds) * job.repeats
         return [row_of(job, jobs) for job in jobs]
+
+    def jobs(self, point: Point) -> list[Job]:
+        """Those who can take part, with what is predicted of them."""
+        found = []
+        for implementation, built in self.sides:
+            is_free = implementation.name in FREE or SWEEPS[point.sweep][0] == "length"
+            if not is_free or (built.attend is None and point.part == ATTENTION):
+                continue
+            device, causal = self.weights.device, self.weights.causal
+            layout = implementation.layout(point.batch, point.length, device, causal, point.window)
+            job = Job(implementation, built, layout)
+            if self.machine and implementation.is_predicted:
+                with suppress(RuntimeError):  # what cannot run cannot be counted either
+                    work = count(job, point, self.weights.dropout)
+                    job.predicted = self.machine.seconds(work), work.peak_bytes
+            found.append(job)
+        return found
 
     def refuse(self, job: Job, point: Point, left: float) -> str:
         """Why memory or time may not suffice; "" if they will.
@@ -256,6 +265,9 @@ def parser() -> Parser:
     add("--dropout", type=float, default=0.0, help="of attention; of a layer, everywhere")
     add("--implementations", nargs="+", choices=names, help="of all")
     add("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS), help="of all")
+    add(
+        "--parts", nargs="+", choices=[ATTENTION, LAYER], default=[ATTENTION, LAYER], help="of both"
+    )
     add("--passes", nargs="+", choices=[FORWARD, BOTH], default=[FORWARD, BOTH], help="of both")
     add("--hidden", type=positive, help="hidden size of the layer")
     add("--heads", type=positive, help="of the layer")
@@ -331,7 +343,7 @@ def points(plan: argparse.Namespace) -> Iterator[Point]:
     usual: dict[str, int] = {"heads": plan.heads, "head_size": size, "key_heads": plan.heads}
     for length in doubling(SHORTEST, plan.longest):
         for sweep, batch in ((FIXED_BATCH, 1), (FIXED_TOKENS, plan.tokens // length)):
-            for part, passes in product((ATTENTION, LAYER), plan.passes):
+            for part, passes in product(plan.parts, plan.passes):
                 if sweep in plan.sweeps and batch:
                     what = {"sweep": sweep, "part": part, "passes": passes} | usual
                     yield Point(batch=batch, length=length, window=length, **what)

@@ -290,6 +290,7 @@ def test_what_memory_or_time_may_not_suffice_for_is_not_tried(weights, monkeypat
 def test_a_point_gets_a_share_of_the_budget_that_earlier_ones_left(weights, monkeypatch):
     found = timer(weights, IMPLEMENTATIONS[1:2], budget=100.0)
     found.rounds = 50
+    monkeypatch.setattr(attention_cost, "SHARE", 0.1)
     monkeypatch.setattr(measuring, "timed", lambda *_: 0.25)
     monkeypatch.setattr(attention_cost, "perf_counter", lambda: 0.0)
     rounds = []
