@@ -642,11 +642,55 @@ def _curves(arguments: Namespace) -> int:
     return 0
 
 
+def _add_cost(parser: Parser) -> None:
+    add: Any = parser.add_argument
+    help = "a checkpoint, or a well-known name, which is not downloaded"
+    add("--model", default="roberta-base", metavar="NAME", help=help)
+    add("--length", type=positive, required=True, help="tokens of each sequence")
+    add("--batch", type=positive, default=1, help="sequences")
+    task: Any = parser.add_mutually_exclusive_group()
+    help = "a training step instead of a call of the model"
+    task.add_argument("--train", dest="task", action="store_const", const="train", help=help)
+    help = "a decoded token, with --length tokens in the cache"
+    task.add_argument("--decode", dest="task", action="store_const", const="decode", help=help)
+    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model")
+    add("--attention", choices=["eager", "sdpa"], default="sdpa", help="its implementation")
+    add("--threads", type=positive, help="of the CPU; by default as many as PyTorch uses")
+    add("--machine", type=Path, metavar="FILE", help="the rates that were measured")
+    add("--calibrate", action="store_true", help="measure the machine again, for a minute")
+    add("--json", action="store_true", help="print one document of JSON")
+
+
+def _cost(arguments: Namespace) -> int:
+    import torch
+
+    from minitransformer.cost import answer as cost
+
+    question = cost.Question(
+        config=cost.config_of(arguments.model),
+        batch=arguments.batch,
+        length=arguments.length,
+        task=arguments.task or "read",
+        dtype=arguments.dtype,
+        attention=arguments.attention,
+    )
+    threads = arguments.threads or torch.get_num_threads()
+    path = arguments.machine or cost.machine_file(threads)
+    machine = cost.measured_machine(path, threads, arguments.calibrate)
+    found = cost.answer(question, machine)
+    if arguments.json:
+        print(json.dumps({**asdict(found), "machine": machine.about}, indent=2))
+    else:
+        print(cost.describe(question, found, machine))
+    return 0
+
+
 VERBS: dict[str, TextVerb | Verb] = {
     **TEXT_VERBS,
     "attention": Verb("draw the attention maps of a text", _add_attention, _attention),
     "parity": Verb("compare a checkpoint here and in transformers", _add_parity, _parity),
     "curves": Verb("draw a metric of several runs in one picture", _add_curves, _curves),
+    "cost": Verb("predict time and memory for any length", _add_cost, _cost),
 }
 
 

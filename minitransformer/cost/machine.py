@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import cycle, product
@@ -71,30 +71,36 @@ class Machine:
 
     def seconds(self, work: Work) -> float:
         """How long a computation should take."""
-        return sum(map(self.seconds_of, work.operations))
+        return sum(self.seconds_by_part(work).values())
 
     def seconds_of(self, operation: Operation) -> float:
-        """How long one operation should take."""
-        rates = self.rates.get(operation.dtype, self.rates["float32"])
-        new = operation.new_bytes * rates["new memory"].at(())
-        return operation.amount * rates[operation.kind].at(operation.size) + new
+        """How long one operation should take, beside the time for new memory."""
+        rates = self._rates(operation.dtype)
+        return operation.amount * rates[operation.kind].at(operation.size)
+
+    def seconds_of_new_memory(self, operation: Operation) -> float:
+        """How long the system takes to provide new memory for its result."""
+        return operation.new_bytes * self._rates(operation.dtype)["new memory"].at(())
+
+    def _rates(self, dtype: str) -> dict[str, Rate]:
+        return self.rates.get(dtype, self.rates["float32"])
 
     def seconds_by_part(self, work: Work) -> dict[str, float]:
         """The same for each part of a model that has operations, in the order of `PARTS`."""
-        return self._grouped(work, lambda operation: operation.part, PARTS)
+        sums = dict.fromkeys(PARTS, 0.0)
+        for operation in work.operations:
+            sums[operation.part] += self.seconds_of(operation)
+            sums[operation.part] += self.seconds_of_new_memory(operation)
+        return {part: seconds for part, seconds in sums.items() if seconds}
 
     def seconds_by_kind(self, work: Work) -> dict[str, float]:
-        """The same for each kind of operation, the longest first."""
-        found = self._grouped(work, lambda operation: operation.kind, tuple(KINDS))
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-    def _grouped(
-        self, work: Work, key: Callable[[Operation], str], names: Sequence[str]
-    ) -> dict[str, float]:
-        sums = dict.fromkeys(names, 0.0)
+        """The same for each kind of operation, and for new memory; the longest first."""
+        sums = dict.fromkeys(KINDS, 0.0)
         for operation in work.operations:
-            sums[key(operation)] += self.seconds_of(operation)
-        return {name: seconds for name, seconds in sums.items() if seconds}
+            sums[operation.kind] += self.seconds_of(operation)
+            sums["new memory"] += self.seconds_of_new_memory(operation)
+        found = sorted(sums.items(), key=lambda item: -item[1])
+        return {kind: seconds for kind, seconds in found if seconds}
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all."""
@@ -195,6 +201,15 @@ def _attention(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[],
     return lambda: F.scaled_dot_product_attention(query, key, value), heads * length**2
 
 
+def _attention_of_one_query(dtype: torch.dtype, read: int) -> tuple[Callable[[], object], float]:
+    """A decoded token. Keys and values are those of many layers, which a cache cannot hold."""
+    length = max(1, read // (2 * 12 * 64 * dtype.itemsize))
+    query = _matrix(dtype, 1, 12, 1, 64)
+    layers = max(2, _LARGE // read)
+    turns = cycle(_matrix(dtype, layers, 2, 1, 12, length, 64).unbind())
+    return lambda: F.scaled_dot_product_attention(query, *next(turns)), read
+
+
 def _attention_backward(
     dtype: torch.dtype, size: int, length: int
 ) -> tuple[Callable[[], object], float]:
@@ -203,7 +218,7 @@ def _attention_backward(
         _matrix(dtype, 1, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)
     ]
     with torch.enable_grad():
-        result = F.scaled_dot_product_attention(*inputs)
+        result = F.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2])
     gradient = torch.randn_like(result)
     call = partial(torch.autograd.grad, result, inputs, gradient, retain_graph=True)
     return call, heads * length**2
@@ -235,15 +250,19 @@ def _view(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
 
 
 def _new_memory(_dtype: torch.dtype) -> tuple[Callable[[], object], float]:
-    """Pages that the system clears when they are first written to: one byte of each is."""
+    """Pages that the system clears when they are first written to: one byte of each is.
+
+    As in a step that is repeated, they were returned to the system a moment ago.
+    """
+    size = _LARGE // 4
 
     def call() -> None:
-        with mmap(-1, _LARGE) as memory:
+        with mmap(-1, size) as memory:
             pages = torch.frombuffer(memory, dtype=torch.uint8)[::PAGESIZE]
             pages.fill_(1)
             del pages  # or the memory could not be closed
 
-    return call, _LARGE
+    return call, size
 
 
 def _adamw(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
@@ -295,6 +314,7 @@ KINDS = {
     "batched product, short inner": Kind(_scores, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel": Kind(_attention, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel, backward": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
+    "attention of one query": Kind(_attention_of_one_query, [[2**16, 2**20, 2**23, 2**26]]),
     "softmax": Kind(partial(_numbers, _softmax), [_FEW_TO_MANY]),
     "softmax, backward": Kind(partial(_numbers, _softmax_backward), [_FEW_TO_MANY]),
     "gelu": Kind(partial(_numbers, _gelu), [_FEW_TO_MANY]),

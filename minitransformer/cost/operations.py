@@ -10,7 +10,7 @@ the peak memory.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 from weakref import finalize
@@ -24,6 +24,7 @@ from minitransformer.layers.attention import MultiHeadAttention
 from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
 from minitransformer.layers.normalization import LayerNorm, RMSNorm
 from minitransformer.layers.positional_embeddings import RelativePositionBias
+from minitransformer.models.base import EncoderDecoder
 from minitransformer.models.bert import MaskedLMHead
 
 PARTS = (
@@ -36,7 +37,7 @@ PARTS = (
     "loss",
     "optimizer",
 )
-# From this size on, the C library takes memory from the system and returns it as soon as it is free:
+# From this size on, the C library takes memory from the system and returns it when it is free:
 # every page of such a result is new and has to be cleared (mallopt(3), M_MMAP_THRESHOLD).
 _LARGE = 32 * 2**20
 
@@ -219,7 +220,8 @@ def part_of(modules: Sequence[nn.Module]) -> str:
             return "attention"
         if isinstance(module, FeedForward | GatedFeedForward):
             return "feed-forward"
-        if isinstance(module, nn.Embedding) or "Embeddings" in type(module).__name__:
+        name = type(module).__name__
+        if isinstance(module, nn.Embedding) or name.endswith(("Embeddings", "Positions")):
             return "embeddings"
         if isinstance(module, MaskedLMHead):
             return "head"
@@ -229,7 +231,8 @@ def part_of(modules: Sequence[nn.Module]) -> str:
     ):
         return "norms"
     # What a backbone does outside of its layers are positions and masks.
-    return "embeddings" if hasattr(innermost, "layers") else "head"
+    is_backbone = hasattr(innermost, "layers") or isinstance(innermost, EncoderDecoder)
+    return "embeddings" if is_backbone else "head"
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -269,10 +272,15 @@ def _describe(
             "amount": first.numel(),
             "size": (first.numel(),),
         }
+    # Of a table, or of the target of a copy, only what is looked up or replaced is touched.
+    if name in ("embedding", "index_select", "index"):
+        moved = 2 * first.numel() * first.element_size()
+    elif name == "index_copy_":
+        moved = 2 * inputs[-1].numel() * inputs[-1].element_size()
     kind = "elementwise"
     if name in ("clone", "copy_", "_to_copy") and any(not x.is_contiguous() for x in inputs):
         kind = "transposed copy"
-    return found | {"kind": kind, "amount": moved, "size": (moved,)}
+    return found | {"kind": kind, "amount": moved, "size": (moved,), "bytes": moved}
 
 
 def _product(batch: int, rows: int, inner: int, columns: int) -> dict[str, Any]:
@@ -283,7 +291,7 @@ def _product(batch: int, rows: int, inner: int, columns: int) -> dict[str, Any]:
     flops = 2 * batch * rows * inner * columns
     shortest, *others = sorted((rows, inner, columns))
     kind = "batched product" if batch > 1 else "product"
-    if inner == shortest:
+    if inner < min(rows, columns):
         kind += ", short inner"
     return {"kind": kind, "amount": flops, "flops": flops, "size": (shortest, prod(others) ** 0.5)}
 
@@ -293,8 +301,12 @@ def _attention_kernel(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) 
     is_backward = name.endswith("_backward")
     query, key = inputs[1:3] if is_backward else inputs[:2]  # (B, H, T, D), (B, H, S, D)
     is_causal = args[7] if is_backward and len(args) > 7 else len(args) > 4 and args[4]
-    pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    pairs = pairs / 2 if is_causal else pairs
+    share = 0.5 if is_causal else 1.0
+    pairs = share * query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    if query.shape[2] == 1:  # a decoded token reads every key and value once
+        read = 2 * key.numel() * key.element_size()
+        flops = pairs * query.shape[3] * 4
+        return {"kind": "attention of one query", "amount": read, "flops": flops, "size": (read,)}
     return {
         "kind": "attention kernel" + ", backward" * is_backward,
         "amount": pairs,

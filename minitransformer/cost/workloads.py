@@ -14,9 +14,11 @@ from torch import Tensor
 
 from minitransformer.cost.operations import Operation, Work, trace
 from minitransformer.generation_config import GenerationConfig
+from minitransformer.hf.checkpoint import class_for
+from minitransformer.hf.config import family_of_config
 from minitransformer.layers.attention import causal_mask, get_attention
-from minitransformer.models.base import Seq2SeqLM, TaskModel
-from minitransformer.models.bert import BertConfig, BertModel
+from minitransformer.models.base import LanguageModel, Seq2SeqLM, TaskModel
+from minitransformer.models.bert import BertConfig, BertForMaskedLM, BertModel
 from minitransformer.models.config import Config
 
 
@@ -117,7 +119,6 @@ def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = Fal
 
 
 def model(
-    model_class: type[TaskModel],
     config: Config,
     *,
     batch: int,
@@ -129,8 +130,8 @@ def model(
     """A call of a model, or a training step: forward, backward and AdamW.
 
     Args:
-        model_class: one with a language model head.
-        config: its sizes; a table of positions that is too short for the length is made longer.
+        config: of any family, with the head of its language model; a table of positions that is
+            too short for the length is made longer.
         batch, length: sequences, and tokens of each; of an encoder-decoder, of source and target.
         train: whether it is a training step, with the dropout of the config.
         dtype: of the model.
@@ -139,7 +140,7 @@ def model(
     weights: list[int] = []
 
     def build() -> Callable[[], object]:
-        built: Any = build_model(model_class, config, length, dtype, implementation).train(train)
+        built: Any = build_model(config, length, dtype, implementation).train(train)
         weights.append(sum(parameter.numel() for parameter in built.parameters()))
         ids = torch.zeros(batch, length, dtype=torch.int64)
         labels = ids if train or isinstance(built, Seq2SeqLM) else None
@@ -161,7 +162,6 @@ def model(
 
 
 def token(
-    model_class: type[TaskModel],
     config: Config,
     *,
     batch: int,
@@ -172,18 +172,22 @@ def token(
     """One decoded token of every sequence, with the cache that a plain model has.
 
     Args:
-        model_class: a language model.
-        config: its sizes.
+        config: of a decoder or an encoder-decoder.
         batch: B.
         context: tokens in the cache; of an encoder-decoder, of the source as well.
         dtype: of the model.
         implementation: of attention, "eager" or "sdpa".
+
+    Raises:
+        ValueError: the family does not generate.
     """
 
     def build() -> Callable[[], object]:
-        built: Any = build_model(model_class, config, context + 1, dtype, implementation)
+        built: Any = build_model(config, context + 1, dtype, implementation)
+        if not isinstance(built, LanguageModel):
+            raise ValueError(f"a {type(built).__name__} decodes no tokens: it is an encoder")
         tokens = torch.zeros(batch, context, dtype=torch.int64)
-        targets = {"decoder_input_ids": tokens} if isinstance(built, Seq2SeqLM) else {}
+        targets: Any = {"decoder_input_ids": tokens} if isinstance(built, Seq2SeqLM) else {}
         session = built.decoding_session(tokens, config=GenerationConfig(), **targets)
         with torch.no_grad():
             session.start()
@@ -197,15 +201,19 @@ def token(
     return trace(build)
 
 
-def build_model(
-    model_class: type[TaskModel], config: Config, length: int, dtype: str, implementation: str
-) -> TaskModel:
-    """A model for sequences of this length; on fake tensors it takes no memory."""
-    rows = getattr(config, "max_position_embeddings", None)
-    if rows is not None and getattr(config, "max_sequence_length", rows) < length:
-        config = replace(config, max_position_embeddings=rows + length)
+def build_model(config: Config, length: int, dtype: str, implementation: str) -> TaskModel:
+    """The language model of a config's family, for sequences of this length, with new weights.
+
+    On fake tensors it takes no memory.
+    """
+    family = family_of_config(type(config))
+    model_class: Any = class_for(family, BertForMaskedLM) or class_for(family, LanguageModel)
+    sizes: Any = config
+    if (sizes.max_sequence_length or length) < length:  # T5 has no limit
+        sizes = replace(sizes, max_position_embeddings=sizes.max_position_embeddings + length)
     with _default_dtype(dtype):
-        return model_class(config, attention=implementation).eval()
+        built: TaskModel = model_class(sizes, attention=implementation).eval()
+        return built
 
 
 @contextmanager

@@ -1,0 +1,278 @@
+"""The answer of `minitransformer cost`: time, peak memory, what dominates, and what would fit.
+
+B sequences, T tokens of each.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minitransformer.cost.machine import Machine, calibrate, processor_name
+from minitransformer.cost.operations import Work
+from minitransformer.cost.workloads import build_model, model, token
+from minitransformer.files import CheckpointError
+from minitransformer.models.bart import BartConfig
+from minitransformer.models.bert import BertConfig
+from minitransformer.models.config import Config
+from minitransformer.models.distilbert import DistilBertConfig
+from minitransformer.models.gpt2 import GPT2Config
+from minitransformer.models.roberta import RobertaConfig
+from minitransformer.models.t5 import T5Config
+
+_LARGE_SIZES: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+# The sizes of well-known checkpoints, whose cost can be asked for without downloading them.
+KNOWN: dict[str, Callable[[], Config]] = {
+    "bert-base-uncased": BertConfig,
+    "bert-large-uncased": lambda: BertConfig(**_LARGE_SIZES),
+    "roberta-base": RobertaConfig,
+    "roberta-large": lambda: RobertaConfig(**_LARGE_SIZES),
+    "distilbert-base-uncased": DistilBertConfig,
+    "gpt2": GPT2Config,
+    "gpt2-medium": lambda: GPT2Config(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16
+    ),
+    "t5-small": T5Config,
+    "facebook/bart-large": BartConfig,
+}
+LENGTHS = (128, 512, 2048, 8192, 32_768)
+_LONGEST = 2**30  # tokens; nothing longer is looked for
+_AVERAGES = 2  # that AdamW keeps of each weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        config: of the model.
+        batch, length: B and T; T tokens are in the cache where a token is decoded.
+        task: "train" (a step), "decode" (a token) or "read" (a call of the model).
+        dtype: "float32" or "bfloat16".
+        attention: "eager" or "sdpa".
+    """
+
+    config: Config
+    batch: int = 1
+    length: int
+    task: str = "read"
+    dtype: str = "float32"
+    attention: str = "sdpa"
+
+    def work(self, length: int) -> Work:
+        """Its operations for another length."""
+        settings: dict[str, Any] = {
+            "dtype": self.dtype,
+            "implementation": self.attention,
+            "batch": self.batch,
+        }
+        if self.task == "decode":
+            return token(self.config, context=length, **settings)
+        return model(self.config, length=length, train=self.task == "train", **settings)
+
+    def weights(self) -> int:
+        """How many numbers the model has."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        with FakeTensorMode():
+            built = build_model(self.config, 1, self.dtype, self.attention)
+            return sum(parameter.numel() for parameter in built.parameters())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a question costs on a machine.
+
+    Attributes:
+        seconds: of the whole.
+        tokens_per_second: of all sequences.
+        peak_bytes: weights and the optimizer's averages included.
+        memory: that the machine has.
+        weights: numbers of the model.
+        parts: seconds of each part of the model.
+        kinds: seconds of each kind of operation, the longest first.
+        flops: of matrix products and attention kernels.
+        rows: (T, seconds, bytes, share of attention) for each of :data:`LENGTHS` and T itself.
+        crossover: the T from which on attention takes longer than all the rest; None: beyond the
+            longest of the rows.
+        longest: the largest T whose memory the machine has, to three digits.
+    """
+
+    seconds: float
+    tokens_per_second: float
+    peak_bytes: float
+    memory: int
+    weights: int
+    parts: dict[str, float]
+    kinds: dict[str, float]
+    flops: float
+    rows: list[tuple[int, float, float, float]]
+    crossover: float | None
+    longest: int
+
+
+def answer(question: Question, machine: Machine) -> Answer:
+    """Count the question's operations at several lengths, and predict what they cost."""
+    from tqdm import tqdm
+
+    weights = question.weights()
+    copies = 1 + _AVERAGES * (question.task == "train")
+    fixed = copies * weights * getattr(torch, question.dtype).itemsize
+    works = {
+        length: question.work(length)
+        for length in tqdm(sorted({*LENGTHS, question.length}), "counting", leave=False)
+    }
+    rows = []
+    for length, work in works.items():
+        parts = machine.seconds_by_part(work)
+        seconds = sum(parts.values())
+        share = parts.get("attention", 0) / seconds
+        rows.append((length, seconds, fixed + work.peak_bytes, share))
+    lengths, work = list(works), works[question.length]
+    seconds = machine.seconds(work)
+    done = question.batch * (1 if question.task == "decode" else question.length)
+    return Answer(
+        seconds=seconds,
+        tokens_per_second=done / seconds,
+        peak_bytes=fixed + work.peak_bytes,
+        memory=machine.memory,
+        weights=weights,
+        parts=machine.seconds_by_part(work),
+        kinds=machine.seconds_by_kind(work),
+        flops=work.flops,
+        rows=rows,
+        crossover=crossover(lengths, [row[3] for row in rows]),
+        longest=longest_that_fits(lengths, [row[2] for row in rows], machine.memory),
+    )
+
+
+def describe(question: Question, found: Answer, machine: Machine) -> str:
+    """The answer in words."""
+    tasks = {"train": "a training step", "decode": "a decoded token", "read": "a call"}
+    where = "in the cache" if question.task == "decode" else "each"
+    sequences = f"{question.batch} sequence{'s' * (question.batch > 1)}"
+    about = machine.about
+    lines = [
+        f"{tasks[question.task]} of {type(question.config).__name__.removesuffix('Config')}, "
+        f"{found.weights / 1e6:,.0f} million weights: {sequences}, {question.length:,} tokens "
+        f"{where}, {question.dtype}, attention={question.attention}",
+        f"on {about['processor']}, {about['threads']} threads, measured on {about['date']}",
+        "",
+        f"time           {_time(found.seconds)}, {found.tokens_per_second:,.0f} tokens a second",
+        f"peak memory    {found.peak_bytes / 1e9:,.2f} GB of the {found.memory / 1e9:,.1f} GB here",
+        f"longest        about {found.longest:,} tokens fit",
+        f"attention      {_crossover(found)}",
+        f"by part        {_shares(found.parts)}",
+        f"by operation   {_shares(found.kinds)}",
+        f"products       {found.flops / 1e9:,.1f} GFLOP, {found.flops / found.seconds / 1e9:,.0f} "
+        "GFLOP/s over the whole time",
+        "",
+        f"{'tokens':>10} {'time':>10} {'memory':>10} {'attention':>10}",
+    ]
+    lines += [
+        f"{length:>10,} {_time(seconds):>10} {size / 1e9:>7,.2f} GB {share:>10.0%}"
+        + "   does not fit" * (size > found.memory)
+        for length, seconds, size, share in found.rows
+    ]
+    limit = getattr(question.config, "max_sequence_length", None)
+    if limit is not None and question.length > limit:
+        lines.append(
+            f"\nnote: the model has positions for {limit:,} tokens; a longer table is counted"
+        )
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:,.2f} s" if seconds >= 1 else f"{1e3 * seconds:,.2f} ms"
+
+
+def _shares(times: Mapping[str, float]) -> str:
+    """Names with their share of the time, the largest first; what is below 1% is left out."""
+    total = sum(times.values())
+    ordered = sorted(times.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {t / total:.0%}" for name, t in ordered if t / total >= 0.01)
+
+
+def _crossover(found: Answer) -> str:
+    if found.crossover is None:
+        return f"takes less time than all the rest up to {found.rows[-1][0]:,} tokens"
+    return f"takes longer than all the rest from about {found.crossover:,.0f} tokens on"
+
+
+def config_of(name: str) -> Config:
+    """The config of a well-known name, of a directory, or of a name on the hub.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    if name in KNOWN and not Path(name).exists():
+        return KNOWN[name]()
+    return Config.from_pretrained(name)
+
+
+def crossover(lengths: Sequence[int], shares: Sequence[float]) -> float | None:
+    """The length from which on attention takes more than half; None: beyond the last."""
+    above = [share > 0.5 for share in shares]
+    if not above[-1]:
+        return None
+    first = len(above) - above[::-1].index(False) if False in above else 0
+    if not first:
+        return float(lengths[0])
+    near = slice(first - 1, first + 1)
+    return float(np.exp(np.interp(0.5, shares[near], np.log(lengths[near]))))
+
+
+def longest_that_fits(lengths: Sequence[int], sizes: Sequence[float], memory: float) -> int:
+    """The largest length whose bytes are at most `memory`, to three digits.
+
+    Memory is a polynomial of the length, of the second degree where a mask or the weights of
+    attention are kept. The three greatest lengths determine it.
+    """
+    bytes_of = np.poly1d(np.polyfit(lengths[-3:], sizes[-3:], 2))
+    longest = bisect_right(range(1, _LONGEST), memory, key=bytes_of)
+    digits = 10 ** max(0, len(str(longest)) - 3)
+    return longest // digits * digits
+
+
+def machine_file(threads: int) -> Path:
+    """Where the rates of this machine are kept, for a number of threads."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"machine-{torch.backends.cpu.get_cpu_capability().lower()}-{threads}-threads.json"
+    return cache / "minitransformer" / name
+
+
+def measured_machine(path: Path, threads: int, anew: bool = False) -> Machine:
+    """The rates in a file, or those of this machine, which are measured and written to it.
+
+    Args:
+        path: of the file.
+        threads: of the CPU.
+        anew: whether to measure although there is a file.
+
+    Raises:
+        CheckpointError: the file is of something else, or of another machine.
+    """
+    if path.exists() and not anew:
+        machine = Machine.load(path)
+        here = {"processor": processor_name(), "threads": threads, "torch": torch.__version__}
+        for name, value in here.items():
+            if machine.about.get(name) != value:
+                raise CheckpointError(
+                    f"{path} was measured with {name} {machine.about.get(name)!r:.200}, this is "
+                    f"{value!r}; measure this machine with --calibrate"
+                )
+        return machine
+    machine = calibrate(threads)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machine.save(path)
+    return machine

@@ -1,0 +1,102 @@
+"""What `minitransformer cost` answers."""
+
+import json
+
+import pytest
+import torch
+
+from minitransformer.cli import main
+from minitransformer.cost import Machine
+from minitransformer.cost.answer import (
+    LENGTHS,
+    Question,
+    answer,
+    config_of,
+    crossover,
+    longest_that_fits,
+    machine_file,
+)
+from minitransformer.cost.machine import processor_name
+from minitransformer.models.bert import BertConfig
+from tests.cost.test_machine import made_machine
+
+SMALL = BertConfig(
+    vocab_size=50, hidden_size=24, num_attention_heads=3, num_hidden_layers=1, intermediate_size=96
+)
+
+
+@pytest.fixture
+def machine_json(tmp_path):
+    """A made machine that passes for this one."""
+    about = {"processor": processor_name(), "threads": 1, "torch": torch.__version__}
+    machine = made_machine()
+    path = tmp_path / "machine.json"
+    Machine(machine.rates, machine.memory, {**about, "date": "2026-01-01"}).save(path)
+    return path
+
+
+def test_the_crossover_is_found_between_lengths():
+    assert crossover([100, 1000, 10_000], [0.1, 0.3, 0.7]) == pytest.approx(10**3.5)
+    assert crossover([100, 1000], [0.6, 0.7]) == 100
+    assert crossover([100, 1000], [0.1, 0.4]) is None
+
+
+@pytest.mark.parametrize("square", [0.0, 0.01])
+def test_the_longest_length_is_where_memory_ends(square):
+    lengths = [128, 512, 2048, 8192]
+    sizes = [1000 + 10 * length + square * length**2 for length in lengths]
+    memory = 1000 + 10 * 1234 + square * 1234**2
+    assert longest_that_fits(lengths, sizes, memory + 1) == 1230
+    assert longest_that_fits(lengths, sizes, 900) == 0
+
+
+def test_memory_has_weights_averages_and_gradients():
+    machine = made_machine()
+    reading = answer(Question(config=SMALL, length=8), machine)
+    training = answer(Question(config=SMALL, length=8, task="train"), machine)
+    weights = 4 * reading.weights
+    assert reading.peak_bytes > weights
+    assert training.peak_bytes > 4 * weights  # with two averages and the gradient
+    assert [row[0] for row in reading.rows] == [8, *LENGTHS]
+    assert reading.rows[0][1] == reading.seconds
+
+
+def test_the_command_answers_in_words(machine_json, capsys):
+    arguments = ["cost", "--model", "distilbert-base-uncased", "--length", "600", "--train"]
+    assert main([*arguments, "--threads", "1", "--machine", str(machine_json)]) == 0
+    printed = capsys.readouterr().out
+    assert "a training step of DistilBert, 67 million weights: 1 sequence, 600 tokens" in printed
+    assert "tokens a second" in printed and "peak memory" in printed and "longest" in printed
+    assert "note: the model has positions for 512 tokens" in printed
+    assert printed.count("\n") > len(LENGTHS) + 10
+
+
+def test_the_command_answers_in_json(machine_json, capsys):
+    arguments = ["cost", "--model", "t5-small", "--length", "16", "--decode", "--json"]
+    assert main([*arguments, "--threads", "1", "--machine", str(machine_json)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["weights"] == 60_506_624
+    assert found["seconds"] == pytest.approx(1 / found["tokens_per_second"])
+    assert sum(found["parts"].values()) == pytest.approx(found["seconds"])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "bert-base-uncased", "--decode"], "decodes no tokens: it is an encoder"),
+        (["--threads", "2"], "was measured with threads 1, this is 2; measure this machine"),
+    ],
+)
+def test_what_has_no_answer_is_one_error(machine_json, capsys, arguments, message):
+    given = ["cost", "--length", "8", "--threads", "1", "--machine", str(machine_json), *arguments]
+    assert main(given) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_well_known_names_have_their_sizes(tmp_path, monkeypatch):
+    assert config_of("roberta-base").vocab_size == 50_265
+    assert Question(config=config_of("gpt2"), length=1).weights() == 124_439_808
+    assert Question(config=config_of("bert-large-uncased"), length=1).weights() > 335e6
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert machine_file(2).parent == tmp_path / "minitransformer"
+    assert "2-threads" in machine_file(2).name

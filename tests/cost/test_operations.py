@@ -1,0 +1,158 @@
+"""Counting: FLOPs against formulas and PyTorch's own counter, memory, and the parts of a model."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import minitransformer
+from minitransformer import cost
+from minitransformer.cost.operations import trace
+
+B, T, H, D = 2, 40, 3, 8
+E = H * D
+INTERMEDIATE = 72
+SHAPE = cost.AttentionShape(batch=B, length=T, heads=H, head_size=D, implementation="eager")
+
+
+def config(family: str, **changes):
+    sizes = {"hidden_size": E, "num_attention_heads": H, "num_hidden_layers": 2, "vocab_size": 50}
+    sizes |= {"intermediate_size": INTERMEDIATE, **changes}
+    names = {"GPT2": {"bos_token_id": 0, "eos_token_id": 0}, "T5": {"num_decoder_layers": 1}}
+    names["Bart"] = {"num_decoder_layers": 1, "num_decoder_attention_heads": H}
+    return getattr(minitransformer, f"{family}Config")(**sizes, **names.get(family, {}))
+
+
+def test_flops_of_attention_and_of_a_layer_are_those_of_the_formulas():
+    scores_and_values = 4 * B * H * T**2 * D
+    layer = scores_and_values + B * T * (8 * E**2 + 4 * E * INTERMEDIATE)
+    assert cost.attention(SHAPE).flops == scores_and_values
+    assert cost.layer(SHAPE, INTERMEDIATE).flops == layer
+    # The backward pass has two products for each of the forward pass.
+    assert cost.attention(SHAPE, backward=True).flops == 3 * scores_and_values
+    assert cost.layer(SHAPE, INTERMEDIATE, backward=True).flops == 3 * layer
+
+
+@pytest.mark.parametrize(
+    "family, head",
+    [
+        ("Bert", "BertForMaskedLM"),
+        ("GPT2", "GPT2LMHeadModel"),
+        ("T5", "T5ForConditionalGeneration"),
+        ("Bart", "BartForConditionalGeneration"),
+    ],
+)
+def test_flops_of_a_training_step_are_those_that_pytorch_counts(family, head):
+    sizes = config(family)
+    model = getattr(minitransformer, head)(sizes, attention="eager").train()
+    ids = torch.full((B, T), 7)
+    with FlopCounterMode(display=False) as counter:
+        model(ids, labels=ids).loss.backward()
+    counted = cost.model(sizes, batch=B, length=T, train=True, implementation="eager")
+    assert counted.flops == counter.get_total_flops()
+
+
+def test_a_causal_kernel_computes_half_of_the_pairs():
+    def attend(is_causal: bool) -> cost.Work:
+        def build():
+            query = torch.randn(B, H, T, D)
+            return lambda: torch.nn.functional.scaled_dot_product_attention(
+                query, query, query, is_causal=is_causal
+            )
+
+        return trace(build)
+
+    assert attend(is_causal=True).flops * 2 == attend(is_causal=False).flops
+    assert attend(is_causal=False).flops == 4 * B * H * T**2 * D
+
+
+def test_products_are_described_by_their_shortest_side():
+    work = cost.layer(SHAPE, INTERMEDIATE, backward=True)
+    products = {(o.kind, o.size) for o in work.operations if o.kind.startswith("product")}
+    tokens = B * T
+    assert (
+        "product",
+        (E, (tokens * INTERMEDIATE) ** 0.5),
+    ) in products  # up_proj, and its input's gradient
+    assert all(size[0] <= size[1] for _, size in products)
+
+
+def test_peak_memory_is_that_of_the_tensors_that_are_alive_together():
+    numbers = 1000
+
+    def build():
+        x = torch.randn(numbers, requires_grad=True)  # was there before
+
+        def call():
+            y = x.exp()  # kept for the gradient
+            z = y + 1  # freed
+            del z
+            return (y * 2).sum()
+
+        return call
+
+    two, scalar = 2 * 4 * numbers, 4
+    assert two <= trace(build).peak_bytes <= two + scalar
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_memory_of_attention_grows_by_the_square_in_eager_only(implementation):
+    def peak(length: int) -> float:
+        shape = cost.AttentionShape(length=length, heads=1, implementation=implementation)
+        return cost.attention(shape, backward=True).peak_bytes
+
+    assert peak(4096) / peak(2048) == pytest.approx(4 if implementation == "eager" else 2, rel=0.1)
+
+
+def test_only_large_results_need_new_memory():
+    def copy(numbers: int) -> float:
+        work = trace(lambda: lambda: torch.zeros(numbers) + 1)
+        return sum(operation.new_bytes for operation in work.operations)
+
+    assert copy(2**20) == 0
+    assert copy(2**23) == 2 * 2**25  # both results
+
+
+def test_every_operation_belongs_to_its_part_forward_and_backward():
+    sizes = config("Roberta", hidden_dropout_prob=0.1)
+    work = cost.model(sizes, batch=B, length=T, train=True, implementation="eager")
+    tokens = B * T
+    flops = dict.fromkeys(cost.PARTS, 0.0)
+    for operation in work.operations:
+        flops[operation.part] += operation.flops
+    assert flops == {
+        "embeddings": 0,
+        "projections": 3 * 2 * tokens * 8 * E**2,
+        "attention": 3 * 2 * 4 * B * H * T**2 * D,
+        "feed-forward": 3 * 2 * tokens * 4 * E * INTERMEDIATE,
+        "norms": 0,
+        "head": 3 * tokens * 2 * (E**2 + 50 * E),
+        "loss": 0,
+        "optimizer": 0,
+    }
+    kinds = {(operation.part, operation.kind) for operation in work.operations}
+    assert {("norms", "norm"), ("norms", "norm, backward"), ("norms", "random")} <= kinds
+    assert {("loss", "softmax"), ("loss", "softmax, backward"), ("optimizer", "adamw")} <= kinds
+    assert ("feed-forward", "gelu, backward") in kinds
+    assert ("embeddings", "norm") in kinds
+
+
+@pytest.mark.parametrize("family", ["GPT2", "T5", "Bart"])
+def test_a_decoded_token_reads_its_cache_once(family):
+    """Twice the tokens in the cache cost as many more bytes whatever they were before."""
+    sizes = config(family)
+
+    def moved(context: int) -> float:
+        return cost.token(sizes, batch=B, context=context).bytes
+
+    assert moved(192) - moved(128) == moved(256) - moved(192) > 0
+    assert cost.token(sizes, batch=B, context=64).flops < cost.model(sizes, batch=B, length=8).flops
+
+
+def test_an_encoder_decodes_nothing():
+    with pytest.raises(ValueError, match="BertForMaskedLM decodes no tokens"):
+        cost.token(config("Bert"), batch=1, context=8)
+
+
+def test_a_model_is_counted_beyond_its_positions():
+    sizes = config("Bert", max_position_embeddings=16)
+    assert cost.model(sizes, batch=1, length=64).flops > cost.model(sizes, batch=1, length=16).flops
