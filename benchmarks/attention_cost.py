@@ -63,7 +63,7 @@ from minitransformer.arguments import Parser, positive
 # a sum over all tokens, in which what bfloat16 rounds off adds up: 4% at 2048 tokens.
 TOLERANCES = {"float32": {FORWARD: 1e-4, BOTH: 1e-4}, "bfloat16": {FORWARD: 5e-2, BOTH: 1e-1}}
 SHORTEST_TIME = 0.005  # seconds; a shorter call is repeated for one time
-LONG = 5.0  # seconds; a longer call is made once, and that is its time
+LONG = 5.0  # seconds; a call that will take longer is made once, and that is its time
 FEWEST_CALLS = 2  # of a shorter one: one before the clock starts, and one round
 SHARE = 0.2  # of the time that is left, for one point
 SHORTEST = 64  # tokens of a sequence, to begin with
@@ -131,6 +131,7 @@ class Job:
     built: Built
     layout: Layout
     reason: str = ""  # why it is not timed
+    is_long: bool = False
     call: Call = lambda: None  # until there are inputs
     results: list[Tensor] = field(default_factory=list)  # until they are compared
     peak: int | None = None
@@ -142,7 +143,7 @@ class Job:
     @property
     def a_round(self) -> float:
         """Seconds that a round takes; 0 if it takes no turns."""
-        return sum(second for second in self.seconds if second < LONG) * self.repeats
+        return 0.0 if self.is_long else sum(self.seconds) * self.repeats
 
 
 @dataclass
@@ -190,7 +191,7 @@ class Timer:
                 check_same(job, first.setdefault(job.layout.lengths, job), point)
             if first.get(job.layout.lengths) is not job:
                 job.results = []
-        able = [job for job in jobs if job.a_round]
+        able = [job for job in jobs if not (job.reason or job.is_long)]
         a_round = sum(job.a_round for job in able)
         rounds = min(self.rounds, 1 + int(max(0.0, left) / a_round)) if able else 0
         workers = [LocalWorker(job.call, self.weights.device, job.repeats) for job in able]
@@ -217,7 +218,7 @@ class Timer:
         return found
 
     def refuse(self, job: Job, point: Point, left: float) -> str:
-        """Why memory or time may not suffice; "" if they will.
+        """Why memory or time may not suffice, or "" if they will; notes whether calls are long.
 
         By what is predicted, or else by the point before: from one point of a curve to the next
         neither grows faster than the work of attention.
@@ -232,7 +233,8 @@ class Timer:
         free = measuring.available_memory(self.weights.device)
         if free is not None and memory > free:
             return f"out of memory: needs {memory / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        seconds *= FEWEST_CALLS if seconds < LONG else 1
+        job.is_long = seconds >= LONG
+        seconds *= 1 if job.is_long else FEWEST_CALLS
         if seconds > left or left <= 0:
             return f"out of time: takes {seconds:.2g} s, {max(0.0, left):.2g} s are left for it"
         return ""
@@ -414,7 +416,7 @@ def try_out(job: Job, point: Point, tokens: list[Tensor], dropout: float) -> Non
     """Call a job before the clock counts: what comes out, how long, with what memory.
 
     What comes out is compared, and so comes without dropout. The first call of a size also makes
-    what is made once: unless it is long, time and memory are those of later ones.
+    what is made once, and may be compiled: time and memory are those of a later one if they can.
     """
     device, found = job.layout.device, []
     try:
@@ -428,7 +430,7 @@ def try_out(job: Job, point: Point, tokens: list[Tensor], dropout: float) -> Non
         job.results += results[inputs:]
         if dropout:
             job.call = make_call(job, point, tokens, dropout)
-        if dropout or seconds < LONG:
+        if dropout or not job.is_long:
             job.peak = measuring.peak_memory(job.call, device)
             seconds = measuring.timed(job.call, device)
         job.repeats = max(1, math.ceil(SHORTEST_TIME / seconds))

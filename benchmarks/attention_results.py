@@ -190,23 +190,24 @@ def _draw_sweep(rows: pd.DataFrame, columns: list[tuple[str, str]]) -> Any:
         ]
         notes += ["rings: attention takes as much as the rest"] * (columns[0][1] == TIME)
     notes += ["dotted: predicted"] * any(name in rows for name in PREDICTED)
+    passes = [name for name in (FORWARD, BOTH) if name in set(timed(rows)["passes"])]
     figure = new_figure()
-    figure.set_size_inches(13, 10)
+    figure.set_size_inches(13, 0.8 + 4.6 * len(passes))
     figure.suptitle(
         f"What attention costs {title}\n{', '.join(filter(None, what))}\n{machine(one)}\n"
         f"{'; '.join(notes)}",
         fontsize=10,
     )
-    panels = figure.subplots(2, 2, sharex=True)
-    for down, passes in enumerate((FORWARD, BOTH)):
+    panels = figure.subplots(len(passes), len(columns), sharex=True, squeeze=False)
+    for down, name in enumerate(passes):
         for right, (part, value) in enumerate(columns):
             panel = panels[down][right]
             kind = (
                 "attention alone (softmax(Q K$^T$) V)" if part == ATTENTION else "the whole layer"
             )
-            panel.set_title(f"{kind}, {passes}", fontsize=10)
+            panel.set_title(f"{kind}, {name}", fontsize=10)
             panel.set_ylabel("milliseconds" if value == TIME else "peak memory, MB")
-            _draw_panel(panel, rows[rows["passes"] == passes], part, value)
+            _draw_panel(panel, rows[rows["passes"] == name], part, value)
             panels[-1][right].set_xlabel(SWEEPS[one["sweep"]][1])
     return figure
 

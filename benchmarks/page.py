@@ -17,7 +17,7 @@ PAGE = """<!doctype html>
 <title>Benchmarks</title>
 <style>
 body {{ font: 16px/1.5 sans-serif; max-width: 75em; margin: auto; padding: 0 1em 3em }}
-img {{ max-width: 100%; height: auto }}
+img {{ max-width: 100%; min-width: 50em; height: auto }}
 pre, .wide {{ overflow-x: auto; font-size: 12px; line-height: 1.35 }}
 table {{ border-collapse: collapse; font-size: 12px }}
 th, td {{ padding: 0.1em 0.6em; text-align: left; border: 1px solid #ddd }}
@@ -91,7 +91,8 @@ def pictures_of(directory: Path, stem: str, stems: list[str]) -> list[Path]:
 def as_image(file: Path) -> str:
     """A picture in the page itself."""
     data = b64encode(file.read_bytes()).decode("ascii")
-    return f'<p><img alt="{escape(file.stem)}" src="data:image/png;base64,{data}">'
+    image = f'<img alt="{escape(file.stem)}" src="data:image/png;base64,{data}">'
+    return f'<div class="wide">{image}</div>'
 
 
 def as_text(text: str) -> str:

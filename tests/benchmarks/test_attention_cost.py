@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import product
+from itertools import count, product
 from types import SimpleNamespace
 
 import pytest
@@ -75,11 +75,11 @@ def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch, figures):
     words = ["--quick", "--threads", "1", "--tokens", "64", "--longest", "16", "--length", "16"]
     words += ["--hidden", "32", "--heads", "2", "--intermediate", "20", "--rounds", "2"]
     words += ["--budget", "99", "--implementations", *sides, "--out", str(out)]
-    count = iter(range(99))
+    calls = count()
     take_turns = measuring.take_turns
 
     def interrupted(*arguments):
-        if next(count) == 5:
+        if next(calls) == 5:
             raise KeyboardInterrupt
         return take_turns(*arguments)
 
@@ -105,7 +105,7 @@ def test_a_whole_run_that_is_resumed(tmp_path, capsys, monkeypatch, figures):
     }
     found = [(*(row[key] for key in CURVE), row[SWEEPS[row["sweep"]][0]]) for row in rows]
     assert set(found) == curves and len(rows) == len(curves)
-    assert next(count) == 1 + len({(row[0], row[1], row[2], row[4]) for row in curves})
+    assert next(calls) == 1 + len({(row[0], row[1], row[2], row[4]) for row in curves})
     for row in rows:
         assert row["tokens"] == (64 if row["sweep"] == "fixed tokens" else row["length"])
         assert row["milliseconds_low"] <= row["milliseconds"]
@@ -304,6 +304,7 @@ def test_a_point_gets_a_share_of_the_budget_that_earlier_ones_left(weights, monk
     found.time(point(length=4))
     assert rounds == [40, 36]
     monkeypatch.setattr(attention_cost, "LONG", 0.2)
+    monkeypatch.setattr(attention_cost, "perf_counter", count(0, 0.25).__next__)
     (row,) = found.time(point(length=4))
     assert rounds[2] == 0  # it has its time
     assert row["milliseconds"] == row["milliseconds_low"] == 250
