@@ -654,7 +654,8 @@ def _add_cost(parser: Parser) -> None:
     help = "a decoded token, with --length tokens in the cache"
     task.add_argument("--decode", dest="task", action="store_const", const="decode", help=help)
     add("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the model")
-    add("--attention", choices=["eager", "sdpa"], default="sdpa", help="its implementation")
+    help = "its implementation; optimized: sdpa in a model after optimize(model)"
+    add("--attention", choices=["eager", "sdpa", "optimized"], default="sdpa", help=help)
     add("--threads", type=positive, help="of the CPU; by default as many as PyTorch uses")
     add("--machine", type=Path, metavar="FILE", help="the rates that were measured")
     add("--calibrate", action="store_true", help="measure the machine again, for a minute")

@@ -59,7 +59,7 @@ class Question:
         batch, length: B and T; T tokens are in the cache where a token is decoded.
         task: "train" (a step), "decode" (a token) or "read" (a call of the model).
         dtype: "float32" or "bfloat16".
-        attention: "eager" or "sdpa".
+        attention: "eager", "sdpa", or "optimized".
     """
 
     config: Config

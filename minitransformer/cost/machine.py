@@ -23,9 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitransformer.cost.operations import PARTS, Operation, Work
+from minitransformer.fast.blockwise_attention import blockwise_attention
+from minitransformer.fast.dropout import dropout_mask
+from minitransformer.fast.prepacked_linear import decoding, prepack, prepacked_linear
 from minitransformer.files import CheckpointError, atomic_directory, read_json
 
 _LARGE = 2**27  # bytes: more than a cache holds
@@ -169,6 +172,25 @@ def _product(dtype: torch.dtype, rows: int, width: int) -> tuple[Callable[[], ob
     return lambda: F.linear(inputs, next(turns).view(width, width)), 2 * rows * width * width
 
 
+def _prepacked_product(
+    dtype: torch.dtype, rows: int, width: int
+) -> tuple[Callable[[], object], float]:
+    """The same in a decoding step of an optimized model, whichever way it multiplies here."""
+    inputs = _matrix(dtype, rows, width)
+    with torch.device("meta"):
+        modules = [nn.Linear(width, width, False) for _ in range(_LARGE // (4 * width * width))]
+    for module in modules:
+        module.weight = nn.Parameter(_matrix(dtype, width, width))
+    prepack(modules, num_uses=10**6, num_rows=rows)
+    turns = cycle(modules)
+
+    def call() -> Tensor:
+        with decoding():
+            return prepacked_linear(inputs, next(turns))
+
+    return call, 2 * rows * width * width
+
+
 def _short_product(
     dtype: torch.dtype, inner: int, width: int
 ) -> tuple[Callable[[], object], float]:
@@ -219,6 +241,28 @@ def _attention_backward(
     ]
     with torch.enable_grad():
         result = F.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2])
+    gradient = torch.randn_like(result)
+    call = partial(torch.autograd.grad, result, inputs, gradient, retain_graph=True)
+    return call, heads * length**2
+
+
+def _blockwise(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], object], float]:
+    """Attention with dropout of an optimized model."""
+    heads = max(2, min(64, 2**20 // length**2))
+    query, key, value = (_matrix(dtype, 1, length, heads, size).transpose(1, 2) for _ in range(3))
+    attend = partial(blockwise_attention, query, key, value, None, dropout=0.1)
+    return attend, heads * length**2
+
+
+def _blockwise_backward(
+    dtype: torch.dtype, size: int, length: int
+) -> tuple[Callable[[], object], float]:
+    heads = max(2, min(64, 2**20 // length**2))
+    inputs = [
+        _matrix(dtype, 1, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)
+    ]
+    with torch.enable_grad():
+        result = blockwise_attention(inputs[0], inputs[1], inputs[2], None, dropout=0.1)
     gradient = torch.randn_like(result)
     call = partial(torch.autograd.grad, result, inputs, gradient, retain_graph=True)
     return call, heads * length**2
@@ -304,16 +348,23 @@ def _random(x: Tensor) -> Callable[[], object]:
     return lambda: x.bernoulli_(0.9)
 
 
+def _random_bits(x: Tensor) -> Callable[[], object]:
+    return lambda: dropout_mask(x.shape, 0.1)
+
+
 _ROWS, _WIDTHS = [1, 4, 16, 64, 256, 1024], [256, 768, 2048]
 _LENGTHS, _HEAD_SIZES = [64, 256, 1024, 2048], [32, 64, 128]
 _FEW_TO_MANY = [2**10, 2**14, 2**18, 2**21]
 KINDS = {
     "product": Kind(_product, [_ROWS, _WIDTHS]),
+    "product, prepacked": Kind(_prepacked_product, [[1, 4, 16, 64], [768, 2048]]),
     "product, short inner": Kind(_short_product, [_ROWS, _WIDTHS]),
     "batched product": Kind(_values, [_HEAD_SIZES, _LENGTHS]),
     "batched product, short inner": Kind(_scores, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel": Kind(_attention, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel, backward": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
+    "blockwise attention": Kind(_blockwise, [_HEAD_SIZES, _LENGTHS]),
+    "blockwise attention, backward": Kind(_blockwise_backward, [_HEAD_SIZES, _LENGTHS]),
     "attention of one query": Kind(_attention_of_one_query, [[2**16, 2**20, 2**23, 2**26]]),
     "softmax": Kind(partial(_numbers, _softmax), [_FEW_TO_MANY]),
     "softmax, backward": Kind(partial(_numbers, _softmax_backward), [_FEW_TO_MANY]),
@@ -322,6 +373,7 @@ KINDS = {
     "norm": Kind(partial(_numbers, _norm), [_FEW_TO_MANY]),
     "norm, backward": Kind(partial(_numbers, _norm_backward), [_FEW_TO_MANY]),
     "random": Kind(partial(_numbers, _random), [_FEW_TO_MANY]),
+    "random, 16 bits": Kind(partial(_numbers, _random_bits), [_FEW_TO_MANY]),
     "elementwise": Kind(_elementwise, [[2**8, 2**14, 2**18, 2**22, 2**24, 2**26]]),
     "transposed copy": Kind(_transposed_copy, [[2**14, 2**18, 2**22, 2**24, 2**26]]),
     "view": Kind(_view, []),

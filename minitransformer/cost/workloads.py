@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minitransformer.cost.operations import Operation, Work, trace
+from minitransformer.fast import optimize
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.hf.checkpoint import class_for
 from minitransformer.hf.config import family_of_config
@@ -33,7 +35,7 @@ class AttentionShape:
         dtype: "float32" or "bfloat16".
         causal: whether a token attends to those before it only.
         dropout: probability of dropping a weight.
-        implementation: "eager" or "sdpa".
+        implementation: "eager", "sdpa", or "optimized", which is sdpa after `optimize`.
     """
 
     batch: int = 1
@@ -61,8 +63,11 @@ class AttentionShape:
 def attention(shape: AttentionShape, *, backward: bool = False) -> Work:
     """softmax(Q K^T) V alone, without projections; with the gradients of Q, K and V if asked."""
 
+    is_optimized = shape.implementation == "optimized"
+    dropout = 0.0 if is_optimized else shape.dropout
+
     def build() -> Callable[[], object]:
-        attend = get_attention(shape.implementation)
+        attend = get_attention("sdpa" if is_optimized else shape.implementation)
         keys = shape.key_length or shape.length
         query, key, value = (
             torch.randn(shape.batch, tokens, shape.heads, shape.head_size, dtype=shape.torch_dtype)
@@ -74,18 +79,19 @@ def attention(shape: AttentionShape, *, backward: bool = False) -> Work:
         gradient = torch.empty_like(query, requires_grad=False)
 
         def call() -> object:
-            attended, _ = attend(query, key, value, mask, dropout=shape.dropout)
+            attended, _ = attend(query, key, value, mask, dropout=dropout)
             if not backward:
                 return attended
             return torch.autograd.grad(attended, (query, key, value), gradient)
 
         return call
 
-    return trace(build)
+    return _optimized(trace(build), shape.dropout) if is_optimized else trace(build)
 
 
 def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = False) -> Work:
     """An encoder layer of BERT; with the gradients of its input and weights if asked."""
+    is_optimized = shape.implementation == "optimized"
 
     def build() -> Callable[[], object]:
         config = BertConfig(
@@ -96,10 +102,11 @@ def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = Fal
             num_hidden_layers=1,
             max_position_embeddings=8,
             hidden_dropout_prob=shape.dropout,
-            attention_probs_dropout_prob=shape.dropout,
+            attention_probs_dropout_prob=0.0 if is_optimized else shape.dropout,
         )
         with _default_dtype(shape.dtype):
-            first = BertModel(config, attention=shape.implementation).train(backward).layers[0]
+            attention = "sdpa" if is_optimized else shape.implementation
+            first = BertModel(config, attention=attention).train(backward).layers[0]
         hidden = torch.randn(
             *(shape.batch, shape.length, config.hidden_size), dtype=shape.torch_dtype
         ).requires_grad_(backward)  # (B, T, E)
@@ -115,7 +122,8 @@ def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = Fal
 
         return call
 
-    return trace(build)
+    dropout = shape.dropout if backward else 0.0
+    return _optimized(trace(build), dropout) if is_optimized else trace(build)
 
 
 def model(
@@ -126,6 +134,7 @@ def model(
     train: bool = False,
     dtype: str = "float32",
     implementation: str = "sdpa",
+    labelled: float = 0.15,
 ) -> Work:
     """A call of a model, or a training step: forward, backward and AdamW.
 
@@ -135,30 +144,77 @@ def model(
         batch, length: sequences, and tokens of each; of an encoder-decoder, of source and target.
         train: whether it is a training step, with the dropout of the config.
         dtype: of the model.
-        implementation: of attention, "eager" or "sdpa".
+        implementation: "eager", "sdpa", or "optimized", which is sdpa after `optimize`.
+        labelled: the share of the tokens that a masked language model predicts. Only an optimized
+            one computes less for fewer.
     """
     weights: list[int] = []
+    probability = getattr(config, "attention_probs_dropout_prob", 0.0) * train
+    is_optimized = implementation == "optimized"
+    if is_optimized and probability:
+        config = replace(config, attention_probs_dropout_prob=0.0)  # type: ignore[call-arg]
 
     def build() -> Callable[[], object]:
         built: Any = build_model(config, length, dtype, implementation).train(train)
         weights.append(sum(parameter.numel() for parameter in built.parameters()))
         ids = torch.zeros(batch, length, dtype=torch.int64)
         labels = ids if train or isinstance(built, Seq2SeqLM) else None
+        selects = is_optimized and isinstance(built, BertForMaskedLM)
 
         def call() -> object:
             if not train:
                 with torch.no_grad():
                     return built(ids, labels=labels)
-            built(ids, labels=labels).loss.backward()
+            if selects:
+                loss = _loss_of_labelled(built, ids, round(labelled * length))
+            else:
+                loss = built(ids, labels=labels).loss
+            loss.backward()
             return [parameter.grad for parameter in built.parameters()]
 
         return call
 
-    work = trace(build)
+    work = _optimized(trace(build), probability) if is_optimized else trace(build)
     if not train:
         return work
     adamw = Operation(part="optimizer", kind="adamw", dtype=dtype, amount=weights[0], size=())
     return Work([*work.operations, adamw], work.peak_bytes)
+
+
+def _loss_of_labelled(built: Any, ids: Tensor, number: int) -> Tensor:
+    """The loss of an optimized masked language model with `number` labels in each sequence.
+
+    Its last layer and its head compute these tokens alone. Which ones is of no importance here.
+    """
+    backbone = optimize(built.backbone)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    chosen = torch.zeros(len(ids), number, dtype=torch.int64)  # (B, P)
+    hidden = backbone.embeddings(ids, backbone.position_ids(ids, real), None)  # (B, T, E)
+    *earlier, last = backbone.layers
+    for one in earlier:
+        hidden, _ = one(hidden, None)
+    hidden, _ = last(hidden, None, query_indices=chosen)  # (B, P, E)
+    logits = built.lm_head(hidden, backbone.embeddings.token_embedding.weight)  # (B, P, V)
+    return F.cross_entropy(logits.flatten(0, 1), chosen.flatten())
+
+
+def _optimized(work: Work, dropout: float, *, decodes: bool = False) -> Work:
+    """The work of a model after `optimize`, given that without dropout of attention.
+
+    Its twins are watched by nothing, so a trace cannot see them: their operations have other kinds.
+    """
+    kinds = {"random": "random, 16 bits"}
+    if dropout:
+        kinds |= {
+            "attention kernel": "blockwise attention",
+            "attention kernel, backward": "blockwise attention, backward",
+        }
+    if decodes:
+        kinds |= {"product": "product, prepacked"}
+    operations = [replace(x, kind=kinds.get(x.kind, x.kind)) for x in work.operations]
+    # The backward pass needs the mask of dropout, a byte for each pair.
+    masks = sum(x.amount for x in operations if x.kind == "blockwise attention")
+    return Work(operations, work.peak_bytes + round(masks))
 
 
 def token(
@@ -176,21 +232,25 @@ def token(
         batch: B.
         context: tokens in the cache; of an encoder-decoder, of the source as well.
         dtype: of the model.
-        implementation: of attention, "eager" or "sdpa".
+        implementation: "eager" or "sdpa", whose cache grows by copying; or "optimized", which
+            copies nothing and has prepacked weights.
 
     Raises:
         ValueError: the family does not generate.
     """
 
     def build() -> Callable[[], object]:
-        built: Any = build_model(config, context + 1, dtype, implementation)
+        built: Any = build_model(config, context + 2, dtype, implementation)
         if not isinstance(built, LanguageModel):
             raise ValueError(f"a {type(built).__name__} decodes no tokens: it is an encoder")
         tokens = torch.zeros(batch, context, dtype=torch.int64)
+        if implementation == "optimized":
+            optimize(built)
         targets: Any = {"decoder_input_ids": tokens} if isinstance(built, Seq2SeqLM) else {}
         session = built.decoding_session(tokens, config=GenerationConfig(), **targets)
         with torch.no_grad():
             session.start()
+            session.step(tokens)  # what is made once, such as room for more tokens
 
         def call() -> object:
             with torch.no_grad():
@@ -198,6 +258,8 @@ def token(
 
         return call
 
+    if implementation == "optimized":
+        return _optimized(trace(build), 0.0, decodes=True)
     return trace(build)
 
 
@@ -212,7 +274,8 @@ def build_model(config: Config, length: int, dtype: str, implementation: str) ->
     if (sizes.max_sequence_length or length) < length:  # T5 has no limit
         sizes = replace(sizes, max_position_embeddings=sizes.max_position_embeddings + length)
     with _default_dtype(dtype):
-        built: TaskModel = model_class(sizes, attention=implementation).eval()
+        attention = "sdpa" if implementation == "optimized" else implementation
+        built: TaskModel = model_class(sizes, attention=attention).eval()
         return built
 
 

@@ -99,6 +99,8 @@ def test_a_machine_is_kept_in_a_file(tmp_path):
 def test_another_file_is_one_error(tmp_path, content):
     path = tmp_path / "machine.json"
     path.write_text(content)
-    with pytest.raises(CheckpointError, match="delete it, and it is made anew|must be a JSON object"):
+    with pytest.raises(
+        CheckpointError, match="delete it, and it is made anew|must be a JSON object"
+    ):
         Machine.load(path)
     assert json.loads(path.read_text()) is not None

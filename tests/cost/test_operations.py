@@ -1,5 +1,7 @@
 """Counting: FLOPs against formulas and PyTorch's own counter, memory, and the parts of a model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -156,3 +158,48 @@ def test_an_encoder_decodes_nothing():
 def test_a_model_is_counted_beyond_its_positions():
     sizes = config("Bert", max_position_embeddings=16)
     assert cost.model(sizes, batch=1, length=64).flops > cost.model(sizes, batch=1, length=16).flops
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_an_optimized_layer_keeps_a_byte_for_each_pair_instead_of_its_weights(dropout):
+    def layer(implementation: str) -> cost.Work:
+        shape = replace(SHAPE, dropout=dropout, implementation=implementation)
+        return cost.layer(shape, INTERMEDIATE, backward=True)
+
+    plain, optimized = layer("sdpa"), layer("optimized")
+    kinds = {operation.kind for operation in optimized.operations}
+    assert (
+        ("blockwise attention, backward" in kinds) == ("random, 16 bits" in kinds) == bool(dropout)
+    )
+    assert "random" not in kinds
+    if not dropout:
+        assert optimized == plain
+    else:
+        assert optimized.peak_bytes < plain.peak_bytes - 2 * 4 * B * H * T**2
+
+
+def test_an_optimized_language_model_computes_its_labels_alone():
+    """The head and all of the last layer but keys and values, forward and backward."""
+    sizes = config("Bert", attention_probs_dropout_prob=0.0)
+
+    def flops(labelled: float) -> float:
+        settings = {"batch": B, "length": T, "train": True, "implementation": "optimized"}
+        return cost.model(sizes, labelled=labelled, **settings).flops
+
+    head = 2 * (E**2 + 50 * E)
+    layer = 2 * 2 * E**2 + 4 * E * INTERMEDIATE
+    pairs = 14 * E * T  # of a query: 4 forward, 10 backward, with the weights computed again
+    assert flops(1.0) - flops(0.5) == B * T / 2 * (3 * (head + layer) + pairs)
+
+
+def test_decoding_optimized_copies_no_cache():
+    sizes = config("GPT2")
+    plain = cost.token(sizes, batch=B, context=4096)
+    optimized = cost.token(sizes, batch=B, context=4096, implementation="optimized")
+    cache = 2 * 2 * B * E * 4096 * 4  # keys and values of two layers, in bytes
+    assert plain.bytes > 3 * cache  # read, read again and written to copy, read
+    assert optimized.bytes < 1.2 * cache
+    assert {o.kind for o in optimized.operations} >= {
+        "product, prepacked",
+        "attention of one query",
+    }
