@@ -119,21 +119,12 @@ def annotate(axes: Any, text: str, xy: tuple[float, float], offset: Any, **style
 
 
 def draw_generation(directory: Path, name: str) -> None:
-    """Draw NAME.png: speeds above, and time per token against the context below."""
+    """Draw NAME.png: tokens per second."""
     frame = read_all(directory, name)
-    is_curve = frame["context"].notna() if "context" in frame else pd.Series(False, frame.index)
-    curves, texts = frame[is_curve], records(frame[~is_curve])
-    figure = new_figure(height=9)
-    parts: Any = figure.subfigures(2, height_ratios=[1.15, 1]) if len(curves) else [figure]
+    figure = new_figure(height=5.5)
     title = f"generate() beside that of transformers\n{machine(frame.iloc[0])}"
-    parts[0].suptitle(title, fontsize=10)
-    _draw_speeds(parts[0].subplots(), texts)
-    if len(curves):
-        axes = parts[1].subplots()
-        _draw_growth(axes, curves)
-        axes.set_title(curves["case"].iloc[0], fontsize=10)
-        axes.set_ylabel("milliseconds for the next token")
-        axes.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    _draw_speeds(figure.subplots(), records(frame))
     figure.savefig(directory / f"{name}.png")
 
 
@@ -161,18 +152,6 @@ def _draw_speeds(axes: Any, rows: list[Row]) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("tokens per second, all sequences together (median and quartiles; log scale)")
     axes.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.4, 1.0))
-
-
-def _draw_growth(axes: Any, curves: pd.DataFrame) -> None:
-    """Milliseconds a token over the context, a line a side, and the memory's floor, dotted."""
-    for side, curve in curves.groupby(["implementation", "dtype"], sort=False):
-        colour = SIDE_COLOURS[side]
-        draw_line(axes, curve, "context", "ms_per_step", color=colour, label=" ".join(side))
-        if side[0] == "optimized":
-            axes.plot(curve["context"], curve["floor_ms"], ":", color=colour)
-    axes.set_xlabel("tokens before it (dotted: memory at full speed)")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
 
 
 def draw_line(axes: Any, curve: pd.DataFrame, across: str, up: str, **style: Any) -> None:

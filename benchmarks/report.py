@@ -127,11 +127,7 @@ def encoder_table(frame: pd.DataFrame) -> str:
 
 
 def generation_table(frame: pd.DataFrame) -> str:
-    """A line for each side of each case; the curves are in the picture."""
-    if "context" in frame:
-        frame = frame[frame["context"].isna()]
-    if frame.empty:
-        return "only the growing context was measured; it is in the picture"
+    """A line for each side of each case."""
     columns = {
         "case": frame["case"],
         "side": frame["implementation"],
@@ -152,10 +148,10 @@ def speed_table(directory: Path) -> str:
         ValueError: nothing was, or not under the same conditions.
     """
     frame = read_all(directory, "training", "inference", "generation")
-    for column in ("dropout", "context", "batches"):
+    for column in ("dropout", "batches"):
         if column not in frame:
             frame[column] = float("nan")
-    frame = frame[(frame["dtype"] == "float32") & frame["context"].isna()].copy()
+    frame = frame[frame["dtype"] == "float32"].copy()
     frame["times"] = cells(frame, "times_default") + cells(frame, "times_faster")
     lines = [["", "transformers, tokens/s", "times faster, plain", "times faster, optimized"]]
     for (case, dropout), sides in frame.groupby(["case", "dropout"], sort=False, dropna=False):

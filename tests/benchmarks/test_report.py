@@ -76,12 +76,9 @@ def test_pictures_show_what_the_committed_files_hold(drawn):
             assert max(targets, default=0) < axes.get_xlim()[1]
         assert tick_labels(drawn[f"{name}.png"].axes[0]) == cases_of(rows)
     rows = records(read_all(RESULTS, "generation"))
-    speeds, curves = drawn["generation.png"].axes
-    texts = [row for row in rows if "context" not in row]
-    assert len(error_bars(speeds)) == len(texts)
-    assert tick_labels(speeds) == cases_of(texts)
-    sides = {(row["implementation"], row["dtype"]) for row in rows if "context" in row}
-    assert {t.get_text() for t in curves.get_legend().get_texts()} == {" ".join(s) for s in sides}
+    (speeds,) = drawn["generation.png"].axes
+    assert len(error_bars(speeds)) == len(rows)
+    assert tick_labels(speeds) == cases_of(rows)
     for file in RESULTS.glob("attention_cost_*.csv"):
         for sweep, points in timed(read(file)).groupby("sweep"):
             points = records(points)
@@ -163,7 +160,6 @@ def test_the_table_of_the_readme(tmp_path):
             text | theirs | dict.fromkeys(times, 1.0),
             text | times | {"implementation": "optimized"},
             text | times | {"implementation": "optimized", "dtype": "bfloat16", "times_faster": 9},
-            text | theirs | {"case": "growing", "context": 2.0},
         ],
     )
     page = "a\n<!-- speed: begin -->\nold\n<!-- speed: end -->\nb\n"
