@@ -343,7 +343,11 @@ def measure_first(
     prompt = torch.randint(2, config.vocab_size, shape, generator=generator).to(device)  # (B, T)
     scores: list[Tensor] = []
     calls = [partial(side.first, prompt) for side in readers]
-    slowest = max(timed(lambda call=call: scores.append(call()), device) for call in calls)
+
+    def keep(call: Callable[[], Tensor]) -> None:
+        scores.append(call())
+
+    slowest = max(timed(partial(keep, call), device) for call in calls)
     check_same(what, readers, scores)
     rounds = max(1, min(rounds, int(patience / slowest)))
     seconds = take_turns([LocalWorker(call, device) for call in calls], rounds)
