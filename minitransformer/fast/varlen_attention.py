@@ -17,7 +17,7 @@ size.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from weakref import ref
 
@@ -33,6 +33,7 @@ from minitransformer.fast.dispatch import is_plain_eager
 from minitransformer.fast.unpadding import UnpaddedMask, split_keys, split_queries
 from minitransformer.layers.attention import causal_mask
 
+_MAX_BYTES = 4 * 2**20  # of the keys of a block of heads in float32
 _MAX_SHORT_KEYS = 128  # up to so many keys, float32 is faster than bfloat16 with gradients
 
 
@@ -119,18 +120,25 @@ def padded_attention(
         combined = _combined(mask, query, key, causal)
         return blockwise_attention(query, key, value, combined, dropout=dropout, scale=scale)
     if _is_faster_in_float32(query, key):
-        bias = None if bias is None else bias.float()
+        # A few heads at a time: what is cast stays in the cache.
+        num_blocks = max(1, math.ceil(4 * key.numel() / _MAX_BYTES))
+        heads = [tensor.chunk(num_blocks, dim=1) for tensor in (query, key, value)]
+        masks, biases = (_of_heads(tensor, len(heads[0])) for tensor in (mask, bias))
         with torch.autocast("cpu", enabled=False):  # autocast would cast them back
-            return padded_attention(
-                query.float(),
-                key.float(),
-                value.float(),
-                mask,
-                bias,
-                scale=scale,
-                dropout=dropout,
-                causal=causal,
-            ).to(query.dtype)
+            blocks = [
+                padded_attention(
+                    q.float(),
+                    k.float(),
+                    v.float(),
+                    block_mask,
+                    None if block_bias is None else block_bias.float(),
+                    scale=scale,
+                    dropout=dropout,
+                    causal=causal,
+                ).to(query.dtype)
+                for q, k, v, block_mask, block_bias in zip(*heads, masks, biases, strict=True)
+            ]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
     same_length = query.shape[-2] == key.shape[-2] > 1
     is_causal = causal and mask is None and bias is None and same_length
     combined = None if is_causal else _combined(mask, query, key, causal)
@@ -261,6 +269,13 @@ def _is_faster_in_float32(query: Tensor, key: Tensor) -> bool:
         return False
     with_gradient = query.requires_grad and torch.is_grad_enabled()
     return query.shape[-2] == 1 or (with_gradient and key.shape[-2] <= _MAX_SHORT_KEYS)
+
+
+def _of_heads(tensor: Tensor | None, num_blocks: int) -> Sequence[Tensor | None]:
+    """A mask or bias, broadcastable to (B, H, T, S), for each block of heads."""
+    if tensor is None or tensor.dim() < 3 or tensor.shape[-3] == 1:
+        return [tensor] * num_blocks
+    return tensor.chunk(num_blocks, dim=-3)
 
 
 def _combined(mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor | None:

@@ -270,15 +270,20 @@ def test_short_sequences_of_bfloat16_with_gradients_run_in_float32(with_autocast
 
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_a_single_query_in_bfloat16(with_mask, with_bias):
-    """The CPU computes it in float32: the same numbers and gradients."""
+@pytest.mark.parametrize("num_blocks", [1, 2, 3])
+def test_a_single_query_in_bfloat16(with_mask, with_bias, num_blocks, monkeypatch):
+    """The CPU computes it in float32, in blocks of heads: the same numbers and gradients."""
+    monkeypatch.setattr(module, "_MAX_BYTES", 4 * 2 * 3 * 50 * 8 / num_blocks)
+    calls, kernel = [], F.scaled_dot_product_attention
+    counted = lambda *a, **k: calls.append(1) or kernel(*a, **k)  # noqa: E731
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
     query = torch.randn(2, 3, 1, 8, dtype=torch.bfloat16, requires_grad=True)
     key = torch.randn(2, 3, 50, 8, dtype=torch.bfloat16, requires_grad=True)
     value = torch.randn(2, 3, 50, 8, dtype=torch.bfloat16, requires_grad=True)
     mask = torch.rand(2, 1, 1, 50) < 0.7 if with_mask else None
     bias = torch.randn(1, 3, 1, 50, dtype=torch.bfloat16) if with_bias else None
     attended = padded_attention(query, key, value, mask, bias, causal=True, scale=0.5)
-    assert attended.dtype == torch.bfloat16
+    assert attended.dtype == torch.bfloat16 and len(calls) == num_blocks
     exact = [part.detach().double().requires_grad_() for part in (query, key, value)]
     weights = attention_weights(*exact[:2], mask, None if bias is None else bias.double(), 0.5)
     expected = weights @ exact[2]
