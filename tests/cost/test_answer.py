@@ -7,8 +7,8 @@ import torch
 
 from minitransformer.cli import main
 from minitransformer.cost import Machine
+from minitransformer.cost import answer as module
 from minitransformer.cost.answer import (
-    LENGTHS,
     Question,
     answer,
     config_of,
@@ -23,6 +23,14 @@ from tests.cost.test_machine import made_machine
 SMALL = BertConfig(
     vocab_size=50, hidden_size=24, num_attention_heads=3, num_hidden_layers=1, intermediate_size=96
 )
+
+
+LENGTHS = (64, 256, 1024)  # fewer and shorter ones than usual
+
+
+@pytest.fixture(autouse=True)
+def few_lengths(monkeypatch):
+    monkeypatch.setattr(module, "LENGTHS", LENGTHS)
 
 
 @pytest.fixture

@@ -168,9 +168,8 @@ def test_an_optimized_layer_keeps_a_byte_for_each_pair_instead_of_its_weights(dr
 
     plain, optimized = layer("sdpa"), layer("optimized")
     kinds = {operation.kind for operation in optimized.operations}
-    assert (
-        ("blockwise attention, backward" in kinds) == ("random, 16 bits" in kinds) == bool(dropout)
-    )
+    assert ("blockwise attention, backward" in kinds) == bool(dropout)
+    assert ("random, 16 bits" in kinds) == bool(dropout)
     assert "random" not in kinds
     if not dropout:
         assert optimized == plain
@@ -198,8 +197,6 @@ def test_decoding_optimized_copies_no_cache():
     optimized = cost.token(sizes, batch=B, context=4096, implementation="optimized")
     cache = 2 * 2 * B * E * 4096 * 4  # keys and values of two layers, in bytes
     assert plain.bytes > 3 * cache  # read, read again and written to copy, read
-    assert optimized.bytes < 1.2 * cache
-    assert {o.kind for o in optimized.operations} >= {
-        "product, prepacked",
-        "attention of one query",
-    }
+    assert optimized.bytes < 1.3 * cache
+    kinds = {operation.kind for operation in optimized.operations}
+    assert {"product, prepacked", "attention of one query"} <= kinds
