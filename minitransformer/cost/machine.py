@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import cycle, product
-from mmap import PAGESIZE, mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -301,7 +301,7 @@ def _new_memory(_dtype: torch.dtype) -> tuple[Callable[[], object], float]:
     size = _LARGE // 4
 
     def call() -> None:
-        with mmap(-1, size) as memory:
+        with mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS) as memory:
             pages = torch.frombuffer(memory, dtype=torch.uint8)[::PAGESIZE]
             pages.fill_(1)
             del pages  # or the memory could not be closed
