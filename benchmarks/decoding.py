@@ -410,19 +410,19 @@ def compared(
 
 
 def traced(what: Row, side: Ours) -> cost.Work:
-    """The operations of a case, of a plain model with a cache of this kind.
-
-    Prepacked weights are as many bytes as others, and an optimized prompt has the same operations.
-    """
+    """The operations of a case; those of an optimized prompt are a plain one's."""
     config: Any = side.model.config
     batch, context = what["batch"], what["context"]
     weight = next(side.model.parameters())
     dtype = str(weight.dtype).removeprefix("torch.")
-    cache = GROWING if side.cache == GROWING else STATIC
+    if what["case"] == NEXT and side.cache != STATIC:
+        implementation = "optimized" if side.cache == PREPACKED else "sdpa"
+        sizes = {"batch": batch, "context": context}
+        return cost.token(config, **sizes, dtype=dtype, implementation=implementation)
 
     def build() -> Callable[[], object]:
         model: Any = build_model(config, context + 1, dtype, "sdpa")
-        plain = Ours(model, PLAIN, cache)
+        plain = Ours(model, PLAIN, side.cache)
         if what["case"] == FIRST:
             return torch.no_grad()(partial(plain.first, torch.zeros(batch, context).long()))
         heads = config.num_attention_heads
