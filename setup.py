@@ -47,7 +47,7 @@ setup(
     ],
     keywords="transformer attention pytorch bert roberta gpt2 bart t5 marian education",
     packages=find_packages(include=["minitransformer", "minitransformer.*", "train", "train.*"]),
-    package_data={"minitransformer": ["py.typed", "pretrained/*/*"]},
+    package_data={"minitransformer": ["py.typed", "*.pyi", "pretrained/*/*"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.10",

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-import torch
-
 from minitransformer.names import cut, shortened, unexpected_name
 
 # Our options, each with the names that it has elsewhere, above all in transformers' scripts. Of
@@ -116,10 +114,13 @@ def device(text: str) -> str:
     """Check that PyTorch has this device; for argparse's `type`."""
     if text.split(":")[0] not in ("cpu", "cuda"):
         raise argparse.ArgumentTypeError(f"{shortened(text)} is unknown; choose cpu or cuda")
-    if text != "cpu" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(
-            f"{shortened(text)}: PyTorch finds no CUDA device here; choose cpu"
-        )
+    if text != "cpu":
+        import torch  # takes seconds, which --help can do without
+
+        if not torch.cuda.is_available():
+            raise argparse.ArgumentTypeError(
+                f"{shortened(text)}: PyTorch finds no CUDA device here; choose cpu"
+            )
     return text
 
 

@@ -43,6 +43,36 @@ def run(installed, directory, *arguments):
     ).stdout
 
 
+# What a line of code must not import: it would take longer, or need another package.
+NOT_IMPORTED = {
+    "import minitransformer": "torch",
+    "from minitransformer.cli import main; main(['--help'])": "torch",
+    "from minitransformer.cli import main; main(['fill-mask', '--help'])": "torch",
+    "import minitransformer.cost.answer": (
+        "tokenizers safetensors matplotlib pandas transformers "
+        "minitransformer.tasks minitransformer.tokenization minitransformer.generation"
+    ),
+    "from minitransformer import BertForMaskedLM, from_pretrained": (
+        "tokenizers safetensors matplotlib pandas transformers huggingface_hub torch._dynamo "
+        "minitransformer.tasks minitransformer.tokenization minitransformer.generation "
+        "minitransformer.fast minitransformer.auto"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", NOT_IMPORTED)
+def test_what_is_not_used_is_not_imported(code, tmp_path):
+    report = f"""
+import sys
+try:
+    {code}
+except SystemExit:
+    pass
+print()
+print(*sorted({{*sys.modules}} & {{*{NOT_IMPORTED[code].split()!r}}}))"""
+    assert run(ROOT, tmp_path, "-c", report).splitlines()[-1] == ""
+
+
 @pytest.mark.slow
 def test_every_file_of_the_packages_is_installed(installed):
     for name in INSTALLED:
