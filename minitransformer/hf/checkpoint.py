@@ -367,7 +367,7 @@ def _load(
     for name, values in loaded.items():
         _set(model, name, values)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:  # the file does not hold it
+        if tensor.is_meta:  # the file does not hold it: a new part, or an optional bias
             own_dtype = dtype if tensor.is_floating_point() else tensor.dtype
             _set(model, name, torch.zeros_like(tensor, dtype=own_dtype, device=options.device))
     for part in found.new:

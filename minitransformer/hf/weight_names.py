@@ -33,13 +33,11 @@ class Translation:
         targets: stored name to our name; several stored names of a tied tensor have one target.
         unused: stored names that belong to heads which this model does not have.
         new: parts of the model, such as "lm_head", that the checkpoint does not have.
-        zeros: our names of optional tensors that are not stored, to be filled with zeros.
     """
 
     targets: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
-    zeros: list[str] = field(default_factory=list)
 
 
 def layer_numbers(
@@ -82,7 +80,6 @@ def translate(
     """
     known_class = reference_class(model)
     expected = set(model.state_dict())
-    optional = expected & family.optional
     heads = set(family.models[known_class].values())
     pooler = f"{_our_prefix(model)}pooler."
     result = Translation()
@@ -111,9 +108,7 @@ def translate(
         _leave_out_lm_head(result, family, tied=tied)
     elif not tied:
         _leave_out_first_names(result, family)
-    missing = expected - set(result.targets.values())
-    result.zeros = sorted(missing & optional)
-    missing -= optional
+    missing = expected - set(result.targets.values()) - family.optional  # those are zeros
     for part in [*_parts(heads), pooler[:-1]]:
         tensors = {name for name in expected if name.startswith(f"{part}.")}
         if tensors and tensors <= missing:  # the whole part is missing, not some of its tensors
