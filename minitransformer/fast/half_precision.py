@@ -12,7 +12,7 @@ N rows, I inputs, O outputs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,7 +59,9 @@ def linear_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     exact, product = x.float(), x.new_empty(*x.shape[:-1], len(weight))
     num_blocks = math.ceil(4 * weight.numel() / _MAX_BYTES)
     weights, outputs = weight.chunk(num_blocks), product.chunk(num_blocks, dim=-1)
-    biases = [None] * len(weights) if bias is None else bias.float().chunk(num_blocks)
+    biases: Sequence[Tensor | None] = [None] * len(weights)
+    if bias is not None:
+        biases = bias.float().chunk(num_blocks)
     for output, block, part in zip(outputs, weights, biases, strict=True):
         output.copy_(F.linear(exact, block.float(), part))
     return product
