@@ -232,7 +232,7 @@ def measure_import(passes: int) -> list[Row]:
     for statement in _IMPORTS.values():
         import_seconds(statement)
     for turn in range(passes):
-        for side in SIDES if turn % 2 else reversed(SIDES):
+        for side in SIDES[:: 1 if turn % 2 else -1]:
             seconds[side].append(import_seconds(_IMPORTS[side]))
     rows: list[Row] = []
     for side, values in seconds.items():
