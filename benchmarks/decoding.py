@@ -490,7 +490,8 @@ def draw(directory: Path, name: str) -> None:
     _draw_times(times, _curves(alone))
     _draw_bytes(sizes, _curves(alone))
     _draw_speeds(speeds, following)
-    _draw_first(firsts, _curves(frame[frame["case"] == FIRST]))
+    if len(prompts := frame[frame["case"] == FIRST]):
+        _draw_first(firsts, _curves(prompts))
     handles, labels = times.get_legend_handles_labels()
     if any(line.get_linestyle() == "--" for line in times.lines):
         handles += times.plot([], [], "--", color="black", linewidth=1)
