@@ -492,6 +492,8 @@ def draw(directory: Path, name: str) -> None:
     _draw_speeds(speeds, following)
     if len(prompts := frame[frame["case"] == FIRST]):
         _draw_first(firsts, _curves(prompts))
+    else:
+        firsts.set_axis_off()
     handles, labels = times.get_legend_handles_labels()
     if any(line.get_linestyle() == "--" for line in times.lines):
         handles += times.plot([], [], "--", color="black", linewidth=1)
