@@ -151,7 +151,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def draw(directory: Path, name: str) -> None:
-    """Draw NAME_SWEEP.png for each sweep, and where the length grows NAME_SWEEP_memory.png.
+    """Draw NAME_SWEEP.png for each sweep, and where layers are measured NAME_SWEEP_memory.png.
 
     Above without the backward pass, below with it; all axes are logarithmic.
     """
@@ -160,7 +160,7 @@ def draw(directory: Path, name: str) -> None:
     for sweep, rows in frame.groupby("sweep", sort=False):
         file = f"{name}_{str(sweep).replace(' ', '_')}"
         pictures = {"": [(ATTENTION, TIME), (ATTENTION, MEMORY)]}
-        if SWEEPS[str(sweep)][0] == "length":
+        if LAYER in set(timed(rows)["part"]):
             pictures = {"": [(ATTENTION, TIME), (LAYER, TIME)]}
             pictures["_memory"] = [(ATTENTION, MEMORY), (LAYER, MEMORY)]
         for ending, columns in pictures.items():
@@ -180,7 +180,7 @@ def _draw_sweep(rows: pd.DataFrame, columns: list[tuple[str, str]]) -> Any:
     what.append(f"dropout {one['dropout']:g}" if one.get("dropout") else "")
     what.append(f"hidden size {one['hidden']:.0f}" if across != "heads" else "")
     if across not in ("heads", "head_size"):
-        what.append(f"{one['heads']:.0f} heads")
+        what.append(f"{one['heads']:.0f} head{'s' * bool(one['heads'] > 1)}")
     what.append(f"intermediate size {one['intermediate']:.0f}" if across == "length" else "")
     notes = ["medians and quartiles"]
     if across == "length":

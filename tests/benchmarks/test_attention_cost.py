@@ -175,8 +175,15 @@ def test_operations_and_memory_are_counted_for_what_is_predicted(weights):
     )
 
 
-def test_with_dropout_results_are_compared_without(weights):
+def test_with_dropout_results_are_compared_without(weights, monkeypatch):
     torch.manual_seed(0)
+    timed_calls = []
+
+    def note(workers, rounds):
+        timed_calls.extend(worker.call for worker in workers)
+        return [[1.0] * rounds for _ in workers]
+
+    monkeypatch.setattr(measuring, "take_turns", note)
     found = timer(replace(weights, dropout=0.5), EVERYWHERE[:4])
     for part, passes in product((ATTENTION, LAYER), (FORWARD, BOTH)):
         here = point(part, passes)
@@ -188,6 +195,8 @@ def test_with_dropout_results_are_compared_without(weights):
             make_call(job, here, tokens, dropout)()[0] for dropout in (0.5, 0.0)
         )
         assert not torch.allclose(with_dropout, without)
+        one, other = (timed_calls[-1]()[0] for _ in range(2))
+        assert not torch.allclose(one, other)  # it is timed with dropout
 
 
 class Changed(nn.Module):
