@@ -3,9 +3,9 @@
 In training (:func:`linear`): PyTorch multiplies float32 matrices by Intel's MKL. oneDNN, which also
 comes with PyTorch, is faster on some processors. On an EPYC with AVX-512, oneDNN reduced a step of
 "MLM, one line per sequence" from 1.87 to 1.76 s and one of "SQuAD, windows of 384" from 4.2 to
-3.9 s. On an EPYC with AVX2 only, it is as fast as MKL in the forward pass, but half as fast in the
-gradients, so both are measured. Without gradients PyTorch's choice stays, because the results are
-then closer to Hugging Face's.
+3.9 s. On an EPYC with AVX2 only, it is nearly as fast as MKL in the forward pass, but half to three
+quarters as fast in the gradients, so both are measured. Without gradients PyTorch's choice stays,
+because the results are then closer to Hugging Face's.
 
 Without gradients (:func:`linear_with_activation`): a linear layer and then its activation write N O
 numbers, read them and write them again. oneDNN applies the activation before a block leaves the
