@@ -677,7 +677,7 @@ def _cost(arguments: Namespace) -> int:
     )
     threads = arguments.threads or torch.get_num_threads()
     path = arguments.machine or cost.machine_file(threads)
-    machine = cost.measured_machine(path, threads, arguments.calibrate)
+    machine = cost.load_or_calibrate(path, threads, arguments.calibrate)
     found = cost.answer(question, machine)
     if arguments.json:
         print(json.dumps({**asdict(found), "machine": machine.about}, indent=2))

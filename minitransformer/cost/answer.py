@@ -16,7 +16,6 @@ import torch
 from minitransformer.cost.machine import Machine, calibrate, processor_name
 from minitransformer.cost.operations import Work
 from minitransformer.cost.workloads import build_model, model, token
-from minitransformer.files import CheckpointError
 from minitransformer.models.bart import BartConfig
 from minitransformer.models.bert import BertConfig
 from minitransformer.models.config import Config
@@ -57,7 +56,7 @@ class Question:
     Attributes:
         config: of the model.
         batch, length: B and T; T tokens are in the cache where a token is decoded.
-        task: "train" (a step), "decode" (a token) or "read" (a call of the model).
+        task: "train" (a step), "decode" (a token) or "read" (a forward pass).
         dtype: "float32" or "bfloat16".
         attention: "eager", "sdpa", or "optimized".
     """
@@ -80,12 +79,12 @@ class Question:
             return token(self.config, context=length, **settings)
         return model(self.config, length=length, train=self.task == "train", **settings)
 
-    def weights(self) -> int:
-        """How many numbers the model has."""
+    def num_parameters(self) -> int:
+        """How many parameters the model has."""
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         with FakeTensorMode():
-            built = build_model(self.config, 1, self.dtype, self.attention)
+            built = build_model(self.config, self.length, self.dtype, self.attention)
             return sum(parameter.numel() for parameter in built.parameters())
 
 
@@ -96,9 +95,9 @@ class Answer:
     Attributes:
         seconds: of the whole.
         tokens_per_second: of all sequences.
-        peak_bytes: weights and the optimizer's averages included.
+        peak_bytes: largest memory at a time: parameters, AdamW's averages, cache and all results.
         memory: that the machine has.
-        weights: numbers of the model.
+        parameters: number of the model's parameters.
         parts: seconds of each part of the model.
         kinds: seconds of each kind of operation, the longest first.
         flops: of matrix products and attention kernels.
@@ -112,7 +111,7 @@ class Answer:
     tokens_per_second: float
     peak_bytes: float
     memory: int
-    weights: int
+    parameters: int
     parts: dict[str, float]
     kinds: dict[str, float]
     flops: float
@@ -125,9 +124,8 @@ def answer(question: Question, machine: Machine) -> Answer:
     """Count the question's operations at several lengths, and predict what they cost."""
     from tqdm import tqdm
 
-    weights = question.weights()
-    copies = 1 + _AVERAGES * (question.task == "train")
-    fixed = copies * weights * getattr(torch, question.dtype).itemsize
+    parameters = question.num_parameters()
+    averages = _AVERAGES * parameters * getattr(torch, question.dtype).itemsize
     works = {
         length: question.work(length)
         for length in tqdm(sorted({*LENGTHS, question.length}), "counting", leave=False)
@@ -137,16 +135,16 @@ def answer(question: Question, machine: Machine) -> Answer:
         parts = machine.seconds_by_part(work)
         seconds = sum(parts.values())
         share = parts.get("attention", 0) / seconds
-        rows.append((length, seconds, fixed + work.peak_bytes, share))
+        rows.append((length, seconds, memory_of(work, question, averages), share))
     lengths, work = list(works), works[question.length]
     seconds = machine.seconds(work)
     done = question.batch * (1 if question.task == "decode" else question.length)
     return Answer(
         seconds=seconds,
         tokens_per_second=done / seconds,
-        peak_bytes=fixed + work.peak_bytes,
+        peak_bytes=memory_of(work, question, averages),
         memory=machine.memory,
-        weights=weights,
+        parameters=parameters,
         parts=machine.seconds_by_part(work),
         kinds=machine.seconds_by_kind(work),
         flops=work.flops,
@@ -156,25 +154,32 @@ def answer(question: Question, machine: Machine) -> Answer:
     )
 
 
+def memory_of(work: Work, question: Question, averages: float) -> float:
+    """Bytes at the highest; `averages` are those of AdamW, which only training has."""
+    return work.held_bytes + work.peak_bytes + averages * (question.task == "train")
+
+
 def describe(question: Question, found: Answer, machine: Machine) -> str:
     """The answer in words."""
-    tasks = {"train": "a training step", "decode": "a decoded token", "read": "a call"}
+    tasks = {"train": "a training step", "decode": "a decoded token", "read": "a forward pass"}
     where = "in the cache" if question.task == "decode" else "each"
     sequences = f"{question.batch} sequence{'s' * (question.batch > 1)}"
     about = machine.about
+    threads = f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
+    longest = f"about {found.longest:,} tokens fit" if found.longest else "no length fits"
     lines = [
         f"{tasks[question.task]} of {type(question.config).__name__.removesuffix('Config')}, "
-        f"{found.weights / 1e6:,.0f} million weights: {sequences}, {question.length:,} tokens "
-        f"{where}, {question.dtype}, attention={question.attention}",
-        f"on {about['processor']}, {about['threads']} threads, measured on {about['date']}",
+        f"{found.parameters / 1e6:,.0f} million parameters: {sequences}, {question.length:,} "
+        f"tokens {where}, {question.dtype}, attention={question.attention}",
+        f"on {about['processor']}, {threads}, measured on {about['date']}",
         "",
         f"time           {_time(found.seconds)}, {found.tokens_per_second:,.0f} tokens a second",
         f"peak memory    {found.peak_bytes / 1e9:,.2f} GB of the {found.memory / 1e9:,.1f} GB here",
-        f"longest        about {found.longest:,} tokens fit",
+        f"longest        {longest}",
         f"attention      {_crossover(found)}",
         f"by part        {_shares(found.parts)}",
         f"by operation   {_shares(found.kinds)}",
-        f"products       {found.flops / 1e9:,.1f} GFLOP, {found.flops / found.seconds / 1e9:,.0f} "
+        f"FLOPs          {found.flops / 1e9:,.1f} GFLOP, {found.flops / found.seconds / 1e9:,.0f} "
         "GFLOP/s over the whole time",
         "",
         f"{'tokens':>10} {'time':>10} {'memory':>10} {'attention':>10}",
@@ -206,6 +211,8 @@ def _shares(times: Mapping[str, float]) -> str:
 def _crossover(found: Answer) -> str:
     if found.crossover is None:
         return f"takes less time than all the rest up to {found.rows[-1][0]:,} tokens"
+    if found.crossover == found.rows[0][0]:
+        return "takes longer than all the rest at every length below"
     return f"takes longer than all the rest from about {found.crossover:,.0f} tokens on"
 
 
@@ -251,23 +258,23 @@ def machine_file(threads: int) -> Path:
     return cache / "minitransformer" / name
 
 
-def measured_machine(path: Path, threads: int, anew: bool = False) -> Machine:
+def load_or_calibrate(path: Path, threads: int, again: bool = False) -> Machine:
     """The rates in a file, or those of this machine, which are measured and written to it.
 
     Args:
         path: of the file.
         threads: of the CPU.
-        anew: whether to measure although there is a file.
+        again: whether to measure although there is a file.
 
     Raises:
-        CheckpointError: the file is of something else, or of another machine.
+        ValueError: the file is of something else, or of another machine.
     """
-    if path.exists() and not anew:
+    if path.exists() and not again:
         machine = Machine.load(path)
         here = {"processor": processor_name(), "threads": threads, "torch": torch.__version__}
         for name, value in here.items():
             if machine.about.get(name) != value:
-                raise CheckpointError(
+                raise ValueError(
                     f"{path} was measured with {name} {machine.about.get(name)!r:.200}, this is "
                     f"{value!r}; measure this machine with --calibrate"
                 )

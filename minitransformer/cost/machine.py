@@ -29,9 +29,9 @@ from minitransformer.cost.operations import PARTS, Operation, Work
 from minitransformer.fast.blockwise_attention import blockwise_attention
 from minitransformer.fast.dropout import dropout_mask
 from minitransformer.fast.prepacked_linear import decoding, prepack, prepacked_linear
-from minitransformer.files import CheckpointError, atomic_directory, read_json
+from minitransformer.files import atomic_directory, read_json
 
-_LARGE = 2**27  # bytes: more than a cache holds
+_BEYOND_CACHE = 2**27  # bytes
 _SHORTEST = 0.004  # seconds; a shorter call is repeated
 _LONG = 0.1  # seconds; a longer one is not repeated
 _PASSES = 3  # over all kinds, so that what else the machine does meanwhile spreads over all of them
@@ -39,7 +39,7 @@ _PASSES = 3  # over all kinds, so that what else the machine does meanwhile spre
 
 @dataclass(frozen=True)
 class Rate:
-    """The time of one kind of operation for a unit of work, by its size.
+    """Seconds that one kind of operation takes for a unit of work, by its size.
 
     Attributes:
         axes: the sizes that were measured, along each axis.
@@ -73,35 +73,38 @@ class Machine:
     about: dict[str, Any] = field(default_factory=dict)
 
     def seconds(self, work: Work) -> float:
-        """How long a computation should take."""
+        """Predicted seconds of a computation."""
         return sum(self.seconds_by_part(work).values())
 
     def seconds_of(self, operation: Operation) -> float:
-        """How long one operation should take, beside the time for new memory."""
+        """Predicted seconds of one operation, without its page faults."""
         rates = self._rates(operation.dtype)
         return operation.amount * rates[operation.kind].at(operation.size)
 
-    def seconds_of_new_memory(self, operation: Operation) -> float:
-        """How long the system takes to provide new memory for its result."""
-        return operation.new_bytes * self._rates(operation.dtype)["new memory"].at(())
+    def seconds_of_page_faults(self, operation: Operation) -> float:
+        """Predicted seconds in which the system provides fresh pages for its result."""
+        return operation.page_fault_bytes * self._rates(operation.dtype)["page faults"].at(())
 
     def _rates(self, dtype: str) -> dict[str, Rate]:
+        """Those of a dtype; integers and masks, which only move, have those of float32."""
+        if dtype not in self.rates and getattr(torch, dtype).is_floating_point:
+            raise ValueError(f"dtype={dtype!r} was not measured; these were: {sorted(self.rates)}")
         return self.rates.get(dtype, self.rates["float32"])
 
     def seconds_by_part(self, work: Work) -> dict[str, float]:
-        """The same for each part of a model that has operations, in the order of `PARTS`."""
+        """Predicted seconds of each part that has operations, in the order of `PARTS`."""
         sums = dict.fromkeys(PARTS, 0.0)
         for operation in work.operations:
             sums[operation.part] += self.seconds_of(operation)
-            sums[operation.part] += self.seconds_of_new_memory(operation)
+            sums[operation.part] += self.seconds_of_page_faults(operation)
         return {part: seconds for part, seconds in sums.items() if seconds}
 
     def seconds_by_kind(self, work: Work) -> dict[str, float]:
-        """The same for each kind of operation, and for new memory; the longest first."""
+        """Predicted seconds of each kind of operation, and of page faults; the longest first."""
         sums = dict.fromkeys(KINDS, 0.0)
         for operation in work.operations:
             sums[operation.kind] += self.seconds_of(operation)
-            sums["new memory"] += self.seconds_of_new_memory(operation)
+            sums["page faults"] += self.seconds_of_page_faults(operation)
         found = sorted(sums.items(), key=lambda item: -item[1])
         return {kind: seconds for kind, seconds in found if seconds}
 
@@ -117,7 +120,7 @@ class Machine:
         """Read a file that :meth:`save` wrote.
 
         Raises:
-            CheckpointError: it is not such a file.
+            ValueError: it is not such a file.
             OSError: it cannot be read.
         """
         content = read_json(Path(path))
@@ -131,8 +134,8 @@ class Machine:
                 raise KeyError(min(missing))
             return cls(rates, int(content["memory"]), content["about"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path} holds no rates of a machine ({error}); delete it, and it is made anew"
+            raise ValueError(
+                f"{path} holds no rates of a machine ({error}); delete it to measure again"
             ) from error
 
 
@@ -159,7 +162,7 @@ def _matrix(dtype: torch.dtype, *shape: int) -> Tensor:
 @cache
 def _weights(dtype: torch.dtype) -> Tensor:
     """More weights than a cache holds."""
-    return _matrix(dtype, _LARGE // dtype.itemsize)
+    return _matrix(dtype, _BEYOND_CACHE // dtype.itemsize)
 
 
 def _product(dtype: torch.dtype, rows: int, width: int) -> tuple[Callable[[], object], float]:
@@ -177,8 +180,11 @@ def _prepacked_product(
 ) -> tuple[Callable[[], object], float]:
     """The same in a decoding step of an optimized model, whichever way it multiplies here."""
     inputs = _matrix(dtype, rows, width)
-    with torch.device("meta"):
-        modules = [nn.Linear(width, width, False) for _ in range(_LARGE // (4 * width * width))]
+    with torch.device("meta"):  # initial weights would take time
+        modules = [
+            nn.Linear(width, width, False)
+            for _ in range(_BEYOND_CACHE // (dtype.itemsize * width**2))
+        ]
     for module in modules:
         module.weight = nn.Parameter(_matrix(dtype, width, width))
     prepack(modules, num_uses=10**6, num_rows=rows)
@@ -216,9 +222,14 @@ def _scores(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], ob
     return lambda: query @ key.transpose(1, 2), 2 * query.shape[0] * length**2 * size
 
 
+def _num_heads(length: int) -> int:
+    """So many that two threads have work, and a call takes milliseconds."""
+    return max(2, min(64, 2**20 // length**2))
+
+
 def _attention(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], object], float]:
     """PyTorch's kernel; laid out as projections give it."""
-    heads = max(2, min(64, 2**20 // length**2))
+    heads = _num_heads(length)
     query, key, value = (_matrix(dtype, 1, length, heads, size).transpose(1, 2) for _ in range(3))
     return lambda: F.scaled_dot_product_attention(query, key, value), heads * length**2
 
@@ -227,7 +238,7 @@ def _attention_of_one_query(dtype: torch.dtype, read: int) -> tuple[Callable[[],
     """A decoded token. Keys and values are those of many layers, which a cache cannot hold."""
     length = max(1, read // (2 * 12 * 64 * dtype.itemsize))
     query = _matrix(dtype, 1, 12, 1, 64)
-    layers = max(2, _LARGE // read)
+    layers = max(2, _BEYOND_CACHE // read)
     turns = cycle(_matrix(dtype, layers, 2, 1, 12, length, 64).unbind())
     return lambda: F.scaled_dot_product_attention(query, *next(turns)), read
 
@@ -235,7 +246,7 @@ def _attention_of_one_query(dtype: torch.dtype, read: int) -> tuple[Callable[[],
 def _attention_backward(
     dtype: torch.dtype, size: int, length: int
 ) -> tuple[Callable[[], object], float]:
-    heads = max(2, min(64, 2**20 // length**2))
+    heads = _num_heads(length)
     inputs = [
         _matrix(dtype, 1, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)
     ]
@@ -248,7 +259,7 @@ def _attention_backward(
 
 def _blockwise(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], object], float]:
     """Attention with dropout of an optimized model."""
-    heads = max(2, min(64, 2**20 // length**2))
+    heads = _num_heads(length)
     query, key, value = (_matrix(dtype, 1, length, heads, size).transpose(1, 2) for _ in range(3))
     attend = partial(blockwise_attention, query, key, value, None, dropout=0.1)
     return attend, heads * length**2
@@ -257,7 +268,7 @@ def _blockwise(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[],
 def _blockwise_backward(
     dtype: torch.dtype, size: int, length: int
 ) -> tuple[Callable[[], object], float]:
-    heads = max(2, min(64, 2**20 // length**2))
+    heads = _num_heads(length)
     inputs = [
         _matrix(dtype, 1, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)
     ]
@@ -293,12 +304,12 @@ def _view(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
     return lambda: [some.view(64) for _ in range(100)], 100
 
 
-def _new_memory(_dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+def _page_faults(_dtype: torch.dtype) -> tuple[Callable[[], object], float]:
     """Pages that the system clears when they are first written to: one byte of each is.
 
     As in a step that is repeated, they were returned to the system a moment ago.
     """
-    size = _LARGE // 4
+    size = _BEYOND_CACHE // 4
 
     def call() -> None:
         with mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS) as memory:
@@ -356,28 +367,28 @@ _ROWS, _WIDTHS = [1, 4, 16, 64, 256, 1024], [256, 768, 2048]
 _LENGTHS, _HEAD_SIZES = [64, 256, 1024, 2048], [32, 64, 128]
 _FEW_TO_MANY = [2**10, 2**14, 2**18, 2**21]
 KINDS = {
-    "product": Kind(_product, [_ROWS, _WIDTHS]),
-    "product, prepacked": Kind(_prepacked_product, [[1, 4, 16, 64], [768, 2048]]),
-    "product, short inner": Kind(_short_product, [_ROWS, _WIDTHS]),
-    "batched product": Kind(_values, [_HEAD_SIZES, _LENGTHS]),
-    "batched product, short inner": Kind(_scores, [_HEAD_SIZES, _LENGTHS]),
+    "matmul": Kind(_product, [_ROWS, _WIDTHS]),
+    "matmul (prepacked)": Kind(_prepacked_product, [[1, 4, 16, 64], [768, 2048]]),
+    "matmul (short inner dimension)": Kind(_short_product, [_ROWS, _WIDTHS]),
+    "batched matmul": Kind(_values, [_HEAD_SIZES, _LENGTHS]),
+    "batched matmul (short inner dimension)": Kind(_scores, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel": Kind(_attention, [_HEAD_SIZES, _LENGTHS]),
-    "attention kernel, backward": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
+    "attention kernel (backward)": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
     "blockwise attention": Kind(_blockwise, [_HEAD_SIZES, _LENGTHS]),
-    "blockwise attention, backward": Kind(_blockwise_backward, [_HEAD_SIZES, _LENGTHS]),
+    "blockwise attention (backward)": Kind(_blockwise_backward, [_HEAD_SIZES, _LENGTHS]),
     "attention of one query": Kind(_attention_of_one_query, [[2**16, 2**20, 2**23, 2**26]]),
     "softmax": Kind(partial(_numbers, _softmax), [_FEW_TO_MANY]),
-    "softmax, backward": Kind(partial(_numbers, _softmax_backward), [_FEW_TO_MANY]),
+    "softmax (backward)": Kind(partial(_numbers, _softmax_backward), [_FEW_TO_MANY]),
     "gelu": Kind(partial(_numbers, _gelu), [_FEW_TO_MANY]),
-    "gelu, backward": Kind(partial(_numbers, _gelu_backward), [_FEW_TO_MANY]),
+    "gelu (backward)": Kind(partial(_numbers, _gelu_backward), [_FEW_TO_MANY]),
     "norm": Kind(partial(_numbers, _norm), [_FEW_TO_MANY]),
-    "norm, backward": Kind(partial(_numbers, _norm_backward), [_FEW_TO_MANY]),
+    "norm (backward)": Kind(partial(_numbers, _norm_backward), [_FEW_TO_MANY]),
     "random": Kind(partial(_numbers, _random), [_FEW_TO_MANY]),
-    "random, 16 bits": Kind(partial(_numbers, _random_bits), [_FEW_TO_MANY]),
+    "random (16 bits)": Kind(partial(_numbers, _random_bits), [_FEW_TO_MANY]),
     "elementwise": Kind(_elementwise, [[2**8, 2**14, 2**18, 2**22, 2**24, 2**26]]),
     "transposed copy": Kind(_transposed_copy, [[2**14, 2**18, 2**22, 2**24, 2**26]]),
     "view": Kind(_view, []),
-    "new memory": Kind(_new_memory, []),
+    "page faults": Kind(_page_faults, []),
     "adamw": Kind(_adamw, []),
 }
 
@@ -391,7 +402,7 @@ def calibrate(
 
     Args:
         threads: of the CPU; by default as many as PyTorch uses.
-        dtypes: that are measured.
+        dtypes: that are measured, beside float32.
         passes: over all kinds and sizes; the median of them counts.
 
     Returns:
@@ -399,6 +410,7 @@ def calibrate(
     """
     from tqdm import tqdm
 
+    dtypes = list(dict.fromkeys(["float32", *dtypes]))
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

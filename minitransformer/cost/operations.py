@@ -1,10 +1,9 @@
 """What a computation consists of: its operations, counted without computing anything.
 
-:func:`trace` runs a function of ours on fake tensors, which have shapes but no numbers, and notes
-every operation that PyTorch would run, those of the backward pass included: its FLOPs, the bytes
-that it reads and writes, and the part of the model it belongs to. So nothing is counted by hand,
-and what is counted is what runs. It also follows which tensors are alive at the same time: that is
-the peak memory.
+:func:`trace` runs a function on fake tensors, which have shapes but no values, and records every
+ATen operation of the forward and the backward pass: its FLOPs, the bytes that it reads and writes,
+and the part of the model that it belongs to. So no formula has to be kept in step with the models.
+It also follows which tensors are alive at the same time: that is the peak memory.
 """
 
 from bisect import bisect_right
@@ -37,9 +36,9 @@ PARTS = (
     "loss",
     "optimizer",
 )
-# From this size on, the C library takes memory from the system and returns it when it is free:
-# every page of such a result is new and has to be cleared (mallopt(3), M_MMAP_THRESHOLD).
-_LARGE = 32 * 2**20
+# From this size on, glibc maps memory for each allocation and unmaps it when it is freed, so every
+# page of such a result faults and is cleared (mallopt(3), M_MMAP_THRESHOLD).
+_MMAP_THRESHOLD = 32 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +48,13 @@ class Operation:
     Attributes:
         part: of the model, one of :data:`PARTS`.
         kind: whose rate it has; see :data:`minitransformer.cost.machine.KINDS`.
-        dtype: of its result.
-        amount: what its time is proportional to: FLOPs of a product, pairs of a query and a key of
-            an attention kernel, bytes or numbers of the others.
-        size: what its rate depends on, one number for each axis of its kind.
+        dtype: that of its result.
+        amount: what its time is proportional to: FLOPs of a product of matrices, pairs of a query
+            and a key of an attention kernel, bytes or elements of the others.
+        size: what its rate depends on, a number for each axis of its kind.
         flops: multiplications and additions of products and attention kernels; 0 for others.
-        bytes: read and written.
-        new_bytes: of its result, where the system has to provide new memory for it.
+        bytes: how many it reads and writes.
+        page_fault_bytes: size of its result where the system has to provide fresh pages, else 0.
     """
 
     part: str
@@ -65,7 +64,7 @@ class Operation:
     size: tuple[float, ...]
     flops: float = 0
     bytes: float = 0
-    new_bytes: float = 0
+    page_fault_bytes: float = 0
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,13 @@ class Work:
     """The operations of a computation, in their order, and its peak memory.
 
     Attributes:
-        operations: those of the backward pass too.
-        peak_bytes: the most that is alive at a time, beyond what was there before.
+        operations: of the forward and the backward pass.
+        held_bytes: memory of what was there before: models, inputs, a cache.
+        peak_bytes: the largest memory of all results that are alive at the same time, beyond that.
     """
 
     operations: list[Operation]
+    held_bytes: int
     peak_bytes: int
 
     @property
@@ -104,7 +105,6 @@ def trace(build: Callable[[], Callable[[], object]]) -> Work:
     from torch._subclasses.fake_tensor import FakeTensorMode  # which takes seconds to import
 
     with FakeTensorMode():
-        call = build()
         recorder = _Recorder()
         with ExitStack() as stack:
             for hook in (
@@ -113,9 +113,11 @@ def trace(build: Callable[[], Callable[[], object]]) -> Work:
             ):
                 stack.callback(hook.remove)
             stack.enter_context(recorder)
+            call = build()
+            recorder.begin()
             result = call()  # kept until the end, as its caller would
         del result
-    return Work(recorder.operations, recorder.peak)
+    return Work(recorder.operations, recorder.held, recorder.peak - recorder.held)
 
 
 class _Recorder(TorchDispatchMode):
@@ -124,7 +126,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[Operation] = []
-        self.peak = 0
+        self.held = self.peak = 0
         self._alive = 0
         self._storages: set[int] = set()
         self._modules: list[nn.Module] = []
@@ -132,6 +134,11 @@ class _Recorder(TorchDispatchMode):
         # changes, so that an operation of the backward pass belongs to the part of its node.
         self._numbers: list[int] = [0]
         self._parts = [part_of([])]
+
+    def begin(self) -> None:
+        """What was made so far was there before, and is not counted."""
+        self.operations.clear()
+        self.held = self.peak = self._alive
 
     def enter(self, module: nn.Module, _inputs: object) -> None:
         """A module is called."""
@@ -154,7 +161,8 @@ class _Recorder(TorchDispatchMode):
             part = part_of(self._modules)
         else:
             number = node._sequence_nr()
-            if number > torch.autograd._get_sequence_nr():  # a gradient is stored in a parameter
+            # The node that stores the gradient of a parameter has the largest possible number.
+            if number > torch.autograd._get_sequence_nr():
                 return self.operations[-1].part
             part = self._parts[bisect_right(self._numbers, number) - 1]
         return "loss" if part == "head" and function in _OF_THE_LOSS else part
@@ -173,7 +181,7 @@ class _Recorder(TorchDispatchMode):
         new = [size for output in outputs if (size := self._follow(output, inputs))]
         is_view = not new and not function._schema.is_mutable
         known = _describe(name, args, inputs, outputs, is_view)
-        known["new_bytes"] = sum(size for size in new if size >= _LARGE)
+        known["page_fault_bytes"] = sum(size for size in new if size >= _MMAP_THRESHOLD)
         self.operations.append(Operation(part=self._part(name), **known))
         return result
 
@@ -290,9 +298,9 @@ def _product(batch: int, rows: int, inner: int, columns: int) -> dict[str, Any]:
     """
     flops = 2 * batch * rows * inner * columns
     shortest, *others = sorted((rows, inner, columns))
-    kind = "batched product" if batch > 1 else "product"
+    kind = "batched matmul" if batch > 1 else "matmul"
     if inner < min(rows, columns):
-        kind += ", short inner"
+        kind += " (short inner dimension)"
     return {"kind": kind, "amount": flops, "flops": flops, "size": (shortest, prod(others) ** 0.5)}
 
 
@@ -308,7 +316,7 @@ def _attention_kernel(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) 
         flops = pairs * query.shape[3] * 4
         return {"kind": "attention of one query", "amount": read, "flops": flops, "size": (read,)}
     return {
-        "kind": "attention kernel" + ", backward" * is_backward,
+        "kind": "attention kernel" + " (backward)" * is_backward,
         "amount": pairs,
         "flops": pairs * query.shape[3] * (10 if is_backward else 4),
         "size": (query.shape[3], key.shape[2]),
@@ -324,13 +332,13 @@ _BY_NUMBERS = {
     "_softmax": "softmax",
     "_safe_softmax": "softmax",
     "_log_softmax": "softmax",
-    "_softmax_backward_data": "softmax, backward",
-    "_log_softmax_backward_data": "softmax, backward",
+    "_softmax_backward_data": "softmax (backward)",
+    "_log_softmax_backward_data": "softmax (backward)",
     "gelu": "gelu",
-    "gelu_backward": "gelu, backward",
+    "gelu_backward": "gelu (backward)",
     "native_layer_norm": "norm",
     "_fused_rms_norm": "norm",
-    "native_layer_norm_backward": "norm, backward",
-    "_fused_rms_norm_backward": "norm, backward",
+    "native_layer_norm_backward": "norm (backward)",
+    "_fused_rms_norm_backward": "norm (backward)",
     "bernoulli_": "random",
 }

@@ -34,7 +34,7 @@ class AttentionShape:
         key_length: S; T by default.
         dtype: "float32" or "bfloat16".
         causal: whether a token attends to those before it only.
-        dropout: probability of dropping a weight.
+        dropout: probability of dropping a weight, where there is a backward pass.
         implementation: "eager", "sdpa", or "optimized", which is sdpa after `optimize`.
     """
 
@@ -64,7 +64,7 @@ def attention(shape: AttentionShape, *, backward: bool = False) -> Work:
     """softmax(Q K^T) V alone, without projections; with the gradients of Q, K and V if asked."""
 
     is_optimized = shape.implementation == "optimized"
-    dropout = 0.0 if is_optimized else shape.dropout
+    dropout = shape.dropout if backward else 0.0
 
     def build() -> Callable[[], object]:
         attend = get_attention("sdpa" if is_optimized else shape.implementation)
@@ -79,14 +79,14 @@ def attention(shape: AttentionShape, *, backward: bool = False) -> Work:
         gradient = torch.empty_like(query, requires_grad=False)
 
         def call() -> object:
-            attended, _ = attend(query, key, value, mask, dropout=dropout)
+            attended, _ = attend(query, key, value, mask, dropout=0.0 if is_optimized else dropout)
             if not backward:
                 return attended
             return torch.autograd.grad(attended, (query, key, value), gradient)
 
         return call
 
-    return _optimized(trace(build), shape.dropout) if is_optimized else trace(build)
+    return _optimized(trace(build), dropout) if is_optimized else trace(build)
 
 
 def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = False) -> Work:
@@ -158,17 +158,17 @@ def model(
         built: Any = build_model(config, length, dtype, implementation).train(train)
         weights.append(sum(parameter.numel() for parameter in built.parameters()))
         ids = torch.zeros(batch, length, dtype=torch.int64)
-        labels = ids if train or isinstance(built, Seq2SeqLM) else None
+        targets = {"decoder_input_ids": ids} if isinstance(built, Seq2SeqLM) else {}
         selects = is_optimized and isinstance(built, BertForMaskedLM)
 
         def call() -> object:
             if not train:
                 with torch.no_grad():
-                    return built(ids, labels=labels)
+                    return built(ids, **targets)
             if selects:
                 loss = _loss_of_labelled(built, ids, round(labelled * length))
             else:
-                loss = built(ids, labels=labels).loss
+                loss = built(ids, labels=ids).loss
             loss.backward()
             return [parameter.grad for parameter in built.parameters()]
 
@@ -177,8 +177,16 @@ def model(
     work = _optimized(trace(build), probability) if is_optimized else trace(build)
     if not train:
         return work
-    adamw = Operation(part="optimizer", kind="adamw", dtype=dtype, amount=weights[0], size=())
-    return Work([*work.operations, adamw], work.peak_bytes)
+    adamw = Operation(
+        part="optimizer",
+        kind="adamw",
+        dtype=dtype,
+        amount=weights[0],
+        size=(),
+        # Reads a weight, its gradient and two averages; writes all but the gradient.
+        bytes=7 * weights[0] * getattr(torch, dtype).itemsize,
+    )
+    return replace(work, operations=[*work.operations, adamw])
 
 
 def _loss_of_labelled(built: Any, ids: Tensor, number: int) -> Tensor:
@@ -199,22 +207,22 @@ def _loss_of_labelled(built: Any, ids: Tensor, number: int) -> Tensor:
 
 
 def _optimized(work: Work, dropout: float, *, decodes: bool = False) -> Work:
-    """The work of a model after `optimize`, given that without dropout of attention.
+    """The work of an optimized model, from a trace of the plain one without attention dropout.
 
-    Its twins are watched by nothing, so a trace cannot see them: their operations have other kinds.
+    Twins take the plain path while something traces them, so their operations get other kinds here.
     """
-    kinds = {"random": "random, 16 bits"}
+    kinds = {"random": "random (16 bits)"}
     if dropout:
         kinds |= {
             "attention kernel": "blockwise attention",
-            "attention kernel, backward": "blockwise attention, backward",
+            "attention kernel (backward)": "blockwise attention (backward)",
         }
     if decodes:
-        kinds |= {"product": "product, prepacked"}
+        kinds |= {"matmul": "matmul (prepacked)"}
     operations = [replace(x, kind=kinds.get(x.kind, x.kind)) for x in work.operations]
     # The backward pass needs the mask of dropout, a byte for each pair.
     masks = sum(x.amount for x in operations if x.kind == "blockwise attention")
-    return Work(operations, work.peak_bytes + round(masks))
+    return replace(work, operations=operations, peak_bytes=work.peak_bytes + round(masks))
 
 
 def token(
@@ -272,7 +280,8 @@ def build_model(config: Config, length: int, dtype: str, implementation: str) ->
     model_class: Any = class_for(family, BertForMaskedLM) or class_for(family, LanguageModel)
     sizes: Any = config
     if (sizes.max_sequence_length or length) < length:  # T5 has no limit
-        sizes = replace(sizes, max_position_embeddings=sizes.max_position_embeddings + length)
+        rows = sizes.max_position_embeddings + length - sizes.max_sequence_length
+        sizes = replace(sizes, max_position_embeddings=rows)
     with _default_dtype(dtype):
         attention = "sdpa" if implementation == "optimized" else implementation
         built: TaskModel = model_class(sizes, attention=attention).eval()

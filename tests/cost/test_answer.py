@@ -62,7 +62,7 @@ def test_memory_has_weights_averages_and_gradients():
     machine = made_machine()
     reading = answer(Question(config=SMALL, length=8), machine)
     training = answer(Question(config=SMALL, length=8, task="train"), machine)
-    weights = 4 * reading.weights
+    weights = 4 * reading.parameters
     assert reading.peak_bytes > weights
     assert training.peak_bytes > 4 * weights  # with two averages and the gradient
     assert [row[0] for row in reading.rows] == [8, *LENGTHS]
@@ -73,7 +73,7 @@ def test_the_command_answers_in_words(machine_json, capsys):
     arguments = ["cost", "--model", "distilbert-base-uncased", "--length", "600", "--train"]
     assert main([*arguments, "--threads", "1", "--machine", str(machine_json)]) == 0
     printed = capsys.readouterr().out
-    assert "a training step of DistilBert, 67 million weights: 1 sequence, 600 tokens" in printed
+    assert "a training step of DistilBert, 67 million parameters: 1 sequence, 600 tokens" in printed
     assert "tokens a second" in printed and "peak memory" in printed and "longest" in printed
     assert "note: the model has positions for 512 tokens" in printed
     assert printed.count("\n") > len(LENGTHS) + 10
@@ -83,7 +83,7 @@ def test_the_command_answers_in_json(machine_json, capsys):
     arguments = ["cost", "--model", "t5-small", "--length", "16", "--decode", "--json"]
     assert main([*arguments, "--threads", "1", "--machine", str(machine_json)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["weights"] == 60_506_624
+    assert found["parameters"] == 60_506_624
     assert found["seconds"] == pytest.approx(1 / found["tokens_per_second"])
     assert sum(found["parts"].values()) == pytest.approx(found["seconds"])
 
@@ -103,8 +103,8 @@ def test_what_has_no_answer_is_one_error(machine_json, capsys, arguments, messag
 
 def test_well_known_names_have_their_sizes(tmp_path, monkeypatch):
     assert config_of("roberta-base").vocab_size == 50_265
-    assert Question(config=config_of("gpt2"), length=1).weights() == 124_439_808
-    assert Question(config=config_of("bert-large-uncased"), length=1).weights() > 335e6
+    assert Question(config=config_of("gpt2"), length=1).num_parameters() == 124_439_808
+    assert Question(config=config_of("bert-large-uncased"), length=1).num_parameters() > 335e6
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert machine_file(2).parent == tmp_path / "minitransformer"
     assert "2-threads" in machine_file(2).name

@@ -69,10 +69,10 @@ def test_a_causal_kernel_computes_half_of_the_pairs():
 
 def test_products_are_described_by_their_shortest_side():
     work = cost.layer(SHAPE, INTERMEDIATE, backward=True)
-    products = {(o.kind, o.size) for o in work.operations if o.kind.startswith("product")}
+    products = {(o.kind, o.size) for o in work.operations if o.kind.startswith("matmul")}
     tokens = B * T
     assert (
-        "product",
+        "matmul",
         (E, (tokens * INTERMEDIATE) ** 0.5),
     ) in products  # up_proj, and its input's gradient
     assert all(size[0] <= size[1] for _, size in products)
@@ -105,10 +105,10 @@ def test_memory_of_attention_grows_by_the_square_in_eager_only(implementation):
     assert peak(4096) / peak(2048) == pytest.approx(4 if implementation == "eager" else 2, rel=0.1)
 
 
-def test_only_large_results_need_new_memory():
+def test_only_large_results_need_page_faults():
     def copy(numbers: int) -> float:
         work = trace(lambda: lambda: torch.zeros(numbers) + 1)
-        return sum(operation.new_bytes for operation in work.operations)
+        return sum(operation.page_fault_bytes for operation in work.operations)
 
     assert copy(2**20) == 0
     assert copy(2**23) == 2 * 2**25  # both results
@@ -132,9 +132,9 @@ def test_every_operation_belongs_to_its_part_forward_and_backward():
         "optimizer": 0,
     }
     kinds = {(operation.part, operation.kind) for operation in work.operations}
-    assert {("norms", "norm"), ("norms", "norm, backward"), ("norms", "random")} <= kinds
-    assert {("loss", "softmax"), ("loss", "softmax, backward"), ("optimizer", "adamw")} <= kinds
-    assert ("feed-forward", "gelu, backward") in kinds
+    assert {("norms", "norm"), ("norms", "norm (backward)"), ("norms", "random")} <= kinds
+    assert {("loss", "softmax"), ("loss", "softmax (backward)"), ("optimizer", "adamw")} <= kinds
+    assert ("feed-forward", "gelu (backward)") in kinds
     assert ("embeddings", "norm") in kinds
 
 
@@ -168,8 +168,8 @@ def test_an_optimized_layer_keeps_a_byte_for_each_pair_instead_of_its_weights(dr
 
     plain, optimized = layer("sdpa"), layer("optimized")
     kinds = {operation.kind for operation in optimized.operations}
-    assert ("blockwise attention, backward" in kinds) == bool(dropout)
-    assert ("random, 16 bits" in kinds) == bool(dropout)
+    assert ("blockwise attention (backward)" in kinds) == bool(dropout)
+    assert ("random (16 bits)" in kinds) == bool(dropout)
     assert "random" not in kinds
     if not dropout:
         assert optimized == plain
@@ -199,4 +199,4 @@ def test_decoding_optimized_copies_no_cache():
     assert plain.bytes > 3 * cache  # read, read again and written to copy, read
     assert optimized.bytes < 1.3 * cache
     kinds = {operation.kind for operation in optimized.operations}
-    assert {"product, prepacked", "attention of one query"} <= kinds
+    assert {"matmul (prepacked)", "attention of one query"} <= kinds
