@@ -5,8 +5,8 @@ PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --cons
 
 .PHONY: demo translation-demo test test-newer bench lint clean
 
-# Each script of benchmarks/ that compares with transformers and needs nothing but itself.
-BENCHMARKS = attention_cost training inference generation
+# Each script of benchmarks/ that needs nothing but itself.
+BENCHMARKS = attention_cost decoding time_by_part training inference generation loading
 
 demo: .venv/viz
 	.venv/bin/python -m train.demos.agreement --output runs/demo

@@ -16,14 +16,18 @@ PYTHON=${PYTHON:-.venv/bin/python}
 device=cuda
 quick=()
 sequences=64 # of a batch
+texts=(gpt2-1 gpt2-8)
+lengths=(--longest 32768 --tokens 32768 --budget 1)
 while [ $# -gt 0 ]; do
     case $1 in
         --device) device=${2:?--device needs cpu or cuda}; shift 2 ;;
-        --quick) quick=(--quick) sequences=4; shift
+        --quick) quick=(--quick) sequences=4 texts=(gpt2-1) lengths=(); shift
             export TORCH_COMPILE_DISABLE=1 ;; # a compiler takes minutes on a CPU
         *) echo "usage: benchmarks/gpu.sh [--device cpu|cuda] [--quick]" >&2; exit 2 ;;
     esac
 done
+dtype=bfloat16
+[ "$device" = cpu ] && dtype=float32 # not every CPU computes in bfloat16
 mkdir -p "$OUT/compiled" || exit 2
 failed=()
 
@@ -43,12 +47,12 @@ step() {
     echo "== $name took $((SECONDS - begin)) s, exit status $status"
 }
 
-# benchmark NAME SECONDS MODULE OPTION...: a benchmark in bfloat16, with its results in OUT. What an
-# earlier call of this script did not end goes on.
+# benchmark NAME SECONDS MODULE OPTION...: a benchmark with its results in OUT. What an earlier call
+# of this script did not end goes on.
 benchmark() {
     local name=$1 limit=$2 module=$3
     shift 3
-    step "$name" "$limit" "$PYTHON" -m "benchmarks.$module" --device "$device" --dtype bfloat16 \
+    step "$name" "$limit" "$PYTHON" -m "benchmarks.$module" --device "$device" --dtype "$dtype" \
         --resume "${quick[@]}" --out "$OUT" "$@"
 }
 
@@ -60,9 +64,9 @@ benchmark training 120 training --cases full-50k lines-50k --settings default be
     --batch-size "$sequences" --dropout 0.1
 benchmark training_compiled 90 training --cases full-50k --settings best \
     --compile-theirs full-50k --batch-size "$sequences" --dropout 0.1 --out "$OUT/compiled"
-benchmark generation 80 generation --cases gpt2-1 gpt2-8 --compile-theirs
+benchmark generation 80 generation --cases "${texts[@]}" --compile-theirs
 # Without FlexAttention, whose kernels are compiled for longer than all others take.
-benchmark attention_cost 75 attention_cost --longest 32768 --tokens 32768 --budget 1 \
+benchmark attention_cost 75 attention_cost "${lengths[@]}" \
     --sweeps "fixed batch" "fixed tokens" \
     --implementations "no attention" "ours eager" "ours sdpa" "ours optimized" \
     "sdpa: flash" "sdpa: efficient" "sdpa: cudnn" varlen_attn \
