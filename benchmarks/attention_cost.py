@@ -324,7 +324,10 @@ def limit_memory() -> None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         free = measuring.available_memory("cpu") or 0
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + free, hard))
+        limit = pages * resource.getpagesize() + free
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def load(weights: Weights, names: Sequence[str]) -> list[tuple[Implementation, Built]]:

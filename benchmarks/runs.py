@@ -21,7 +21,9 @@ from tqdm import tqdm
 from benchmarks.measuring import DTYPES
 from minitransformer import cost
 from minitransformer.arguments import Parser, device, positive
+from minitransformer.cost.answer import load_or_calibrate
 from minitransformer.files import atomic_directory
+from minitransformer.version import __version__
 from train.arguments import run_job
 from train.checkpoints import differences
 from train.metrics import try_to_draw
@@ -82,10 +84,8 @@ def rates(arguments: argparse.Namespace) -> cost.Machine | None:
     if arguments.device != "cpu":
         return None
     file = arguments.machine or arguments.out / f"machine{'_quick' * arguments.quick}.json"
-    if not file.exists():
-        dtypes, passes = ([arguments.dtype], 1) if arguments.quick else (list(DTYPES), 3)
-        cost.calibrate(arguments.threads, dtypes, passes).save(file)
-    return cost.Machine.load(file)
+    dtypes, passes = ([arguments.dtype], 1) if arguments.quick else (list(DTYPES), 3)
+    return load_or_calibrate(file, arguments.threads, dtypes=dtypes, passes=passes)
 
 
 class Case(NamedTuple):
@@ -170,7 +170,8 @@ def environment(device: str) -> Row:
         "commit": _commit(),
         "device": _processor() if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
-        **{name: version(name) for name in ("minitransformer", "torch", "transformers")},
+        "minitransformer": __version__,  # what is installed may be of another day
+        **{name: version(name) for name in ("torch", "transformers")},
         "python": platform.python_version(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }

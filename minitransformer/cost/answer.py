@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minitransformer.cost.machine import Machine, calibrate, processor_name
+from minitransformer.cost.machine import Machine, calibrate, environment
 from minitransformer.cost.operations import Work
 from minitransformer.cost.workloads import build_model, model, token
 from minitransformer.models.bart import BartConfig
@@ -46,7 +46,6 @@ KNOWN: dict[str, Callable[[], Config]] = {
 }
 LENGTHS = (128, 512, 2048, 8192, 32_768)
 _LONGEST = 2**30  # tokens; nothing longer is looked for
-_AVERAGES = 2  # that AdamW keeps of each weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +123,6 @@ def answer(question: Question, machine: Machine) -> Answer:
     """Count the question's operations at several lengths, and predict what they cost."""
     from tqdm import tqdm
 
-    parameters = question.num_parameters()
-    averages = _AVERAGES * parameters * getattr(torch, question.dtype).itemsize
     works = {
         length: question.work(length)
         for length in tqdm(sorted({*LENGTHS, question.length}), "counting", leave=False)
@@ -135,16 +132,16 @@ def answer(question: Question, machine: Machine) -> Answer:
         parts = machine.seconds_by_part(work)
         seconds = sum(parts.values())
         share = parts.get("attention", 0) / seconds
-        rows.append((length, seconds, memory_of(work, question, averages), share))
+        rows.append((length, seconds, memory_of(work), share))
     lengths, work = list(works), works[question.length]
     seconds = machine.seconds(work)
     done = question.batch * (1 if question.task == "decode" else question.length)
     return Answer(
         seconds=seconds,
         tokens_per_second=done / seconds,
-        peak_bytes=memory_of(work, question, averages),
+        peak_bytes=memory_of(work),
         memory=machine.memory,
-        parameters=parameters,
+        parameters=question.num_parameters(),
         parts=machine.seconds_by_part(work),
         kinds=machine.seconds_by_kind(work),
         flops=work.flops,
@@ -154,9 +151,14 @@ def answer(question: Question, machine: Machine) -> Answer:
     )
 
 
-def memory_of(work: Work, question: Question, averages: float) -> float:
-    """Bytes at the highest; `averages` are those of AdamW, which only training has."""
-    return work.held_bytes + work.peak_bytes + averages * (question.task == "train")
+def memory_of(work: Work) -> float:
+    """Bytes at the highest: what is held, AdamW's two averages if it runs, and all results."""
+    averages = sum(
+        2 * one.amount * getattr(torch, one.dtype).itemsize
+        for one in work.operations
+        if one.kind == "adamw"
+    )
+    return work.held_bytes + averages + work.peak_bytes
 
 
 def describe(question: Question, found: Answer, machine: Machine) -> str:
@@ -258,28 +260,31 @@ def machine_file(threads: int) -> Path:
     return cache / "minitransformer" / name
 
 
-def load_or_calibrate(path: Path, threads: int, again: bool = False) -> Machine:
+def load_or_calibrate(path: Path, threads: int, again: bool = False, **settings: Any) -> Machine:
     """The rates in a file, or those of this machine, which are measured and written to it.
 
     Args:
         path: of the file.
         threads: of the CPU.
         again: whether to measure although there is a file.
+        settings: of :func:`calibrate`.
 
     Raises:
-        ValueError: the file is of something else, or of another machine.
+        ValueError: the file is of something else, or of another machine, or there are not so many
+            threads.
     """
+    if threads > (cores := os.cpu_count() or threads):
+        raise ValueError(f"threads={threads}: this machine has {cores}")
     if path.exists() and not again:
         machine = Machine.load(path)
-        here = {"processor": processor_name(), "threads": threads, "torch": torch.__version__}
-        for name, value in here.items():
-            if machine.about.get(name) != value:
+        for name, value in environment(threads).items():
+            if name != "date" and machine.about[name] != value:
                 raise ValueError(
-                    f"{path} was measured with {name} {machine.about.get(name)!r:.200}, this is "
+                    f"{path} was measured with {name} {machine.about[name]!r:.200}, this is "
                     f"{value!r}; measure this machine with --calibrate"
                 )
         return machine
-    machine = calibrate(threads)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)  # fails before a minute of measuring
+    machine = calibrate(threads, **settings)
     machine.save(path)
     return machine

@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.cost.operations import PARTS, Operation, Work
-from minitransformer.fast.blockwise_attention import blockwise_attention
 from minitransformer.fast.dropout import dropout_mask
 from minitransformer.fast.prepacked_linear import decoding, prepack, prepacked_linear
 from minitransformer.files import atomic_directory, read_json
@@ -44,10 +43,20 @@ class Rate:
     Attributes:
         axes: the sizes that were measured, along each axis.
         seconds: for a unit of work, an array with a dimension for each axis, as nested lists.
+
+    Raises:
+        ValueError: they do not fit together, or are no positive numbers.
     """
 
     axes: list[list[float]]
     seconds: Any
+
+    def __post_init__(self) -> None:
+        found = np.asarray(self.seconds, dtype=float)  # a ValueError where it is no array
+        if found.shape != tuple(map(len, self.axes)):
+            raise ValueError(f"seconds of shape {found.shape} for {len(self.axes)} axes")
+        if not (np.isfinite(found) & (found > 0)).all():
+            raise ValueError("seconds that are not positive")
 
     def at(self, size: Sequence[float]) -> float:
         """Seconds for a unit of work of an operation of this size."""
@@ -132,10 +141,12 @@ class Machine:
             missing = set(KINDS) - set(rates["float32"])
             if missing:
                 raise KeyError(min(missing))
-            return cls(rates, int(content["memory"]), content["about"])
-        except (KeyError, TypeError, AttributeError) as error:
+            about = {name: content["about"][name] for name in ABOUT}
+            return cls(rates, int(content["memory"]), about)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"{path} holds no rates of a machine ({error}); delete it to measure again"
+                f"{path} holds no rates of a machine ({error}); name another file, or measure "
+                "with --calibrate"
             ) from error
 
 
@@ -257,28 +268,6 @@ def _attention_backward(
     return call, heads * length**2
 
 
-def _blockwise(dtype: torch.dtype, size: int, length: int) -> tuple[Callable[[], object], float]:
-    """Attention with dropout of an optimized model."""
-    heads = _num_heads(length)
-    query, key, value = (_matrix(dtype, 1, length, heads, size).transpose(1, 2) for _ in range(3))
-    attend = partial(blockwise_attention, query, key, value, None, dropout=0.1)
-    return attend, heads * length**2
-
-
-def _blockwise_backward(
-    dtype: torch.dtype, size: int, length: int
-) -> tuple[Callable[[], object], float]:
-    heads = _num_heads(length)
-    inputs = [
-        _matrix(dtype, 1, length, heads, size).transpose(1, 2).requires_grad_() for _ in range(3)
-    ]
-    with torch.enable_grad():
-        result = blockwise_attention(inputs[0], inputs[1], inputs[2], None, dropout=0.1)
-    gradient = torch.randn_like(result)
-    call = partial(torch.autograd.grad, result, inputs, gradient, retain_graph=True)
-    return call, heads * length**2
-
-
 def _numbers(
     function: Callable[[Tensor], Callable[[], object]], dtype: torch.dtype, number: int
 ) -> tuple[Callable[[], object], float]:
@@ -289,14 +278,14 @@ def _numbers(
 def _elementwise(dtype: torch.dtype, moved: int) -> tuple[Callable[[], object], float]:
     """A sum, which reads two tensors and writes a third."""
     left, right, result = _matrix(dtype, 3, max(1, moved // (3 * dtype.itemsize)))
-    return lambda: torch.add(left, right, out=result), moved
+    return lambda: torch.add(left, right, out=result), 3 * left.nbytes
 
 
 def _transposed_copy(dtype: torch.dtype, moved: int) -> tuple[Callable[[], object], float]:
     """Heads merged: (T, H, D) from (H, T, D)."""
     heads = _matrix(dtype, 12, max(1, moved // (2 * 12 * 64 * dtype.itemsize)), 64)
     merged = torch.empty_like(heads.transpose(0, 1), memory_format=torch.contiguous_format)
-    return lambda: merged.copy_(heads.transpose(0, 1)), moved
+    return lambda: merged.copy_(heads.transpose(0, 1)), 2 * heads.nbytes
 
 
 def _view(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
@@ -374,8 +363,6 @@ KINDS = {
     "batched matmul (short inner dimension)": Kind(_scores, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel": Kind(_attention, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel (backward)": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
-    "blockwise attention": Kind(_blockwise, [_HEAD_SIZES, _LENGTHS]),
-    "blockwise attention (backward)": Kind(_blockwise_backward, [_HEAD_SIZES, _LENGTHS]),
     "attention of one query": Kind(_attention_of_one_query, [[2**16, 2**20, 2**23, 2**26]]),
     "softmax": Kind(partial(_numbers, _softmax), [_FEW_TO_MANY]),
     "softmax (backward)": Kind(partial(_numbers, _softmax_backward), [_FEW_TO_MANY]),
@@ -413,6 +400,7 @@ def calibrate(
     dtypes = list(dict.fromkeys(["float32", *dtypes]))
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
+    generator = torch.get_rng_state()
     try:
         places = [
             (dtype, kind, sizes)
@@ -440,9 +428,11 @@ def calibrate(
             }
             for dtype in dtypes
         }
-        return Machine(rates, _memory(), _about())
+        return Machine(rates, _memory(), environment(torch.get_num_threads()))
     finally:
         torch.set_num_threads(before)
+        torch.set_rng_state(generator)
+        _weights.cache_clear()
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -468,11 +458,15 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _about() -> dict[str, Any]:
+ABOUT = ("processor", "cpu_capability", "threads", "torch", "date")
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What the rates depend on."""
     return {
         "processor": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }

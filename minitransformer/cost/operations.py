@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
+from threading import get_ident
 from typing import Any
 from weakref import finalize
 
@@ -128,6 +129,7 @@ class _Recorder(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.held = self.peak = 0
         self._alive = 0
+        self._thread = get_ident()
         self._storages: set[int] = set()
         self._modules: list[nn.Module] = []
         # Autograd numbers its nodes as the forward pass makes them. At these numbers the part
@@ -141,14 +143,16 @@ class _Recorder(TorchDispatchMode):
         self.held = self.peak = self._alive
 
     def enter(self, module: nn.Module, _inputs: object) -> None:
-        """A module is called."""
-        self._modules.append(module)
-        self._note_part()
+        """A module is called; hooks are global, and other threads call modules too."""
+        if get_ident() == self._thread:
+            self._modules.append(module)
+            self._note_part()
 
     def leave(self, _module: nn.Module, _inputs: object, _output: object) -> None:
         """It returned."""
-        self._modules.pop()
-        self._note_part()
+        if get_ident() == self._thread:
+            self._modules.pop()
+            self._note_part()
 
     def _note_part(self) -> None:
         self._numbers.append(torch.autograd._get_sequence_nr())
@@ -174,7 +178,8 @@ class _Recorder(TorchDispatchMode):
         name = function._schema.name.removeprefix("aten::")
         if name.startswith("prim::"):
             return result
-        inputs = list(_tensors((args, kwargs)))
+        read = {key: value for key, value in (kwargs or {}).items() if key != "out"}
+        inputs = list(_tensors((args, read)))
         outputs = list(_tensors(result))
         if not outputs:
             return result
@@ -263,9 +268,11 @@ def _describe(
 ) -> dict[str, Any]:
     """The fields of an operation, but for its part."""
     first = outputs[0]
+    if name in _ONLY_WRITE:
+        inputs = [x for x in inputs if all(x is not output for output in outputs)]
     moved = sum(x.numel() * x.element_size() for x in (*inputs, *outputs))
     found: dict[str, Any] = {"dtype": str(first.dtype).removeprefix("torch."), "bytes": moved}
-    if is_view:
+    if is_view or name in _ALLOCATE:
         return found | {"kind": "view", "amount": 1, "size": (), "bytes": 0}
     if name in _PRODUCTS:
         left, right = inputs[-2:]
@@ -273,6 +280,9 @@ def _describe(
         return found | _product(batch, rows, inner, right.shape[-1])
     if name in _ATTENTION_KERNELS:
         return found | _attention_kernel(name, args, inputs)
+    if name == "random_":  # 64 bits are those of four elements
+        numbers = 4 * first.numel()
+        return found | {"kind": "random (16 bits)", "amount": numbers, "size": (numbers,)}
     if name in _BY_NUMBERS:
         # The gradient of a softmax has the shape of what it gets, a norm gives mean and deviation.
         return found | {
@@ -311,7 +321,7 @@ def _attention_kernel(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) 
     is_causal = args[7] if is_backward and len(args) > 7 else len(args) > 4 and args[4]
     share = 0.5 if is_causal else 1.0
     pairs = share * query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    if query.shape[2] == 1:  # a decoded token reads every key and value once
+    if query.shape[2] == 1 and not is_backward:  # a decoded token reads every key and value once
         read = 2 * key.numel() * key.element_size()
         flops = pairs * query.shape[3] * 4
         return {"kind": "attention of one query", "amount": read, "flops": flops, "size": (read,)}
@@ -323,6 +333,9 @@ def _attention_kernel(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) 
     }
 
 
+_ALLOCATE = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+# What these change, they do not read.
+_ONLY_WRITE = {"copy_", "fill_", "zero_", "random_", "bernoulli_"}
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
 _ATTENTION_KERNELS = {
     "_scaled_dot_product_flash_attention_for_cpu",

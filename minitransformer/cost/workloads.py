@@ -4,24 +4,32 @@ Each is built on fake tensors and traced, so its size does not matter.
 B batch, T tokens, S key tokens, H heads, D head size, E hidden size.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitransformer.cost.operations import Operation, Work, trace
 from minitransformer.fast import optimize
+from minitransformer.fast.blockwise_attention import blockwise_attention
 from minitransformer.generation_config import GenerationConfig
 from minitransformer.hf.checkpoint import class_for
 from minitransformer.hf.config import family_of_config
-from minitransformer.layers.attention import causal_mask, get_attention
+from minitransformer.layers.attention import (
+    MultiHeadAttention,
+    causal_mask,
+    get_attention,
+    sdpa_attention,
+)
 from minitransformer.models.base import LanguageModel, Seq2SeqLM, TaskModel
 from minitransformer.models.bert import BertConfig, BertForMaskedLM, BertModel
 from minitransformer.models.config import Config
+
+_TOKEN = 5  # any one that is no padding
+_MAX_PREPACKED_ROWS = 64  # as many as are measured; for more, weights are not prepacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +71,10 @@ class AttentionShape:
 def attention(shape: AttentionShape, *, backward: bool = False) -> Work:
     """softmax(Q K^T) V alone, without projections; with the gradients of Q, K and V if asked."""
 
-    is_optimized = shape.implementation == "optimized"
     dropout = shape.dropout if backward else 0.0
 
     def build() -> Callable[[], object]:
-        attend = get_attention("sdpa" if is_optimized else shape.implementation)
+        attend = _attention_of(shape.implementation)
         keys = shape.key_length or shape.length
         query, key, value = (
             torch.randn(shape.batch, tokens, shape.heads, shape.head_size, dtype=shape.torch_dtype)
@@ -79,19 +86,18 @@ def attention(shape: AttentionShape, *, backward: bool = False) -> Work:
         gradient = torch.empty_like(query, requires_grad=False)
 
         def call() -> object:
-            attended, _ = attend(query, key, value, mask, dropout=0.0 if is_optimized else dropout)
+            attended, _ = attend(query, key, value, mask, dropout=dropout)
             if not backward:
                 return attended
             return torch.autograd.grad(attended, (query, key, value), gradient)
 
         return call
 
-    return _optimized(trace(build), dropout) if is_optimized else trace(build)
+    return trace(build)
 
 
 def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = False) -> Work:
     """An encoder layer of BERT; with the gradients of its input and weights if asked."""
-    is_optimized = shape.implementation == "optimized"
 
     def build() -> Callable[[], object]:
         config = BertConfig(
@@ -102,11 +108,10 @@ def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = Fal
             num_hidden_layers=1,
             max_position_embeddings=8,
             hidden_dropout_prob=shape.dropout,
-            attention_probs_dropout_prob=0.0 if is_optimized else shape.dropout,
+            attention_probs_dropout_prob=shape.dropout,
         )
-        with _default_dtype(shape.dtype):
-            attention = "sdpa" if is_optimized else shape.implementation
-            first = BertModel(config, attention=attention).train(backward).layers[0]
+        built = _prepared(BertModel(config), shape.dtype, shape.implementation)
+        first = built.train(backward).layers[0]
         hidden = torch.randn(
             *(shape.batch, shape.length, config.hidden_size), dtype=shape.torch_dtype
         ).requires_grad_(backward)  # (B, T, E)
@@ -122,8 +127,7 @@ def layer(shape: AttentionShape, intermediate_size: int, *, backward: bool = Fal
 
         return call
 
-    dropout = shape.dropout if backward else 0.0
-    return _optimized(trace(build), dropout) if is_optimized else trace(build)
+    return _with_fast_dropout(trace(build), shape.implementation)
 
 
 def model(
@@ -149,17 +153,13 @@ def model(
             one computes less for fewer.
     """
     weights: list[int] = []
-    probability = getattr(config, "attention_probs_dropout_prob", 0.0) * train
-    is_optimized = implementation == "optimized"
-    if is_optimized and probability:
-        config = replace(config, attention_probs_dropout_prob=0.0)  # type: ignore[call-arg]
 
     def build() -> Callable[[], object]:
         built: Any = build_model(config, length, dtype, implementation).train(train)
         weights.append(sum(parameter.numel() for parameter in built.parameters()))
-        ids = torch.zeros(batch, length, dtype=torch.int64)
+        ids = torch.full((batch, length), _TOKEN)  # (B, T)
         targets = {"decoder_input_ids": ids} if isinstance(built, Seq2SeqLM) else {}
-        selects = is_optimized and isinstance(built, BertForMaskedLM)
+        selects = implementation == "optimized" and isinstance(built, BertForMaskedLM)
 
         def call() -> object:
             if not train:
@@ -174,7 +174,7 @@ def model(
 
         return call
 
-    work = _optimized(trace(build), probability) if is_optimized else trace(build)
+    work = _with_fast_dropout(trace(build), implementation)
     if not train:
         return work
     adamw = Operation(
@@ -206,23 +206,44 @@ def _loss_of_labelled(built: Any, ids: Tensor, number: int) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), chosen.flatten())
 
 
-def _optimized(work: Work, dropout: float, *, decodes: bool = False) -> Work:
-    """The work of an optimized model, from a trace of the plain one without attention dropout.
+def _attention_of(implementation: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The attention that is traced. Twins take the plain path while a trace watches them."""
+    return _optimized_attention if implementation == "optimized" else get_attention(implementation)
 
-    Twins take the plain path while something traces them, so their operations get other kinds here.
+
+def _optimized_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    output_attentions: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """What attention is in a model after `optimize`, for sequences without padding.
+
+    A mask is a triangle then, or lets a single query see everything.
     """
-    kinds = {"random": "random (16 bits)"}
+    if bias is not None:
+        return sdpa_attention(query, key, value, mask, bias, scale, dropout)
     if dropout:
-        kinds |= {
-            "attention kernel": "blockwise attention",
-            "attention kernel (backward)": "blockwise attention (backward)",
-        }
-    if decodes:
-        kinds |= {"matmul": "matmul (prepacked)"}
-    operations = [replace(x, kind=kinds.get(x.kind, x.kind)) for x in work.operations]
-    # The backward pass needs the mask of dropout, a byte for each pair.
-    masks = sum(x.amount for x in operations if x.kind == "blockwise attention")
-    return replace(work, operations=operations, peak_bytes=work.peak_bytes + round(masks))
+        attended = blockwise_attention(query, key, value, mask, dropout=dropout, scale=scale)
+    else:
+        causal = mask is not None and 1 < query.shape[2] == key.shape[2] == mask.shape[-2]
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
+    return attended, None
+
+
+def _with_fast_dropout(work: Work, implementation: str) -> Work:
+    """An optimized model draws 16 random bits for dropout, where a plain one draws a float."""
+    if implementation != "optimized":
+        return work
+    operations = [
+        replace(one, kind="random (16 bits)") if one.kind == "random" else one
+        for one in work.operations
+    ]
+    return replace(work, operations=operations)
 
 
 def token(
@@ -251,7 +272,7 @@ def token(
         built: Any = build_model(config, context + 2, dtype, implementation)
         if not isinstance(built, LanguageModel):
             raise ValueError(f"a {type(built).__name__} decodes no tokens: it is an encoder")
-        tokens = torch.zeros(batch, context, dtype=torch.int64)
+        tokens = torch.full((batch, context), _TOKEN)  # (B, S)
         if implementation == "optimized":
             optimize(built)
         targets: Any = {"decoder_input_ids": tokens} if isinstance(built, Seq2SeqLM) else {}
@@ -266,9 +287,16 @@ def token(
 
         return call
 
-    if implementation == "optimized":
-        return _optimized(trace(build), 0.0, decodes=True)
-    return trace(build)
+    work = trace(build)
+    if implementation != "optimized":
+        return work
+    operations = [
+        replace(one, kind="matmul (prepacked)")
+        if one.kind == "matmul" and one.size[0] <= _MAX_PREPACKED_ROWS
+        else one
+        for one in work.operations
+    ]
+    return replace(work, operations=operations)
 
 
 def build_model(config: Config, length: int, dtype: str, implementation: str) -> TaskModel:
@@ -282,18 +310,19 @@ def build_model(config: Config, length: int, dtype: str, implementation: str) ->
     if (sizes.max_sequence_length or length) < length:  # T5 has no limit
         rows = sizes.max_position_embeddings + length - sizes.max_sequence_length
         sizes = replace(sizes, max_position_embeddings=rows)
-    with _default_dtype(dtype):
-        attention = "sdpa" if implementation == "optimized" else implementation
-        built: TaskModel = model_class(sizes, attention=attention).eval()
-        return built
+    return _prepared(model_class(sizes).eval(), dtype, implementation)
 
 
-@contextmanager
-def _default_dtype(name: str) -> Iterator[None]:
-    """New weights are of this dtype. A model of fake tensors cannot be converted to another."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, name))
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+def _prepared(built: Any, dtype: str, implementation: str) -> Any:
+    """A model on fake tensors in another dtype, with this attention.
+
+    Fake parameters cannot be converted in place, so others are put in their stead.
+    """
+    for module in built.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_floating_point():
+                converted = parameter.detach().to(getattr(torch, dtype))
+                module._parameters[name] = nn.Parameter(converted)
+        if isinstance(module, MultiHeadAttention):
+            module.attend = _attention_of(implementation)
+    return built

@@ -43,12 +43,12 @@ def warn_of_slow_half_precision(model: nn.Module) -> None:
     dtypes = {weight.dtype for weight in model.parameters() if weight.device.type == "cpu"}
     for dtype in sorted(dtypes & {*HALF} - _WARNED, key=str):
         ratio = half_precision_speedups(dtype)["128 rows"]
-        if ratio < _SLOW:
+        if 0 < ratio < _SLOW:  # 0 where this PyTorch cannot multiply in it
             _WARNED.add(dtype)
             warnings.warn(
-                f"{dtype} is {1 / ratio:.1f} times as slow as torch.float32 on this processor for "
-                "batches and prompts; load the model with dtype=torch.float32. report(model) says "
-                "more",
+                f"{dtype} takes {1 / ratio:.1f} times as long as torch.float32 on this processor "
+                "for batches and prompts; load the model with dtype=torch.float32. report(model) "
+                "says more",
                 stacklevel=3,
             )
 

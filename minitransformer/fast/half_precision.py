@@ -1,4 +1,4 @@
-"""Products in bfloat16 and float16 by float32, on CPUs without instructions for these formats.
+"""Products in bfloat16 and float16 computed in float32, on CPUs without instructions for these.
 
 There, PyTorch's own product takes five times as long as in float32, from about 16 rows on. Here the
 weight is converted to float32 in blocks that stay in the cache, which costs hardly any time beside
@@ -40,6 +40,8 @@ def is_faster_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool
         and is_plain_eager_cpu(x, weight, bias)
         and not torch.is_grad_enabled()
         and weight.dtype == x.dtype
+        and (bias is None or (bias.dtype == x.dtype and bias.shape == weight.shape[:1]))
+        and weight.shape[1:] == x.shape[-1:]
         and (num_rows := x.numel() // x.shape[-1]) >= _MIN_ROWS
         and _is_faster_for(x.dtype, num_rows)
     )

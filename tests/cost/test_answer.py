@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from minitransformer.cli import main
 from minitransformer.cost import Machine
@@ -16,7 +15,7 @@ from minitransformer.cost.answer import (
     longest_that_fits,
     machine_file,
 )
-from minitransformer.cost.machine import processor_name
+from minitransformer.cost.machine import environment
 from minitransformer.models.bert import BertConfig
 from tests.cost.test_machine import made_machine
 
@@ -36,10 +35,9 @@ def few_lengths(monkeypatch):
 @pytest.fixture
 def machine_json(tmp_path):
     """A made machine that passes for this one."""
-    about = {"processor": processor_name(), "threads": 1, "torch": torch.__version__}
     machine = made_machine()
     path = tmp_path / "machine.json"
-    Machine(machine.rates, machine.memory, {**about, "date": "2026-01-01"}).save(path)
+    Machine(machine.rates, machine.memory, environment(threads=1)).save(path)
     return path
 
 

@@ -1,12 +1,10 @@
 """Rates of made machines: known rates give the times back, and a file keeps them."""
 
-import json
-
 import pytest
 
 from minitransformer import cost
 from minitransformer.cost import machine as module
-from minitransformer.cost.machine import KINDS, Kind, Machine, Rate
+from minitransformer.cost.machine import ABOUT, KINDS, Kind, Machine, Rate
 
 
 def made_machine(seconds: float = 1e-9, **changes: float) -> Machine:
@@ -20,7 +18,8 @@ def made_machine(seconds: float = 1e-9, **changes: float) -> Machine:
             value = [value, value]
         return Rate(axes, value)
 
-    return Machine({"float32": {kind: rate(kind) for kind in KINDS}}, memory=2**34)
+    about = dict.fromkeys(ABOUT, 1)
+    return Machine({"float32": {kind: rate(kind) for kind in KINDS}}, memory=2**34, about=about)
 
 
 def test_a_rate_is_interpolated_between_sizes_and_stays_beyond_them():
@@ -98,6 +97,18 @@ def test_a_machine_is_kept_in_a_file(tmp_path):
 def test_another_file_is_one_error(tmp_path, content):
     path = tmp_path / "machine.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match="delete it to measure again|must be a JSON object"):
+    with pytest.raises(ValueError, match="holds no rates of a machine|must be a JSON object"):
         Machine.load(path)
-    assert json.loads(path.read_text()) is not None
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("seconds", [[1.0], [[1.0]], [1.0, -1.0], [1.0, float("nan")], ["a", 1]])
+def test_times_that_are_none_are_refused(seconds):
+    with pytest.raises(ValueError):
+        Rate([[1, 2]], seconds)
+
+
+def test_a_dtype_that_was_not_measured_is_refused():
+    work = cost.attention(cost.AttentionShape(length=8, dtype="bfloat16"))
+    with pytest.raises(ValueError, match="dtype='bfloat16' was not measured"):
+        made_machine().seconds(work)

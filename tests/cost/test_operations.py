@@ -8,6 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minitransformer
 from minitransformer import cost
+from minitransformer.cost import machine
+from minitransformer.cost.machine import KINDS
 from minitransformer.cost.operations import trace
 
 B, T, H, D = 2, 40, 3, 8
@@ -160,21 +162,44 @@ def test_a_model_is_counted_beyond_its_positions():
     assert cost.model(sizes, batch=1, length=64).flops > cost.model(sizes, batch=1, length=16).flops
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_an_optimized_layer_keeps_a_byte_for_each_pair_instead_of_its_weights(dropout):
+def test_an_optimized_layer_keeps_a_byte_for_each_pair_instead_of_its_weights():
     def layer(implementation: str) -> cost.Work:
-        shape = replace(SHAPE, dropout=dropout, implementation=implementation)
+        shape = cost.AttentionShape(
+            batch=8, length=512, heads=4, head_size=8, dropout=0.1, implementation=implementation
+        )
         return cost.layer(shape, INTERMEDIATE, backward=True)
 
     plain, optimized = layer("sdpa"), layer("optimized")
     kinds = {operation.kind for operation in optimized.operations}
-    assert ("blockwise attention (backward)" in kinds) == bool(dropout)
-    assert ("random (16 bits)" in kinds) == bool(dropout)
-    assert "random" not in kinds
-    if not dropout:
-        assert optimized == plain
-    else:
-        assert optimized.peak_bytes < plain.peak_bytes - 2 * 4 * B * H * T**2
+    assert "random (16 bits)" in kinds and "random" not in kinds
+    pairs = 8 * 4 * 512**2
+    assert plain.peak_bytes > 3 * 4 * pairs > 4 * pairs > optimized.peak_bytes
+
+
+def test_causal_attention_optimized_computes_half_of_the_pairs():
+    def attention(implementation: str) -> cost.Work:
+        return cost.attention(replace(SHAPE, causal=True, implementation=implementation))
+
+    assert 2 * attention("optimized").flops == attention("sdpa").flops
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("adamw", "page faults", "view")])
+def test_what_is_calibrated_is_what_is_traced(kind):
+    """The call that measures a kind is an operation of that kind, of that amount."""
+    name = {"matmul (prepacked)": "matmul"}.get(kind, kind)
+    sizes = [axis[1] for axis in KINDS[kind].axes]
+    amounts = []
+
+    def build():
+        call, amount = KINDS[kind].make(torch.float32, *sizes)
+        amounts.append(amount)
+        return call
+
+    with torch.set_grad_enabled("backward" in kind):
+        work = trace(build)
+    machine._weights.cache_clear()  # it holds fake tensors now
+    traced = sum(o.amount for o in work.operations if o.kind == name)
+    assert traced == pytest.approx(amounts[0], rel=0.01)
 
 
 def test_an_optimized_language_model_computes_its_labels_alone():
