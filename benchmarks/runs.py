@@ -84,8 +84,8 @@ def rates(arguments: argparse.Namespace) -> cost.Machine | None:
     if arguments.device != "cpu":
         return None
     file = arguments.machine or arguments.out / f"machine{'_quick' * arguments.quick}.json"
-    dtypes, passes = ([arguments.dtype], 1) if arguments.quick else (list(DTYPES), 3)
-    return load_or_calibrate(file, arguments.threads, dtypes=dtypes, passes=passes)
+    passes = 1 if arguments.quick else 3
+    return load_or_calibrate(file, arguments.threads, [arguments.dtype], passes=passes)
 
 
 class Case(NamedTuple):

@@ -657,8 +657,9 @@ def _add_cost(parser: Parser) -> None:
     help = "its implementation; optimized: sdpa in a model after optimize(model)"
     add("--attention", choices=["eager", "sdpa", "optimized"], default="sdpa", help=help)
     add("--threads", type=positive, help="of the CPU; by default as many as PyTorch uses")
-    add("--machine", type=Path, metavar="FILE", help="the rates that were measured")
-    add("--calibrate", action="store_true", help="measure the machine again, for a minute")
+    help = "where measured rates are kept; what it lacks is measured, for a minute a dtype"
+    add("--machine", type=Path, metavar="FILE", help=help)
+    add("--calibrate", action="store_true", help="measure again")
     add("--json", action="store_true", help="print one document of JSON")
 
 
@@ -677,7 +678,7 @@ def _cost(arguments: Namespace) -> int:
     )
     threads = arguments.threads or torch.get_num_threads()
     path = arguments.machine or cost.machine_file(threads)
-    machine = cost.load_or_calibrate(path, threads, arguments.calibrate)
+    machine = cost.load_or_calibrate(path, threads, [arguments.dtype], again=arguments.calibrate)
     found = cost.answer(question, machine)
     if arguments.json:
         print(json.dumps({**asdict(found), "machine": machine.about}, indent=2))

@@ -6,7 +6,7 @@ B sequences, T tokens of each.
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -260,14 +260,17 @@ def machine_file(threads: int) -> Path:
     return cache / "minitransformer" / name
 
 
-def load_or_calibrate(path: Path, threads: int, again: bool = False, **settings: Any) -> Machine:
-    """The rates in a file, or those of this machine, which are measured and written to it.
+def load_or_calibrate(
+    path: Path, threads: int, dtypes: Sequence[str], *, again: bool = False, passes: int = 3
+) -> Machine:
+    """The rates in a file; those of this machine that it lacks are measured and written to it.
 
     Args:
         path: of the file.
         threads: of the CPU.
-        again: whether to measure although there is a file.
-        settings: of :func:`calibrate`.
+        dtypes: whose rates are needed.
+        again: whether to measure although there are rates.
+        passes: of :func:`calibrate`.
 
     Raises:
         ValueError: the file is of something else, or of another machine, or there are not so many
@@ -275,6 +278,7 @@ def load_or_calibrate(path: Path, threads: int, again: bool = False, **settings:
     """
     if threads > (cores := os.cpu_count() or threads):
         raise ValueError(f"threads={threads}: this machine has {cores}")
+    rates = {}
     if path.exists() and not again:
         machine = Machine.load(path)
         for name, value in environment(threads).items():
@@ -283,8 +287,11 @@ def load_or_calibrate(path: Path, threads: int, again: bool = False, **settings:
                     f"{path} was measured with {name} {machine.about[name]!r:.200}, this is "
                     f"{value!r}; measure this machine with --calibrate"
                 )
-        return machine
+        rates = machine.rates
+        if set(dtypes) <= set(rates):
+            return machine
     path.parent.mkdir(parents=True, exist_ok=True)  # fails before a minute of measuring
-    machine = calibrate(threads, **settings)
+    measured = calibrate(threads, [dtype for dtype in dtypes if dtype not in rates], passes)
+    machine = replace(measured, rates=rates | measured.rates)
     machine.save(path)
     return machine

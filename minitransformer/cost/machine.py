@@ -95,10 +95,10 @@ class Machine:
         return operation.page_fault_bytes * self._rates(operation.dtype)["page faults"].at(())
 
     def _rates(self, dtype: str) -> dict[str, Rate]:
-        """Those of a dtype; integers and masks, which only move, have those of float32."""
+        """Those of a dtype; integers and masks, which only move, have those of any."""
         if dtype not in self.rates and getattr(torch, dtype).is_floating_point:
             raise ValueError(f"dtype={dtype!r} was not measured; these were: {sorted(self.rates)}")
-        return self.rates.get(dtype, self.rates["float32"])
+        return self.rates.get(dtype) or next(iter(self.rates.values()))
 
     def seconds_by_part(self, work: Work) -> dict[str, float]:
         """Predicted seconds of each part that has operations, in the order of `PARTS`."""
@@ -138,9 +138,11 @@ class Machine:
                 dtype: {kind: Rate(**rate) for kind, rate in kinds.items()}
                 for dtype, kinds in content["rates"].items()
             }
-            missing = set(KINDS) - set(rates["float32"])
-            if missing:
-                raise KeyError(min(missing))
+            for kinds in rates.values():
+                if missing := set(KINDS) - set(kinds):
+                    raise KeyError(min(missing))
+            if not rates:
+                raise KeyError("rates")
             about = {name: content["about"][name] for name in ABOUT}
             return cls(rates, int(content["memory"]), about)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -382,14 +384,14 @@ KINDS = {
 
 def calibrate(
     threads: int | None = None,
-    dtypes: Sequence[str] = ("float32", "bfloat16"),
+    dtypes: Sequence[str] = ("float32",),
     passes: int = _PASSES,
 ) -> Machine:
-    """Measure this machine, in about a minute.
+    """Measure this machine, in about a minute for each dtype.
 
     Args:
         threads: of the CPU; by default as many as PyTorch uses.
-        dtypes: that are measured, beside float32.
+        dtypes: that are measured.
         passes: over all kinds and sizes; the median of them counts.
 
     Returns:
@@ -397,7 +399,6 @@ def calibrate(
     """
     from tqdm import tqdm
 
-    dtypes = list(dict.fromkeys(["float32", *dtypes]))
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     generator = torch.get_rng_state()

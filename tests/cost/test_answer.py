@@ -12,6 +12,7 @@ from minitransformer.cost.answer import (
     answer,
     config_of,
     crossover,
+    load_or_calibrate,
     longest_that_fits,
     machine_file,
 )
@@ -106,3 +107,22 @@ def test_well_known_names_have_their_sizes(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert machine_file(2).parent == tmp_path / "minitransformer"
     assert "2-threads" in machine_file(2).name
+
+
+def test_a_dtype_that_a_file_lacks_is_measured_and_added(machine_json, monkeypatch):
+    asked = []
+
+    def calibrate(threads, dtypes, passes):
+        asked.append(list(dtypes))
+        return Machine(dict.fromkeys(dtypes, before.rates["float32"]), 1, environment(1))
+
+    before = Machine.load(machine_json)
+    monkeypatch.setattr(module, "calibrate", calibrate)
+    assert load_or_calibrate(machine_json, 1, ["float32"]) == before
+    both = load_or_calibrate(machine_json, 1, ["float32", "bfloat16"])
+    assert set(both.rates) == {"float32", "bfloat16"}
+    assert load_or_calibrate(machine_json, 1, ["bfloat16"]) == both
+    load_or_calibrate(machine_json, 1, ["float32"], again=True)
+    assert asked == [["bfloat16"], ["float32"]]
+    with pytest.raises(ValueError, match="threads=999: this machine has"):
+        load_or_calibrate(machine_json, 999, ["float32"])
