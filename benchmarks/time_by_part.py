@@ -7,7 +7,7 @@ encoder-decoder, plain and optimized, over texts of 64, 128, 256, ... tokens. Th
 wherever one part of a model hands over to another, forward and backward, so that every moment
 belongs to one part; see :class:`Stopwatch`. Steps that are watched take turns with steps that are
 not, so that the file says how far the sum of the parts is from the whole. What `minitransformer.
-cost` predicts for the plain models stands beside it; the machine's rates are read from --machine,
+cost` predicts stands beside it; the machine's rates are read from --machine,
 and measured in a minute where there is no such file. A table goes to the terminal; DIR gets
 time_by_part_DTYPE.csv, and a picture each of training and inference.
 
@@ -210,7 +210,7 @@ def watched(model: Any, stopwatch: Stopwatch) -> Iterator[None]:
 
 def parts_inside(module: nn.Module, *around: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """The modules inside one, which is inside others, that are of another part than that one."""
-    path = around if isinstance(module, nn.ModuleList) else (*around, module)
+    path = (*around, module)
     for child in module.children():
         part = part_of([*path, child])
         if not isinstance(child, nn.ModuleList) and (not around or part != part_of(path)):
@@ -287,7 +287,7 @@ class Runner:
     def predict(self, step: Step, model: Any) -> dict[str, float]:
         """The seconds of each part by the rates of the machine; none where it does not predict."""
         under_autocast = step.mode == TRAINING and self.dtype != torch.float32
-        if self.machine is None or step.implementation != PLAIN or under_autocast:
+        if self.machine is None or under_autocast:
             return {}
         work = cost.model(
             model.config,
@@ -295,6 +295,7 @@ class Runner:
             length=step.length,
             train=step.mode == TRAINING,
             dtype=str(self.dtype).removeprefix("torch."),
+            implementation="optimized" if step.implementation == OPTIMIZED else "sdpa",
         )
         return self.machine.seconds_by_part(work)
 

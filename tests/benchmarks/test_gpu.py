@@ -101,8 +101,11 @@ def test_goals_are_compared_with_what_was_measured(tmp_path, capsys, monkeypatch
     )
     (tmp_path / "compiled").mkdir()
     write(tmp_path / "compiled" / "training_bfloat16.csv", [full | {"times_best": 1.9}])
-    lengths = [{"length": 16_384, "milliseconds": 1.0}, {"length": 32_768, "reason": "memory"}]
-    write(tmp_path / "attention_cost_bfloat16.csv", lengths)
+    ours = {"implementation": "ours optimized"}
+    attention = [ours | {"length": 16_384, "milliseconds": 1.0}]
+    attention += [ours | {"length": 32_768, "reason": "memory"}]
+    attention += [{"implementation": "flex", "length": 32_768, "milliseconds": 1.0}]
+    write(tmp_path / "attention_cost_bfloat16.csv", attention)
     options = ["--dtype", "bfloat16", "--threads", "1", "--out", str(tmp_path)]
     assert gpu_goals.main(options) == 0
     printed = re.sub(" +", " ", capsys.readouterr().out)

@@ -1,9 +1,9 @@
 """Where the time of a step goes: on made times, and on models so small that theirs mean nothing."""
 
 import argparse
-from collections import Counter
 from contextlib import nullcontext
 from copy import deepcopy
+from itertools import product
 
 import pytest
 import torch
@@ -23,12 +23,14 @@ from benchmarks.time_by_part import (
     Runner,
     Stopwatch,
     cases,
+    infer,
     parts_inside,
     rows_of,
     train,
     watched,
 )
 from minitransformer import optimize
+from minitransformer.fast import is_optimized
 
 
 class Clock:
@@ -55,16 +57,18 @@ class Work(torch.autograd.Function):
         return gradient, None, None
 
 
-class OneSecond:
-    """A machine that needs a second for each operation."""
-
-    def seconds_by_part(self, work):
-        return dict(Counter(operation.part for operation in work.operations))
-
-
 @pytest.fixture(autouse=True)
-def machine(monkeypatch):
-    monkeypatch.setattr(time_by_part, "rates", lambda _: OneSecond())
+def asked(monkeypatch):
+    """Of what a time is predicted: a second for each part."""
+    found = []
+
+    def model(config, *, batch, length, train, dtype, implementation):
+        found.append((type(config), batch, length, train, dtype, implementation))
+
+    machine = argparse.Namespace(seconds_by_part=lambda _: dict.fromkeys(PARTS, 1.0))
+    monkeypatch.setattr(time_by_part, "rates", lambda _: machine)
+    monkeypatch.setattr(time_by_part.cost, "model", model)
+    return found
 
 
 @pytest.fixture
@@ -197,8 +201,16 @@ def test_what_may_not_end_within_the_budget_is_left_out(monkeypatch):
     assert found == [*every, (128, TRAINING, OPTIMIZED), (128, INFERENCE, PLAIN)]
 
 
-def test_a_whole_run(tmp_path, capsys, figures, monkeypatch):
+def test_a_whole_run(tmp_path, capsys, figures, monkeypatch, asked):
     monkeypatch.setitem(time_by_part.QUICK, "longest", 128)
+    seen = []
+    for function in (train, infer):
+
+        def noted(model, *rest, function=function):
+            seen.append((model.training, is_optimized(model)))
+            function(model, *rest)
+
+        monkeypatch.setattr(time_by_part, function.__name__, noted)
     out = tmp_path / "out"
     assert time_by_part.main(["--quick", "--out", str(out), "--threads", "1"]) == 0
     name = "time_by_part_quick_float32"
@@ -212,17 +224,21 @@ def test_a_whole_run(tmp_path, capsys, figures, monkeypatch):
     ]
     keys = ("length", "model", "mode", "implementation")
     assert list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows)) == steps
+    calls = [(mode == TRAINING, side == OPTIMIZED) for *_, mode, side in steps]
+    assert seen == [call for call in calls for _ in range(1 + 2 * 2)]  # both sides in two rounds
+    assert asked == [
+        (SHAPES[model].model_class.config_class, 1, length, mode == TRAINING, "float32", name)
+        for length, model, mode in product((64, 128), SHAPES, MODES)
+        for name in ("sdpa", "optimized")
+    ]
     for step in steps:
         mine = {row["part"]: row for row in rows if tuple(row[key] for key in keys) == step}
         missing = {"loss", "optimizer"} if step[2] == INFERENCE else set()
         assert mine.keys() == {WHOLE, *PARTS} - missing
         shares = sum(row["share"] for part, row in mine.items() if part != WHOLE)
         assert shares == pytest.approx(1, abs=0.1)  # medians of two rounds
-        predicted = [row.pop("predicted_milliseconds", None) for row in mine.values()]
-        if step[3] == PLAIN:
-            assert predicted[0] == sum(predicted[1:]) and min(predicted) >= 1000
-        else:
-            assert set(predicted) == {None}
+        predicted = {part: row["predicted_milliseconds"] for part, row in mine.items()}
+        assert predicted == dict.fromkeys(mine, 1000) | {WHOLE: 1000 * (len(mine) - 1)}
     printed = capsys.readouterr().out
     for word in ("sum / whole", "feed-forward", "predicted"):
         assert word in printed
@@ -234,8 +250,7 @@ def test_a_whole_run(tmp_path, capsys, figures, monkeypatch):
         for panel in panels:
             *_, top = panel.lines
             assert list(top.get_ydata()) == pytest.approx([1, 1])
-            is_plain = "plain" in panel.get_title()
-            assert (top.get_linestyle() == "--") == is_plain  # what was predicted
+            assert top.get_linestyle() == "--"  # what was predicted
             ticks = [label.get_text().split("\n") for label in panel.get_xticklabels()]
             assert [tick[0] for tick in ticks] == ["64", "128"]
-            assert {len(tick) for tick in ticks} == {3 if is_plain else 2}
+            assert {len(tick) for tick in ticks} == {3}  # with the time and the error
