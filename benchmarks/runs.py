@@ -84,7 +84,7 @@ def rates(arguments: argparse.Namespace) -> cost.Machine | None:
     if arguments.device != "cpu":
         return None
     file = arguments.machine or arguments.out / f"machine{'_quick' * arguments.quick}.json"
-    passes = 1 if arguments.quick else 3
+    passes = 2 if arguments.quick else 5
     return load_or_calibrate(file, arguments.threads, [arguments.dtype], passes=passes)
 
 

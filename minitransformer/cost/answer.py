@@ -261,7 +261,7 @@ def machine_file(threads: int) -> Path:
 
 
 def load_or_calibrate(
-    path: Path, threads: int, dtypes: Sequence[str], *, again: bool = False, passes: int = 3
+    path: Path, threads: int, dtypes: Sequence[str], *, again: bool = False, passes: int = 5
 ) -> Machine:
     """The rates in a file; those of this machine that it lacks are measured and written to it.
 

@@ -17,7 +17,6 @@ from functools import cache, partial
 from itertools import cycle, product
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,8 @@ from minitransformer.files import atomic_directory, read_json
 _BEYOND_CACHE = 2**27  # bytes
 _SHORTEST = 0.004  # seconds; a shorter call is repeated
 _LONG = 0.1  # seconds; a longer one is not repeated
-_PASSES = 3  # over all kinds, so that what else the machine does meanwhile spreads over all of them
+# Over all kinds, so that what else the machine does meanwhile spreads over all of them.
+_PASSES = 5
 
 
 @dataclass(frozen=True)
@@ -392,7 +392,7 @@ def calibrate(
     Args:
         threads: of the CPU; by default as many as PyTorch uses.
         dtypes: that are measured.
-        passes: over all kinds and sizes; the median of them counts.
+        passes: over all kinds and sizes; the shortest time counts, which was disturbed least.
 
     Returns:
         Its rates.
@@ -421,7 +421,7 @@ def calibrate(
                 kind: Rate(
                     [list(map(float, axis)) for axis in KINDS[kind].axes],
                     np.reshape(
-                        [median(times[dtype, kind, s]) for s in product(*KINDS[kind].axes)],
+                        [min(times[dtype, kind, s]) for s in product(*KINDS[kind].axes)],
                         [len(axis) for axis in KINDS[kind].axes],
                     ).tolist(),
                 )
