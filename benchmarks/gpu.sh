@@ -66,13 +66,13 @@ benchmark training_compiled 90 training --cases full-50k --settings best \
     --compile-theirs full-50k --batch-size "$sequences" --dropout 0.1 --out "$OUT/compiled"
 benchmark generation 80 generation --cases "${texts[@]}" --compile-theirs
 # Without FlexAttention, whose kernels are compiled for longer than all others take.
-benchmark attention_cost 75 attention_cost "${lengths[@]}" \
+benchmark attention_cost 70 attention_cost "${lengths[@]}" \
     --sweeps "fixed batch" "fixed tokens" \
     --implementations "no attention" "ours eager" "ours sdpa" "ours optimized" \
     "sdpa: flash" "sdpa: efficient" "sdpa: cudnn" varlen_attn \
     "transformers eager" "transformers sdpa" \
     "ours sdpa, padded" "ours optimized, unpadded" "transformers sdpa, padded"
-step report 10 "$PYTHON" -m benchmarks.report "$OUT"
+step report 25 "$PYTHON" -m benchmarks.report "$OUT"
 benchmark goals 20 gpu_goals
 
 echo "took $SECONDS s; results are in $OUT"
