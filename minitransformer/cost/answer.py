@@ -58,6 +58,9 @@ class Question:
         task: "train" (a step), "decode" (a token) or "read" (a forward pass).
         dtype: "float32" or "bfloat16".
         attention: "eager", "sdpa", or "optimized".
+
+    Raises:
+        ValueError: there are more tokens than can be counted.
     """
 
     config: Config
@@ -66,6 +69,11 @@ class Question:
     task: str = "read"
     dtype: str = "float32"
     attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        for name, limit in (("batch", 2**20), ("length", 2**18)):
+            if (value := getattr(self, name)) > limit:
+                raise ValueError(f"{name}={value:,} is too large; at most {limit:,} are counted")
 
     def work(self, length: int) -> Work:
         """Its operations for another length."""
@@ -247,7 +255,7 @@ def longest_that_fits(lengths: Sequence[int], sizes: Sequence[float], memory: fl
     Memory is a polynomial of the length, of the second degree where a mask or the weights of
     attention are kept. The three greatest lengths determine it.
     """
-    bytes_of = np.poly1d(np.polyfit(lengths[-3:], sizes[-3:], 2))
+    bytes_of = np.poly1d(np.polyfit(lengths[-3:], [float(size) for size in sizes[-3:]], 2))
     longest = bisect_right(range(1, _LONGEST), memory, key=bytes_of)
     digits = 10 ** max(0, len(str(longest)) - 3)
     return longest // digits * digits

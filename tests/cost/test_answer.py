@@ -91,6 +91,7 @@ def test_the_command_answers_in_json(machine_json, capsys):
     "arguments, message",
     [
         (["--model", "bert-base-uncased", "--decode"], "decodes no tokens: it is an encoder"),
+        (["--batch", "1000000000"], "batch=1,000,000,000 is too large"),
         (["--threads", "2"], "was measured with threads 1, this is 2; measure this machine"),
     ],
 )
