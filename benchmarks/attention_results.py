@@ -49,9 +49,8 @@ COLOURS = {
     "ours sdpa, padded": "cornflowerblue",
     "transformers sdpa, padded": "tab:brown",
 }
-# What is predicted, and what is measured; the share of rows whose error is below is published.
+# What is predicted, and what is measured.
 PREDICTED = {"predicted_milliseconds": TIME, "predicted_megabytes": MEMORY}
-SMALL_ERROR = 0.3
 
 
 def timed(frame: pd.DataFrame) -> pd.DataFrame:
