@@ -195,6 +195,7 @@ def test_what_is_calibrated_is_what_is_traced(kind):
         amounts.append(amount)
         return call
 
+    machine._weights.cache_clear()  # real ones
     with torch.set_grad_enabled("backward" in kind):
         work = trace(build)
     machine._weights.cache_clear()  # it holds fake tensors now

@@ -108,7 +108,7 @@ def test_a_dtype_that_is_slower_than_float32_is_warned_of_once(answers):
         optimize(nn.Linear(2, 2))
         optimize(nn.Linear(2, 2, dtype=torch.float16))
         optimize(nn.Linear(2, 2, dtype=torch.bfloat16, device="meta"))
-    message = "^torch.bfloat16 is 4.0 times as slow as torch.float32 .*dtype=torch.float32"
+    message = "^torch.bfloat16 takes 4.0 times as long as torch.float32 .*dtype=torch.float32"
     with pytest.warns(UserWarning, match=message) as warned:
         for _ in range(2):
             optimize(nn.Linear(2, 2, dtype=torch.bfloat16))
