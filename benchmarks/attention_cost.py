@@ -55,7 +55,7 @@ from benchmarks.attention_sides import (
     Weights,
 )
 from benchmarks.measuring import DTYPES, Call, LocalWorker, ratios, spread
-from benchmarks.runs import Case, Row, Run, benchmark_parser, rates, start
+from benchmarks.runs import Case, Row, Run, benchmark_parser, fill_in, rates, start
 from minitransformer import cost
 from minitransformer.arguments import Parser, positive
 
@@ -141,7 +141,7 @@ class Job:
     predicted: tuple[float, int] | None = None  # seconds and bytes
 
     @property
-    def a_round(self) -> float:
+    def round_seconds(self) -> float:
         """Seconds that a round takes; 0 if it takes no turns."""
         return 0.0 if self.is_long else sum(self.seconds) * self.repeats
 
@@ -186,14 +186,14 @@ class Timer:
                 begin = perf_counter()
                 try_out(job, point, tokens, self.weights.dropout)
                 job.spent = perf_counter() - begin
-                left -= job.spent + job.a_round
+                left -= job.spent + job.round_seconds
             if job.results and job.implementation.name != NO_ATTENTION:
                 check_same(job, first.setdefault(job.layout.lengths, job), point)
             if first.get(job.layout.lengths) is not job:
                 job.results = []
         able = [job for job in jobs if not (job.reason or job.is_long)]
-        a_round = sum(job.a_round for job in able)
-        rounds = min(self.rounds, 1 + int(max(0.0, left) / a_round)) if able else 0
+        round_seconds = sum(job.round_seconds for job in able)
+        rounds = min(self.rounds, 1 + int(max(0.0, left) / round_seconds)) if able else 0
         workers = [LocalWorker(job.call, self.weights.device, job.repeats) for job in able]
         for job, seconds in zip(able, measuring.take_turns(workers, rounds), strict=True):
             job.seconds = seconds
@@ -260,7 +260,7 @@ def row_of(job: Job, jobs: Sequence[Job]) -> Row:
 
 def parser() -> Parser:
     """The options."""
-    made = benchmark_parser("attention_cost", str(__doc__).split("\n")[0])
+    made = benchmark_parser("attention_cost", str(__doc__).split("\n")[0], predicts=True)
     names = [implementation.name for implementation in IMPLEMENTATIONS]
     add = made.add_argument
     add("--causal", action="store_true", help="no token sees what comes after it")
@@ -289,9 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
-    for option, value in (QUICK if arguments.quick else USUAL).items():
-        if getattr(arguments, option) is None:
-            setattr(arguments, option, value)
+    fill_in(arguments, USUAL, QUICK)
     if arguments.device == "cpu":
         limit_memory()
     name = f"attention_cost{'_quick' * arguments.quick}_{arguments.dtype}"

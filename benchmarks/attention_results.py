@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.formulas import crossing, equal_length, exponent
+from benchmarks.formulas import equal_length, exponent
 from benchmarks.pictures import annotate, draw_line
 from benchmarks.report import cells, machine, printed
 from benchmarks.runs import Row, read
+from minitransformer.cost.answer import crossing
 from train.metrics import new_figure
 
 ATTENTION, LAYER = "attention alone", "whole layer"

@@ -49,7 +49,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.pictures import annotate, draw_line, quartiles
 from benchmarks.report import cells, machine, printed
-from benchmarks.runs import Case, Row, Run, benchmark_parser, rates, read, records, start
+from benchmarks.runs import Case, Row, Run, benchmark_parser, fill_in, rates, read, records, start
 from minitransformer import cost, from_pretrained, optimize
 from minitransformer.arguments import positive
 from minitransformer.cost.workloads import build_model
@@ -213,7 +213,7 @@ def _memory(tensor: Tensor) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit status."""
-    parser = benchmark_parser("decoding", str(__doc__).split("\n")[0])
+    parser = benchmark_parser("decoding", str(__doc__).split("\n")[0], predicts=True)
     add: Any = parser.add_argument
     add("--batches", type=positive, nargs="+", default=[1, 8, 32], help="sequences")
     add("--longest", type=positive, help="tokens in the cache, of all sequences together")
@@ -225,9 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
-    for option, value in (QUICK if arguments.quick else USUAL).items():
-        if getattr(arguments, option, None) is None:
-            setattr(arguments, option, value)
+    fill_in(arguments, USUAL, QUICK)
     sizes = QUICK_SIZES if arguments.quick else SIZES
     settings: Row = {"dtype": arguments.dtype, **sizes, "rounds": arguments.rounds}
     name = f"decoding{'_quick' * arguments.quick}_{arguments.dtype}"

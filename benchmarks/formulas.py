@@ -37,23 +37,6 @@ def exponent(lengths: Sequence[float], costs: Sequence[float]) -> tuple[float, f
     return slope, float(np.corrcoef(across, up)[0, 1] ** 2)
 
 
-def crossing(
-    lengths: Sequence[float], rising: Sequence[float], other: Sequence[float]
-) -> tuple[float, float] | None:
-    """Length and cost where one curve overtakes another for good, between points as power laws.
-
-    None where the rising one is below at the last point, or above at every point.
-    """
-    across, up = np.log(lengths), np.log(rising)
-    gaps = up - np.log(other)
-    below = np.flatnonzero(gaps < 0)
-    if not len(below) or below[-1] == len(gaps) - 1:
-        return None
-    here = slice(below[-1], below[-1] + 2)
-    place = np.interp(0, gaps[here], across[here])
-    return float(np.exp(place)), float(np.exp(np.interp(place, across, up)))
-
-
 def bytes_per_step(model: LanguageModel, size: int, *, tokens: float, source: float = 0) -> float:
     """What has to be read to decode one token of every sequence.
 

@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def measure_loading(
 
 def load(side: str, checkpoint: Checkpoint, directory: Path, dtype: str, device: str) -> Any:
     """A model of either side."""
-    library = __import__("transformers" if side == THEIRS else "minitransformer")
+    library = import_module("transformers" if side == THEIRS else "minitransformer")
     model_class = getattr(library, checkpoint.class_name)
     return model_class.from_pretrained(directory, dtype=DTYPES[dtype]).to(device)
 

@@ -22,6 +22,7 @@ from benchmarks.measuring import DTYPES
 from minitransformer import cost
 from minitransformer.arguments import Parser, device, positive
 from minitransformer.cost.answer import load_or_calibrate
+from minitransformer.cost.machine import processor_name
 from minitransformer.files import atomic_directory
 from minitransformer.version import __version__
 from train.arguments import run_job
@@ -31,8 +32,8 @@ from train.metrics import try_to_draw
 Row = dict[str, Any]
 
 
-def benchmark_parser(module: str, description: str) -> Parser:
-    """A parser with the options that every benchmark has."""
+def benchmark_parser(module: str, description: str, *, predicts: bool = False) -> Parser:
+    """A parser with the options that every benchmark has, or every one that predicts its times."""
     parser = Parser(prog=f"python -m benchmarks.{module}", description=description)
     threads = torch.get_num_threads()
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
@@ -40,7 +41,8 @@ def benchmark_parser(module: str, description: str) -> Parser:
     parser.add_argument("--threads", type=positive, default=threads, help="of the CPU")
     parser.add_argument("--quick", action="store_true", help="small models, to see that it works")
     parser.add_argument("--resume", action="store_true", help="continue the run stopped in --out")
-    parser.add_argument("--machine", type=Path, help="its rates; by default OUT/machine.json")
+    if predicts:
+        parser.add_argument("--machine", type=Path, help="its rates; by default OUT/machine.json")
     parser.add_argument("--out", type=Path, required=True, help="directory of the results")
     return parser
 
@@ -60,6 +62,13 @@ def start(
         return 0
 
     return run_job(job)
+
+
+def fill_in(arguments: argparse.Namespace, usual: Row, quick: Row) -> None:
+    """Give options that the command line leaves out their usual values, or those of `--quick`."""
+    for option, value in (quick if arguments.quick else usual).items():
+        if getattr(arguments, option, None) is None:
+            setattr(arguments, option, value)
 
 
 def prepare_transformers() -> None:
@@ -168,7 +177,7 @@ def environment(device: str) -> Row:
     """What the numbers depend on beside the command line."""
     return {
         "commit": _commit(),
-        "device": _processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": processor_name() if device == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "minitransformer": __version__,  # what is installed may be of another day
         **{name: version(name) for name in ("torch", "transformers")},
@@ -203,11 +212,3 @@ def _commit() -> str:
         return subprocess.check_output(command, cwd=Path(__file__).parent, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _processor() -> str:
-    """The name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

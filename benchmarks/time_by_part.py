@@ -39,15 +39,15 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.batches import FIRST_WORD, Batch, masked_batch
 from benchmarks.measuring import DTYPES, LocalWorker, spread, take_turns
 from benchmarks.report import cells, machine, printed
-from benchmarks.runs import Case, Row, Run, benchmark_parser, rates, read, start
+from benchmarks.runs import Case, Row, Run, benchmark_parser, fill_in, rates, read, start
 from minitransformer import cost, optimize
 from minitransformer.arguments import Parser, positive
-from minitransformer.cost.operations import part_of
+from minitransformer.cost.operations import part_of, tensors_in
 from minitransformer.fast import restore
 from minitransformer.models.base import Seq2SeqLM
 from minitransformer.models.gpt2 import GPT2LMHeadModel
@@ -56,7 +56,7 @@ from minitransformer.models.t5 import T5ForConditionalGeneration
 from train.metrics import new_figure
 from train.optimizer import build_optimizer
 
-Border = Callable[..., None]
+Boundary = Callable[..., None]
 
 PARTS = {  # from the bottom of a picture to its top, with their colours
     "attention": "tab:red",
@@ -103,8 +103,8 @@ SHAPES = {
 LEARNING_RATE = 5e-5
 
 SHORTEST = 64  # tokens, to begin with
-LONGEST_CASE = 40.0  # seconds of a case's rounds: the slower a step, the fewer, but one
-GROWTH = 4  # from one length to the next no step takes more times as long
+LONGEST_CASE = 40.0  # seconds of a case's rounds: the slower a step, the fewer; at least one
+GROWTH = 4  # twice the length makes no step more than 4 times as slow
 # What is measured unless the command line says otherwise, usually and with --quick.
 USUAL: dict[str, Any] = {"longest": 4096, "rounds": 3, "budget": 30.0}
 QUICK: dict[str, Any] = {"longest": 256, "rounds": 2, "budget": 0.6}
@@ -114,14 +114,14 @@ ROOM_FOR_NAME = 0.06  # of a panel's height
 class Stopwatch:
     """Gives every moment of a step to one part.
 
-    The clock is read at borders: at the begin and the end of a module's forward, and in the
-    backward pass at each node of the autograd graph. The time since the last border belongs to the
-    part that worked until now. A node belongs to the part that made it: at a border, the nodes
-    behind the tensors that pass it and that have no part yet. The sum of two gradients belongs to
-    the part that computed the later one. What the stopwatch itself takes belongs to none.
+    The clock is read at boundaries: at the start and the end of a module's forward, and in the
+    backward pass at each node of the autograd graph. The time since the last boundary belongs to
+    the part that worked until now. At each boundary, the nodes behind the tensors that pass it and
+    that have no part yet get the part that just worked. The sum of two gradients belongs to the
+    part that computed the later one. What the stopwatch itself takes belongs to none.
 
     All this holds where one thread runs one operation after the other, as on a CPU; on a GPU every
-    border waits until it is idle.
+    boundary waits until it is idle.
 
     Attributes:
         part: the one that works.
@@ -143,7 +143,7 @@ class Stopwatch:
         self.part = part
         self._since = self._now()
 
-    def border(self, part: str, passing: Any = None) -> None:
+    def boundary(self, part: str, passing: Any = None) -> None:
         """From now on another part works.
 
         Args:
@@ -162,16 +162,16 @@ class Stopwatch:
         self.start(part)
 
     def _begin_node(self, part: str, _gradients: Any) -> None:
-        self.border(part)
+        self.boundary(part)
 
     def watching(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """The function with a border before it and one after it."""
+        """The function with a boundary before it and one after it."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             before = self.part
-            self.border(part, (args, kwargs))
+            self.boundary(part, (args, kwargs))
             result = function(*args, **kwargs)
-            self.border(before, result)
+            self.boundary(before, result)
             return result
 
         watched.computes_the_same = True  # type: ignore[attr-defined]  # an optimized model asks
@@ -183,28 +183,19 @@ class Stopwatch:
         return self._clock()
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors among the arguments or the results of a function."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
-
-
 @contextmanager
 def watched(model: Any, stopwatch: Stopwatch) -> Iterator[None]:
     """Within the block, a model whose parts are those of the stopwatch."""
-    borders = [(module, "forward", part) for module, part in parts_inside(model)]
+    boundaries = [(module, "forward", part) for module, part in parts_inside(model)]
     # What has a name of its own: a head that is no module, an encoder that selects its outputs.
-    borders += [(model, "logits", "head"), (model.backbone, "run", "embeddings")]
-    borders = [border for border in borders if hasattr(border[0], border[1])]
-    for module, name, part in borders:
+    boundaries += [(model, "logits", "head"), (model.backbone, "run", "embeddings")]
+    boundaries = [boundary for boundary in boundaries if hasattr(boundary[0], boundary[1])]
+    for module, name, part in boundaries:
         setattr(module, name, stopwatch.watching(getattr(module, name), part))
     try:
         yield
     finally:
-        for module, name, _ in borders:
+        for module, name, _ in boundaries:
             delattr(module, name)
 
 
@@ -223,7 +214,7 @@ class Step:
     """What is timed.
 
     Attributes:
-        length: T, of one text; an encoder-decoder writes as many tokens as it reads.
+        length: T, of one text; of an encoder-decoder, of source and target.
         model: of :data:`SHAPES`.
         mode, implementation: of :data:`MODES` and :data:`IMPLEMENTATIONS`.
     """
@@ -263,7 +254,7 @@ class Runner:
         (optimize if step.implementation == OPTIMIZED else restore)(model)
         batch = make_batch(model, step.length, step.mode == TRAINING)
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        call: Callable[[Border], None] = partial(infer, model, batch)
+        call: Callable[[Boundary], None] = partial(infer, model, batch)
         if step.mode == TRAINING:
             call = partial(train, model, optimizer, batch, self.dtype)
         found: list[dict[str, float]] = []
@@ -272,11 +263,11 @@ class Runner:
             stopwatch = Stopwatch(self.device)
             with watched(model, stopwatch):
                 stopwatch.start("loss" if step.mode == TRAINING else "head")
-                call(stopwatch.border)
+                call(stopwatch.boundary)
             found.append(stopwatch.seconds)
 
         workers = [
-            LocalWorker(partial(call, no_border), self.device),
+            LocalWorker(partial(call, no_boundary), self.device),
             LocalWorker(watch, self.device),
         ]
         first = workers[0].seconds()
@@ -300,30 +291,30 @@ class Runner:
         return self.machine.seconds_by_part(work)
 
 
-def train(model: Any, optimizer: Any, batch: Batch, dtype: torch.dtype, border: Border) -> None:
+def train(model: Any, optimizer: Any, batch: Batch, dtype: torch.dtype, boundary: Boundary) -> None:
     """A step of training: forward, backward, AdamW and zero_grad."""
     autocast: AbstractContextManager[Any] = nullcontext()
     if dtype != torch.float32:
         autocast = torch.autocast(batch["input_ids"].device.type, dtype)
     with autocast:
         loss = model.loss(**batch)
-    border("loss", loss)
+    boundary("loss", loss)
     loss.backward()
-    border("optimizer")
+    boundary("optimizer")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    border("optimizer")
+    boundary("optimizer")
 
 
 @torch.inference_mode()
-def infer(model: Any, batch: Batch, border: Border) -> None:
+def infer(model: Any, batch: Batch, boundary: Boundary) -> None:
     """A forward pass, which scores the vocabulary at every token."""
     model(**batch)
-    border("head")
+    boundary("head")
 
 
-def no_border(part: str, passing: Any = None) -> None:
-    """Nobody watches."""
+def no_boundary(part: str, passing: Any = None) -> None:
+    """A boundary at which no clock is read."""
 
 
 def make_batch(model: Any, length: int, with_labels: bool) -> Batch:
@@ -366,7 +357,7 @@ def rows_of(
 
 def parser() -> Parser:
     """The options."""
-    made = benchmark_parser("time_by_part", str(__doc__).split("\n")[0])
+    made = benchmark_parser("time_by_part", str(__doc__).split("\n")[0], predicts=True)
     add = made.add_argument
     add("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="of all")
     add("--longest", type=positive, help="length to end with, unless the budget does before")
@@ -382,9 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
-    for option, value in (QUICK if arguments.quick else USUAL).items():
-        if getattr(arguments, option) is None:
-            setattr(arguments, option, value)
+    fill_in(arguments, USUAL, QUICK)
     name = f"time_by_part{'_quick' * arguments.quick}_{arguments.dtype}"
     run = Run(arguments, name, {"dtype": arguments.dtype, "rounds": arguments.rounds})
     run.measure(cases(arguments, Runner(arguments), run.rows), table, draw)
@@ -465,7 +454,7 @@ def draw(directory: Path, name: str) -> None:
 
 
 def draw_shares(axes: Any, rows: pd.DataFrame) -> None:
-    """A band for each part, with its name where it is widest; dashed, the predicted borders."""
+    """A band for each part, with its name where it is widest; dashed, the predicted boundaries."""
     parts = rows[rows["part"] != WHOLE].set_index(["part", "length"])
     tops = stacked(parts["milliseconds"])
     lengths, bottom = tops.columns.to_numpy(), 0 * tops.iloc[0]
@@ -495,7 +484,7 @@ def draw_shares(axes: Any, rows: pd.DataFrame) -> None:
 
 
 def stacked(milliseconds: pd.Series) -> pd.DataFrame:
-    """The upper borders of the bands: a line a part, a column a length, the highest 1."""
+    """The upper boundaries of the bands: a line a part, a column a length, the highest 1."""
     table = milliseconds.unstack("length")
     table = table.reindex([part for part in PARTS if part in table.index])
     return (table / table.sum()).cumsum()

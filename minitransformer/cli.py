@@ -681,7 +681,9 @@ def _cost(arguments: Namespace) -> int:
     machine = cost.load_or_calibrate(path, threads, [arguments.dtype], again=arguments.calibrate)
     found = cost.answer(question, machine)
     if arguments.json:
-        print(json.dumps({**asdict(found), "machine": machine.about}, indent=2))
+        rows = [row._asdict() for row in found.rows]
+        document = {**asdict(found), "rows": rows, "machine": machine.about}
+        print(json.dumps(document, indent=2))
     else:
         print(cost.describe(question, found, machine))
     return 0

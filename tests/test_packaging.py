@@ -1,5 +1,6 @@
 """What `pip install` brings: everything that the README shows works from any directory."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import minitransformer
 
 ROOT = Path(__file__).parents[1]
 INSTALLED = ("minitransformer", "train")
@@ -98,3 +101,12 @@ minitransformer.cli.main(["train", "mlm", "--help"])
     assert all(path.startswith(str(installed)) for path in lines[3].split())
     assert lines[4] == "False"
     assert lines[5].startswith("usage: minitransformer train mlm ")
+
+
+def test_every_import_of_the_stub_is_a_name_of_the_package():
+    """The stub is read by a regular expression, which must not miss one."""
+    stub = ROOT / "minitransformer" / "__init__.pyi"
+    imports = ast.parse(stub.read_text(encoding="utf-8")).body
+    aliases = [alias for node in imports for alias in getattr(node, "names", [])]
+    names = {alias.name for alias in aliases if alias.asname}  # others, such as Any, are its own
+    assert names == set(minitransformer.__all__)

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,6 +95,15 @@ class Question:
             return sum(parameter.numel() for parameter in built.parameters())
 
 
+class Row(NamedTuple):
+    """What a length costs: seconds, bytes, and attention's share of the seconds."""
+
+    length: int
+    seconds: float
+    bytes: float
+    attention: float
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a question costs on a machine.
@@ -108,7 +117,7 @@ class Answer:
         parts: seconds of each part of the model.
         kinds: seconds of each kind of operation, the longest first.
         flops: of matrix products and attention kernels.
-        rows: (T, seconds, bytes, share of attention) for each of :data:`LENGTHS` and T itself.
+        rows: of each of :data:`LENGTHS` and of T itself.
         crossover: the T from which on attention takes longer than all the rest; None: beyond the
             longest of the rows.
         longest: the largest T whose memory the machine has, to three digits.
@@ -122,7 +131,7 @@ class Answer:
     parts: dict[str, float]
     kinds: dict[str, float]
     flops: float
-    rows: list[tuple[int, float, float, float]]
+    rows: list[Row]
     crossover: float | None
     longest: int
 
@@ -135,27 +144,30 @@ def answer(question: Question, machine: Machine) -> Answer:
         length: question.work(length)
         for length in tqdm(sorted({*LENGTHS, question.length}), "counting", leave=False)
     }
-    rows = []
-    for length, work in works.items():
-        parts = machine.seconds_by_part(work)
-        seconds = sum(parts.values())
-        share = parts.get("attention", 0) / seconds
-        rows.append((length, seconds, memory_of(work), share))
-    lengths, work = list(works), works[question.length]
-    seconds = machine.seconds(work)
+    parts = [machine.seconds_by_part(work) for work in works.values()]
+    attention = [found.get("attention", 0.0) for found in parts]
+    rest = [sum(found.values()) - mine for found, mine in zip(parts, attention, strict=True)]
+    rows = [
+        Row(length, mine + other, memory_of(work), mine / (mine + other))
+        for (length, work), mine, other in zip(works.items(), attention, rest, strict=True)
+    ]
+    here = sorted(works).index(question.length)
+    overtakes = crossing(list(works), attention, rest)
+    if overtakes is None and attention[-1] > rest[-1]:  # at every length
+        overtakes = rows[0].length, attention[0]
     done = question.batch * (1 if question.task == "decode" else question.length)
     return Answer(
-        seconds=seconds,
-        tokens_per_second=done / seconds,
-        peak_bytes=memory_of(work),
+        seconds=rows[here].seconds,
+        tokens_per_second=done / rows[here].seconds,
+        peak_bytes=rows[here].bytes,
         memory=machine.memory,
         parameters=question.num_parameters(),
-        parts=machine.seconds_by_part(work),
-        kinds=machine.seconds_by_kind(work),
-        flops=work.flops,
+        parts=parts[here],
+        kinds=machine.seconds_by_kind(works[question.length]),
+        flops=works[question.length].flops,
         rows=rows,
-        crossover=crossover(lengths, [row[3] for row in rows]),
-        longest=longest_that_fits(lengths, [row[2] for row in rows], machine.memory),
+        crossover=None if overtakes is None else overtakes[0],
+        longest=longest_that_fits(list(works), [row.bytes for row in rows], machine.memory),
     )
 
 
@@ -195,9 +207,9 @@ def describe(question: Question, found: Answer, machine: Machine) -> str:
         f"{'tokens':>10} {'time':>10} {'memory':>10} {'attention':>10}",
     ]
     lines += [
-        f"{length:>10,} {_time(seconds):>10} {size / 1e9:>7,.2f} GB {share:>10.0%}"
-        + "   does not fit" * (size > found.memory)
-        for length, seconds, size, share in found.rows
+        f"{row.length:>10,} {_time(row.seconds):>10} {row.bytes / 1e9:>7,.2f} GB "
+        f"{row.attention:>10.0%}" + "   does not fit" * (row.bytes > found.memory)
+        for row in found.rows
     ]
     limit = getattr(question.config, "max_sequence_length", None)
     if limit is not None and question.length > limit:
@@ -220,8 +232,8 @@ def _shares(times: Mapping[str, float]) -> str:
 
 def _crossover(found: Answer) -> str:
     if found.crossover is None:
-        return f"takes less time than all the rest up to {found.rows[-1][0]:,} tokens"
-    if found.crossover == found.rows[0][0]:
+        return f"takes less time than all the rest up to {found.rows[-1].length:,} tokens"
+    if found.crossover == found.rows[0].length:
         return "takes longer than all the rest at every length below"
     return f"takes longer than all the rest from about {found.crossover:,.0f} tokens on"
 
@@ -237,16 +249,21 @@ def config_of(name: str) -> Config:
     return Config.from_pretrained(name)
 
 
-def crossover(lengths: Sequence[int], shares: Sequence[float]) -> float | None:
-    """The length from which on attention takes more than half; None: beyond the last."""
-    above = [share > 0.5 for share in shares]
-    if not above[-1]:
+def crossing(
+    lengths: Sequence[float], rising: Sequence[float], other: Sequence[float]
+) -> tuple[float, float] | None:
+    """Length and cost where one curve overtakes another for good, between points as power laws.
+
+    None where the rising one is below at the last point, or above at every point.
+    """
+    across, up = np.log(lengths), np.log(rising)
+    gaps = up - np.log(other)
+    below = np.flatnonzero(gaps < 0)
+    if not len(below) or below[-1] == len(gaps) - 1:
         return None
-    first = len(above) - above[::-1].index(False) if False in above else 0
-    if not first:
-        return float(lengths[0])
-    near = slice(first - 1, first + 1)
-    return float(np.exp(np.interp(0.5, shares[near], np.log(lengths[near]))))
+    here = slice(below[-1], below[-1] + 2)
+    place = np.interp(0, gaps[here], across[here])
+    return float(np.exp(place)), float(np.exp(np.interp(place, across, up)))
 
 
 def longest_that_fits(lengths: Sequence[int], sizes: Sequence[float], memory: float) -> int:

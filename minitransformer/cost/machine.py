@@ -270,11 +270,11 @@ def _attention_backward(
     return call, heads * length**2
 
 
-def _numbers(
-    function: Callable[[Tensor], Callable[[], object]], dtype: torch.dtype, number: int
+def _rowwise(
+    function: Callable[[Tensor], Callable[[], object]], dtype: torch.dtype, elements: int
 ) -> tuple[Callable[[], object], float]:
-    """A function of so many numbers, in rows of 512."""
-    return function(_matrix(dtype, max(1, number // 512), min(number, 512))), number
+    """A function of a tensor with rows of 512 elements."""
+    return function(_matrix(dtype, max(1, elements // 512), min(elements, 512))), elements
 
 
 def _elementwise(dtype: torch.dtype, moved: int) -> tuple[Callable[[], object], float]:
@@ -366,14 +366,14 @@ KINDS = {
     "attention kernel": Kind(_attention, [_HEAD_SIZES, _LENGTHS]),
     "attention kernel (backward)": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
     "attention of one query": Kind(_attention_of_one_query, [[2**16, 2**20, 2**23, 2**26]]),
-    "softmax": Kind(partial(_numbers, _softmax), [_FEW_TO_MANY]),
-    "softmax (backward)": Kind(partial(_numbers, _softmax_backward), [_FEW_TO_MANY]),
-    "gelu": Kind(partial(_numbers, _gelu), [_FEW_TO_MANY]),
-    "gelu (backward)": Kind(partial(_numbers, _gelu_backward), [_FEW_TO_MANY]),
-    "norm": Kind(partial(_numbers, _norm), [_FEW_TO_MANY]),
-    "norm (backward)": Kind(partial(_numbers, _norm_backward), [_FEW_TO_MANY]),
-    "random": Kind(partial(_numbers, _random), [_FEW_TO_MANY]),
-    "random (16 bits)": Kind(partial(_numbers, _random_bits), [_FEW_TO_MANY]),
+    "softmax": Kind(partial(_rowwise, _softmax), [_FEW_TO_MANY]),
+    "softmax (backward)": Kind(partial(_rowwise, _softmax_backward), [_FEW_TO_MANY]),
+    "gelu": Kind(partial(_rowwise, _gelu), [_FEW_TO_MANY]),
+    "gelu (backward)": Kind(partial(_rowwise, _gelu_backward), [_FEW_TO_MANY]),
+    "norm": Kind(partial(_rowwise, _norm), [_FEW_TO_MANY]),
+    "norm (backward)": Kind(partial(_rowwise, _norm_backward), [_FEW_TO_MANY]),
+    "random": Kind(partial(_rowwise, _random), [_FEW_TO_MANY]),
+    "random (16 bits)": Kind(partial(_rowwise, _random_bits), [_FEW_TO_MANY]),
     "elementwise": Kind(_elementwise, [[2**8, 2**14, 2**18, 2**22, 2**24, 2**26]]),
     "transposed copy": Kind(_transposed_copy, [[2**14, 2**18, 2**22, 2**24, 2**26]]),
     "view": Kind(_view, []),

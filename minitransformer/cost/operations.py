@@ -179,8 +179,8 @@ class _Recorder(TorchDispatchMode):
         if name.startswith("prim::"):
             return result
         read = {key: value for key, value in (kwargs or {}).items() if key != "out"}
-        inputs = list(_tensors((args, read)))
-        outputs = list(_tensors(result))
+        inputs = list(tensors_in((args, read)))
+        outputs = list(tensors_in(result))
         if not outputs:
             return result
         new = [size for output in outputs if (size := self._follow(output, inputs))]
@@ -248,15 +248,15 @@ def part_of(modules: Sequence[nn.Module]) -> str:
     return "embeddings" if is_backbone else "head"
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """All tensors in arguments or results."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _describe(
@@ -281,12 +281,12 @@ def _describe(
     if name in _ATTENTION_KERNELS:
         return found | _attention_kernel(name, args, inputs)
     if name == "random_":  # 64 bits are those of four elements
-        numbers = 4 * first.numel()
-        return found | {"kind": "random (16 bits)", "amount": numbers, "size": (numbers,)}
-    if name in _BY_NUMBERS:
+        elements = 4 * first.numel()
+        return found | {"kind": "random (16 bits)", "amount": elements, "size": (elements,)}
+    if name in _BY_ELEMENTS:
         # The gradient of a softmax has the shape of what it gets, a norm gives mean and deviation.
         return found | {
-            "kind": _BY_NUMBERS[name],
+            "kind": _BY_ELEMENTS[name],
             "amount": first.numel(),
             "size": (first.numel(),),
         }
@@ -341,7 +341,7 @@ _ATTENTION_KERNELS = {
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention_for_cpu_backward",
 }
-_BY_NUMBERS = {
+_BY_ELEMENTS = {
     "_softmax": "softmax",
     "_safe_softmax": "softmax",
     "_log_softmax": "softmax",

@@ -223,15 +223,15 @@ def _optimized_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """What attention is in a model after `optimize`, for sequences without padding.
 
-    A mask is a triangle then, or lets a single query see everything.
+    A mask is then a triangle, or hides nothing.
     """
+    is_causal = mask is not None and 1 < query.shape[2] == key.shape[2] == mask.shape[-2]
+    mask = mask if is_causal else None
     if bias is not None:
         return sdpa_attention(query, key, value, mask, bias, scale, dropout)
     if dropout:
-        attended = blockwise_attention(query, key, value, mask, dropout=dropout, scale=scale)
-    else:
-        causal = mask is not None and 1 < query.shape[2] == key.shape[2] == mask.shape[-2]
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
+        return blockwise_attention(query, key, value, mask, dropout=dropout, scale=scale), None
+    attended = F.scaled_dot_product_attention(query, key, value, is_causal=is_causal, scale=scale)
     return attended, None
 
 

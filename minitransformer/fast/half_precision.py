@@ -12,15 +12,14 @@ N rows, I inputs, O outputs.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
-from minitransformer.fast.measuring import is_faster
+from minitransformer.fast.measuring import Ways, is_faster
 
 HALF = (torch.bfloat16, torch.float16)
 _MAX_BYTES = 4 * 2**20  # of a block in float32; blocks of 2 MB are as fast, smaller ones slower
@@ -75,8 +74,6 @@ def _is_faster_for(dtype: torch.dtype, num_rows: int) -> bool:
     return is_faster(name, lambda: _both_products(dtype, measured_rows), rounds=5)
 
 
-def _both_products(
-    dtype: torch.dtype, num_rows: int
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def _both_products(dtype: torch.dtype, num_rows: int) -> Ways:
     x, weight = (torch.ones(rows, 768, dtype=dtype, device="cpu") for rows in (num_rows, 1536))
     return lambda: F.linear(x, weight), lambda: linear_in_float32(x, weight, None)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
 from minitransformer.fast.half_precision import is_faster_in_float32, linear_in_float32
-from minitransformer.fast.measuring import is_faster
+from minitransformer.fast.measuring import Ways, is_faster
 from minitransformer.layers.feed_forward import ACTIVATIONS, Activation
 from minitransformer.names import shortened
 
@@ -222,7 +222,7 @@ class _Linear(torch.autograd.Function):
         return x_gradient, weight_gradient, bias_gradient
 
 
-def _both_products() -> tuple[Callable[[], Any], Callable[[], Any]]:
+def _both_products() -> Ways:
     """A training step's products of two linear layers, by PyTorch's choice and by oneDNN.
 
     The layers have the sizes of a base model. oneDNN's product with a transposed factor, as in the
@@ -254,9 +254,7 @@ def _is_fusing_faster(dtype: torch.dtype, activation: Activation | None, num_row
     return is_faster(name, partial(_separate_and_fused, dtype, activation, measured_rows))
 
 
-def _separate_and_fused(
-    dtype: torch.dtype, activation: Activation | None, num_rows: int
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def _separate_and_fused(dtype: torch.dtype, activation: Activation | None, num_rows: int) -> Ways:
     x, weight, bias = (
         ones(num_rows, 768, dtype=dtype),
         ones(3072, 768, dtype=dtype),

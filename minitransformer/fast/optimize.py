@@ -196,7 +196,8 @@ def report(model: nn.Module) -> Report:
                 reason = "its class was changed after optimize(model)"
             left[name] = f"a {kind.__name__}: {reason}"
     library = measured_library()
-    half_precision_speedups(torch.bfloat16)  # is among what was measured
+    if any(weight.device.type == "cpu" for weight in model.parameters()):
+        half_precision_speedups(torch.bfloat16)  # is then among what was measured
     return Report(dict(replaced), left, library, dict(SPEEDUPS))
 
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
 from minitransformer.fast.linear import linear, onednn_linear, onednn_works, ones
-from minitransformer.fast.measuring import is_faster
+from minitransformer.fast.measuring import Ways, is_faster
 from minitransformer.models.base import DecodingSession, LanguageModel
 
 # oneDNN chooses the layout for an expected number of rows. Of 1, 8 and 64, measured with 1 to 128
@@ -212,7 +212,7 @@ def _is_faster_for(dtype: torch.dtype, num_rows: int) -> bool:
     return is_faster(name, partial(_usual_and_prepacked, dtype, measured_rows, product))
 
 
-def _row_products() -> tuple[Callable[[], Any], Callable[[], Any]]:
+def _row_products() -> Ways:
     """Products of one row by PyTorch's choice and by oneDNN, with weights that exceed the cache."""
     x, bias = ones(1, 768), ones(3072)
     weights = [ones(3072, 768) for _ in range(_NUM_MEASURED)]
@@ -224,7 +224,7 @@ def _row_products() -> tuple[Callable[[], Any], Callable[[], Any]]:
 
 def _usual_and_prepacked(
     dtype: torch.dtype, num_rows: int, product: Callable[..., Tensor] = F.linear
-) -> tuple[Callable[[], Any], Callable[[], Any]]:
+) -> Ways:
     """The same with copies, beside the faster product without."""
     x, bias = ones(num_rows, 768, dtype=dtype), ones(3072, dtype=dtype)
     with torch.inference_mode(False):  # PyTorch counts no changes of inference tensors

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import formulas
-from benchmarks.formulas import crossing, exponent
+from benchmarks.formulas import exponent
 from minitransformer.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from minitransformer.models.t5 import T5Config, T5ForConditionalGeneration
 
@@ -58,13 +58,3 @@ def test_the_exponent_is_that_of_the_upper_half():
     bent = [length**2 * bump for length, bump in zip(LENGTHS, [1, 3, 1, 3, 1, 3], strict=True)]
     assert 0.3 < exponent(LENGTHS, bent)[1] < 0.97
     assert exponent(LENGTHS[:2], costs[:2]) is None
-
-
-def test_where_curves_cross():
-    rising, level = [length**2 for length in LENGTHS], [700 * length for length in LENGTHS]
-    assert crossing(LENGTHS, rising, level) == pytest.approx((700, 700**2))
-    # Noise may let curves touch before; the last crossing counts.
-    early = [10 * rising[0], *rising[1:]]
-    assert crossing(LENGTHS, early, level) == pytest.approx((700, 700**2))
-    assert crossing(LENGTHS[:3], rising[:3], level[:3]) is None  # not yet
-    assert crossing(LENGTHS[3:], rising[3:], level[3:]) is None  # at every point

@@ -104,11 +104,11 @@ def test_every_moment_belongs_to_one_part(clock):
     hidden = stopwatch.watching(layer, "norms")(embedded)
     logits = stopwatch.watching(work(32), "head")(hidden)
     loss = work(64)(logits).sum()
-    stopwatch.border("loss", loss)
+    stopwatch.boundary("loss", loss)
     loss.backward()
-    stopwatch.border("optimizer")
+    stopwatch.boundary("optimizer")
     clock.now += 128
-    stopwatch.border("loss")
+    stopwatch.boundary("loss")
     forward = {"attention": 1 + 4, "projections": 2, "norms": 8, "embeddings": 16, "head": 32}
     expected = {part: 11 * seconds for part, seconds in (forward | {"loss": 64}).items()}
     assert stopwatch.seconds == {"feed-forward": 0} | expected | {"optimizer": 128}
@@ -156,12 +156,12 @@ def test_a_watched_step_computes_what_an_unwatched_one_does(runner, model, monke
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", note)
     batch = time_by_part.make_batch(built, 40, True)
     stopwatch, weights = Stopwatch(), deepcopy(built.state_dict())
-    for border in (time_by_part.no_border, stopwatch.border):
+    for boundary in (time_by_part.no_boundary, stopwatch.boundary):
         built.load_state_dict(weights)
         torch.manual_seed(1)
-        with watched(built, stopwatch) if border == stopwatch.border else nullcontext():
+        with watched(built, stopwatch) if boundary == stopwatch.boundary else nullcontext():
             stopwatch.start("loss")
-            train(built, optimizer, batch, torch.float32, border)
+            train(built, optimizer, batch, torch.float32, boundary)
     assert losses[0] == losses[1]
     labelled = {"encoder": int((batch["labels"] != -100).sum()), "decoder": 39}
     assert scored == [labelled.get(model, 40)] * 2

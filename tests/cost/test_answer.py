@@ -11,7 +11,7 @@ from minitransformer.cost.answer import (
     Question,
     answer,
     config_of,
-    crossover,
+    crossing,
     load_or_calibrate,
     longest_that_fits,
     machine_file,
@@ -42,10 +42,15 @@ def machine_json(tmp_path):
     return path
 
 
-def test_the_crossover_is_found_between_lengths():
-    assert crossover([100, 1000, 10_000], [0.1, 0.3, 0.7]) == pytest.approx(10**3.5)
-    assert crossover([100, 1000], [0.6, 0.7]) == 100
-    assert crossover([100, 1000], [0.1, 0.4]) is None
+def test_where_curves_cross():
+    lengths = [128, 256, 512, 1024, 2048, 4096]
+    rising, level = [length**2 for length in lengths], [700 * length for length in lengths]
+    assert crossing(lengths, rising, level) == pytest.approx((700, 700**2))
+    # Noise may let curves touch before; the last crossing counts.
+    early = [10 * rising[0], *rising[1:]]
+    assert crossing(lengths, early, level) == pytest.approx((700, 700**2))
+    assert crossing(lengths[:3], rising[:3], level[:3]) is None  # not yet
+    assert crossing(lengths[3:], rising[3:], level[3:]) is None  # at every point
 
 
 @pytest.mark.parametrize("square", [0.0, 0.01])
@@ -64,8 +69,8 @@ def test_memory_has_weights_averages_and_gradients():
     weights = 4 * reading.parameters
     assert reading.peak_bytes > weights
     assert training.peak_bytes > 4 * weights  # with two averages and the gradient
-    assert [row[0] for row in reading.rows] == [8, *LENGTHS]
-    assert reading.rows[0][1] == reading.seconds
+    assert [row.length for row in reading.rows] == [8, *LENGTHS]
+    assert reading.rows[0].seconds == reading.seconds
 
 
 def test_the_command_answers_in_words(machine_json, capsys):
@@ -127,3 +132,16 @@ def test_a_dtype_that_a_file_lacks_is_measured_and_added(machine_json, monkeypat
     assert asked == [["bfloat16"], ["float32"]]
     with pytest.raises(ValueError, match="threads=999: this machine has"):
         load_or_calibrate(machine_json, 999, ["float32"])
+
+
+@pytest.mark.parametrize("slow, expected", [("softmax", 64), ("matmul", None), ("", "between")])
+def test_the_crossover_is_where_attention_overtakes_the_rest(slow, expected):
+    machine = made_machine(1e-12, **{slow: 1e-3} if slow else {"view": 1e-15})
+    found = answer(Question(config=SMALL, length=64, attention="eager"), machine)
+    shares = {row.length: row.attention for row in found.rows}
+    if expected == "between":
+        assert min(shares.values()) < 0.5 < max(shares.values())
+        below = max(length for length, share in shares.items() if share < 0.5)
+        assert below < found.crossover < min(n for n, share in shares.items() if share > 0.5)
+    else:
+        assert found.crossover == expected

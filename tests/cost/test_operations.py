@@ -1,6 +1,7 @@
 """Counting: FLOPs against formulas and PyTorch's own counter, memory, and the parts of a model."""
 
 from dataclasses import replace
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from minitransformer import cost
 from minitransformer.cost import machine
 from minitransformer.cost.machine import KINDS
 from minitransformer.cost.operations import trace
+from minitransformer.cost.workloads import _optimized_attention
 
 B, T, H, D = 2, 40, 3, 8
 E = H * D
@@ -226,3 +228,53 @@ def test_decoding_optimized_copies_no_cache():
     assert optimized.bytes < 1.3 * cache
     kinds = {operation.kind for operation in optimized.operations}
     assert {"matmul (prepacked)", "attention of one query"} <= kinds
+
+
+def test_a_single_query_has_the_kernel_of_decoding_and_the_gradients_of_all():
+    def build():
+        query = torch.randn(B, H, 1, D, requires_grad=True)
+        key = torch.randn(B, H, T, D, requires_grad=True)
+
+        def call():
+            attended = torch.nn.functional.scaled_dot_product_attention(query, key, key)
+            return torch.autograd.grad(attended, (query, key), torch.ones_like(attended))
+
+        return call
+
+    flops = {operation.kind: operation.flops for operation in trace(build).operations}
+    assert flops["attention of one query"] == 4 * B * H * T * D
+    assert flops["attention kernel (backward)"] == 10 * B * H * T * D
+
+
+def test_a_mask_that_hides_nothing_costs_an_optimized_model_nothing():
+    def attention(mask) -> cost.Work:
+        def build():
+            query = torch.randn(B, H, T, D)
+            return lambda: _optimized_attention(query, query, query, mask(), dropout=0.1)
+
+        return trace(build)
+
+    everything = attention(lambda: torch.ones(B, 1, 1, T, dtype=torch.bool))
+    kinds = [operation.kind for operation in attention(lambda: None).operations]
+    assert [operation.kind for operation in everything.operations][-len(kinds) :] == kinds
+    assert len(everything.operations) == len(kinds) + 1  # the mask itself
+
+
+def test_modules_that_another_thread_calls_are_of_no_part():
+    entered, may_leave = Event(), Event()
+
+    class Waiting(torch.nn.Module):
+        def forward(self) -> None:
+            entered.set()
+            may_leave.wait(5)
+
+    def call():
+        thread = Thread(target=Waiting())
+        thread.start()
+        entered.wait(5)
+        result = torch.zeros(3) + 1
+        may_leave.set()
+        thread.join()
+        return result
+
+    assert {operation.part for operation in trace(lambda: call).operations} == {"attention"}
