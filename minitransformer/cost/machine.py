@@ -11,12 +11,14 @@ import json
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import cycle, product
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,8 @@ _BEYOND_CACHE = 2**27  # bytes
 _SHORTEST = 0.004  # seconds; a shorter call is repeated
 _LONG = 0.1  # seconds; a longer one is not repeated
 # Over all kinds, so that what else the machine does meanwhile spreads over all of them.
-_PASSES = 5
+_PASSES = 11
+_IN_TURN = 4  # inputs and results of one kind: a model rarely writes where it has just read
 
 
 @dataclass(frozen=True)
@@ -274,7 +277,10 @@ def _rowwise(
     function: Callable[[Tensor], Callable[[], object]], dtype: torch.dtype, elements: int
 ) -> tuple[Callable[[], object], float]:
     """A function of a tensor with rows of 512 elements."""
-    return function(_matrix(dtype, max(1, elements // 512), min(elements, 512))), elements
+    shape = max(1, elements // 512), min(elements, 512)
+    turns = cycle([function(_matrix(dtype, *shape)) for _ in range(_IN_TURN)])
+    results: deque[object] = deque(maxlen=_IN_TURN)
+    return lambda: results.append(next(turns)()), elements
 
 
 def _elementwise(dtype: torch.dtype, moved: int) -> tuple[Callable[[], object], float]:
@@ -392,7 +398,8 @@ def calibrate(
     Args:
         threads: of the CPU; by default as many as PyTorch uses.
         dtypes: that are measured.
-        passes: over all kinds and sizes; the shortest time counts, which was disturbed least.
+        passes: over all kinds and sizes. The median counts: the shortest time is one that a long
+            computation never reaches on a machine that is shared.
 
     Returns:
         Its rates.
@@ -421,7 +428,7 @@ def calibrate(
                 kind: Rate(
                     [list(map(float, axis)) for axis in KINDS[kind].axes],
                     np.reshape(
-                        [min(times[dtype, kind, s]) for s in product(*KINDS[kind].axes)],
+                        [median(times[dtype, kind, s]) for s in product(*KINDS[kind].axes)],
                         [len(axis) for axis in KINDS[kind].axes],
                     ).tolist(),
                 )

@@ -304,14 +304,17 @@ def _describe(
 def _product(batch: int, rows: int, inner: int, columns: int) -> dict[str, Any]:
     """A product of matrices, (rows, inner) by (inner, columns), `batch` times.
 
-    Its rate depends most on the shortest of the three sizes, and on which one that is.
+    Its rate depends most on the shortest of the three sizes, and on which one that is. For few rows
+    it depends on the inner dimension, over which each of them is summed.
     """
     flops = 2 * batch * rows * inner * columns
     shortest, *others = sorted((rows, inner, columns))
-    kind = "batched matmul" if batch > 1 else "matmul"
+    kind, width = "batched matmul" if batch > 1 else "matmul", prod(others) ** 0.5
     if inner < min(rows, columns):
         kind += " (short inner dimension)"
-    return {"kind": kind, "amount": flops, "flops": flops, "size": (shortest, prod(others) ** 0.5)}
+    elif batch == 1 and rows == shortest:
+        width = inner
+    return {"kind": kind, "amount": flops, "flops": flops, "size": (shortest, width)}
 
 
 def _attention_kernel(name: str, args: Sequence[Any], inputs: Sequence[Tensor]) -> dict[str, Any]:

@@ -82,6 +82,15 @@ def test_products_are_described_by_their_shortest_side():
     assert all(size[0] <= size[1] for _, size in products)
 
 
+def test_a_product_of_few_rows_is_described_by_its_inner_dimension():
+    def build():
+        x, head = torch.randn(1, 64), torch.randn(64, 5000)
+        return lambda: x @ head
+
+    (product,) = trace(build).operations
+    assert (product.kind, product.size) == ("matmul", (1, 64))
+
+
 def test_peak_memory_is_that_of_the_tensors_that_are_alive_together():
     numbers = 1000
 
