@@ -22,7 +22,7 @@ from benchmarks.measuring import DTYPES
 from minitransformer import cost
 from minitransformer.arguments import Parser, device, positive
 from minitransformer.cost.answer import load_or_calibrate
-from minitransformer.cost.machine import processor_name
+from minitransformer.cost.machine import PASSES, processor_name
 from minitransformer.files import atomic_directory
 from minitransformer.version import __version__
 from train.arguments import run_job
@@ -93,7 +93,7 @@ def rates(arguments: argparse.Namespace) -> cost.Machine | None:
     if arguments.device != "cpu":
         return None
     file = arguments.machine or arguments.out / f"machine{'_quick' * arguments.quick}.json"
-    passes = 2 if arguments.quick else 5
+    passes = 2 if arguments.quick else PASSES
     return load_or_calibrate(file, arguments.threads, [arguments.dtype], passes=passes)
 
 

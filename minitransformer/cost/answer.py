@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from minitransformer.cost.machine import Machine, calibrate, environment
+from minitransformer.cost.machine import PASSES, Machine, calibrate, environment
 from minitransformer.cost.operations import Work
 from minitransformer.cost.workloads import build_model, model, token
 from minitransformer.models.bart import BartConfig
@@ -286,7 +286,7 @@ def machine_file(threads: int) -> Path:
 
 
 def load_or_calibrate(
-    path: Path, threads: int, dtypes: Sequence[str], *, again: bool = False, passes: int = 5
+    path: Path, threads: int, dtypes: Sequence[str], *, again: bool = False, passes: int = PASSES
 ) -> Machine:
     """The rates in a file; those of this machine that it lacks are measured and written to it.
 

@@ -35,7 +35,7 @@ _BEYOND_CACHE = 2**27  # bytes
 _SHORTEST = 0.004  # seconds; a shorter call is repeated
 _LONG = 0.1  # seconds; a longer one is not repeated
 # Over all kinds, so that what else the machine does meanwhile spreads over all of them.
-_PASSES = 11
+PASSES = 11
 _IN_TURN = 4  # inputs and results of one kind: a model rarely writes where it has just read
 
 
@@ -391,7 +391,7 @@ KINDS = {
 def calibrate(
     threads: int | None = None,
     dtypes: Sequence[str] = ("float32",),
-    passes: int = _PASSES,
+    passes: int = PASSES,
 ) -> Machine:
     """Measure this machine, in about a minute for each dtype.
 
