@@ -66,7 +66,6 @@ SHORTEST_TIME = 0.005  # seconds; a shorter call is repeated for one time
 LONG = 5.0  # seconds; a call that will take longer is made once, and that is its time
 FEWEST_CALLS = 2  # of a shorter one: one before the clock starts, and one round
 SHARE = 0.2  # of the time that is left, for one point
-SHORTEST = 64  # tokens of a sequence, to begin with
 # What is measured unless the command line says otherwise, usually and with --quick, which leaves
 # out what has to be compiled.
 USUAL = {
@@ -74,6 +73,7 @@ USUAL = {
     "heads": 12,
     "intermediate": 3072,
     "tokens": 4096,
+    "shortest": 64,
     "longest": 2**15,
     "length": 1024,
     "rounds": 5,
@@ -85,6 +85,7 @@ QUICK = {
     "heads": 4,
     "intermediate": 512,
     "tokens": 512,
+    "shortest": 64,
     "longest": 512,
     "length": 128,
     "rounds": 2,
@@ -274,8 +275,9 @@ def parser() -> Parser:
     add("--hidden", type=positive, help="hidden size of the layer")
     add("--heads", type=positive, help="of the layer")
     add("--intermediate", type=positive, help="intermediate size of the layer")
-    add("--tokens", type=positive, help="where their number is fixed; a power of 2")
-    add("--longest", type=positive, help="length to end with; a power of 2")
+    add("--tokens", type=positive, help="where their number is fixed; a multiple of all lengths")
+    add("--shortest", type=positive, help="length to begin with, which is doubled again and again")
+    add("--longest", type=positive, help="length to end with")
     add("--length", type=positive, help="where something else changes")
     add("--rounds", type=positive, help="in each of which every implementation is timed once")
     add("--budget", type=float, help="minutes of measuring, those before --resume included")
@@ -344,7 +346,7 @@ def points(plan: argparse.Namespace) -> Iterator[Point]:
     """The points of all sweeps that are asked for."""
     size = plan.hidden // plan.heads
     usual: dict[str, int] = {"heads": plan.heads, "head_size": size, "key_heads": plan.heads}
-    for length in doubling(SHORTEST, plan.longest):
+    for length in doubling(plan.shortest, plan.longest):
         for sweep, batch in ((FIXED_BATCH, 1), (FIXED_TOKENS, plan.tokens // length)):
             for part, passes in product(plan.parts, plan.passes):
                 if sweep in plan.sweeps and batch:

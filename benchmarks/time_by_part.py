@@ -102,12 +102,11 @@ SHAPES = {
 }
 LEARNING_RATE = 5e-5
 
-SHORTEST = 64  # tokens, to begin with
 LONGEST_CASE = 40.0  # seconds of a case's rounds: the slower a step, the fewer; at least one
 GROWTH = 4  # twice the length makes no step more than 4 times as slow
 # What is measured unless the command line says otherwise, usually and with --quick.
-USUAL: dict[str, Any] = {"longest": 4096, "rounds": 3, "budget": 30.0}
-QUICK: dict[str, Any] = {"longest": 256, "rounds": 2, "budget": 0.6}
+USUAL: dict[str, Any] = {"shortest": 64, "longest": 4096, "rounds": 3, "budget": 30.0}
+QUICK: dict[str, Any] = {"shortest": 64, "longest": 256, "rounds": 2, "budget": 0.6}
 ROOM_FOR_NAME = 0.06  # of a panel's height
 
 
@@ -360,6 +359,7 @@ def parser() -> Parser:
     made = benchmark_parser("time_by_part", str(__doc__).split("\n")[0], predicts=True)
     add = made.add_argument
     add("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="of all")
+    add("--shortest", type=positive, help="length to begin with, which is doubled again and again")
     add("--longest", type=positive, help="length to end with, unless the budget does before")
     add("--rounds", type=positive, help="at most; fewer of slow steps")
     add("--budget", type=float, help="minutes of measuring")
@@ -387,14 +387,14 @@ def cases(plan: argparse.Namespace, runner: Runner, rows: Sequence[Row]) -> Iter
         runner: times a step.
         rows: of the cases before, those of a resumed run as well.
     """
-    end, length = perf_counter() + 60 * plan.budget, SHORTEST
+    end, length = perf_counter() + 60 * plan.budget, plan.shortest
     while length <= plan.longest:
         for what in product(plan.models, MODES, IMPLEMENTATIONS):
             step = Step(length, *what)
             shorter = {**vars(step), "length": length // 2, "part": WHOLE}.items()
             last = [row["milliseconds"] / 1e3 for row in rows if shorter <= row.items()]
             may_take = GROWTH * sum(last) * (1 + 2 * plan.rounds)
-            if (last or length == SHORTEST) and perf_counter() + may_take < end:
+            if (last or length == plan.shortest) and perf_counter() + may_take < end:
                 yield Case(vars(step), partial(runner.measure, step))
         length *= 2
 

@@ -8,7 +8,6 @@ Nothing is fitted to a whole model.
 """
 
 import json
-import os
 import platform
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import cycle, product
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
+from mmap import PAGESIZE
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +29,7 @@ from minitransformer.cost.operations import PARTS, Operation, Work
 from minitransformer.fast.dropout import dropout_mask
 from minitransformer.fast.prepacked_linear import decoding, prepack, prepacked_linear
 from minitransformer.files import atomic_directory, read_json
+from minitransformer.generation.generate import memory_size
 
 _BEYOND_CACHE = 2**27  # bytes
 _SHORTEST = 0.004  # seconds; a shorter call is repeated
@@ -306,15 +306,8 @@ def _page_faults(_dtype: torch.dtype) -> tuple[Callable[[], object], float]:
 
     As in a step that is repeated, they were returned to the system a moment ago.
     """
-    size = _BEYOND_CACHE // 4
-
-    def call() -> None:
-        with mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS) as memory:
-            pages = torch.frombuffer(memory, dtype=torch.uint8)[::PAGESIZE]
-            pages.fill_(1)
-            del pages  # or the memory could not be closed
-
-    return call, size
+    size = _BEYOND_CACHE // 2
+    return lambda: torch.empty(size, dtype=torch.uint8)[::PAGESIZE].fill_(1), size
 
 
 def _adamw(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
@@ -436,7 +429,8 @@ def calibrate(
             }
             for dtype in dtypes
         }
-        return Machine(rates, _memory(), environment(torch.get_num_threads()))
+        memory = memory_size(torch.device("cpu"))
+        return Machine(rates, memory, environment(torch.get_num_threads()))
     finally:
         torch.set_num_threads(before)
         torch.set_rng_state(generator)
@@ -459,11 +453,6 @@ def _timed(call: Callable[[], object], number: int) -> float:
     for _ in range(number):
         call()
     return time.perf_counter() - start
-
-
-def _memory() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 ABOUT = ("processor", "cpu_capability", "threads", "torch", "date")

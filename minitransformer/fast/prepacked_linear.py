@@ -33,7 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.fast.dispatch import is_plain_eager_cpu
-from minitransformer.fast.linear import linear, onednn_linear, onednn_works, ones
+from minitransformer.fast.linear import (
+    linear,
+    onednn_linear,
+    onednn_works,
+    ones,
+    weights_of_layers,
+)
 from minitransformer.fast.measuring import Ways, is_faster
 from minitransformer.models.base import DecodingSession, LanguageModel
 
@@ -46,7 +52,6 @@ _MAX_ROWS = 64  # for more, the usual product is as fast or faster
 _MIN_ROWS = 4
 # For fewer uses no copy is made. It takes as long as about ten products, and saves half of each.
 MIN_USES = 16
-_NUM_MEASURED = 4  # weights, of 9 MB each in float32
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _PARTS = 8  # of a weight, each with its own checksum
 
@@ -175,6 +180,9 @@ def prepacked_linear(x: Tensor, module: nn.Module, bias: Tensor | None = None) -
     return linear(x, weight, bias, module.training)
 
 
+_linear = partial(linear, training=False)
+
+
 def _is_decoding() -> bool:
     """Whether this is a step of a session, without gradients."""
     # Compilation is checked first: the compiler cannot trace the rest.
@@ -207,15 +215,14 @@ def _is_faster_for(dtype: torch.dtype, num_rows: int) -> bool:
     measured_rows = 1 if num_rows == 1 else _EXPECTED_ROWS
     rows = "one row" if measured_rows == 1 else "several rows"
     by_onednn = num_rows == 1 and dtype == torch.float32 and _is_row_faster_by_onednn()
-    product = onednn_linear if by_onednn else F.linear  # without a copy
+    product = onednn_linear if by_onednn else _linear  # without a copy
     name = f"prepacked weights for {rows}, {dtype}"
     return is_faster(name, partial(_usual_and_prepacked, dtype, measured_rows, product))
 
 
 def _row_products() -> Ways:
-    """Products of one row by PyTorch's choice and by oneDNN, with weights that exceed the cache."""
-    x, bias = ones(1, 768), ones(3072)
-    weights = [ones(3072, 768) for _ in range(_NUM_MEASURED)]
+    """Products of one row by PyTorch's choice and by oneDNN."""
+    x, bias, weights = ones(1, 768), ones(3072), weights_of_layers()
     return (
         lambda: [F.linear(x, weight, bias) for weight in weights],
         lambda: [onednn_linear(x, weight, bias) for weight in weights],
@@ -223,12 +230,12 @@ def _row_products() -> Ways:
 
 
 def _usual_and_prepacked(
-    dtype: torch.dtype, num_rows: int, product: Callable[..., Tensor] = F.linear
+    dtype: torch.dtype, num_rows: int, product: Callable[..., Tensor] = _linear
 ) -> Ways:
     """The same with copies, beside the faster product without."""
     x, bias = ones(num_rows, 768, dtype=dtype), ones(3072, dtype=dtype)
     with torch.inference_mode(False):  # PyTorch counts no changes of inference tensors
-        weights = [ones(3072, 768, dtype=dtype) for _ in range(_NUM_MEASURED)]
+        weights = weights_of_layers(dtype)
         copies = [PrepackedWeight(weight) for weight in weights]
     return (
         lambda: [product(x, weight, bias) for weight in weights],

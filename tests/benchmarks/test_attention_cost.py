@@ -43,7 +43,7 @@ EVERYWHERE = [
 def tiny(monkeypatch):
     monkeypatch.setattr(runs, "_commit", lambda: "the same")  # whoever commits meanwhile
     monkeypatch.setattr(attention_cost, "SHORTEST_TIME", 0.0)
-    monkeypatch.setattr(attention_cost, "SHORTEST", 8)
+    monkeypatch.setitem(attention_cost.QUICK, "shortest", 8)
     monkeypatch.setattr(attention_cost, "limit_memory", lambda: None)
     monkeypatch.setattr(attention_cost, "rates", lambda _: None)
 
