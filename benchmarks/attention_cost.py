@@ -214,7 +214,7 @@ class Timer:
             if self.machine and implementation.is_predicted:
                 with suppress(RuntimeError):  # what cannot run cannot be counted either
                     work = count(job, point, self.weights.dropout)
-                    job.predicted = self.machine.seconds(work), work.peak_bytes
+                    job.predicted = self.machine.seconds(work), work.temporary_bytes
             found.append(job)
         return found
 
@@ -275,7 +275,7 @@ def parser() -> Parser:
     add("--hidden", type=positive, help="hidden size of the layer")
     add("--heads", type=positive, help="of the layer")
     add("--intermediate", type=positive, help="intermediate size of the layer")
-    add("--tokens", type=positive, help="where their number is fixed; a multiple of all lengths")
+    add("--tokens", type=positive, help="where their number is fixed")
     add("--shortest", type=positive, help="length to begin with, which is doubled again and again")
     add("--longest", type=positive, help="length to end with")
     add("--length", type=positive, help="where something else changes")
@@ -292,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
     fill_in(arguments, USUAL, QUICK)
+    check_lengths(arguments)
     if arguments.device == "cpu":
         limit_memory()
     name = f"attention_cost{'_quick' * arguments.quick}_{arguments.dtype}"
@@ -314,6 +315,23 @@ def run(arguments: argparse.Namespace) -> None:
     machine = rates(arguments)
     timer = Timer(sides, weights, machine, arguments.rounds, 60 * arguments.budget, run.rows)
     run.measure(cases(arguments, timer), table, draw)
+
+
+def check_lengths(plan: argparse.Namespace) -> None:
+    """Refuse lengths that do not fit together.
+
+    Raises:
+        ValueError: there are none, or one does not divide the tokens that are fixed.
+    """
+    lengths = doubling(plan.shortest, plan.longest)
+    if not lengths:
+        raise ValueError(f"--shortest {plan.shortest} is above --longest {plan.longest}")
+    odd = [one for one in lengths if one <= plan.tokens and plan.tokens % one]
+    if odd and FIXED_TOKENS in plan.sweeps:
+        raise ValueError(
+            f"--tokens {plan.tokens} is no multiple of a length of {odd[-1]}; choose one, or leave "
+            f"{FIXED_TOKENS!r} out of --sweeps"
+        )
 
 
 def limit_memory() -> None:
@@ -370,7 +388,7 @@ def points(plan: argparse.Namespace) -> Iterator[Point]:
 
 
 def doubling(first: int, last: int) -> list[int]:
-    """first, 2 first, 4 first, ... up to last."""
+    """first, 2 first, 4 first, ... up to last; none where that is smaller."""
     return [first << power for power in range((last // first).bit_length())]
 
 

@@ -374,6 +374,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     """The benchmark, top to bottom."""
     fill_in(arguments, USUAL, QUICK)
+    if arguments.shortest > arguments.longest:
+        raise ValueError(f"--shortest {arguments.shortest} is above --longest {arguments.longest}")
     name = f"time_by_part{'_quick' * arguments.quick}_{arguments.dtype}"
     run = Run(arguments, name, {"dtype": arguments.dtype, "rounds": arguments.rounds})
     run.measure(cases(arguments, Runner(arguments), run.rows), table, draw)

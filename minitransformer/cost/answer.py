@@ -151,7 +151,7 @@ def answer(question: Question, machine: Machine) -> Answer:
         Row(length, mine + other, memory_of(work), mine / (mine + other))
         for (length, work), mine, other in zip(works.items(), attention, rest, strict=True)
     ]
-    here = sorted(works).index(question.length)
+    here = list(works).index(question.length)
     overtakes = crossing(list(works), attention, rest)
     if overtakes is None and attention[-1] > rest[-1]:  # at every length
         overtakes = rows[0].length, attention[0]
@@ -178,7 +178,7 @@ def memory_of(work: Work) -> float:
         for one in work.operations
         if one.kind == "adamw"
     )
-    return work.held_bytes + averages + work.peak_bytes
+    return work.held_bytes + averages + work.temporary_bytes
 
 
 def describe(question: Question, found: Answer, machine: Machine) -> str:
@@ -234,7 +234,7 @@ def _crossover(found: Answer) -> str:
     if found.crossover is None:
         return f"takes less time than all the rest up to {found.rows[-1].length:,} tokens"
     if found.crossover == found.rows[0].length:
-        return "takes longer than all the rest at every length below"
+        return "takes longer than all the rest at every length in the table"
     return f"takes longer than all the rest from about {found.crossover:,.0f} tokens on"
 
 

@@ -1,13 +1,15 @@
 """What a machine can do: the rate of each kind of operation, measured once and kept in a file.
 
 A roofline model (Williams, Waterman and Patterson 2009) says that an operation takes as long as the
-slower of its arithmetic and its memory traffic allows. Both roofs depend on the size of the
-operation, so :func:`calibrate` measures each kind at a few sizes; between them the time for a unit
-of work is interpolated, on logarithmic scales, and beyond them it stays what it was at the last.
-Nothing is fitted to a whole model.
+slower of its arithmetic and its memory traffic allows. Both roofs depend on the kind and the size
+of the operation, so instead of two numbers, :func:`calibrate` measures the time for a unit of work
+of each kind at a few sizes. A prediction multiplies it by the amount of work. Between measured
+sizes it is interpolated on logarithmic scales; outside of them the nearest one counts. Nothing is
+fitted to a whole model.
 """
 
 import json
+import mmap
 import platform
 import time
 from collections import deque
@@ -15,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import cycle, product
-from mmap import PAGESIZE
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,14 +28,17 @@ from torch import Tensor, nn
 
 from minitransformer.cost.operations import PARTS, Operation, Work
 from minitransformer.fast.dropout import dropout_mask
+from minitransformer.fast.measuring import SPEEDUPS
 from minitransformer.fast.prepacked_linear import decoding, prepack, prepacked_linear
 from minitransformer.files import atomic_directory, read_json
 from minitransformer.generation.generate import memory_size
+from minitransformer.version import __version__
 
 _BEYOND_CACHE = 2**27  # bytes
 _SHORTEST = 0.004  # seconds; a shorter call is repeated
-_LONG = 0.1  # seconds; a longer one is not repeated
-# Over all kinds, so that what else the machine does meanwhile spreads over all of them.
+_LONG = 0.1  # seconds; a longer one is made once, without a warm-up
+# Each measures every kind once: what else the machine does disturbs one pass of many kinds, not all
+# passes of one.
 PASSES = 11
 _IN_TURN = 4  # inputs and results of one kind: a model rarely writes where it has just read
 
@@ -42,6 +46,8 @@ _IN_TURN = 4  # inputs and results of one kind: a model rarely writes where it h
 @dataclass(frozen=True)
 class Rate:
     """Seconds that one kind of operation takes for a unit of work, by its size.
+
+    That is the inverse of a speed: a higher one is slower.
 
     Attributes:
         axes: the sizes that were measured, along each axis.
@@ -304,10 +310,20 @@ def _view(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
 def _page_faults(_dtype: torch.dtype) -> tuple[Callable[[], object], float]:
     """Pages that the system clears when they are first written to: one byte of each is.
 
-    As in a step that is repeated, they were returned to the system a moment ago.
+    They are mapped here, because an allocator may have free memory of this size. As in a step that
+    is repeated, they were returned to the system a moment ago.
     """
-    size = _BEYOND_CACHE // 2
-    return lambda: torch.empty(size, dtype=torch.uint8)[::PAGESIZE].fill_(1), size
+    size, private = 2**25, {}
+    if hasattr(mmap, "MAP_PRIVATE"):  # Windows has no other
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+
+    def call() -> None:
+        with mmap.mmap(-1, size, **private) as memory:
+            pages = torch.frombuffer(memory, dtype=torch.uint8)[:: mmap.PAGESIZE]
+            pages.fill_(1)
+            del pages  # or the memory could not be closed
+
+    return call, size
 
 
 def _adamw(dtype: torch.dtype) -> tuple[Callable[[], object], float]:
@@ -401,7 +417,8 @@ def calibrate(
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
-    generator = torch.get_rng_state()
+    generator, speedups = torch.get_rng_state(), dict(SPEEDUPS)
+    SPEEDUPS.clear()  # which way is faster depends on the threads
     try:
         places = [
             (dtype, kind, sizes)
@@ -434,11 +451,13 @@ def calibrate(
     finally:
         torch.set_num_threads(before)
         torch.set_rng_state(generator)
+        SPEEDUPS.clear()
+        SPEEDUPS.update(speedups)
         _weights.cache_clear()
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """The time of a call, after one that warms up."""
+    """The time of a call. The first one is a warm-up, unless it is long."""
     number, seconds = 1, _timed(call, 1)
     if seconds < _LONG:
         seconds = _timed(call, 1)
@@ -455,7 +474,7 @@ def _timed(call: Callable[[], object], number: int) -> float:
     return time.perf_counter() - start
 
 
-ABOUT = ("processor", "cpu_capability", "threads", "torch", "date")
+ABOUT = ("processor", "cpu_capability", "threads", "torch", "minitransformer", "date")
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -465,6 +484,7 @@ def environment(threads: int) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
         "torch": torch.__version__,
+        "minitransformer": __version__,  # how it is measured, and what is counted
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -38,7 +38,9 @@ PARTS = (
     "optimizer",
 )
 # From this size on, glibc maps memory for each allocation and unmaps it when it is freed, so every
-# page of such a result faults and is cleared (mallopt(3), M_MMAP_THRESHOLD).
+# page of such a result faults and is cleared. The threshold begins at 128 KiB and rises as mapped
+# blocks are freed, to this at most (mallopt(3), M_MMAP_THRESHOLD); the memory of smaller results is
+# mostly used again.
 _MMAP_THRESHOLD = 32 * 2**20
 
 
@@ -75,12 +77,13 @@ class Work:
     Attributes:
         operations: of the forward and the backward pass.
         held_bytes: memory of what was there before: models, inputs, a cache.
-        peak_bytes: the largest memory of all results that are alive at the same time, beyond that.
+        temporary_bytes: the most memory that results take at one time, on top of that; gradients
+            are among them, AdamW's averages are not.
     """
 
     operations: list[Operation]
     held_bytes: int
-    peak_bytes: int
+    temporary_bytes: int
 
     @property
     def flops(self) -> float:
@@ -221,7 +224,8 @@ def part_of(modules: Sequence[nn.Module]) -> str:
     """The part of a model that an operation belongs to, by the modules that are being called.
 
     Args:
-        modules: from the outermost to the innermost; without any, attention alone is traced.
+        modules: from the outermost to the innermost. With none it is attention, because
+            `cost.attention` calls no module.
     """
     if not modules:
         return "attention"
@@ -275,16 +279,16 @@ def _describe(
     if is_view or name in _ALLOCATE:
         return found | {"kind": "view", "amount": 1, "size": (), "bytes": 0}
     if name in _PRODUCTS:
-        left, right = inputs[-2:]
+        left, right = inputs[-2:]  # of addmm and baddbmm, after the bias
         batch, rows, inner = (1, *left.shape) if left.dim() == 2 else tuple(left.shape)
         return found | _product(batch, rows, inner, right.shape[-1])
     if name in _ATTENTION_KERNELS:
         return found | _attention_kernel(name, args, inputs)
-    if name == "random_":  # 64 bits are those of four elements
+    if name == "random_":  # one int64 has the 16 bits of four elements
         elements = 4 * first.numel()
         return found | {"kind": "random (16 bits)", "amount": elements, "size": (elements,)}
     if name in _BY_ELEMENTS:
-        # The gradient of a softmax has the shape of what it gets, a norm gives mean and deviation.
+        # Of the first result: the others are mean and deviation, or gradients of weights.
         return found | {
             "kind": _BY_ELEMENTS[name],
             "amount": first.numel(),
@@ -304,8 +308,9 @@ def _describe(
 def _product(batch: int, rows: int, inner: int, columns: int) -> dict[str, Any]:
     """A product of matrices, (rows, inner) by (inner, columns), `batch` times.
 
-    Its rate depends most on the shortest of the three sizes, and on which one that is. For few rows
-    it depends on the inner dimension, over which each of them is summed.
+    Its rate is looked up by the shortest of the three sizes and the geometric mean of the others. A
+    short inner dimension is a kind of its own. Where rows are shortest, as in a linear layer with
+    few tokens, the inner dimension replaces the mean: the length of each sum decides there.
     """
     flops = 2 * batch * rows * inner * columns
     shortest, *others = sorted((rows, inner, columns))

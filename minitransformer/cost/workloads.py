@@ -203,7 +203,8 @@ def _loss_of_labelled(built: Any, ids: Tensor, number: int) -> Tensor:
         hidden, _ = one(hidden, None)
     hidden, _ = last(hidden, None, query_indices=chosen)  # (B, P, E)
     logits = built.lm_head(hidden, backbone.embeddings.token_embedding.weight)  # (B, P, V)
-    return F.cross_entropy(logits.flatten(0, 1), chosen.flatten())
+    # A module: outside of all modules, it would be counted as attention.
+    return nn.CrossEntropyLoss()(logits.flatten(0, 1), chosen.flatten())
 
 
 def _attention_of(implementation: str) -> Callable[..., tuple[Tensor, Tensor | None]]:

@@ -32,7 +32,7 @@ from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
 
 
 class FastLinear(nn.Linear):
-    """A linear layer by the faster library in training, and by a prepacked weight in decoding."""
+    """A linear layer by the faster library in training, without gradients by the faster product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., O)."""

@@ -1,8 +1,8 @@
 """Which of two ways to compute the same numbers is faster here: timed alternately, once a process.
 
 The faster way differs even between processors of one manufacturer, so it is not derived from the
-processor's name. Each comparison runs when its technique is first used, and takes a few hundredths
-of a second; :func:`minitransformer.report` shows the results.
+processor's name. Each comparison runs when its technique is first used, and takes some tenths of a
+second; :func:`minitransformer.report` shows the results.
 """
 
 import time
@@ -36,7 +36,7 @@ def speedup(comparison: str, make: MakeWays, rounds: int = 12) -> float:
 
     Args:
         comparison: its name, under which the result is stored.
-        make: returns both ways, the usual one first: functions that take a few milliseconds.
+        make: returns both ways, the usual one first: functions that take milliseconds.
         rounds: how often each is timed.
     """
     if comparison not in SPEEDUPS:  # the lock is only for measuring

@@ -153,6 +153,19 @@ def test_what_a_window_and_shared_heads_hide():
     assert torch.equal(repeated, key[:, [0, 0, 1, 1]])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shortest", "32", "--longest", "16"], "--shortest 32 is above --longest 16"),
+        (["--shortest", "6", "--tokens", "64", "--longest", "12"], "no multiple of a length of 12"),
+    ],
+)
+def test_lengths_that_do_not_fit_together_are_refused(options, message, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert attention_cost.main(["--quick", "--threads", "1", *options, "--out", str(out)]) != 0
+    assert message in capsys.readouterr().err
+
+
 def test_what_does_not_run_here_is_a_row(weights):
     sides = [one for one in IMPLEMENTATIONS if one.name in ("sdpa: cudnn", "varlen_attn", "flex")]
     rows = timer(replace(weights, dropout=0.1), sides).time(point())

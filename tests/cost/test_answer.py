@@ -90,6 +90,8 @@ def test_the_command_answers_in_json(machine_json, capsys):
     assert found["parameters"] == 60_506_624
     assert found["seconds"] == pytest.approx(1 / found["tokens_per_second"])
     assert sum(found["parts"].values()) == pytest.approx(found["seconds"])
+    (row,) = (row for row in found["rows"] if row["length"] == 16)
+    assert row["seconds"] == found["seconds"] and row["bytes"] == found["peak_bytes"]
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,21 @@ def test_products_are_described_by_their_shortest_side():
     assert all(size[0] <= size[1] for _, size in products)
 
 
-def test_a_product_of_few_rows_is_described_by_its_inner_dimension():
+@pytest.mark.parametrize(
+    ("rows", "kind", "size"),
+    [
+        (1, "matmul", (1, 64)),
+        (64, "matmul", (64, 64)),
+        (100, "matmul (short inner dimension)", (64, (100 * 5000) ** 0.5)),
+    ],
+)
+def test_a_product_of_few_rows_is_described_by_its_inner_dimension(rows, kind, size):
     def build():
-        x, head = torch.randn(1, 64), torch.randn(64, 5000)
+        x, head = torch.randn(rows, 64), torch.randn(64, 5000)
         return lambda: x @ head
 
     (product,) = trace(build).operations
-    assert (product.kind, product.size) == ("matmul", (1, 64))
+    assert (product.kind, product.size) == (kind, size)
 
 
 def test_peak_memory_is_that_of_the_tensors_that_are_alive_together():
@@ -106,14 +114,14 @@ def test_peak_memory_is_that_of_the_tensors_that_are_alive_together():
         return call
 
     two, scalar = 2 * 4 * numbers, 4
-    assert two <= trace(build).peak_bytes <= two + scalar
+    assert two <= trace(build).temporary_bytes <= two + scalar
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_memory_of_attention_grows_by_the_square_in_eager_only(implementation):
     def peak(length: int) -> float:
         shape = cost.AttentionShape(length=length, heads=1, implementation=implementation)
-        return cost.attention(shape, backward=True).peak_bytes
+        return cost.attention(shape, backward=True).temporary_bytes
 
     assert peak(4096) / peak(2048) == pytest.approx(4 if implementation == "eager" else 2, rel=0.1)
 
@@ -184,7 +192,7 @@ def test_an_optimized_layer_keeps_a_byte_for_each_pair_instead_of_its_weights():
     kinds = {operation.kind for operation in optimized.operations}
     assert "random (16 bits)" in kinds and "random" not in kinds
     pairs = 8 * 4 * 512**2
-    assert plain.peak_bytes > 3 * 4 * pairs > 4 * pairs > optimized.peak_bytes
+    assert plain.temporary_bytes > 3 * 4 * pairs > 4 * pairs > optimized.temporary_bytes
 
 
 def test_causal_attention_optimized_computes_half_of_the_pairs():
@@ -218,14 +226,17 @@ def test_an_optimized_language_model_computes_its_labels_alone():
     """The head and all of the last layer but keys and values, forward and backward."""
     sizes = config("Bert", attention_probs_dropout_prob=0.0)
 
-    def flops(labelled: float) -> float:
+    def work(labelled: float) -> cost.Work:
         settings = {"batch": B, "length": T, "train": True, "implementation": "optimized"}
-        return cost.model(sizes, labelled=labelled, **settings).flops
+        return cost.model(sizes, labelled=labelled, **settings)
 
     head = 2 * (E**2 + 50 * E)
     layer = 2 * 2 * E**2 + 4 * E * INTERMEDIATE
     pairs = 14 * E * T  # of a query: 4 forward, 10 backward, with the weights computed again
-    assert flops(1.0) - flops(0.5) == B * T / 2 * (3 * (head + layer) + pairs)
+    assert work(1.0).flops - work(0.5).flops == B * T / 2 * (3 * (head + layer) + pairs)
+    scores = (B * T * 50,)  # of the vocabulary
+    losses = [one.part for one in work(1.0).operations if one.size == scores and "soft" in one.kind]
+    assert losses == ["loss", "loss"]  # forward and backward
 
 
 def test_decoding_optimized_copies_no_cache():

@@ -86,8 +86,8 @@ def test_values_and_gradients_are_pytorchs(rows, inputs, outputs, bias, calls):
     # The gradient by W too, where the factor that has to be copied is the smaller one.
     assert len(calls) == (3 if inputs > outputs else 2)
     with torch.no_grad():
-        torch.testing.assert_close(linear(*mine), expected)
-    assert len(calls) == (3 if inputs > outputs else 2)  # without gradients, not by oneDNN
+        assert torch.equal(linear(*mine), expected)
+    assert len(calls) == (3 if inputs > outputs else 2)  # without gradients, PyTorch's product
 
 
 def test_by_default_everything_is_pytorchs(calls):
@@ -269,9 +269,9 @@ def test_the_twin_is_pytorchs_module_with_another_product(calls):
     mine, x = optimize(copy.deepcopy(usual)), torch.randn(3, 6)
     torch.testing.assert_close(mine(x), usual(x))
     assert len(calls) == 1
+    # In evaluation mode the numbers are exactly PyTorch's, with gradients and without.
     with torch.inference_mode():
-        torch.testing.assert_close(mine(x), usual(x))
-    # In evaluation mode the numbers are exactly PyTorch's, with gradients.
+        assert torch.equal(mine(x), usual(x))
     assert torch.equal(mine.eval()(x), usual(x))
     assert len(calls) == 1
 
@@ -402,54 +402,79 @@ def test_the_activation_is_fused_only_where_that_is_faster(name, dtype, calls, m
     layer, activation = nn.Linear(24, 40, dtype=dtype), ACTIVATIONS.get(name)
     asked, pays = [], {8: True, 16: True, 64: False, 256: False}
 
-    def answer(question, make, rounds=12):
-        if "fused" not in question:
-            return False
+    def answer(question, make, rounds):
         asked.append(question)
         return next(fast for rows, fast in pays.items() if f", {rows} rows, {dtype}" in question)
 
     monkeypatch.setattr(module, "is_faster", answer)
     with torch.no_grad():
-        for rows in (1, 63, 64, 500):
+        for rows in (1, 32, 33, 500):
             x = torch.randn(rows, 24, dtype=dtype)
             expected = layer(x) if activation is None else activation(layer(x))
             tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-6
             found = linear_with_activation(x, layer, activation)
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     fused = activation in module._FUSED and module._kernel_works(dtype, activation)
-    assert [shape[0] for shape, *_ in calls] == ([1, 63] if fused else [])
+    assert [shape[0] for shape, *_ in calls] == ([1, 32] if fused else [])
     assert len(asked) == len(set(asked)) == 4 * fused
+
+
+@pytest.fixture
+def transposed(monkeypatch):
+    """The rows of each transposed product, which is chosen here, for a weight of any size."""
+    product, seen = module.transposed_linear, []
+
+    def counted(x, weight, bias):
+        seen.append(x.numel() // x.shape[-1])
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
+    monkeypatch.setattr(module, "transposed_linear", counted)
+    monkeypatch.setattr(module, "is_faster", lambda *_: True)
+    monkeypatch.setattr(module, "_TRANSPOSED_SIZES", (0, 2**23))
+    return seen
 
 
 @pytest.mark.parametrize("rows", [(4,), (2, 3), (2, 1, 2)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_transposed_product_is_the_product(rows, bias):
+def test_a_transposed_product_is_the_product(rows, bias, transposed):
     x, weight = torch.randn(*rows, 6).flip(0), torch.randn(4, 6)
     bias = torch.randn(8)[::2] if bias else None
-    found = module.transposed_linear(x, weight, bias)
+    with torch.no_grad():
+        found = module.linear(x, weight, bias, False)
     torch.testing.assert_close(found, F.linear(x, weight, bias), rtol=2e-6, atol=2e-6)
-    assert found.is_contiguous()
+    assert found.is_contiguous() and transposed == [x[..., 0].numel()]
 
 
-def test_few_rows_are_transposed_where_that_is_faster(monkeypatch):
-    weight, seen, most = torch.randn(4, 6), [], module._MAX_ROWS_TRANSPOSED
-    product = module.transposed_linear
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", True)
-    monkeypatch.setattr(
-        module, "transposed_linear", lambda x, *rest: seen.append(len(x)) or product(x, *rest)
-    )
-    for is_faster in (True, False):
-        monkeypatch.setattr(module, "is_faster", lambda *_, is_faster=is_faster, **__: is_faster)
-        with torch.no_grad():
-            for rows in (1, 2, most, most + 1):
-                x = torch.randn(rows, 6)
-                expected = F.linear(x, weight)
-                torch.testing.assert_close(module.linear(x, weight, None, False), expected)
-            module.linear(x[:2].double(), weight.double(), None, False)
-            with pytest.raises(RuntimeError):
-                module.linear(x[:2, :3], weight, None, False)
-        module.linear(x[:2], weight, None, False)  # with gradients
-    assert seen == [2, most]
+@pytest.mark.parametrize("faster", [True, False])
+def test_few_rows_are_transposed_where_that_is_faster(faster, transposed, monkeypatch):
+    most, weight = module._MAX_ROWS_TRANSPOSED, torch.randn(4, 6)
+    asked = []
+    monkeypatch.setattr(module, "is_faster", lambda name, *_: asked.append(name) or faster)
+    with torch.no_grad():
+        for rows in (1, 2, most, most + 1):
+            x = torch.randn(rows, 6)
+            torch.testing.assert_close(module.linear(x, weight, None, False), F.linear(x, weight))
+        for size in ((25, 30), (0, 23)):  # of larger and of smaller weights than this one
+            monkeypatch.setattr(module, "_TRANSPOSED_SIZES", size)
+            module.linear(x[:2], weight, None, False)
+    assert transposed == ([2, most] if faster else [])
+    assert [name.split()[2] for name in asked] == ["8", "64"]
+
+
+def test_what_is_observed_is_not_transposed(transposed):
+    x, weight = torch.randn(3, 6), torch.randn(4, 6)
+    module.linear(x, weight, None, False)  # with gradients
+    with torch.no_grad():
+        module.linear(x.double(), weight.double(), None, False)
+        with FlopCounterMode(display=False) as counter:
+            module.linear(x, weight, None, False)
+        with torch.autocast("cpu", torch.bfloat16):
+            module.linear(x, weight, None, False)
+        torch.func.vmap(lambda row: module.linear(row[None], weight, None, False))(x)
+        with pytest.raises(RuntimeError):
+            module.linear(x[:, :3], weight, None, False)
+    assert transposed == [] and counter.get_total_flops() == 2 * 3 * 4 * 6
 
 
 @pytest.mark.parametrize("ratio", [0.9, 1.04, 1.06, 2.0])
