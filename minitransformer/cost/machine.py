@@ -345,6 +345,10 @@ def _softmax(x: Tensor) -> Callable[[], object]:
     return lambda: x.softmax(-1)
 
 
+def _safe_softmax(x: Tensor) -> Callable[[], object]:
+    return lambda: torch.ops.aten._safe_softmax(x, -1)
+
+
 def _softmax_backward(x: Tensor) -> Callable[[], object]:
     return lambda: torch.ops.aten._softmax_backward_data(x, x, -1, x.dtype)
 
@@ -382,6 +386,7 @@ KINDS = {
     "attention kernel (backward)": Kind(_attention_backward, [_HEAD_SIZES, _LENGTHS]),
     "attention of one query": Kind(_attention_of_one_query, [[2**16, 2**20, 2**23, 2**26]]),
     "softmax": Kind(partial(_rowwise, _softmax), [_FEW_TO_MANY]),
+    "softmax (a row may be masked)": Kind(partial(_rowwise, _safe_softmax), [_FEW_TO_MANY]),
     "softmax (backward)": Kind(partial(_rowwise, _softmax_backward), [_FEW_TO_MANY]),
     "gelu": Kind(partial(_rowwise, _gelu), [_FEW_TO_MANY]),
     "gelu (backward)": Kind(partial(_rowwise, _gelu_backward), [_FEW_TO_MANY]),

@@ -351,7 +351,7 @@ _ATTENTION_KERNELS = {
 }
 _BY_ELEMENTS = {
     "_softmax": "softmax",
-    "_safe_softmax": "softmax",
+    "_safe_softmax": "softmax (a row may be masked)",  # that of sdpa with dropout
     "_log_softmax": "softmax",
     "_softmax_backward_data": "softmax (backward)",
     "_log_softmax_backward_data": "softmax (backward)",
