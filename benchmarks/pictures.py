@@ -121,7 +121,7 @@ def annotate(axes: Any, text: str, xy: tuple[float, float], offset: Any, **style
 def draw_generation(directory: Path, name: str) -> None:
     """Draw NAME.png: tokens per second."""
     frame = read_all(directory, name)
-    figure = new_figure(height=5.5)
+    figure = new_figure(height=2 + 1.1 * frame["case"].nunique())
     title = f"generate() beside that of transformers\n{machine(frame.iloc[0])}"
     figure.suptitle(title, fontsize=10)
     _draw_speeds(figure.subplots(), records(frame))
