@@ -46,6 +46,7 @@ KNOWN: dict[str, Callable[[], Config]] = {
 }
 LENGTHS = (128, 512, 2048, 8192, 32_768)
 _LONGEST = 2**30  # tokens; nothing longer is looked for
+_FEWEST = 3  # lengths, which determine how memory grows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class Answer:
         parts: seconds of each part of the model.
         kinds: seconds of each kind of operation, the longest first.
         flops: of matrix products and attention kernels.
-        rows: of each of :data:`LENGTHS` and of T itself.
+        rows: of T itself, of each of :data:`LENGTHS` that fits, and of the longest that does.
         crossover: the T from which on attention takes longer than all the rest; None: beyond the
             longest of the rows.
         longest: the largest T whose memory the machine has, to three digits.
@@ -140,10 +141,17 @@ def answer(question: Question, machine: Machine) -> Answer:
     """Count the question's operations at several lengths, and predict what they cost."""
     from tqdm import tqdm
 
-    works = {
-        length: question.work(length)
-        for length in tqdm(sorted({*LENGTHS, question.length}), "counting", leave=False)
-    }
+    works: dict[int, Work] = {}
+    longest = 0
+    for length in tqdm(sorted({*LENGTHS, question.length}), "counting", leave=False):
+        if length > question.length and len(works) >= _FEWEST and longest < length:
+            if longest > max(works):
+                works[longest] = question.work(longest)
+            break  # what does not fit takes longest to count
+        works[length] = question.work(length)
+        if len(works) >= _FEWEST:
+            sizes = [memory_of(work) for work in works.values()]
+            longest = longest_that_fits(list(works), sizes, machine.memory)
     parts = [machine.seconds_by_part(work) for work in works.values()]
     attention = [found.get("attention", 0.0) for found in parts]
     rest = [sum(found.values()) - mine for found, mine in zip(parts, attention, strict=True)]
@@ -167,7 +175,7 @@ def answer(question: Question, machine: Machine) -> Answer:
         flops=works[question.length].flops,
         rows=rows,
         crossover=None if overtakes is None else overtakes[0],
-        longest=longest_that_fits(list(works), [row.bytes for row in rows], machine.memory),
+        longest=longest,
     )
 
 
@@ -272,7 +280,8 @@ def longest_that_fits(lengths: Sequence[int], sizes: Sequence[float], memory: fl
     Memory is a polynomial of the length, of the second degree where a mask or the weights of
     attention are kept. The three greatest lengths determine it.
     """
-    bytes_of = np.poly1d(np.polyfit(lengths[-3:], [float(size) for size in sizes[-3:]], 2))
+    last = slice(-_FEWEST, None)
+    bytes_of = np.poly1d(np.polyfit(lengths[last], [float(size) for size in sizes[last]], 2))
     longest = bisect_right(range(1, _LONGEST), memory, key=bytes_of)
     digits = 10 ** max(0, len(str(longest)) - 3)
     return longest // digits * digits

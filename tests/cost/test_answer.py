@@ -1,5 +1,6 @@
 """What `minitransformer cost` answers."""
 
+import dataclasses
 import json
 
 import pytest
@@ -147,3 +148,20 @@ def test_the_crossover_is_where_attention_overtakes_the_rest(slow, expected):
         assert below < found.crossover < min(n for n, share in shares.items() if share > 0.5)
     else:
         assert found.crossover == expected
+
+
+def test_the_longest_length_that_fits_is_the_longest_that_is_counted(monkeypatch):
+    monkeypatch.setattr(module, "LENGTHS", (16, 32, 64, 128, 256))
+
+    def counted(memory: float, length: int = 16) -> list[int]:
+        machine = dataclasses.replace(made_machine(), memory=memory)
+        found = answer(Question(config=SMALL, length=length), machine)
+        sizes.update({row.length: row.bytes for row in found.rows})
+        return [row.length for row in found.rows]
+
+    sizes: dict[int, float] = {}
+    assert counted(2**60) == [16, 32, 64, 128, 256]
+    *lengths, longest = counted((sizes[64] + sizes[128]) / 2)
+    assert lengths == [16, 32, 64] and 64 < longest < 128
+    assert counted(1) == [16, 32, 64]  # as many as are needed to know how memory grows
+    assert counted(1, length=200) == [16, 32, 64, 128, 200]  # what was asked for is counted
