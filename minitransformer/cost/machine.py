@@ -31,7 +31,6 @@ from minitransformer.fast.dropout import dropout_mask
 from minitransformer.fast.measuring import SPEEDUPS
 from minitransformer.fast.prepacked_linear import decoding, prepack, prepacked_linear
 from minitransformer.files import atomic_directory, read_json
-from minitransformer.generation.generate import memory_size
 from minitransformer.version import __version__
 
 _BEYOND_CACHE = 2**27  # bytes
@@ -419,6 +418,8 @@ def calibrate(
         Its rates.
     """
     from tqdm import tqdm
+
+    from minitransformer.generation.generate import memory_size  # imports more than predictions do
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
