@@ -60,6 +60,17 @@ def is_plain_eager_cpu(*tensors: Tensor | None) -> bool:
     return bool(torch.backends.mkldnn.enabled) and is_plain_eager(*tensors)
 
 
+def shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether shapes and dtypes match; if not, PyTorch's own function raises the error."""
+    return (
+        x.dim() > 1
+        and weight.dim() == 2
+        and weight.shape[1:] == x.shape[-1:]
+        and (bias is None or bias.shape == weight.shape[:1])
+        and len({t.dtype for t in (x, weight, bias) if t is not None}) == 1
+    )
+
+
 def is_reverse_mode_only() -> bool:
     """Whether neither forward-mode AD nor a transform of `torch.func` is active."""
     return not _in_functorch_transform() and getattr(forward_ad, "_current_level", 0) < 0

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minitransformer.fast.dispatch import is_plain_eager_cpu
+from minitransformer.fast.dispatch import is_plain_eager_cpu, shapes_fit
 from minitransformer.fast.measuring import Ways, is_faster
 
 HALF = (torch.bfloat16, torch.float16)
@@ -38,9 +38,7 @@ def is_faster_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool
         x.dtype in HALF  # first: it rules out most calls
         and is_plain_eager_cpu(x, weight, bias)
         and not torch.is_grad_enabled()
-        and weight.dtype == x.dtype
-        and (bias is None or (bias.dtype == x.dtype and bias.shape == weight.shape[:1]))
-        and weight.shape[1:] == x.shape[-1:]
+        and shapes_fit(x, weight, bias)
         and (num_rows := x.numel() // x.shape[-1]) >= _MIN_ROWS
         and _is_faster_for(x.dtype, num_rows)
     )

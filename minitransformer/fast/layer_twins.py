@@ -32,7 +32,7 @@ from minitransformer.layers.feed_forward import FeedForward, GatedFeedForward
 
 
 class FastLinear(nn.Linear):
-    """A linear layer by the faster library in training, without gradients by the faster product."""
+    """A linear layer by whichever product is faster on this processor."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., O)."""

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.fast.dispatch import is_plain_eager_cpu
+from minitransformer.fast.dispatch import is_plain_eager_cpu, shapes_fit
 from minitransformer.fast.half_precision import is_faster_in_float32, linear_in_float32
 from minitransformer.fast.measuring import Ways, is_faster
 from minitransformer.layers.feed_forward import ACTIVATIONS, Activation
@@ -157,7 +157,7 @@ def linear_with_activation(
     Returns:
         (..., O).
     """
-    if torch.is_grad_enabled() or not _shapes_fit(x, module.weight, module.bias):
+    if torch.is_grad_enabled() or not shapes_fit(x, module.weight, module.bias):
         product = module(x)
         return product if activation is None else activation(product)
     num_rows = x.numel() // x.shape[-1]
@@ -214,7 +214,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     faster = (
         is_plain_eager_cpu(x, weight, bias)  # first: the compiler cannot trace the rest
         and x.dtype == torch.float32
-        and _shapes_fit(x, weight, bias)
+        and shapes_fit(x, weight, bias)
         and measured_library() == "onednn"
     )
     if not faster:
@@ -281,7 +281,7 @@ def _is_faster_transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> boo
         is_plain_eager_cpu(x, weight, bias)  # first: the compiler cannot trace the rest
         and not torch.is_grad_enabled()
         and x.dtype == torch.float32
-        and _shapes_fit(x, weight, bias)
+        and shapes_fit(x, weight, bias)
         and 1 < (num_rows := x.numel() // x.shape[-1]) <= _MAX_ROWS_TRANSPOSED
         and _TRANSPOSED_SIZES[0] <= weight.numel() <= _TRANSPOSED_SIZES[1]
         and _is_transposing_faster(_measured_rows(num_rows))
@@ -331,17 +331,6 @@ def _separate_and_fused(dtype: torch.dtype, activation: Activation | None, num_r
     return (
         lambda: [separate(weight) for weight in weights],
         lambda: [onednn_linear(x, weight, bias, *_FUSED[activation]) for weight in weights],
-    )
-
-
-def _shapes_fit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether shapes and dtypes match; if not, PyTorch's own function raises the error."""
-    return (
-        x.dim() > 1
-        and weight.dim() == 2
-        and weight.shape[1:] == x.shape[-1:]
-        and (bias is None or bias.shape == weight.shape[:1])
-        and len({t.dtype for t in (x, weight, bias) if t is not None}) == 1
     )
 
 

@@ -54,6 +54,7 @@ _MIN_ROWS = 4
 MIN_USES = 16
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _PARTS = 8  # of a weight, each with its own checksum
+_uncopied = partial(linear, training=False)  # a product by the weight itself
 
 
 class PrepackedWeight:
@@ -180,9 +181,6 @@ def prepacked_linear(x: Tensor, module: nn.Module, bias: Tensor | None = None) -
     return linear(x, weight, bias, module.training)
 
 
-_linear = partial(linear, training=False)
-
-
 def _is_decoding() -> bool:
     """Whether this is a step of a session, without gradients."""
     # Compilation is checked first: the compiler cannot trace the rest.
@@ -215,7 +213,7 @@ def _is_faster_for(dtype: torch.dtype, num_rows: int) -> bool:
     measured_rows = 1 if num_rows == 1 else _EXPECTED_ROWS
     rows = "one row" if measured_rows == 1 else "several rows"
     by_onednn = num_rows == 1 and dtype == torch.float32 and _is_row_faster_by_onednn()
-    product = onednn_linear if by_onednn else _linear  # without a copy
+    product = onednn_linear if by_onednn else _uncopied
     name = f"prepacked weights for {rows}, {dtype}"
     return is_faster(name, partial(_usual_and_prepacked, dtype, measured_rows, product))
 
@@ -230,7 +228,7 @@ def _row_products() -> Ways:
 
 
 def _usual_and_prepacked(
-    dtype: torch.dtype, num_rows: int, product: Callable[..., Tensor] = _linear
+    dtype: torch.dtype, num_rows: int, product: Callable[..., Tensor] = _uncopied
 ) -> Ways:
     """The same with copies, beside the faster product without."""
     x, bias = ones(num_rows, 768, dtype=dtype), ones(3072, dtype=dtype)

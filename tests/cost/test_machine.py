@@ -5,6 +5,7 @@ import pytest
 from minitransformer import cost
 from minitransformer.cost import machine as module
 from minitransformer.cost.machine import ABOUT, KINDS, Kind, Machine, Rate
+from minitransformer.fast.measuring import SPEEDUPS
 
 
 def made_machine(seconds: float = 1e-9, **changes: float) -> Machine:
@@ -55,8 +56,10 @@ def test_calibration_gives_the_rates_of_a_made_clock_back(monkeypatch):
     """Each kind takes a made time for each of its sizes; the median of all passes counts."""
 
     def make(dtype, first, second):
+        seen.update(SPEEDUPS)  # what is compared while calibrating has other threads
         return ("call", first, second), first * second
 
+    seen: dict[str, float] = {}
     kinds = {
         "matmul": Kind(make, [[1, 2], [3, 5, 7]]),
         "view": Kind(lambda dtype: ("view", 100), []),
@@ -69,7 +72,10 @@ def test_calibration_gives_the_rates_of_a_made_clock_back(monkeypatch):
         "_seconds",
         lambda call: next(slowness) * seconds["view" if call == "view" else "call"](call),
     )
+    before = dict(SPEEDUPS)
+    SPEEDUPS["of the caller's threads"] = 2.0
     machine = cost.calibrate(dtypes=["float32"], passes=3)
+    assert SPEEDUPS.pop("of the caller's threads") == 2.0 and before == SPEEDUPS and not seen
     rates = machine.rates["float32"]
     assert rates["matmul"] == Rate([[1, 2], [3, 5, 7]], [[1, 1, 1], [2, 2, 2]])
     assert rates["view"].at(()) == pytest.approx(1)

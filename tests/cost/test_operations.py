@@ -117,6 +117,14 @@ def test_peak_memory_is_that_of_the_tensors_that_are_alive_together():
     assert two <= trace(build).temporary_bytes <= two + scalar
 
 
+def test_the_softmax_of_sdpa_with_dropout_has_a_rate_of_its_own():
+    for implementation, expected in (("eager", 0), ("sdpa", 1)):
+        shape = cost.AttentionShape(length=T, dropout=0.1, implementation=implementation)
+        kinds = [one.kind for one in cost.attention(shape, backward=True).operations]
+        assert kinds.count("softmax (a row may be masked)") == expected
+        assert kinds.count("softmax") == 1 - expected
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_memory_of_attention_grows_by_the_square_in_eager_only(implementation):
     def peak(length: int) -> float:

@@ -125,7 +125,9 @@ def test_measuring_and_the_callers_settings_do_not_affect_each_other(
     state = torch.get_rng_state()
     before = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
     assert not is_faster("which?", make, rounds=1)
-    assert answers["which?"] == 1.0  # measured, no exception
+    assert answers.pop("which?") == 1.0  # measured, no exception
+    # A product of few rows may be transposed, which is another comparison.
+    assert answers in ({}, {"products of 8 rows, transposed, torch.float32": 1.0})
     after = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
     assert before == after and torch.equal(torch.get_rng_state(), state)
     usual, other = seen[-2:]
