@@ -202,6 +202,12 @@ def test_what_may_not_end_within_the_budget_is_left_out(monkeypatch):
     assert found == [*every, (128, TRAINING, OPTIMIZED), (128, INFERENCE, PLAIN)]
 
 
+def test_a_shortest_length_above_the_longest_is_refused(tmp_path, capsys):
+    words = ["--quick", "--shortest", "512", "--longest", "256", "--out", str(tmp_path / "out")]
+    assert time_by_part.main(words) != 0
+    assert "--shortest 512 is above --longest 256" in capsys.readouterr().err
+
+
 def test_a_whole_run(tmp_path, capsys, figures, monkeypatch, asked):
     monkeypatch.setitem(time_by_part.QUICK, "longest", 128)
     seen = []
