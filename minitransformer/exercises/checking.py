@@ -1,0 +1,390 @@
+"""Check a student's file: does it do what the reference does, and if not, which mistake is it?
+
+The file runs in a process of its own with a time limit. Its results are compared with those of the
+reference here, values and gradients. If they differ, the wrong versions of the catalogue are run on
+the same inputs, one by one and then in pairs: the mistake is the one that gives the same numbers in
+every case.
+"""
+
+import ast
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minitransformer.exercises import runner
+from minitransformer.exercises.exercise import Exercise, Mistake
+from minitransformer.exercises.runner import Case, Outcome
+from minitransformer.names import listed, shortened
+
+TIME_LIMIT = 60.0  # seconds for a file, of which importing torch takes a few
+
+# The largest |yours - reference| / (1 + |reference|) that rounding explains.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+_MOST_PRINTED = 24  # numbers of a tensor that are printed in full
+_MOST_BYTES_PRINTED = 2**26  # what a solution may write to its standard output
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a result first differs from the reference."""
+
+    where: str  # "result[0, 1]", "gradient of query[0, 0, 1]", "the shape of the result"
+    yours: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        failure: why the file could not be checked, in one sentence.
+        case: the first case, which is the smallest, that differs.
+        difference: where.
+        passed_cases: the labels of cases that are right.
+        failed_cases: and of those that are not.
+        mistakes: what explains all the differences; several alternatives only if no input tells
+            them apart, and more than one mistake in an alternative if there are two at once.
+        printed: what the file wrote to its standard output, if it did.
+    """
+
+    exercise: str
+    file: str = ""
+    failure: str | None = None
+    case: Case | None = None
+    difference: Difference | None = None
+    passed_cases: tuple[str, ...] = ()
+    failed_cases: tuple[str, ...] = ()
+    mistakes: tuple[tuple[Mistake, ...], ...] = ()
+    printed: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the solution is right."""
+        return self.failure is None and self.difference is None
+
+    def text(self) -> str:
+        """The report for a reader."""
+        lines = [f"{self.exercise}: {'right' if self.passed else 'not yet right'} ({self.file})"]
+        if self.printed:
+            lines.append(f"Your code prints, which a solution should not: {self.printed!r:.200}")
+        if self.failure is not None:
+            return "\n".join([*lines, self.failure])
+        if self.difference is None or self.case is None:
+            return "\n".join(
+                [*lines, f"{len(self.passed_cases)} inputs: values and gradients agree"]
+            )
+        lines.append(f"The smallest input that differs: {self.case.label}")
+        lines += _input_lines(self.case)
+        lines.append(f"  {self.difference.where}:")
+        lines.append(f"    yours      {self.difference.yours}")
+        lines.append(f"    reference  {self.difference.reference}")
+        others = [label for label in self.failed_cases if label != self.case.label]
+        lines.append(f"Also wrong: {listed(others, 200)}" * bool(others))
+        lines.append(f"Right: {listed(self.passed_cases, 200)}" * bool(self.passed_cases))
+        lines.append("")
+        if not self.mistakes:
+            lines.append("This is none of the known mistakes; look at where it first differs.")
+        for number, alternative in enumerate(self.mistakes):
+            either = "It may also be" if number else "The mistake"
+            lines.append(f"{either}{'s' * (len(alternative) > 1 and not number)}:")
+            for mistake in alternative:
+                lines.append(f"- {mistake.reason}")
+                lines.append(f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}")
+        return "\n".join(line for line in lines if line or line == "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for a program."""
+        return {
+            "exercise": self.exercise,
+            "file": self.file,
+            "passed": self.passed,
+            "failure": self.failure,
+            "case": None if self.case is None else self.case.label,
+            "difference": None if self.difference is None else asdict(self.difference),
+            "passed_cases": list(self.passed_cases),
+            "failed_cases": list(self.failed_cases),
+            "mistakes": [
+                [{"name": m.name, "reason": m.reason, "read": asdict(m.line)} for m in alternative]
+                for alternative in self.mistakes
+            ],
+            "printed": self.printed,
+        }
+
+
+def exercises_in(path: Path, known: Sequence[Exercise]) -> list[Exercise]:
+    """The exercises whose function or class a file defines.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it defines none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = {
+            n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef)
+        }
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8") from error
+    except SyntaxError as error:
+        raise ValueError(f"line {error.lineno} of {path} is not Python: {error.msg}") from error
+    found = [exercise for exercise in known if exercise.target in names]
+    if not found:
+        raise ValueError(
+            f"{path} defines none of the exercises' functions and classes, but "
+            f"{listed(sorted(names), 200) or 'nothing'}; start from `minitransformer exercise start "
+            "NAME`, and keep the name"
+        )
+    return found
+
+
+def check(exercise: Exercise, path: str | Path, *, time_limit: float = TIME_LIMIT) -> Report:
+    """Compare a student's solution with the reference, and name its mistake.
+
+    Args:
+        exercise: what the file should solve.
+        path: the file.
+        time_limit: seconds.
+    """
+    cases = list(exercise.cases())
+    outcomes, failure, printed = _run(Path(path), exercise.target, cases, time_limit)
+    if failure is not None:
+        return Report(exercise.name, str(path), failure=failure, printed=printed)
+    return replace(judge(exercise, cases, outcomes), file=str(path), printed=printed)
+
+
+def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> Report:
+    """Compare the outcomes of a solution with those of the reference."""
+    right = [_reference_outcome(exercise, case) for case in cases]
+    found = [
+        first_difference(case, yours, reference)
+        for case, yours, reference in zip(cases, outcomes, right, strict=True)
+    ]
+    wrong = [number for number, difference in enumerate(found) if difference is not None]
+    labels = [case.label for case in cases]
+    passed = tuple(label for i, label in enumerate(labels) if i not in wrong)
+    if not wrong:
+        return Report(exercise.name, passed_cases=passed)
+    return Report(
+        exercise.name,
+        passed_cases=passed,
+        case=cases[wrong[0]],
+        difference=found[wrong[0]],
+        failed_cases=tuple(labels[i] for i in wrong),
+        mistakes=tuple(diagnose(exercise, cases, outcomes, wrong)),
+    )
+
+
+def diagnose(
+    exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome], wrong: Sequence[int]
+) -> list[tuple[Mistake, ...]]:
+    """The mistakes, or pairs of them, that give these outcomes in every case.
+
+    Args:
+        exercise: whose catalogue is searched.
+        cases, outcomes: the inputs and what the solution gave.
+        wrong: the numbers of the cases in which that is not what the reference gives.
+    """
+    order = [*wrong, *(i for i in range(len(cases)) if i not in wrong)]  # those tell most apart
+    for size in (1, 2):
+        found = [
+            mistakes
+            for mistakes in itertools.combinations(exercise.mistakes, size)
+            if all(_explains(exercise, mistakes, cases[i], outcomes[i]) for i in order)
+        ]
+        if found:
+            return found
+    return []
+
+
+def _explains(
+    exercise: Exercise, mistakes: Sequence[Mistake], case: Case, outcome: Outcome
+) -> bool:
+    """Whether the reference with these mistakes gives this outcome in a case."""
+    return first_difference(case, outcome, wrong_outcome(exercise, mistakes, case)) is None
+
+
+def wrong_outcome(exercise: Exercise, mistakes: Sequence[Mistake], case: Case) -> Outcome:
+    """What the reference with these mistakes gives in a case."""
+
+    def put_in(steps: Any) -> None:
+        for mistake in mistakes:
+            mistake.put_into(steps)
+
+    target = exercise.steps if exercise.is_class else exercise.steps()
+    return runner.evaluate(target, case, put_in)
+
+
+def _reference_outcome(exercise: Exercise, case: Case) -> Outcome:
+    return wrong_outcome(exercise, (), case)
+
+
+# ---- comparing ----
+
+
+def first_difference(case: Case, yours: Outcome, reference: Outcome) -> Difference | None:
+    """Where an outcome first differs from another by more than rounding."""
+    if yours.error is not None or reference.error is not None:
+        if _kind(yours.error) == _kind(reference.error):
+            return None
+        return Difference(
+            "the call",
+            yours.error or "no error",
+            reference.error or f"no error: {_shown(reference.value)}",
+        )
+    different = _differing("result", yours.value, reference.value, case.tolerance)
+    for name, gradient in reference.gradients.items():
+        if different is not None:
+            break
+        other = yours.gradients[name]
+        different = _differing(f"gradient of {name}", other, gradient, case.tolerance)
+    return different
+
+
+def _kind(error: str | None) -> str | None:
+    """The kind of an error, "ValueError", whatever its words."""
+    return None if error is None else error.partition(":")[0]
+
+
+def _differing(
+    where: str, yours: Any, reference: Any, tolerance: float | None
+) -> Difference | None:
+    """Where two nested values first differ."""
+    if isinstance(reference, Tensor) and isinstance(yours, Tensor):
+        return _differing_tensors(where, yours, reference, tolerance)
+    if isinstance(reference, list | tuple) and isinstance(yours, list | tuple):
+        if len(yours) != len(reference):
+            return Difference(f"the length of the {where}", _shown(yours), _shown(reference))
+        parts = [(f"{where}[{i}]", *p) for i, p in enumerate(zip(yours, reference, strict=True))]
+    elif isinstance(reference, dict) and isinstance(yours, dict):
+        if {*yours} != {*reference}:
+            return Difference(f"the keys of the {where}", _shown([*yours]), _shown([*reference]))
+        parts = [(f"{where}[{key!r}]", yours[key], reference[key]) for key in reference]
+    else:
+        numbers = isinstance(yours, int | float) and isinstance(reference, int | float)
+        if isinstance(yours, Tensor) and yours.dim() == 0 and isinstance(reference, int | float):
+            yours, numbers = yours.item(), True
+        close = numbers and abs(yours - reference) <= (tolerance or 1e-9) * (1 + abs(reference))
+        same = close or (type(yours) is type(reference) and yours == reference)
+        return None if same else Difference(where, _shown(yours), _shown(reference))
+    differing = (_differing(*part, tolerance) for part in parts)
+    return next((found for found in differing if found is not None), None)
+
+
+def _differing_tensors(
+    where: str, yours: Tensor, reference: Tensor, tolerance: float | None
+) -> Difference | None:
+    if yours.shape != reference.shape:
+        shapes = str(tuple(yours.shape)), str(tuple(reference.shape))
+        return Difference(f"the shape of the {where}", *shapes)
+    if yours.dtype != reference.dtype:
+        return Difference(f"the dtype of the {where}", str(yours.dtype), str(reference.dtype))
+    limit = _TOLERANCE.get(reference.dtype, 0.0) if tolerance is None else tolerance
+    a, b = yours.to(torch.float64), reference.to(torch.float64)
+    near = (a - b).abs() <= limit * (1 + b.abs())
+    wrong = ~(near | (a == b) | (a.isnan() & b.isnan()))  # an infinity equals itself alone
+    if not wrong.any():
+        return None
+    index = tuple(wrong.nonzero()[0].tolist())
+    place = f"{where}[{', '.join(map(str, index))}]" if index else where
+    return Difference(place, _number(yours[index].item()), _number(reference[index].item()))
+
+
+def _number(value: float) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
+
+
+def _input_lines(case: Case) -> Iterator[str]:
+    """The inputs of a case, one a line; large tensors by shape and dtype."""
+    for name, value in [*(case.init or {}).items(), *case.inputs.items()]:
+        yield f"  {name} = {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return shortened(value, 300)
+    dtype = str(value.dtype).removeprefix("torch.")
+    if value.numel() > _MOST_PRINTED:
+        return f"{dtype} of shape {tuple(value.shape)}"
+    rounded = value.tolist() if not value.is_floating_point() else _rounded(value.tolist())
+    return f"{rounded} ({dtype}, shape {tuple(value.shape)})"
+
+
+def _rounded(values: Any) -> Any:
+    return [_rounded(v) for v in values] if isinstance(values, list) else float(f"{values:.5g}")
+
+
+# ---- the student's process ----
+
+
+def _run(
+    path: Path, name: str, cases: Sequence[Case], time_limit: float
+) -> tuple[list[Outcome], str | None, str]:
+    """Run the cases in another process: the outcomes, or why there are none, and what it printed."""
+    with tempfile.TemporaryDirectory() as directory:
+        there = Path(directory)
+        runner.write(there, "cases", [vars(case) for case in cases])
+        # -P: the directory of runner.py, which is this package's, is not searched for modules.
+        command = [sys.executable, "-P", runner.__file__, str(path.resolve()), name, directory]
+        with (there / "printed").open("wb") as printed:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=directory,
+                preexec_fn=_limit_files if os.name == "posix" else None,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            try:
+                process.wait(time_limit)
+                ended = True
+            except subprocess.TimeoutExpired:
+                ended = False
+            finally:
+                _end(process)
+        with (there / "printed").open("rb") as lines:
+            text = lines.read(1000).decode(errors="replace").strip()
+        if (there / "refused.json").exists():
+            return [], f"Not run: {runner.read(there, 'refused')}.", text
+        numbers = [number for number in range(len(cases)) if (there / f"{number}.json").exists()]
+        if len(numbers) == len(cases):
+            return [Outcome(**runner.read(there, str(number))) for number in numbers], None, text
+        at = f"in the case: {cases[len(numbers)].label}" if numbers else "before the first result"
+        if not ended:
+            return (
+                [],
+                f"It had not ended after {time_limit:g} s, {at}; does a loop never end?",
+                text,
+            )
+        last = text.splitlines()[-1][:200] if text else "nothing was printed"
+        return [], f"The process ended with status {process.returncode} {at} ({last}).", ""
+
+
+def _limit_files() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_BYTES_PRINTED, _MOST_BYTES_PRINTED))
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the process and all that it started."""
+    if os.name == "posix":
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    elif process.poll() is None:
+        process.kill()
+    process.wait()
