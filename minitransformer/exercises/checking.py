@@ -7,6 +7,7 @@ every case.
 """
 
 import ast
+import contextlib
 import itertools
 import os
 import signal
@@ -130,20 +131,18 @@ def exercises_in(path: Path, known: Sequence[Exercise]) -> list[Exercise]:
         ValueError: it defines none.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        names = {
-            n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef)
-        }
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8") from error
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
     except SyntaxError as error:
         raise ValueError(f"line {error.lineno} of {path} is not Python: {error.msg}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not Python in UTF-8: {error}") from error
+    names = {s.name for s in statements if isinstance(s, ast.FunctionDef | ast.ClassDef)}
     found = [exercise for exercise in known if exercise.target in names]
     if not found:
+        defined = listed(sorted(names), 200) or "nothing"
         raise ValueError(
-            f"{path} defines none of the exercises' functions and classes, but "
-            f"{listed(sorted(names), 200) or 'nothing'}; start from `minitransformer exercise start "
-            "NAME`, and keep the name"
+            f"{path} defines no function or class of an exercise, but {defined}; start from the "
+            "file of `minitransformer exercise start NAME`, and keep the name in it"
         )
     return found
 
@@ -330,7 +329,7 @@ def _rounded(values: Any) -> Any:
 def _run(
     path: Path, name: str, cases: Sequence[Case], time_limit: float
 ) -> tuple[list[Outcome], str | None, str]:
-    """Run the cases in another process: the outcomes, or why there are none, and what it printed."""
+    """Run the cases in another process: the outcomes, or why there are none; what it printed."""
     with tempfile.TemporaryDirectory() as directory:
         there = Path(directory)
         runner.write(there, "cases", [vars(case) for case in cases])
@@ -381,10 +380,8 @@ def _limit_files() -> None:
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """End the process and all that it started."""
     if os.name == "posix":
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     elif process.poll() is None:
         process.kill()
     process.wait()

@@ -18,6 +18,8 @@ from torch import nn
 
 from minitransformer.exercises.runner import Case
 
+_CHECK_IT = "Check it: minitransformer exercise check THIS_FILE"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -141,20 +143,12 @@ class Exercise:
     def template_text(self) -> str:
         """The file that a student starts from."""
         source = inspect.getsource(self.template)
-        module = inspect.getmodule(self.template)
-        assert module is not None
         used = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-        imports = []
+        from_torch = [name for name in ("Tensor", "nn") if name in used]
+        imports = ["import torch"]
         if "Any" in used:
-            imports.append("from typing import Any\n")
-        imports.append("import torch")
-        if {"Tensor", "nn"} & used:
-            imports.append(
-                "from torch import " + ", ".join(n for n in ("Tensor", "nn") if n in used)
-            )
-        return (
-            f'"""{self.title[0].upper()}{self.title[1:]}.\n\n'
-            f'Check it: minitransformer exercise check FILE\n"""\n\n'
-            + "\n".join(imports)
-            + f"\n\n\n{source}"
-        )
+            imports.insert(0, "from typing import Any\n")
+        if from_torch:
+            imports.append(f"from torch import {', '.join(from_torch)}")
+        head = f'"""{self.title[0].upper()}{self.title[1:]}.\n\n{_CHECK_IT}\n"""'
+        return "\n".join([head, "", *imports, "", "", source])

@@ -22,38 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 # What a solution may import beside files in its own directory: the maths, and plain Python.
-ALLOWED_IMPORTS = frozenset(
-    [
-        "__future__",
-        "abc",
-        "bisect",
-        "collections",
-        "contextlib",
-        "copy",
-        "dataclasses",
-        "einops",
-        "enum",
-        "functools",
-        "heapq",
-        "itertools",
-        "json",
-        "math",
-        "numpy",
-        "operator",
-        "pathlib",
-        "random",
-        "re",
-        "safetensors",
-        "statistics",
-        "string",
-        "torch",
-        "types",
-        "typing",
-        "typing_extensions",
-        "unicodedata",
-        "warnings",
-    ]
-)
+ALLOWED_IMPORTS = {
+    "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "einops",
+    "enum", "functools", "heapq", "itertools", "json", "math", "numpy", "operator", "pathlib",
+    "random", "re", "safetensors", "statistics", "string", "torch", "types", "typing",
+    "typing_extensions", "unicodedata", "warnings",
+}  # fmt: skip
 # What stands in the place of the package's own answer in any environment.
 FORBIDDEN_IMPORTS = ("minitransformer", "transformers")
 
@@ -300,11 +274,12 @@ def check_imports(path: Path, seen: set[Path] | None = None) -> None:
     seen = set() if seen is None else seen
     seen.add(path)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module or ""]
+        else:
+            continue
         for name in names:
             first = name.partition(".")[0]
             beside = path.parent / f"{first}.py"
@@ -325,6 +300,7 @@ class _Refuser:
     """Refuses imports that :func:`check_imports` cannot see."""
 
     def find_spec(self, name: str, *_: Any) -> None:
+        """Refuse the name, or leave it to others."""
         if name.partition(".")[0] in FORBIDDEN_IMPORTS:
             raise Refused(f"it imports {name}, which has the answer; write it yourself")
 
@@ -337,12 +313,12 @@ def load(path: Path, name: str) -> Any:
     """
     try:
         check_imports(path)
-        sys.meta_path.insert(0, _Refuser())  # type: ignore[arg-type]
-        sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        sys.meta_path.insert(0, _Refuser())
+        sys.path.append(str(path.parent))  # last, so that a file random.py hides nothing
+        spec = importlib.util.spec_from_file_location("solution", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module  # which dataclasses look up
+        sys.modules["solution"] = module  # where dataclasses look it up
         spec.loader.exec_module(module)
     except Refused:
         raise
