@@ -73,6 +73,8 @@ def _run(words: list[str]) -> int:
     name, *rest = words
     if name == "train":
         return _train(rest)
+    if name == "exercise":
+        return _exercise(rest)
     verb = VERBS.get(name)
     if verb is None:
         Parser(prog="minitransformer").error(_no_verb(name))
@@ -90,6 +92,7 @@ def _run(words: list[str]) -> int:
 
 def _help() -> str:
     verbs = {name: verb.help for name, verb in VERBS.items()}
+    verbs["exercise"] = f"write a part of a transformer, and be told the mistake: {ACTIONS}"
     verbs["train"] = f"train a model: {', '.join(JOBS)}"
     lines = [f"  {name:12}{text}" for name, text in verbs.items()]
     return (
@@ -107,7 +110,7 @@ def _no_verb(name: str) -> str:
     meant |= {verb.task: known for known, verb in TEXT_VERBS.items() if verb.task}
     meant |= {alias: meant[task] for alias, task in ALIASES.items() if task in meant}
     meant |= {job: f"train {job}" for job in JOBS}
-    return unexpected_name("verb", name, [*VERBS, "train"], guess=meant.get(name))
+    return unexpected_name("verb", name, [*VERBS, "exercise", "train"], guess=meant.get(name))
 
 
 @contextmanager
@@ -696,6 +699,97 @@ VERBS: dict[str, TextVerb | Verb] = {
     "curves": Verb("draw a metric of several runs in one picture", _add_curves, _curves),
     "cost": Verb("predict time and memory for any length", _add_cost, _cost),
 }
+
+
+# ---- verbs with an action ----
+
+
+def _add_exercise_list(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one document of JSON")
+
+
+def _exercise_list(arguments: Namespace) -> int:
+    from minitransformer.exercises import EXERCISES
+
+    rows = [
+        {"name": e.name, "title": e.title, "mistakes": len(e.mistakes)} for e in EXERCISES.values()
+    ]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    width = max(map(len, EXERCISES))
+    for number, row in enumerate(rows, start=1):
+        print(f"{number:3}  {row['name']:{width}}  {row['title']}")
+    return 0
+
+
+def _add_exercise_start(parser: Parser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help="an exercise; all: every one")
+    parser.add_argument("--out", type=Path, default=Path(), help="the directory; made if missing")
+    parser.add_argument(
+        "--tests", action="store_true", help="write test_exercises.py too, which pytest runs"
+    )
+
+
+def _exercise_start(arguments: Namespace) -> int:
+    from minitransformer.exercises import start
+
+    for path in start(arguments.names, arguments.out, tests=arguments.tests):
+        print(path)
+    return 0
+
+
+def _add_exercise_check(parser: Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a solution")
+    parser.add_argument("--exercise", metavar="NAME", help="by default all that the file defines")
+    parser.add_argument("--time-limit", type=positive, default=60, help="seconds for each")
+    parser.add_argument("--json", action="store_true", help="print one document of JSON")
+    parser.set_defaults(parser=parser)
+
+
+def _exercise_check(arguments: Namespace) -> int:
+    """Exit status 0: all are right; 1: one is not; 2: there is nothing to check."""
+    from minitransformer.exercises import check, exercises_in, find
+
+    try:
+        only = [find(arguments.exercise)] if arguments.exercise else None
+        work = [(e, path) for path in arguments.files for e in only or exercises_in(path)]
+    except (ValueError, OSError) as error:
+        arguments.parser.error(str(error))
+    reports = []
+    for exercise, path in work:
+        reports.append(check(exercise, path, time_limit=arguments.time_limit))
+        if not arguments.json:
+            print("\n" * (len(reports) > 1) + reports[-1].text(), flush=True)
+    passed = all(report.passed for report in reports)
+    if arguments.json:
+        document = {"passed": passed, "reports": [report.as_dict() for report in reports]}
+        print(json.dumps(document, indent=2))
+    return 0 if passed else 1
+
+
+EXERCISE_ACTIONS = {
+    "list": Verb("list the exercises in the order of a course", _add_exercise_list, _exercise_list),
+    "start": Verb("write the file of an exercise", _add_exercise_start, _exercise_start),
+    "check": Verb("check a solution and name its mistake", _add_exercise_check, _exercise_check),
+}
+ACTIONS = ", ".join(EXERCISE_ACTIONS)
+
+
+def _exercise(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        actions = "\n".join(f"  {name:8}{a.help}" for name, a in EXERCISE_ACTIONS.items())
+        print(f"usage: minitransformer exercise ACTION ...\n\nactions:\n{actions}")
+        return 0
+    name, *rest = words
+    if name not in EXERCISE_ACTIONS:
+        message = unexpected_name("action", name, EXERCISE_ACTIONS)
+        Parser(prog="minitransformer exercise").error(message)
+    action = EXERCISE_ACTIONS[name]
+    description = f"{action.help[0].upper()}{action.help[1:]}."
+    parser = Parser(prog=f"minitransformer exercise {name}", description=description)
+    action.add_options(parser)
+    return action.run(parser.parse_args(rest))
 
 
 def _train(words: list[str]) -> int:

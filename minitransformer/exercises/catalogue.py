@@ -1,11 +1,15 @@
-"""The exercises in the order of a course."""
+"""The exercises in the order of a course, and their files."""
+
+import ast
+from collections.abc import Iterable
+from pathlib import Path
 
 from minitransformer.exercises.attention import (
     SCALED_DOT_PRODUCT_ATTENTION,
     SOFTMAX,
 )
 from minitransformer.exercises.exercise import Exercise
-from minitransformer.names import unexpected_name
+from minitransformer.names import listed, unexpected_name
 
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
@@ -26,3 +30,76 @@ def find(name: str) -> Exercise:
         if name in (exercise.name, exercise.name.replace("-", "_"), exercise.target):
             return exercise
     raise ValueError(unexpected_name("exercise", name, [*EXERCISES]))
+
+
+def exercises_in(path: Path) -> list[Exercise]:
+    """The exercises whose function or class a file defines.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it defines none.
+    """
+    try:
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise ValueError(f"line {error.lineno} of {path} is not Python: {error.msg}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not Python in UTF-8: {error}") from error
+    names = {s.name for s in statements if isinstance(s, ast.FunctionDef | ast.ClassDef)}
+    found = [exercise for exercise in EXERCISES.values() if exercise.target in names]
+    if not found:
+        defined = listed(sorted(names), 200) or "nothing"
+        raise ValueError(
+            f"{path} defines no function or class of an exercise, but {defined}; start from the "
+            "file of `minitransformer exercise start NAME`, and keep the name in it"
+        )
+    return found
+
+
+_TESTS = '''"""Checks the solution of each exercise: pytest test_exercises.py."""
+
+from pathlib import Path
+
+import pytest
+
+from minitransformer.exercises import check, find
+
+EXERCISES = {names}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_exercise(name: str) -> None:
+    exercise = find(name)
+    report = check(exercise, Path(__file__).with_name(exercise.file_name))
+    assert report.passed, report.text()
+'''
+
+
+def start(names: Iterable[str], directory: Path, *, tests: bool = False) -> list[Path]:
+    """Write the files that students start from; nothing is overwritten.
+
+    Args:
+        names: of the exercises; "all" stands for every one.
+        directory: where; made if it is missing.
+        tests: whether test_exercises.py is written too, which checks the solutions beside it.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: there is no such exercise.
+        FileExistsError: one of the files exists.
+    """
+    names = [*EXERCISES] if "all" in names else names
+    chosen = [find(name) for name in names]
+    texts = {directory / e.file_name: e.template_text() for e in chosen}
+    if tests:
+        rows = "".join(f'    "{exercise.name}",\n' for exercise in chosen)
+        texts[directory / "test_exercises.py"] = _TESTS.format(names=f"[\n{rows}]")
+    for path in texts:
+        if path.exists():
+            raise FileExistsError(f"{path} exists; rename it, or choose another directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    return [*texts]

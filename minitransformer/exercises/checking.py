@@ -6,7 +6,6 @@ the same inputs, one by one and then in pairs: the mistake is the one that gives
 every case.
 """
 
-import ast
 import contextlib
 import itertools
 import os
@@ -80,29 +79,40 @@ class Report:
         if self.printed:
             lines.append(f"Your code prints, which a solution should not: {self.printed!r:.200}")
         if self.failure is not None:
-            return "\n".join([*lines, self.failure])
-        if self.difference is None or self.case is None:
-            return "\n".join(
-                [*lines, f"{len(self.passed_cases)} inputs: values and gradients agree"]
+            lines.append(self.failure)
+        elif self.case is None or self.difference is None:
+            lines.append(f"Values and gradients agree for all {len(self.passed_cases)} inputs.")
+        else:
+            lines += self._difference_lines(self.case, self.difference)
+            lines += ["", *self._mistake_lines(self.difference)]
+        return "\n".join(lines)
+
+    def _difference_lines(self, case: Case, difference: Difference) -> Iterator[str]:
+        yield f"The smallest input that differs: {case.label}"
+        for name, value in [*(case.init or {}).items(), *case.inputs.items()]:
+            yield f"  {name} = {_shown(value)}"
+        yield f"  {difference.where}:"
+        yield f"    yours      {difference.yours}"
+        yield f"    reference  {difference.reference}"
+        if len(self.failed_cases) > 1:
+            yield f"Also wrong: {listed(self.failed_cases[1:], 200)}"
+        if self.passed_cases:
+            yield f"Right: {listed(self.passed_cases, 200)}"
+
+    def _mistake_lines(self, difference: Difference) -> Iterator[str]:
+        if not self.mistakes and difference.where == "the call":
+            yield "The call ends in an error; mend that first."
+        elif not self.mistakes:
+            yield (
+                "This is none of the known mistakes, nor two of them; look at where the result "
+                "first differs."
             )
-        lines.append(f"The smallest input that differs: {self.case.label}")
-        lines += _input_lines(self.case)
-        lines.append(f"  {self.difference.where}:")
-        lines.append(f"    yours      {self.difference.yours}")
-        lines.append(f"    reference  {self.difference.reference}")
-        others = [label for label in self.failed_cases if label != self.case.label]
-        lines.append(f"Also wrong: {listed(others, 200)}" * bool(others))
-        lines.append(f"Right: {listed(self.passed_cases, 200)}" * bool(self.passed_cases))
-        lines.append("")
-        if not self.mistakes:
-            lines.append("This is none of the known mistakes; look at where it first differs.")
         for number, alternative in enumerate(self.mistakes):
-            either = "It may also be" if number else "The mistake"
-            lines.append(f"{either}{'s' * (len(alternative) > 1 and not number)}:")
+            what = "Two mistakes" if len(alternative) > 1 else "The mistake"
+            yield f"Or else {what[0].lower()}{what[1:]}:" if number else f"{what}:"
             for mistake in alternative:
-                lines.append(f"- {mistake.reason}")
-                lines.append(f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}")
-        return "\n".join(line for line in lines if line or line == "")
+                yield f"- {mistake.reason}"
+                yield f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}"
 
     def as_dict(self) -> dict[str, Any]:
         """The report for a program."""
@@ -121,30 +131,6 @@ class Report:
             ],
             "printed": self.printed,
         }
-
-
-def exercises_in(path: Path, known: Sequence[Exercise]) -> list[Exercise]:
-    """The exercises whose function or class a file defines.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it defines none.
-    """
-    try:
-        statements = ast.parse(path.read_text(encoding="utf-8")).body
-    except SyntaxError as error:
-        raise ValueError(f"line {error.lineno} of {path} is not Python: {error.msg}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not Python in UTF-8: {error}") from error
-    names = {s.name for s in statements if isinstance(s, ast.FunctionDef | ast.ClassDef)}
-    found = [exercise for exercise in known if exercise.target in names]
-    if not found:
-        defined = listed(sorted(names), 200) or "nothing"
-        raise ValueError(
-            f"{path} defines no function or class of an exercise, but {defined}; start from the "
-            "file of `minitransformer exercise start NAME`, and keep the name in it"
-        )
-    return found
 
 
 def check(exercise: Exercise, path: str | Path, *, time_limit: float = TIME_LIMIT) -> Report:
@@ -301,12 +287,6 @@ def _differing_tensors(
 
 def _number(value: float) -> str:
     return f"{value:.8g}" if isinstance(value, float) else str(value)
-
-
-def _input_lines(case: Case) -> Iterator[str]:
-    """The inputs of a case, one a line; large tensors by shape and dtype."""
-    for name, value in [*(case.init or {}).items(), *case.inputs.items()]:
-        yield f"  {name} = {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

@@ -100,6 +100,11 @@ class Exercise:
         return words.replace("_", "-").lower()
 
     @property
+    def file_name(self) -> str:
+        """The name of the file that a student starts from."""
+        return f"{self.name.replace('-', '_')}.py"
+
+    @property
     def is_class(self) -> bool:
         """Whether a class is to be written, and not a function."""
         return isinstance(self.template, type)
