@@ -2,8 +2,8 @@
 
 The file runs in a process of its own with a time limit. Its results are compared with those of the
 reference here, values and gradients. If they differ, the wrong versions of the catalogue are run on
-the same inputs, one by one and then in pairs: the mistake is the one that gives the same numbers in
-every case.
+the same inputs, one by one, then two and three at once: the mistakes are those that give the same
+numbers in every case.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ TIME_LIMIT = 60.0  # seconds for a file, of which importing torch takes a few
 
 # The largest |yours - reference| / (1 + |reference|) that rounding explains.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+_MOST_MISTAKES = 3  # at once
 _MOST_PRINTED = 24  # numbers of a tensor that are printed in full
 _MOST_BYTES_PRINTED = 2**26  # what a solution may write to its standard output
 
@@ -104,11 +105,11 @@ class Report:
             yield "The call ends in an error; mend that first."
         elif not self.mistakes:
             yield (
-                "This is none of the known mistakes, nor two of them; look at where the result "
+                "This is none of the known mistakes, nor several of them; look at where the result "
                 "first differs."
             )
         for number, alternative in enumerate(self.mistakes):
-            what = "Two mistakes" if len(alternative) > 1 else "The mistake"
+            what = ("The mistake", "Two mistakes", "Three mistakes")[len(alternative) - 1]
             yield f"Or else {what[0].lower()}{what[1:]}:" if number else f"{what}:"
             for mistake in alternative:
                 yield f"- {mistake.reason}"
@@ -173,7 +174,7 @@ def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]
 def diagnose(
     exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome], wrong: Sequence[int]
 ) -> list[tuple[Mistake, ...]]:
-    """The mistakes, or pairs of them, that give these outcomes in every case.
+    """The mistakes, alone or up to three at once, that give these outcomes in every case.
 
     Args:
         exercise: whose catalogue is searched.
@@ -181,15 +182,29 @@ def diagnose(
         wrong: the numbers of the cases in which that is not what the reference gives.
     """
     order = [*wrong, *(i for i in range(len(cases)) if i not in wrong)]  # those tell most apart
-    for size in (1, 2):
+    for size in range(1, _MOST_MISTAKES + 1):
         found = [
             mistakes
             for mistakes in itertools.combinations(exercise.mistakes, size)
             if all(_explains(exercise, mistakes, cases[i], outcomes[i]) for i in order)
         ]
-        if found:
-            return found
+        if found:  # rather none of which one undoes a part of another
+            return [each for each in found if _are_independent(exercise, each, cases[0])] or found
     return []
+
+
+def _are_independent(exercise: Exercise, mistakes: Sequence[Mistake], case: Case) -> bool:
+    """Whether no two of the mistakes replace the same step."""
+    steps = runner.build(exercise.steps, case) if exercise.is_class else exercise.steps()
+    replaced: set[str] = set()
+    for mistake in mistakes:
+        before = dict(vars(steps))
+        mistake.put_into(steps)
+        now = {name for name, step in vars(steps).items() if before.get(name) is not step}
+        if now & replaced:
+            return False
+        replaced |= now
+    return True
 
 
 def _explains(

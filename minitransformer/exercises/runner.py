@@ -85,16 +85,7 @@ def evaluate(
 def _evaluate(
     target: Callable[..., Any], case: Case, change: Callable[[Any], None] | None
 ) -> Outcome:
-    torch.manual_seed(0)
-    called: Any = target
-    if case.path is not None:
-        called = target.from_pretrained(case.path)  # type: ignore[attr-defined]
-    elif case.init is not None:
-        called = target(*_copied(case.init).values())
-        if case.state is not None:
-            called = _with_weights(called, case.state)
-    if isinstance(called, nn.Module):
-        called.eval()
+    called = build(target, case)
     if change is not None:
         change(called)
     leaves: dict[str, Tensor] = {}
@@ -109,6 +100,19 @@ def _evaluate(
     if not case.gradients:
         return Outcome(detached(value))
     return Outcome(detached(value), _gradients(value, leaves))
+
+
+def build(target: Callable[..., Any], case: Case) -> Any:
+    """What a case calls: the function, or an object of the class in evaluation mode."""
+    torch.manual_seed(0)
+    built: Any = target
+    if case.path is not None:
+        built = target.from_pretrained(case.path)  # type: ignore[attr-defined]
+    elif case.init is not None:
+        built = target(*_copied(case.init).values())
+        if case.state is not None:
+            built = _with_weights(built, case.state)
+    return built.eval() if isinstance(built, nn.Module) else built
 
 
 def _with_weights(module: Any, state: dict[str, Tensor]) -> Any:
