@@ -18,6 +18,7 @@ from torch import nn
 
 from minitransformer.exercises.runner import Case
 
+_ROOT = Path(__file__).parents[2]  # the directory that holds minitransformer/ and train/
 _CHECK_IT = "Check it: minitransformer exercise check THIS_FILE"
 
 
@@ -58,10 +59,9 @@ class Mistake:
     def line(self) -> Line:
         """The line of the reference where it is right."""
         lines, first = inspect.getsourcelines(self.reference)
-        path = Path(inspect.getsourcefile(self.reference) or "")
+        path = Path(inspect.getsourcefile(self.reference) or "").relative_to(_ROOT)
         [offset] = [i for i, line in enumerate(lines) if self.read in line][:1]
-        parts = path.parts[path.parts.index("minitransformer") :] if path.parts else ()
-        return Line("/".join(parts), max(first, 1) + offset, lines[offset].strip())
+        return Line(path.as_posix(), max(first, 1) + offset, lines[offset].strip())
 
 
 @dataclass(eq=False)
