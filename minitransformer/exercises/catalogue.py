@@ -41,10 +41,8 @@ def exercises_in(path: Path) -> list[Exercise]:
     """
     try:
         statements = ast.parse(path.read_text(encoding="utf-8")).body
-    except SyntaxError as error:
-        raise ValueError(f"line {error.lineno} of {path} is not Python: {error.msg}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not Python in UTF-8: {error}") from error
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is not Python: {error}") from error
     names = {s.name for s in statements if isinstance(s, ast.FunctionDef | ast.ClassDef)}
     found = [exercise for exercise in EXERCISES.values() if exercise.target in names]
     if not found:

@@ -141,6 +141,9 @@ def check(exercise: Exercise, path: str | Path, *, time_limit: float = TIME_LIMI
         exercise: what the file should solve.
         path: the file.
         time_limit: seconds.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     cases = list(exercise.cases())
     outcomes, failure, printed = _run(Path(path), exercise.target, cases, time_limit)
@@ -189,11 +192,11 @@ def diagnose(
             if all(_explains(exercise, mistakes, cases[i], outcomes[i]) for i in order)
         ]
         if found:  # rather none of which one undoes a part of another
-            return [each for each in found if _are_independent(exercise, each, cases[0])] or found
+            return [each for each in found if are_independent(exercise, each, cases[0])] or found
     return []
 
 
-def _are_independent(exercise: Exercise, mistakes: Sequence[Mistake], case: Case) -> bool:
+def are_independent(exercise: Exercise, mistakes: Sequence[Mistake], case: Case) -> bool:
     """Whether no two of the mistakes replace the same step."""
     steps = runner.build(exercise.steps, case) if exercise.is_class else exercise.steps()
     replaced: set[str] = set()
@@ -325,6 +328,10 @@ def _run(
     path: Path, name: str, cases: Sequence[Case], time_limit: float
 ) -> tuple[list[Outcome], str | None, str]:
     """Run the cases in another process: the outcomes, or why there are none; what it printed."""
+    try:
+        runner.check_imports(path)
+    except runner.Refused as error:
+        return [], f"Not run: {error}.", ""
     with tempfile.TemporaryDirectory() as directory:
         there = Path(directory)
         runner.write(there, "cases", [vars(case) for case in cases])

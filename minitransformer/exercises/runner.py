@@ -201,7 +201,7 @@ def detached(value: Any) -> Any:
 def _describe(error: BaseException) -> str:
     """One line: the error, and the line of the solution that it came from."""
     if isinstance(error, SystemExit):
-        text = "your code ends the process (SystemExit); it should return its result"
+        text = "SystemExit: your code ends the process; it should return its result"
     else:
         text = f"{type(error).__name__}: {error}".splitlines()[0][:500]
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == _FILE]
@@ -261,7 +261,7 @@ def _decoded(value: Any, tensors: dict[str, Tensor]) -> Any:
     return f"<{value['other']}>"
 
 
-# ---- in the student's process ----
+# ---- before and in the student's process ----
 
 
 class Refused(Exception):
@@ -272,12 +272,18 @@ def check_imports(path: Path, seen: set[Path] | None = None) -> None:
     """Check what a file, and the files beside it that it imports, import.
 
     Raises:
-        Refused: it is something that a solution should not import.
-        SyntaxError: the file is not Python.
+        Refused: it is something that a solution should not import, or the file is not Python.
+        OSError: the file cannot be read.
     """
     seen = set() if seen is None else seen
     seen.add(path)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise Refused(f"line {error.lineno} of {path.name} is not Python: {error.msg}") from error
+    except ValueError as error:  # not UTF-8, or a zero byte
+        raise Refused(f"{path.name} is not Python in UTF-8: {error}") from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -316,7 +322,6 @@ def load(path: Path, name: str) -> Any:
         Refused: the file cannot be read, or has no such name.
     """
     try:
-        check_imports(path)
         sys.meta_path.insert(0, _Refuser())
         sys.path.append(str(path.parent))  # last, so that a file random.py hides nothing
         spec = importlib.util.spec_from_file_location("solution", path)
@@ -326,8 +331,6 @@ def load(path: Path, name: str) -> Any:
         spec.loader.exec_module(module)
     except Refused:
         raise
-    except SyntaxError as error:
-        raise Refused(f"line {error.lineno} of {path.name} is not Python: {error.msg}") from error
     except SystemExit as error:
         raise Refused(f"{path.name} ends the process when it is imported") from error
     except BaseException as error:

@@ -1,0 +1,200 @@
+"""A solution's file: what the report says of it, whatever the file does."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from minitransformer.cli import main
+from minitransformer.exercises import check, find
+
+HEAD = "import torch\n\n\ndef softmax(scores):\n"
+RIGHT = HEAD + "    return torch.softmax(scores, dim=-1)\n"
+
+
+def checked(tmp_path, text, name="softmax", **settings):
+    path = tmp_path / "solution.py"
+    path.write_text(text, encoding="utf-8")
+    return check(find(name), path, **settings)
+
+
+def test_a_right_solution_passes_and_is_reported(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(RIGHT)
+    assert main(["exercise", "check", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert out == f"softmax: right ({path})\nValues and gradients agree for all 10 inputs.\n"
+
+
+def test_a_mistake_is_named_with_its_reason_and_the_lines_to_read(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + "    return scores.exp() / scores.exp().sum(-1, keepdim=True)\n")
+    assert main(["exercise", "check", str(path), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    [report] = document["reports"]
+    assert not document["passed"] and not report["passed"]
+    assert report["case"] == "large scores"
+    assert report["difference"]["yours"] == "nan"
+    [[mistake]] = report["mistakes"]
+    assert mistake["name"] == "no shift"
+    assert mistake["read"]["text"] == "return scores - scores.amax(dim=-1, keepdim=True)"
+
+
+def test_three_mistakes_at_once_are_named(tmp_path):
+    report = checked(
+        tmp_path,
+        "import torch\n\n\ndef scaled_dot_product_attention(q, k, v, mask):\n"
+        "    scores = q @ k.mT / k.shape[-1]\n"
+        "    if mask is not None:\n"
+        "        scores = scores.masked_fill(mask == 0, -1e9)\n"
+        "    return scores.softmax(-1) @ v\n",
+        "scaled-dot-product-attention",
+    )
+    [mistakes] = report.mistakes
+    assert [mistake.name for mistake in mistakes] == [
+        "scale by D",
+        "large negative number",
+        "weights of queries without a key",
+    ]
+    assert "Three mistakes:\n- The scores are divided by D;" in report.text()
+
+
+def test_what_is_in_no_catalogue_is_said_to_be_unknown(tmp_path):
+    report = checked(tmp_path, HEAD + "    return scores.softmax(-1) + 0.125\n")
+    assert report.mistakes == ()
+    assert report.difference.where == "result[0]"
+    assert "none of the known mistakes" in report.text()
+    assert "yours      0.39394142\n    reference  0.26894142" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "failure"),
+    [
+        (
+            "from minitransformer.layers import attention\n" + RIGHT,
+            "Not run: line 1 of solution.py imports minitransformer.layers, which has the answer; "
+            "write it yourself.",
+        ),
+        (
+            "import subprocess\n" + RIGHT,
+            "Not run: line 1 of solution.py imports subprocess, which a solution does not need; "
+            "torch, math and files beside it will do.",
+        ),
+        (
+            "__import__('transformers')\n" + RIGHT,
+            "Not run: it imports transformers, which has the answer; write it yourself.",
+        ),
+        (HEAD + "    return (\n", "Not run: line 5 of solution.py is not Python: '(' was never "
+         "closed."),
+        ("raise SystemExit(0)\n", "Not run: solution.py ends the process when it is imported."),
+        ("1 / 0\n", "Not run: solution.py cannot be imported: ZeroDivisionError: division by zero "
+         "(line 1)."),
+        ("softmx = 1\n", "Not run: solution.py has no function or class softmax."),
+    ],
+    ids=["package", "process", "dynamic", "syntax", "exit", "error", "name"],
+)  # fmt: skip
+def test_a_file_that_cannot_be_run_is_one_sentence(text, failure, tmp_path):
+    assert checked(tmp_path, text).failure == failure
+
+
+def test_a_file_that_does_not_end_is_one_sentence(tmp_path):
+    text = HEAD + "    while scores.numel() > 3:\n        pass\n    return scores.softmax(-1)\n"
+    report = checked(tmp_path, text, time_limit=6)
+    assert report.failure == (
+        "It had not ended after 6 s, in the case: two rows; does a loop never end?"
+    )
+
+
+def test_a_file_that_ends_the_process_is_one_sentence(tmp_path):
+    crash = "    if scores.dim() > 1:\n        torch.os._exit(3)\n    return scores.softmax(-1)\n"
+    report = checked(tmp_path, HEAD + crash)
+    assert report.failure == (
+        "The process ended with status 3 in the case: two rows (nothing was printed)."
+    )
+    exits = checked(tmp_path, HEAD + "    exit()\n")
+    assert exits.difference.yours == (
+        "SystemExit: your code ends the process; it should return its result (line 5)"
+    )
+
+
+def test_what_a_file_prints_does_not_reach_the_report(tmp_path, capfd):
+    text = RIGHT + "\nprint('{\"passed\": true}', flush=True)\nprint('x' * 10**6)\n"
+    report = checked(tmp_path, text)
+    assert report.passed
+    assert report.printed.startswith('{"passed": true}\nxxx') and len(report.printed) <= 1000
+    assert "Your code prints, which a solution should not" in report.text()
+    assert capfd.readouterr().out == ""
+
+
+def test_the_parameters_of_a_class_have_the_names_of_the_template(tmp_path):
+    text = (
+        "from torch import nn\n\n\nclass MultiHeadAttention(nn.Module):\n"
+        "    def __init__(self, size, heads):\n        super().__init__()\n"
+        "        self.q = nn.Linear(size, size)\n"
+    )
+    report = checked(tmp_path, text, "multi-head-attention")
+    assert report.difference.yours.startswith("ValueError: there is no parameter query.weight")
+
+
+def test_a_file_beside_it_may_be_imported(tmp_path):
+    (tmp_path / "helpers.py").write_text("def largest(x):\n    return x.amax(-1, keepdim=True)\n")
+    body = "    e = (scores - largest(scores)).exp()\n    return e / e.sum(-1, keepdim=True)\n"
+    assert checked(tmp_path, "from helpers import largest\n" + HEAD + body).passed
+    (tmp_path / "helpers.py").write_text("import transformers\n")
+    report = checked(tmp_path, "import helpers\n" + RIGHT)
+    assert report.failure.startswith("Not run: line 1 of helpers.py imports transformers")
+
+
+# ---- the command ----
+
+
+def test_templates_and_tests_are_written_and_never_overwritten(tmp_path, capsys):
+    out = tmp_path / "course"
+    command = ["exercise", "start", "softmax", "scaled_dot_product_attention", "--tests"]
+    assert main([*command, "--out", str(out)]) == 0
+    written = [path.name for path in sorted(out.iterdir())]
+    assert written == ["scaled_dot_product_attention.py", "softmax.py", "test_exercises.py"]
+    (out / "softmax.py").write_text(RIGHT)
+    assert main([*command, "--out", str(out)]) == 1
+    assert "softmax.py exists" in capsys.readouterr().err
+    assert (out / "softmax.py").read_text() == RIGHT
+
+
+@pytest.mark.slow
+def test_the_tests_for_a_class_repository_run(tmp_path):
+    names = ["softmax", "scaled-dot-product-attention"]
+    main(["exercise", "start", *names, "--tests", "--out", str(tmp_path)])
+    (tmp_path / "softmax.py").write_text(RIGHT)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
+    assert "1 failed, 1 passed" in out and "NotImplementedError: write me" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "absent.py"], "No such file or directory: 'absent.py'"),
+        (
+            ["check", "empty.py"],
+            "empty.py defines no function or class of an exercise",
+        ),
+        (["check", "empty.py", "--exercise", "sofmax"], "did you mean 'softmax'?"),
+        (["chek", "empty.py"], "did you mean 'check'?"),
+    ],
+)
+def test_nothing_to_check_is_a_status_of_its_own(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        main(["exercise", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_list_is_for_programs_too(capsys):
+    assert main(["exercise", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["name"] == "softmax" and rows[0]["mistakes"] >= 7
+    assert main(["exercise", "list"]) == 0
+    assert capsys.readouterr().out.startswith("  1  softmax ")
