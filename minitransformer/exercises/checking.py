@@ -8,6 +8,7 @@ numbers in every case.
 
 import contextlib
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -277,7 +278,8 @@ def _differing(
         numbers = isinstance(yours, int | float) and isinstance(reference, int | float)
         if isinstance(yours, Tensor) and yours.dim() == 0 and isinstance(reference, int | float):
             yours, numbers = yours.item(), True
-        close = numbers and abs(yours - reference) <= (tolerance or 1e-9) * (1 + abs(reference))
+        limit = (tolerance or 1e-9) * (1 + abs(reference)) if numbers else 0.0
+        close = numbers and math.isfinite(reference) and abs(yours - reference) <= limit
         same = close or (type(yours) is type(reference) and yours == reference)
         return None if same else Difference(where, _shown(yours), _shown(reference))
     differing = (_differing(*part, tolerance) for part in parts)
@@ -294,7 +296,7 @@ def _differing_tensors(
         return Difference(f"the dtype of the {where}", str(yours.dtype), str(reference.dtype))
     limit = _TOLERANCE.get(reference.dtype, 0.0) if tolerance is None else tolerance
     a, b = yours.to(torch.float64), reference.to(torch.float64)
-    near = (a - b).abs() <= limit * (1 + b.abs())
+    near = ((a - b).abs() <= limit * (1 + b.abs())) & b.isfinite()
     wrong = ~(near | (a == b) | (a.isnan() & b.isnan()))  # an infinity equals itself alone
     if not wrong.any():
         return None

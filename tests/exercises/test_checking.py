@@ -1,13 +1,17 @@
 """A solution's file: what the report says of it, whatever the file does."""
 
 import json
+import math
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from minitransformer.cli import main
 from minitransformer.exercises import check, find
+from minitransformer.exercises.checking import first_difference
+from minitransformer.exercises.runner import Case, Outcome
 
 HEAD = "import torch\n\n\ndef softmax(scores):\n"
 RIGHT = HEAD + "    return torch.softmax(scores, dim=-1)\n"
@@ -198,3 +202,11 @@ def test_the_list_is_for_programs_too(capsys):
     assert rows[0]["name"] == "softmax" and rows[0]["mistakes"] >= 7
     assert main(["exercise", "list"]) == 0
     assert capsys.readouterr().out.startswith("  1  softmax ")
+
+
+def test_an_infinity_equals_itself_alone():
+    case = Case("infinities", {})
+    for infinite, finite in [(-math.inf, -1e9), (torch.tensor([-math.inf]), torch.tensor([-1e9]))]:
+        assert first_difference(case, Outcome(infinite), Outcome(infinite)) is None
+        assert first_difference(case, Outcome(finite), Outcome(infinite)) is not None
+        assert first_difference(case, Outcome(infinite), Outcome(finite)) is not None
