@@ -47,7 +47,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 Batch = dict[str, Tensor]
 
 # Suffixes for the token embedding of an encoder-decoder, which runs twice.
-_SOURCE, _TARGET = " (source)", " (target)"
+SOURCE, TARGET = " (source)", " (target)"
 # The outputs of an encoder-decoder with a vector per source token; the others have one per target
 # token.
 _SOURCE_OUTPUTS = re.compile(r"encoder|\.cross_attention\.(key|value)$|\(source\)$")
@@ -106,7 +106,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _PaddingMasks:
+class PaddingMasks:
     """Where the real tokens of a batch are."""
 
     source: Tensor  # (B, S) bool
@@ -136,25 +136,25 @@ def compare(ours: Model, theirs: nn.Module, batch: Batch) -> Report:
             -100 at padding only.
     """
     collect = {"output_hidden_states": True, "output_attentions": True}
-    modules = {} if is_optimized(ours) else _module_pairs(ours)
-    names = {name.removesuffix(_SOURCE).removesuffix(_TARGET) for name in modules}
+    modules = {} if is_optimized(ours) else module_pairs(ours)
+    names = {name.removesuffix(SOURCE).removesuffix(TARGET) for name in modules}
     with _outputs_of(ours, names) as our_calls:
         our_result = collected = ours(**batch, **collect)
     if is_optimized(ours):
         our_result = ours(**batch)
-    their_batch = _their_inputs(ours, batch)
+    their_batch = their_inputs(ours, batch)
     with t5_norms_in_float64(theirs), _outputs_of(theirs, modules.values()) as their_calls:
         their_result = theirs(**their_batch, **collect)
     our_outputs, their_outputs = _name_embedding_calls(our_calls, modules), dict(their_calls)
     order = [*our_outputs, *(name for name in modules if name not in our_outputs)]
     pairs = [(name, our_outputs.get(name), their_outputs.get(modules[name])) for name in order]
     pairs += _result_pairs(our_result, collected, their_result)
-    masks = _padding_masks(ours, batch), _padding_masks(ours, their_batch)
-    rows = [_compare_tensors(name, a, b, masks) for name, a, b in pairs]
+    masks = padding_masks(ours, batch), padding_masks(ours, their_batch)
+    rows = [compare_tensors(name, a, b, masks) for name, a, b in pairs]
     our_loss = getattr(our_result, "loss", None)
     if our_loss is not None:
         their_loss = _their_loss(ours, their_result, their_batch)
-        rows.append(_compare_tensors("loss", our_loss, their_loss))
+        rows.append(compare_tensors("loss", our_loss, their_loss))
         rows += _compare_gradients(ours, theirs, our_loss, their_loss)
     return Report(tuple(rows))
 
@@ -310,18 +310,18 @@ def _is_causal(model: Model) -> bool:
     return isinstance(model, LanguageModel) and not isinstance(model, Seq2SeqLM)
 
 
-def _padding_masks(ours: Model, batch: Batch) -> _PaddingMasks:
+def padding_masks(ours: Model, batch: Batch) -> PaddingMasks:
     source = batch["attention_mask"].bool()
     if "decoder_attention_mask" in batch:
-        return _PaddingMasks(source, batch["decoder_attention_mask"].bool())
+        return PaddingMasks(source, batch["decoder_attention_mask"].bool())
     if "decoder_input_ids" in batch:
-        return _PaddingMasks(source, torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool))
+        return PaddingMasks(source, torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool))
     if isinstance(ours, Seq2SeqLM):
-        return _PaddingMasks(source, batch["labels"] != IGNORED_LABEL)
-    return _PaddingMasks(source, source)  # the decoder of a classifier reads the source again
+        return PaddingMasks(source, batch["labels"] != IGNORED_LABEL)
+    return PaddingMasks(source, source)  # the decoder of a classifier reads the source again
 
 
-def _their_inputs(ours: Model, batch: Batch) -> Batch:
+def their_inputs(ours: Model, batch: Batch) -> Batch:
     """The batch for the model of transformers, padded on the right where it requires that.
 
     Most of Hugging Face's models count padding in their position_ids, so padding on the left shifts
@@ -329,7 +329,7 @@ def _their_inputs(ours: Model, batch: Batch) -> Batch:
     padding; and decoder inputs that are derived from labels begin at position 0. For such a model
     the padding of every sequence is moved to the right, separately for source and target.
     """
-    masks = _padding_masks(ours, batch)
+    masks = padding_masks(ours, batch)
     classifies = isinstance(ours, SequenceClassifier)
     counts_padding = family_of_model(ours).positions_count_padding
     needs_right_padding = counts_padding or classifies or getattr(ours, "pooler", None)
@@ -399,7 +399,7 @@ def t5_norms_in_float64(theirs: nn.Module) -> Iterator[None]:
             del norm.forward  # leaves the method of the class
 
 
-def _module_pairs(ours: Model) -> dict[str, str]:
+def module_pairs(ours: Model) -> dict[str, str]:
     """The modules that are compared: our names to theirs."""
     family = family_of_model(ours)
     pairs = {
@@ -420,8 +420,8 @@ def _module_pairs(ours: Model) -> dict[str, str]:
             # One embedding here, which runs twice; two copies of it there.
             embedding = f"{name}.token_embedding".removeprefix(".")
             before = pairs.pop(embedding).removesuffix("shared")
-            pairs[embedding + _SOURCE] = f"{before}encoder.embed_tokens"
-            pairs[embedding + _TARGET] = f"{before}decoder.embed_tokens"
+            pairs[embedding + SOURCE] = f"{before}encoder.embed_tokens"
+            pairs[embedding + TARGET] = f"{before}decoder.embed_tokens"
     return pairs
 
 
@@ -452,7 +452,7 @@ def _name_embedding_calls(
     outputs: dict[str, Tensor] = {}
     for name, output in calls:
         if name not in modules:
-            name += _TARGET if name + _SOURCE in outputs else _SOURCE
+            name += TARGET if name + SOURCE in outputs else SOURCE
         outputs[name] = output
     return outputs
 
@@ -504,15 +504,15 @@ def _compare_gradients(
         their_gradient = their_gradients.get(name)
         if their_gradient is not None and is_transposed(names[name], family):
             their_gradient = their_gradient.T
-        rows.append(_compare_tensors(f"gradient of {name}", our_gradient, their_gradient))
+        rows.append(compare_tensors(f"gradient of {name}", our_gradient, their_gradient))
     return rows
 
 
-def _compare_tensors(
+def compare_tensors(
     name: str,
     ours: Tensor | None,
     theirs: Tensor | None,
-    masks: tuple[_PaddingMasks, _PaddingMasks] | None = None,
+    masks: tuple[PaddingMasks, PaddingMasks] | None = None,
 ) -> Comparison:
     """Compare a pair; `masks` are the padding masks of our batch and of theirs."""
     if ours is None or theirs is None:

@@ -219,7 +219,7 @@ def courses_of_training(ours: Any, theirs: Any, steps: int = 20) -> tuple[list[f
             if model is ours:
                 loss = ours.loss(**batch)
             else:
-                their_batch = parity._their_inputs(ours, batch)
+                their_batch = parity.their_inputs(ours, batch)
                 with parity.t5_norms_in_float64(theirs):
                     loss = parity._their_loss(ours, theirs(**their_batch), their_batch)
             optimizer.zero_grad()
