@@ -5,8 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from minitransformer.exercises.attention import (
+    CAUSAL_MASK,
+    CROSS_ATTENTION,
+    MERGE_HEADS,
+    MULTI_HEAD_ATTENTION,
+    PADDING_MASK,
     SCALED_DOT_PRODUCT_ATTENTION,
     SOFTMAX,
+    SPLIT_HEADS,
 )
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.names import listed, unexpected_name
@@ -16,6 +22,12 @@ EXERCISES: dict[str, Exercise] = {
     for exercise in (
         SOFTMAX,
         SCALED_DOT_PRODUCT_ATTENTION,
+        PADDING_MASK,
+        CAUSAL_MASK,
+        SPLIT_HEADS,
+        MERGE_HEADS,
+        MULTI_HEAD_ATTENTION,
+        CROSS_ATTENTION,
     )
 }
 
