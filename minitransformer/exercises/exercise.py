@@ -38,7 +38,8 @@ class Mistake:
     Args:
         put_into: replaces steps of the object that it is given; its docstring says what is wrong.
         read: a piece of the source of `reference` where it is right.
-        reference: the function or class to read.
+        reference: the function or class to read; or a file, "train/masking.py", which is not
+            imported, because a file train.py of a student would hide it.
     """
 
     put_into: Callable[[Any], None]
@@ -58,10 +59,16 @@ class Mistake:
     @cached_property
     def line(self) -> Line:
         """The line of the reference where it is right."""
-        lines, first = inspect.getsourcelines(self.reference)
-        path = Path(inspect.getsourcefile(self.reference) or "").relative_to(_ROOT)
+        if isinstance(self.reference, str):
+            path, first = _ROOT / self.reference, 1
+            lines = path.read_text(encoding="utf-8").splitlines()
+        else:
+            lines, first = inspect.getsourcelines(self.reference)
+            path = Path(inspect.getsourcefile(self.reference) or "")
         [offset] = [i for i, line in enumerate(lines) if self.read in line][:1]
-        return Line(path.as_posix(), max(first, 1) + offset, lines[offset].strip())
+        return Line(
+            path.relative_to(_ROOT).as_posix(), max(first, 1) + offset, lines[offset].strip()
+        )
 
 
 @dataclass(eq=False)
