@@ -15,6 +15,14 @@ from minitransformer.exercises.attention import (
     SPLIT_HEADS,
 )
 from minitransformer.exercises.exercise import Exercise
+from minitransformer.exercises.layers import (
+    GELU,
+    LAYER_NORM,
+    RELATIVE_POSITION_BUCKET,
+    RMS_NORM,
+    ROBERTA_POSITIONS,
+    SINUSOIDS,
+)
 from minitransformer.names import listed, unexpected_name
 
 EXERCISES: dict[str, Exercise] = {
@@ -28,6 +36,12 @@ EXERCISES: dict[str, Exercise] = {
         MERGE_HEADS,
         MULTI_HEAD_ATTENTION,
         CROSS_ATTENTION,
+        LAYER_NORM,
+        RMS_NORM,
+        GELU,
+        ROBERTA_POSITIONS,
+        SINUSOIDS,
+        RELATIVE_POSITION_BUCKET,
     )
 }
 

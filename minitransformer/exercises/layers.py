@@ -237,7 +237,7 @@ def no_root(steps: Any) -> None:
     steps.root = lambda mean_square, eps: mean_square + eps
 
 
-@LAYER_NORM.mistake("variance + eps")
+@LAYER_NORM.mistake("torch.rsqrt(variance + eps)")
 @RMS_NORM.mistake("keepdim=True) + eps)")
 def no_eps(steps: Any) -> None:
     """eps is not added: a token of zeros or of equal numbers becomes 0 / 0 = NaN."""
@@ -245,7 +245,7 @@ def no_eps(steps: Any) -> None:
     steps.root = lambda mean_square, eps: root(mean_square, 0.0)
 
 
-@LAYER_NORM.mistake("variance + eps")
+@LAYER_NORM.mistake("torch.rsqrt(variance + eps)")
 @RMS_NORM.mistake("keepdim=True) + eps)")
 def eps_always_1e_5(steps: Any) -> None:
     """eps is always 1e-5, PyTorch's default, whatever the argument says. Checkpoints differ: BERT
@@ -255,8 +255,8 @@ def eps_always_1e_5(steps: Any) -> None:
     steps.root = lambda mean_square, eps: root(mean_square, 1e-5)
 
 
-@LAYER_NORM.mistake("* weight + bias")
-@RMS_NORM.mistake("+ eps) * weight")
+@LAYER_NORM.mistake("rsqrt(variance + eps) * weight + bias")
+@RMS_NORM.mistake("keepdim=True) + eps) * weight")
 def no_weight(steps: Any) -> None:
     """The weight is not used; multiply by it after the division."""
     steps.weighted = lambda normalized, weight: normalized
@@ -329,13 +329,13 @@ def difference_of_large_squares(steps: Any) -> None:
     steps.mean_square = lambda x: steps.averaged(x.square()) - steps.averaged(x).square()
 
 
-@LAYER_NORM.mistake("* weight + bias")
+@LAYER_NORM.mistake("rsqrt(variance + eps) * weight + bias")
 def no_bias(steps: Any) -> None:
     """The bias is not added; add it after the weight."""
     steps.shifted = lambda weighted, bias: weighted
 
 
-@LAYER_NORM.mistake("* weight + bias")
+@LAYER_NORM.mistake("rsqrt(variance + eps) * weight + bias")
 def bias_before_weight(steps: Any) -> None:
     """The bias is added first and multiplied by the weight as well; multiply, then add."""
     steps.affine = lambda normalized, weight, bias: steps.weighted(
@@ -364,7 +364,7 @@ def square_of_the_mean(steps: Any) -> None:
     steps.mean_square = lambda x: steps.averaged(x).square()
 
 
-@RMS_NORM.mistake("+ eps) * weight")
+@RMS_NORM.mistake("keepdim=True) + eps) * weight")
 def one_plus_weight(steps: Any) -> None:
     """The factor is 1 + weight, as in Gemma, whose weights begin at 0; here it is the weight."""
     weighted = steps.weighted
@@ -649,7 +649,7 @@ def padding_is_id_one(steps: Any) -> None:
     steps.real = lambda input_ids, padding_idx: input_ids != 1
 
 
-@ROBERTA_POSITIONS.mistake("their left, on their right")
+@ROBERTA_POSITIONS.mistake("attention_mask.cumsum(dim=1)")
 def padding_taken_to_be_on_the_right(steps: Any) -> None:
     """The lengths are right, but the first tokens are taken to be the real ones, which is wrong
     where padding is on the left; take them from the ids.
@@ -899,7 +899,7 @@ def sines_twice(steps: Any) -> None:
     steps.cosines = lambda positions, hidden_size: steps.sines(positions, hidden_size)
 
 
-@SINUSOIDS.mistake("With an odd E")
+@SINUSOIDS.mistake("[:, : hidden_size // 2]")
 def one_cosine_too_many(steps: Any) -> None:
     """With an odd E there is a cosine too many, and a row has E + 1 numbers; the last wave has a
     sine only.
@@ -1152,7 +1152,7 @@ def log_of_max_distance(steps: Any) -> None:
     )
 
 
-@RELATIVE_POSITION_BUCKET.mistake("evenly in their logarithm")
+@RELATIVE_POSITION_BUCKET.mistake("torch.log(steps.float() / num_exact)")
 def evenly_without_the_logarithm(steps: Any) -> None:
     """Far distances are divided evenly; divide their logarithms, so that buckets widen with the
     distance.
