@@ -14,7 +14,7 @@ the inference rows, together with :mod:`minitransformer.fast.feed_forward`.
 
 Without gradients, for few rows (:func:`transposed_linear`): x W^T is (W x^T)^T, which MKL computes
 up to 1.5 times as fast on the EPYC with AVX2. Speeds up the row "encode one sequence of 16 tokens",
-there from 0.90 to 1.06 times a compiled transformers.
+there from 0.90 to 1.00 times a compiled transformers.
 
 Which way is faster is measured on the processor at hand (:mod:`minitransformer.fast.measuring`).
 Measurements: benchmarks/results/README.md, "Measurements behind decisions".
