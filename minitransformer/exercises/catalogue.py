@@ -23,6 +23,15 @@ from minitransformer.exercises.layers import (
     ROBERTA_POSITIONS,
     SINUSOIDS,
 )
+from minitransformer.exercises.training import (
+    ADAMW_STEP,
+    CLIP_GRADIENTS,
+    CROSS_ENTROPY,
+    MASK_TOKENS,
+    SHIFT_LABELS,
+    SHIFT_RIGHT,
+    WARMUP_SCHEDULE,
+)
 from minitransformer.names import listed, unexpected_name
 
 EXERCISES: dict[str, Exercise] = {
@@ -42,6 +51,13 @@ EXERCISES: dict[str, Exercise] = {
         ROBERTA_POSITIONS,
         SINUSOIDS,
         RELATIVE_POSITION_BUCKET,
+        MASK_TOKENS,
+        CROSS_ENTROPY,
+        SHIFT_LABELS,
+        SHIFT_RIGHT,
+        ADAMW_STEP,
+        WARMUP_SCHEDULE,
+        CLIP_GRADIENTS,
     )
 }
 
