@@ -35,10 +35,12 @@ def adopt(
     """
     known = {mistake.name: mistake for mistake in other.mistakes}
     for name in names.split(", "):
-        exercise.mistakes.append(_of_parts(known[name], parts))
+        exercise.mistakes.append(of_parts(known[name], parts))
 
 
-def _of_parts(mistake: Mistake, parts: Callable[[Any], Iterable[Any]]) -> Mistake:
+def of_parts(mistake: Mistake, parts: Callable[[Any], Iterable[Any]]) -> Mistake:
+    """The mistake of all the parts of a whole: see :func:`adopt`."""
+
     @functools.wraps(mistake.put_into)  # the same name, the same reason
     def put_into(whole: Any) -> None:
         for part in parts(whole):

@@ -1,0 +1,183 @@
+"""A whole model in one file: RoBERTa with the head that predicts masked tokens.
+
+B batch, T tokens, E hidden size, V vocabulary.
+"""
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minitransformer.exercises.blocks import ENCODER_LAYER, TIED_LM_HEAD, adopt, of_parts
+from minitransformer.exercises.exercise import Exercise
+from minitransformer.exercises.inputs import integers, normal, real_tokens
+from minitransformer.exercises.models import (
+    attention_weights_transposed,
+    embeddings_not_normalized,
+    eps_of_another_model,
+    last_layer_left_out,
+    no_token_types,
+    offset_of_two,
+    positions_that_count_padding,
+    positions_without_offset,
+)
+from minitransformer.exercises.runner import Case
+from minitransformer.models import roberta
+
+
+class RobertaForMaskedLM(nn.Module):
+    """RoBERTa and its LM head, loaded from a checkpoint of Hugging Face.
+
+    embeddings: LayerNorm(word_embeddings[id] + token_type_embeddings[0] + position_embeddings[p]).
+    A real token has p = pad_token_id + 1, + 2, ...: real tokens are counted, so that padding on
+    the left moves nothing; padding, where attention_mask is 0, has p = pad_token_id.
+
+    layers, num_hidden_layers of them, post-norm, with num_attention_heads heads of D = E / H:
+        h = attention.output.LayerNorm(x + attention(x))
+        x = output.LayerNorm(h + output.dense(gelu(intermediate.dense(h))))
+    attention(x) = attention.output.dense(heads side by side); no query attends to padding.
+
+    head: logits = LayerNorm(gelu(dense(x))) W^T + bias, W being the word embeddings.
+
+    Every GELU is the exact one; every LayerNorm has eps = layer_norm_eps; there is no dropout, and
+    no pooler.
+
+    config.json has these fields, among others: vocab_size, hidden_size, num_hidden_layers,
+    num_attention_heads, intermediate_size, max_position_embeddings (the rows of the table),
+    type_vocab_size, layer_norm_eps, pad_token_id.
+
+    model.safetensors (safetensors.torch.load_file reads it) has these tensors, float32; a linear
+    layer's weight is stored as nn.Linear has it; N is the number of the layer, from 0:
+        roberta.embeddings.{word,position,token_type}_embeddings.weight
+        roberta.embeddings.LayerNorm.{weight,bias}
+        roberta.encoder.layer.N.attention.self.{query,key,value}.{weight,bias}
+        roberta.encoder.layer.N.attention.output.{dense,LayerNorm}.{weight,bias}
+        roberta.encoder.layer.N.intermediate.dense.{weight,bias}
+        roberta.encoder.layer.N.output.{dense,LayerNorm}.{weight,bias}
+        lm_head.{dense,layer_norm}.{weight,bias}
+        lm_head.bias
+
+    Source: Liu et al. 2019; `RobertaForMaskedLM` in Hugging Face.
+    """
+
+    @classmethod
+    def from_pretrained(cls, path: str) -> "RobertaForMaskedLM":
+        """The model of a directory with config.json and model.safetensors."""
+        raise NotImplementedError("write me")
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits of every token of the vocabulary at every position, padding included.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T) int64, 1 at real tokens, 0 at padding, whose id is pad_token_id.
+
+        Returns:
+            (B, T, V).
+        """
+        raise NotImplementedError("write me")
+
+
+class RobertaForMaskedLMSteps(roberta.RobertaForMaskedLM):
+    """The library's model, whose modules are the steps."""
+
+
+@functools.cache
+def checkpoint() -> tempfile.TemporaryDirectory[str]:
+    """A directory, there until the process ends, with a small checkpoint unlike all published ones.
+
+    No two sizes are equal, and no parameter has the value that it begins with.
+    """
+    config = roberta.RobertaConfig(
+        vocab_size=23,
+        hidden_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=17,
+        max_position_embeddings=16,
+        type_vocab_size=2,
+        layer_norm_eps=0.05,
+        pad_token_id=4,
+    )
+    model = roberta.RobertaForMaskedLM(config)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.add_(0.3 * normal(*parameter.shape, seed=number))
+    directory = tempfile.TemporaryDirectory()
+    model.save_pretrained(directory.name)
+    return directory
+
+
+def roberta_cases() -> Iterator[Case]:
+    """One token, two, and padding on either side."""
+    path, pad_token_id = str(Path(checkpoint().name)), 4
+
+    def case(label: str, *lengths: int, left: bool = False) -> Case:
+        total = max(lengths)
+        mask = real_tokens(*lengths, total=total, left=left)
+        input_ids = 5 + integers(18, len(lengths), total, seed=total)
+        inputs = {
+            "input_ids": input_ids.masked_fill(~mask, pad_token_id),
+            "attention_mask": mask.long(),
+        }
+        return Case(label, inputs, path=path, gradients=False, tolerance=1e-4)
+
+    yield case("one token", 1)
+    yield case("three tokens", 3)
+    yield case("as many tokens as heads", 3, 3)
+    yield case("padding on the right", 9, 4, 6)
+    yield case("padding on the left", 9, 4, 6, left=True)
+    yield case("as many tokens as fit", 11)
+
+
+ROBERTA_FOR_MASKED_LM = Exercise(
+    template=RobertaForMaskedLM,
+    reference=roberta.RobertaForMaskedLM,
+    steps=RobertaForMaskedLMSteps,
+    cases=roberta_cases,
+    title="a whole model, loaded from a checkpoint",
+)
+
+
+def _layers(model: Any) -> list[Any]:
+    ENCODER_LAYER.put_into_model(model)
+    return [*model.backbone.layers]
+
+
+def _head(model: Any) -> list[Any]:
+    TIED_LM_HEAD.put_into_model(model)
+    return [model.lm_head]
+
+
+adopt(
+    ROBERTA_FOR_MASKED_LM,
+    ENCODER_LAYER,
+    "no scale, scale by all heads, mask inverted, mask ignored, heads by reshaping, "
+    "interleaved heads, norms first, norms swapped, tanh for exact gelu",
+    _layers,
+)
+adopt(
+    ROBERTA_FOR_MASKED_LM,
+    TIED_LM_HEAD,
+    "no bias, no transform, tanh in the head, no norm in the head",
+    _head,
+)
+
+
+ROBERTA_FOR_MASKED_LM.mistakes += [
+    of_parts(mistake, mistake.modules_in)
+    for mistake in (
+        positions_without_offset,
+        offset_of_two,
+        positions_that_count_padding,
+        eps_of_another_model,
+        no_token_types,
+        embeddings_not_normalized,
+        last_layer_left_out,
+        attention_weights_transposed,
+    )
+]
