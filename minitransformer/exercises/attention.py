@@ -277,8 +277,8 @@ def install_attention(module: Any, steps: Any) -> None:
     """Let an attention module of the library attend with these steps."""
     if not isinstance(module, reference.MultiHeadAttention):
         return
-    if module.scale is not None:  # T5 does not scale
-        scale = module.scale
+    if module.scale is not None and "scaling" not in vars(steps):  # not a mistake in it
+        scale = module.scale  # 1 in T5
         steps.scaling = lambda query: scale
 
     def attend(
