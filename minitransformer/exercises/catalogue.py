@@ -14,6 +14,7 @@ from minitransformer.exercises.attention import (
     SOFTMAX,
     SPLIT_HEADS,
 )
+from minitransformer.exercises.blocks import DECODER_LAYER, ENCODER_LAYER, TIED_LM_HEAD
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.exercises.layers import (
     GELU,
@@ -23,6 +24,7 @@ from minitransformer.exercises.layers import (
     ROBERTA_POSITIONS,
     SINUSOIDS,
 )
+from minitransformer.exercises.roberta import ROBERTA_FOR_MASKED_LM
 from minitransformer.exercises.training import (
     ADAMW_STEP,
     CLIP_GRADIENTS,
@@ -51,6 +53,10 @@ EXERCISES: dict[str, Exercise] = {
         ROBERTA_POSITIONS,
         SINUSOIDS,
         RELATIVE_POSITION_BUCKET,
+        ENCODER_LAYER,
+        DECODER_LAYER,
+        TIED_LM_HEAD,
+        ROBERTA_FOR_MASKED_LM,
         MASK_TOKENS,
         CROSS_ENTROPY,
         SHIFT_LABELS,
