@@ -139,7 +139,7 @@ def norm_cases(parameters: int) -> Iterator[Case]:
     def inputs(x: Tensor, eps: float, spread: float = 0.3) -> dict[str, Any]:
         vectors = {
             "weight": (1 + spread * normal(x.shape[-1], seed=1)).to(x.dtype),
-            "bias": (spread * normal(x.shape[-1], seed=2)).to(x.dtype),
+            "bias": (0 + spread * normal(x.shape[-1], seed=2)).to(x.dtype),
         }
         return {"x": x, **dict([*vectors.items()][:parameters]), "eps": eps}
 
@@ -154,11 +154,11 @@ def norm_cases(parameters: int) -> Iterator[Case]:
     yield Case("zeros", inputs(zeros, 1e-5), gradients=False)
     # Every sum of these numbers is exact in float32, those of their squares are not.
     distant = 2.0**14 + torch.tensor([1.0, -1.0, 1.0, -1.0]).expand(1, 2, 4)
-    yield Case("float32, numbers far from 0", inputs(distant, 1e-5), gradients=False)
+    yield Case("numbers far from 0 in float32", inputs(distant, 1e-5), gradients=False)
     yield Case("float32", inputs(normal(2, 3, 5, dtype=torch.float32), 1e-5))
     yield Case("bfloat16", inputs(normal(2, 3, 5, dtype=torch.bfloat16), 1e-5), gradients=False)
     large = 400 * normal(2, 3, 8, dtype=torch.float16)
-    yield Case("float16, large numbers", inputs(large, 1e-5), gradients=False)
+    yield Case("large numbers in float16", inputs(large, 1e-5), gradients=False)
 
 
 def install_layer_norm(module: Any, steps: Any) -> None:
@@ -700,7 +700,9 @@ def offset_of_one(steps: Any) -> None:
 
 @ROBERTA_POSITIONS.mistake("offset=self.config.pad_token_id + 1", of=RobertaModel)
 def one_too_many(steps: Any) -> None:
-    """Every row is one too large: cumsum counts from 1, so add padding_idx alone."""
+    """Every row is one too large: cumsum counts from 1, so add padding_idx alone. (The library
+    counts from 0 and adds padding_idx + 1.)
+    """
     shifted = steps.shifted
     steps.shifted = lambda numbers, padding_idx: shifted(numbers, padding_idx) + 1
 
@@ -708,7 +710,7 @@ def one_too_many(steps: Any) -> None:
 @ROBERTA_POSITIONS.mistake("cumsum(dim=1) * attention_mask")
 def counted_from_zero(steps: Any) -> None:
     """Tokens are counted from 0, so the first has padding's row, padding_idx; it should have
-    padding_idx + 1.
+    padding_idx + 1. (The library counts from 0, too, but adds padding_idx + 1.)
     """
     counted = steps.counted
     steps.counted = lambda real: counted(real) - 1
@@ -1059,7 +1061,8 @@ def install_relative_position_bucket(module: Any, steps: Any) -> None:
     if isinstance(module, positional_embeddings.RelativePositionBias):
 
         def forward(query_positions: Tensor, num_keys: int) -> Tensor:
-            distance = torch.arange(num_keys) - query_positions[:, None]  # (T, S)
+            keys = torch.arange(num_keys, device=query_positions.device)
+            distance = keys - query_positions[:, None]  # (T, S)
             sizes = module.bidirectional, module.num_buckets, module.max_distance
             return module.table(steps(distance, *sizes)).permute(2, 0, 1)[None]  # (1, H, T, S)
 
