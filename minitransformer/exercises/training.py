@@ -89,6 +89,10 @@ class MaskTokensSteps:
         """The tokens that labels are taken from."""
         return input_ids
 
+    def read(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """What the model reads."""
+        return inputs
+
     no_label = losses.IGNORED_LABEL
 
     def __call__(
@@ -107,7 +111,8 @@ class MaskTokensSteps:
         inputs = torch.where(replaced & self.randomized(kind_draw), random_ids, inputs)
         is_mask, is_changed = inputs == mask_token_id, inputs != input_ids
         labelled = self.labelled(chosen, is_mask, is_changed, attention_mask)
-        return inputs, torch.where(labelled, self.targets(input_ids, inputs), self.no_label)
+        labels = torch.where(labelled, self.targets(input_ids, inputs), self.no_label)
+        return self.read(inputs, labels), labels
 
 
 def mask_tokens_cases() -> Iterator[Case]:
@@ -282,9 +287,18 @@ def labels_of_changed_tokens_alone(steps: Any) -> None:
 @MASK_TOKENS.mistake("np.where(chosen, ids, IGNORED_LABEL)")
 def labels_of_the_masked_inputs(steps: Any) -> None:
     """The labels are taken after the replacement, so that the mask token is to be predicted; take
-    them from the original ids (labels = input_ids is no copy: use clone()).
+    them from the original ids.
     """
     steps.targets = lambda input_ids, inputs: inputs
+
+
+@MASK_TOKENS.mistake("np.where(chosen, ids, IGNORED_LABEL)")
+def labels_are_the_inputs(steps: Any) -> None:
+    """Inputs and labels are one tensor, so that each change of one is a change of the other:
+    labels = input_ids is no copy; use input_ids.clone().
+    """
+    steps.targets = lambda input_ids, inputs: inputs
+    steps.read = lambda inputs, labels: labels
 
 
 @MASK_TOKENS.mistake("np.where(chosen, ids, IGNORED_LABEL)")
@@ -374,25 +388,27 @@ def cross_entropy_cases() -> Iterator[Case]:
     def labels(real: Tensor, classes: int) -> Tensor:
         return integers(classes, *real.shape, seed=7).masked_fill(~real, -100)
 
-    one = {"logits": torch.tensor([[[0.0, 1.0]]], dtype=torch.float64)}
-    yield Case("one token, two classes", one | {"labels": torch.tensor([[1]])})
-    full, right = real_tokens(3, 3, total=3), real_tokens(4, 2, total=4)
+    def inputs(real: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        logits = normal(*real.shape, classes, seed=3, dtype=dtype)
+        return {"logits": logits, "labels": labels(real, classes)}
+
+    right = real_tokens(4, 2, total=4)
     left = real_tokens(1, 4, total=4, left=True)
-    yield Case("two sequences", {"logits": normal(2, 3, 4), "labels": labels(full, 4)})
-    yield Case(
-        "as many tokens as classes", {"logits": normal(1, 3, 3), "labels": labels(full, 3)[:1]}
-    )
-    padded = {"logits": normal(2, 4, 5), "labels": labels(right, 5)}
-    yield Case("no labels at the padding on the right", padded)
-    yield Case("no labels at the padding on the left", padded | {"labels": labels(left, 5)})
-    nothing = torch.full((2, 4), -100)
-    yield Case("no label at all", padded | {"labels": nothing})
-    yield Case("large logits", padded | {"logits": 1000 * padded["logits"]})
-    yield Case("very negative logits", padded | {"logits": padded["logits"] - 2000})
-    yield Case("float32", padded | {"logits": normal(2, 4, 5, dtype=torch.float32)})
+    one = {"logits": torch.tensor([[[0.0, 1.0]]]), "labels": torch.tensor([[1]])}
+    yield Case("one token, two classes", one)
+    yield Case("two sequences", inputs(real_tokens(3, 3, total=3), 4))
+    yield Case("as many tokens as classes", inputs(real_tokens(3, total=3), 3))
+    yield Case("no labels at the padding on the right", inputs(right, 5))
+    yield Case("no labels at the padding on the left", inputs(left, 5))
+    yield Case("no label at all", inputs(torch.zeros_like(left), 5))
+    large = inputs(right, 5)
+    yield Case("large logits", large | {"logits": 1000 * large["logits"]})
+    # Their rounding in float32, about 1e-4, is no mistake.
+    negative = large | {"logits": large["logits"] - 2000}
+    yield Case("very negative logits", negative, tolerance=1e-3)
+    yield Case("float64", inputs(right, 5, torch.float64), tolerance=1e-5)
     for name, dtype in HALF_PRECISION.items():
-        case = padded | {"logits": normal(2, 4, 5, dtype=dtype)}
-        yield Case(name, case, gradients=False)
+        yield Case(name, inputs(right, 5, dtype), gradients=False)
 
 
 CROSS_ENTROPY = Exercise(
@@ -553,6 +569,14 @@ def loss_in_half_precision(steps: Any) -> None:
     and, in float16, no sum above 65504; convert the logits to float32 first.
     """
     steps.precise = lambda logits: logits
+
+
+@CROSS_ENTROPY.mistake("logits.float() if logits.dtype in", of=losses.at_least_float32)
+def float64_becomes_float32(steps: Any) -> None:
+    """All logits are converted to float32, float64 too, which loses half of their digits; convert
+    those of float16 and bfloat16.
+    """
+    steps.precise = lambda logits: logits.float()
 
 
 # ---- labels of a decoder ----
