@@ -700,8 +700,8 @@ def offset_of_one(steps: Any) -> None:
 
 @ROBERTA_POSITIONS.mistake("offset=self.config.pad_token_id + 1", of=RobertaModel)
 def one_too_many(steps: Any) -> None:
-    """Every row is one too large: cumsum counts from 1, so add padding_idx alone. (The library
-    counts from 0 and adds padding_idx + 1.)
+    """Every row is one too large: cumsum counts from 1, so add padding_idx alone. The library
+    counts from 0 and adds padding_idx + 1.
     """
     shifted = steps.shifted
     steps.shifted = lambda numbers, padding_idx: shifted(numbers, padding_idx) + 1
@@ -710,7 +710,7 @@ def one_too_many(steps: Any) -> None:
 @ROBERTA_POSITIONS.mistake("cumsum(dim=1) * attention_mask")
 def counted_from_zero(steps: Any) -> None:
     """Tokens are counted from 0, so the first has padding's row, padding_idx; it should have
-    padding_idx + 1. (The library counts from 0, too, but adds padding_idx + 1.)
+    padding_idx + 1. The library counts from 0, too, but adds padding_idx + 1.
     """
     counted = steps.counted
     steps.counted = lambda real: counted(real) - 1
