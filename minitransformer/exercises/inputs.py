@@ -23,8 +23,11 @@ def real_tokens(*lengths: int, total: int, left: bool = False) -> Tensor:
 
 
 def weights(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """Values for every parameter of a module, float64, none of them 0 or 1."""
+    """Values for every parameter of a module, float64, none of them 0 or 1.
+
+    They do not depend on those that it has, which differ from call to call.
+    """
     return {
-        name: parameter.detach().double() + 0.3 * normal(*parameter.shape, seed=seed + number)
+        name: 0.5 * normal(*parameter.shape, seed=seed + number)
         for number, (name, parameter) in enumerate(module.named_parameters())
     }
