@@ -9,7 +9,6 @@ hidden states. A class is called by its name; " 1.1" after the name of a T5 is v
 import copy
 import functools
 import hashlib
-import inspect
 import io
 import json
 import os
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 
 import minitransformer
 from minitransformer import BertConfig, RobertaConfig, RobertaForMaskedLM, Tokenizer, optimize
+from minitransformer.exercises import Exercise
 from minitransformer.hf.config import family_of_model
-from minitransformer.layers.attention import sdpa_attention
 from minitransformer.models.base import Model
 from minitransformer.models.config import Config
 from minitransformer.parity import Batch
@@ -350,21 +349,15 @@ def pair(
     return as_variant(ours.to(dtype), variant), theirs.to(dtype)
 
 
-def attend_otherwise(attentions: Iterable[Any], change: Callable[..., dict[str, Any]]) -> None:
-    """Put a bug into attention modules: change the arguments of their attention function.
+def bug_of(exercise: Exercise, name: str) -> Callable[[nn.Module], None]:
+    """What puts a mistake of an exercise into a model, or into a part of one."""
+    [mistake] = [each for each in exercise.mistakes if each.name == name]
 
-    Args:
-        attentions: the modules.
-        change: takes the arguments of `sdpa_attention` by name, and returns those to change.
-    """
-    signature = inspect.signature(sdpa_attention)
+    def bug(model: nn.Module) -> None:
+        exercise.put_into_model(model, [mistake])
 
-    def attend(*inputs: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
-        given = signature.bind(*inputs, **named).arguments
-        return sdpa_attention(**given | change(**given))
-
-    for attention in attentions:
-        attention.attend = attend
+    bug.__name__ = name
+    return bug
 
 
 # The language model of each family that generates.

@@ -313,6 +313,15 @@ def biases_of_query_and_key_swapped(layer: Any) -> None:
     query.bias, key.bias = key.bias, query.bias
 
 
+@model_mistake("self.feed_forward_norm = LayerNorm", EncoderLayer, EncoderLayer, GPT2Layer)
+def norms_stored_in_each_other(layer: Any) -> None:
+    """The weights of a layer's two norms are loaded into each other: in Hugging Face's BERT
+    attention.output.LayerNorm is attention's, output.LayerNorm the feed-forward's.
+    """
+    norms = layer.attention_norm, layer.feed_forward_norm
+    layer.feed_forward_norm, layer.attention_norm = norms
+
+
 @model_mistake("projected.chunk(3, dim=-1)", FusedSelfAttention, FusedSelfAttention)
 def thirds_stored_in_another_order(attention: Any) -> None:
     """The matrix of GPT-2's attention is loaded as key, query, value; it is query, key, value."""
@@ -435,11 +444,16 @@ def transposed_bias(position_bias: Any) -> None:
 
 @model_mistake("attended, cross_weights = self.cross_attention(", T5DecoderLayer, T5Decoder)
 def bias_in_cross_attention(decoder: Any) -> None:
-    """Cross-attention adds a bias of relative positions; it has none."""
+    """Cross-attention adds a bias of relative positions; it has none: a token of the decoder is at
+    no distance from the source.
+    """
+    table = decoder.position_bias.table.weight  # (buckets, H)
 
     def bias(query: Tensor, key: Tensor, **_: Any) -> dict[str, Any]:
-        positions = torch.arange(query.shape[2], device=query.device)
-        return {"bias": decoder.position_bias(positions, key.shape[2])}
+        positions = [torch.arange(x.shape[2], device=x.device) for x in (query, key)]
+        distance = positions[1] - positions[0][:, None]  # (T, S)
+        buckets = distance.neg().clamp(min=0, max=len(table) - 1)  # (T, S)
+        return {"bias": table[buckets].permute(2, 0, 1)[None]}  # (1, H, T, S)
 
     attend_otherwise((layer.cross_attention for layer in decoder.layers), bias)
 

@@ -1,17 +1,16 @@
 """Parity that only GPT-2 promises; `test_parity.py` tests what all families share."""
 
-import functools
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from minitransformer.cli import main
+from minitransformer.exercises import models
+from minitransformer.exercises.blocks import DECODER_LAYER
 from minitransformer.parity import compare, random_batch
 from tests.tiny import (
-    attend_otherwise,
+    bug_of,
     every_variant,
     pad,
     pair,
@@ -79,125 +78,65 @@ def test_dropout_is_applied_in_the_same_places(attention_dropout, tmp_path):
     assert abs(ours(ids, labels=ids).loss.item() - losses[0]) > 1e-3
 
 
-# Bugs, each put into our model, and the first module that must be named.
-def swap_thirds(model):
-    for layer in model.transformer.layers:
-        for parameter in layer.attention.query_key_value.parameters():
-            query, key, value = parameter.data.chunk(3)
-            parameter.data = torch.cat([key, query, value])
-
-
-def interleave_thirds(model):
-    """Queries, keys and values of one head after the other, as some others store them."""
-    attention = model.transformer.layers[0].attention
-    linear = attention.query_key_value
-
-    def project(hidden, _context):
-        heads = linear(hidden).unflatten(-1, (3, 3, 4)).transpose(1, 2)  # (B, H, T, 3, D)
-        return heads.unbind(-2)
-
-    attention.project = project
-
-
-def norms_after(model):
-    def forward(layer, hidden, mask, _cache, output_attentions):
-        attended, weights = layer.attention(
-            hidden, hidden, mask, output_attentions=output_attentions
-        )
-        hidden = layer.attention_norm(hidden + attended)
-        return layer.feed_forward_norm(hidden + layer.feed_forward(hidden)), weights
-
-    for layer in model.transformer.layers:
-        layer.forward = types.MethodType(forward, layer)
-
-
-def swap_norms(model):
-    for layer in model.transformer.layers:
-        names = layer.attention_norm, layer.feed_forward_norm
-        layer.feed_forward_norm, layer.attention_norm = names
-
-
-def no_final_norm(model):
-    model.transformer.final_norm.register_forward_hook(lambda _norm, inputs, _out: inputs[0])
-
-
-def attentions(model):
-    return [layer.attention for layer in model.transformer.layers]
-
-
-def attend_to_what_comes(model):
-    attend_otherwise(attentions(model), lambda mask, **_: {"mask": mask.any(dim=2, keepdim=True)})
-
-
-def attend_one_ahead(model):
-    ahead = torch.ones(11, 11, dtype=torch.bool).tril(1)
-    attend_otherwise(
-        attentions(model)[1:2], lambda mask, **_: {"mask": mask.any(dim=2, keepdim=True) & ahead}
-    )
-
-
-def attention_to_padding(model):
-    past = torch.ones(11, 11, dtype=torch.bool).tril()
-    attend_otherwise(attentions(model), lambda **_: {"mask": past})
-
-
-def exact_for_tanh_gelu(model):
-    for layer in model.transformer.layers:
-        layer.feed_forward.activation = F.gelu
-
-
-def positions_that_count_padding(model):
-    embedding = model.transformer.position_embedding
-    embedding.forward = lambda position_ids: embedding.table(
-        torch.arange(position_ids.shape[1])
-    ).expand(len(position_ids), -1, -1)
-
-
-def no_layer_scale(model):
-    attend_otherwise(attentions(model), lambda **_: {"scale": 4**-0.5})
-
-
-def wrong_eps(model):
-    model.transformer.layers[1].feed_forward_norm.eps = 1e-3
-
-
-def copied_head(model):
-    copied = model.transformer.token_embedding.weight.detach().clone()
-    model.logits = functools.partial(F.linear, weight=copied)
-
-
-def token_as_type(model):
-    """transformers adds the tokens that `token_type_ids` name; here there are none."""
-    embedding = model.transformer.token_embedding
-    embedding.forward = lambda ids: F.embedding(ids, embedding.weight) + embedding.weight[0]
-
-
+# Bugs, each put into our model, or a part of it, and the first module that must be named.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("bug", "first"),
+    ("bug", "part", "first"),
     [
-        (swap_thirds, "backbone.layers.0.attention.query_key_value"),
-        (interleave_thirds, "backbone.layers.0.attention.output"),
-        (norms_after, "backbone.layers.0.attention.query_key_value"),
-        (swap_norms, "backbone.layers.0.attention_norm"),
-        (no_final_norm, "backbone.final_norm"),
-        (attend_to_what_comes, "backbone.layers.0.attention.output"),
-        (attend_one_ahead, "backbone.layers.1.attention.output"),
-        (attention_to_padding, "backbone.layers.0.attention.output"),
-        (exact_for_tanh_gelu, "backbone.layers.0.feed_forward.down_proj"),
-        (positions_that_count_padding, "backbone.position_embedding.table"),
-        (no_layer_scale, "backbone.layers.1.attention.output"),
-        (wrong_eps, "backbone.layers.1.feed_forward_norm"),
-        (copied_head, "gradient of backbone.token_embedding.weight"),
-        (token_as_type, "backbone.token_embedding"),
+        (
+            models.thirds_stored_in_another_order.put_into_model,
+            "",
+            "backbone.layers.0.attention.query_key_value",
+        ),
+        (
+            bug_of(DECODER_LAYER, "thirds inside the heads"),
+            "backbone.layers.0",
+            "backbone.layers.0.attention.output",
+        ),
+        (
+            bug_of(DECODER_LAYER, "norms last"),
+            "",
+            "backbone.layers.0.attention.query_key_value",
+        ),
+        (models.norms_stored_in_each_other.put_into_model, "", "backbone.layers.0.attention_norm"),
+        (models.no_final_norm.put_into_model, "", "backbone.final_norm"),
+        (models.later_tokens_attended_to.put_into_model, "", "backbone.layers.0.attention.output"),
+        (
+            models.one_token_ahead.put_into_model,
+            "backbone.layers.1",
+            "backbone.layers.1.attention.output",
+        ),
+        (
+            models.padding_of_the_decoder_attended_to.put_into_model,
+            "",
+            "backbone.layers.0.attention.output",
+        ),
+        (
+            bug_of(DECODER_LAYER, "exact for tanh gelu"),
+            "",
+            "backbone.layers.0.feed_forward.down_proj",
+        ),
+        (
+            models.positions_that_count_padding.put_into_model,
+            "",
+            "backbone.position_embedding.table",
+        ),
+        (models.scale_as_in_other_models.put_into_model, "", "backbone.layers.1.attention.output"),
+        (
+            models.eps_of_keras.put_into_model,
+            "backbone.layers.1.feed_forward_norm",
+            "backbone.layers.1.feed_forward_norm",
+        ),
+        (models.head_untied.put_into_model, "", "gradient of backbone.token_embedding.weight"),
+        (models.token_as_type.put_into_model, "", "backbone.token_embedding"),
     ],
 )
-def test_the_comparison_finds_the_bug_and_names_the_module(bug, first, tmp_path):
+def test_the_comparison_finds_the_bug_and_names_the_module(bug, part, first, tmp_path):
     fields = {"scale_attn_by_inverse_layer_idx": True}
     ours, theirs = pair("GPT2LMHeadModel", tmp_path, **fields)
     batch = random_batch(ours, length=11)
     assert compare(ours, theirs, batch).equal
-    bug(ours)
+    bug(ours.get_submodule(part))
     report = compare(ours, theirs, batch)
     assert report.first_difference is not None
     assert report.first_difference.name == first, report.table()

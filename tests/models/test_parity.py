@@ -5,7 +5,6 @@ and target on opposite sides. What only GPT-2, or only an encoder-decoder, promi
 `test_decoder_parity.py` and `test_seq2seq_parity.py`.
 """
 
-import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from minitransformer import parity
 from minitransformer.cli import main
+from minitransformer.exercises import models
+from minitransformer.exercises.attention import SCALED_DOT_PRODUCT_ATTENTION as ATTENTION
+from minitransformer.exercises.blocks import ENCODER_LAYER, TIED_LM_HEAD
+from minitransformer.exercises.layers import GELU
 from minitransformer.hf.config import reference_class
 from minitransformer.layers.positional_embeddings import position_ids_from_mask
 from minitransformer.parity import compare, random_batch
@@ -28,8 +30,8 @@ from tests.tiny import (
     ENCODERS,
     MARIAN,
     T5,
-    attend_otherwise,
     batch_of,
+    bug_of,
     class_of,
     every_variant,
     pair,
@@ -385,110 +387,52 @@ def test_token_types_make_the_same_difference(variant, tmp_path):
     assert report.equal, report.table()
 
 
-# Bugs that were really made, each put into our model, and the first module that must be named. No
-# default initialization would show them, which is why parameters are perturbed.
-def swap_norms(model):
-    for layer in model.roberta.layers:
-        layer.attention_norm, layer.feed_forward_norm = (
-            layer.feed_forward_norm,
-            layer.attention_norm,
-        )
-
-
-def drop_biases(model):
-    for module in model.roberta.layers.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.bias.data.zero_()
-
-
-def swap_query_and_key_biases(model):
-    for layer in model.roberta.layers:
-        query, key = layer.attention.query, layer.attention.key
-        query.bias, key.bias = key.bias, query.bias
-
-
-def tanh_for_exact_gelu(model):
-    for layer in model.roberta.layers:
-        layer.feed_forward.activation = lambda x: F.gelu(x, approximate="tanh")
-
-
-def tanh_in_the_head(model):
-    model.lm_head.activation = lambda x: F.gelu(x, approximate="tanh")
-
-
-def wrong_eps(model):
-    for module in model.modules():
-        if hasattr(module, "eps"):
-            module.eps = 1e-12
-
-
-def no_scale(model):
-    attentions = (layer.attention for layer in model.roberta.layers)
-    attend_otherwise(attentions, lambda **_: {"scale": 1.0})
-
-
-def positions_without_offset(model):
-    embedding = model.roberta.embeddings.position_embedding
-    embedding.forward = lambda position_ids: embedding.table(position_ids.clamp(min=0))
-
-
-def positions_that_count_padding(model):
-    model.roberta.position_ids = lambda input_ids, _mask: torch.arange(
-        input_ids.shape[1]
-    ).expand_as(input_ids)
-
-
-def untied_decoder(model):
-    copy = model.roberta.embeddings.token_embedding.weight.detach().clone()
-    forward = type(model.lm_head).forward
-    model.lm_head.forward = types.MethodType(
-        lambda head, hidden, _embedding: forward(head, hidden, copy), model.lm_head
-    )
-
-
-def no_token_types(model):
-    model.roberta.embeddings.token_type_embedding.weight.data.zero_()
-
-
-def attention_to_padding(model):
-    attentions = (layer.attention for layer in model.roberta.layers)
-    attend_otherwise(attentions, lambda **_: {"mask": None})
-
-
-def no_residual(model):
-    layer = model.roberta.layers[1]
-    layer.register_forward_pre_hook(lambda module, inputs: setattr(module, "seen", inputs[0]))
-    layer.attention_norm.register_forward_pre_hook(lambda _norm, inputs: (inputs[0] - layer.seen,))
-
-
-def decoder_without_bias(model):
-    model.lm_head.bias.data.zero_()
-
-
+# Bugs that were really made, each put into our model, or a part of it, and the first module that
+# must be named. No default initialization would show them, which is why parameters are perturbed.
 @pytest.mark.parametrize(
-    ("bug", "first"),
+    ("bug", "part", "first"),
     [
-        (swap_norms, "backbone.layers.0.attention_norm"),
-        (drop_biases, "backbone.layers.0.attention.query"),
-        (swap_query_and_key_biases, "backbone.layers.0.attention.query"),
-        (tanh_for_exact_gelu, "backbone.layers.0.feed_forward.down_proj"),
-        (tanh_in_the_head, "lm_head.norm"),
-        (wrong_eps, "backbone.embeddings.norm"),
-        (no_scale, "backbone.layers.0.attention.output"),
-        (positions_without_offset, "backbone.embeddings.position_embedding.table"),
-        (positions_that_count_padding, "backbone.embeddings.position_embedding.table"),
-        (untied_decoder, "gradient of backbone.embeddings.token_embedding.weight"),
-        (no_token_types, "backbone.embeddings.token_type_embedding"),
-        (attention_to_padding, "backbone.layers.0.attention.output"),
-        (no_residual, "backbone.layers.1.attention_norm"),
-        (decoder_without_bias, "logits"),
+        (models.norms_stored_in_each_other.put_into_model, "", "backbone.layers.0.attention_norm"),
+        (models.no_biases.put_into_model, "", "backbone.layers.0.attention.query"),
+        (
+            models.biases_of_query_and_key_swapped.put_into_model,
+            "",
+            "backbone.layers.0.attention.query",
+        ),
+        (bug_of(GELU, "tanh approximation"), "", "backbone.layers.0.feed_forward.down_proj"),
+        (bug_of(TIED_LM_HEAD, "tanh in the head"), "", "lm_head.norm"),
+        (models.eps_of_another_model.put_into_model, "", "backbone.embeddings.norm"),
+        (bug_of(ATTENTION, "no scale"), "", "backbone.layers.0.attention.output"),
+        (
+            models.positions_without_offset.put_into_model,
+            "",
+            "backbone.embeddings.position_embedding.table",
+        ),
+        (
+            models.positions_that_count_padding.put_into_model,
+            "",
+            "backbone.embeddings.position_embedding.table",
+        ),
+        (
+            bug_of(TIED_LM_HEAD, "untied copy"),
+            "",
+            "gradient of backbone.embeddings.token_embedding.weight",
+        ),
+        (models.no_token_types.put_into_model, "", "backbone.embeddings.token_type_embedding"),
+        (bug_of(ATTENTION, "mask ignored"), "", "backbone.layers.0.attention.output"),
+        (
+            bug_of(ENCODER_LAYER, "no residual around attention"),
+            "backbone.layers.1",
+            "backbone.layers.1.attention_norm",
+        ),
+        (bug_of(TIED_LM_HEAD, "no bias"), "", "logits"),
     ],
 )
-def test_the_comparison_finds_the_bug_and_names_the_module(bug, first, tmp_path):
+def test_the_comparison_finds_the_bug_and_names_the_module(bug, part, first, tmp_path):
     ours, theirs = pair("RobertaForMaskedLM", tmp_path)
     batch = random_batch(ours, length=11)
     assert compare(ours, theirs, batch).equal
-    bug(ours)
+    bug(ours.get_submodule(part))
     report = compare(ours, theirs, batch)
     assert report.first_difference is not None
     assert report.first_difference.name == first, report.table()
@@ -499,9 +443,7 @@ def test_the_comparison_finds_missing_token_types(tmp_path):
     ours, theirs = pair("BertForTokenClassification", tmp_path)
     batch = random_batch(ours, length=11)
     assert set(batch["token_type_ids"].unique().tolist()) == {0, 1, 2}
-    embeddings = ours.bert.embeddings
-    forward = embeddings.forward
-    embeddings.forward = lambda ids, positions, types: forward(ids, positions, 0 * types)
+    models.second_text_as_the_first.put_into_model(ours)
     report = compare(ours, theirs, batch)
     assert report.first_difference.name == "backbone.embeddings.token_type_embedding"
 

@@ -11,13 +11,13 @@ import torch
 
 import minitransformer
 from minitransformer import CheckpointError
+from minitransformer.exercises.models import attend_otherwise
 from minitransformer.parity import compare, random_batch, t5_norms_in_float64
 from tests.tiny import (
     BART,
     MARIAN,
     SEQ2SEQ_LMS,
     T5,
-    attend_otherwise,
     every_variant,
     pair,
     their_model,
