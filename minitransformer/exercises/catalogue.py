@@ -15,6 +15,14 @@ from minitransformer.exercises.attention import (
     SPLIT_HEADS,
 )
 from minitransformer.exercises.blocks import DECODER_LAYER, ENCODER_LAYER, TIED_LM_HEAD
+from minitransformer.exercises.decoding import (
+    ANSWER_SPAN,
+    BEAM_STEP,
+    GREEDY_STEP,
+    GROUP_ENTITIES,
+    MERGE_PAIR,
+    SAMPLE_FILTER,
+)
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.exercises.layers import (
     GELU,
@@ -64,6 +72,12 @@ EXERCISES: dict[str, Exercise] = {
         ADAMW_STEP,
         WARMUP_SCHEDULE,
         CLIP_GRADIENTS,
+        GREEDY_STEP,
+        BEAM_STEP,
+        SAMPLE_FILTER,
+        MERGE_PAIR,
+        ANSWER_SPAN,
+        GROUP_ENTITIES,
     )
 }
 
