@@ -606,13 +606,29 @@ def _add_parity(parser: Parser) -> None:
         "--length", type=positive, default=32, help="tokens per sequence of the batch"
     )
     parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda")
+    help = "compare your own model, a class in a file, and name its mistake"
+    parser.add_argument("--against", metavar="FILE.py:CLASS", help=help)
+    help = "what --against is compared with; ours by default"
+    parser.add_argument("--reference", choices=("ours", "transformers"), help=help)
     parser.add_argument("--json", action="store_true", help="print one document of JSON")
+    parser.set_defaults(parser=parser)
 
 
 def _parity(arguments: Namespace) -> int:
     from minitransformer.parity import TOLERANCE, check_checkpoint, checkpoint_reports
 
     settings = {"length": arguments.length, "device": arguments.device}
+    if arguments.against is not None:
+        from minitransformer.exercises.against import compare_with_file
+
+        reference = arguments.reference or "ours"
+        found = compare_with_file(
+            arguments.against, arguments.path, reference=reference, **settings
+        )
+        print(json.dumps(found.as_dict(), indent=2) if arguments.json else found.text())
+        return 0 if found.report.equal else 1
+    if arguments.reference is not None:
+        arguments.parser.error("--reference goes with --against FILE.py:CLASS")
     if not arguments.json:
         return 0 if check_checkpoint(arguments.path, **settings) else 1
     reports = [
@@ -709,7 +725,7 @@ def _add_exercise_list(parser: Parser) -> None:
 
 
 def _exercise_list(arguments: Namespace) -> int:
-    from minitransformer.exercises import EXERCISES
+    from minitransformer.exercises.catalogue import EXERCISES
 
     rows = [
         {"name": e.name, "title": e.title, "mistakes": len(e.mistakes)} for e in EXERCISES.values()
@@ -732,7 +748,7 @@ def _add_exercise_start(parser: Parser) -> None:
 
 
 def _exercise_start(arguments: Namespace) -> int:
-    from minitransformer.exercises import start
+    from minitransformer.exercises.catalogue import start
 
     for path in start(arguments.names, arguments.out, tests=arguments.tests):
         print(path)
@@ -749,7 +765,8 @@ def _add_exercise_check(parser: Parser) -> None:
 
 def _exercise_check(arguments: Namespace) -> int:
     """Exit status 0: all are right; 1: one is not; 2: there is nothing to check."""
-    from minitransformer.exercises import check, exercises_in, find
+    from minitransformer.exercises.catalogue import exercises_in, find
+    from minitransformer.exercises.checking import check
 
     try:
         only = [find(arguments.exercise)] if arguments.exercise else None

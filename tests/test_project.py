@@ -36,6 +36,7 @@ ORDER = [
     ("generation", "auto"),
     ("fast",),
     ("tasks", "parity", "attention_maps", "attention_pictures", "train", "cost"),
+    ("exercises", "source"),
     ("cli", "inputs", "__main__", "benchmarks"),
 ]
 # A model's methods call hf/ when a user saves or loads, and generation/ when it generates.

@@ -1,0 +1,460 @@
+"""A student's whole model beside the reference, module by module, with a diagnosis.
+
+Both read the same checkpoint and the same batch. Modules with the same name, ours or Hugging
+Face's, are compared by their outputs in the order of execution, then the results, then the gradient
+of every parameter. Where the student's model first differs, the mistakes of the catalogue are put
+into copies of the reference, one at a time: the mistake is the one that gives the same numbers up
+to there.
+
+B batch, T tokens, V vocabulary.
+"""
+
+import copy
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minitransformer.exercises.exercise import Mistake
+from minitransformer.exercises.models import model_mistakes
+from minitransformer.hf.checkpoint import from_pretrained
+from minitransformer.hf.config import family_of_model, reference_class
+from minitransformer.hf.weight_names import is_transposed, stored_names
+from minitransformer.hub import resolve_checkpoint
+from minitransformer.models.base import Model
+from minitransformer.names import listed, unexpected_name
+from minitransformer.parity import (
+    SOURCE,
+    TARGET,
+    Batch,
+    Comparison,
+    PaddingMasks,
+    Report,
+    compare_tensors,
+    module_pairs,
+    padding_masks,
+    random_batch,
+    t5_norms_in_float64,
+    their_inputs,
+)
+
+REFERENCES = ("ours", "transformers")
+# What a model returns, in the order of preference for one that returns a single tensor.
+_RESULTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """A model that can be compared, and how its names correspond to ours.
+
+    Attributes:
+        model: the model.
+        batch: what it is called with.
+        masks: where the real tokens of the batch are.
+        modules: our names of modules, to its.
+        parameters: our names of parameters, to its.
+        transposed: our names of matrices that it stores as (in, out).
+    """
+
+    model: nn.Module
+    batch: Batch
+    masks: PaddingMasks
+    modules: dict[str, str]
+    parameters: dict[str, str]
+    transposed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What the comparison of a file's model with the reference found.
+
+    Attributes:
+        model: "FILE.py:Class".
+        dtype: of both models.
+        report: the pairs of tensors, in the order of execution.
+        mistakes: the known mistakes that give the same numbers up to where they first differ.
+        unpaired: modules of the reference, by our names, that the student's model does not have.
+    """
+
+    model: str
+    dtype: torch.dtype
+    report: Report
+    mistakes: tuple[Mistake, ...] = ()
+    unpaired: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """The report for a reader."""
+        lines = [self.report.table()]
+        if self.unpaired:
+            lines.append(f"{self.model} has no modules named {listed(self.unpaired, 200)}")
+        if self.report.equal:
+            return "\n".join([*lines, "the same function"])
+        if not self.mistakes:
+            lines.append("This is none of the known mistakes; look at where it first differs.")
+        for number, mistake in enumerate(self.mistakes):
+            lines.append(f"{'Or else' if number else 'The mistake'}: {mistake.reason}")
+            lines.append(f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for a program."""
+        return {
+            "model": self.model,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "equal": self.report.equal,
+            "mistakes": [
+                {"name": m.name, "reason": m.reason, "read": asdict(m.line)} for m in self.mistakes
+            ],
+            "unpaired": list(self.unpaired),
+            "rows": [asdict(row) for row in self.report.rows],
+        }
+
+
+def compare_with_file(
+    model: str,
+    path: str | Path,
+    *,
+    reference: str = "ours",
+    length: int = 32,
+    device: str | torch.device = "cpu",
+) -> FileReport:
+    """Compare the model in a file with the reference on a checkpoint.
+
+    If they differ in float32, they are compared again in float64, as in
+    :func:`minitransformer.parity.checkpoint_reports`.
+
+    Args:
+        model: "FILE.py:Class", see :func:`load_model`. The file is imported.
+        path: the checkpoint: a directory, or a name on the hub.
+        reference: "ours" or "transformers".
+        length: tokens of each sequence of the random batch, which has padding on both sides.
+        device: both run on it.
+
+    Raises:
+        ValueError: the file or the class cannot be used.
+        CheckpointError: the checkpoint cannot be loaded.
+        ImportError: the reference is transformers, which is not installed.
+    """
+    ours = from_pretrained(path, attention="eager").to(device)
+    student = load_model(model, path, ours).to(device).eval()
+    batch = {name: tensor.to(device) for name, tensor in random_batch(ours, length).items()}
+    names = {*_arguments(student)} - {"labels", "start_positions", "end_positions"}
+    batch = {name: tensor for name, tensor in batch.items() if name in names}
+    theirs = _comparable_student(student, ours, batch)
+    right = _comparable_reference(ours, batch)
+    expected = right if reference == "ours" else _comparable_transformers(ours, path, batch)
+    unpaired = tuple(
+        name
+        for name, module in ours.named_modules()
+        if name not in theirs.modules and any(True for _ in module.parameters(recurse=False))
+    )
+    for dtype in (torch.float32, torch.float64):
+        for comparable in (right, expected, theirs):
+            comparable.model.to(dtype)
+        found = outputs_of(theirs)
+        report = Report(tuple(_rows(theirs, found, expected, outputs_of(expected))))
+        if report.equal:
+            return FileReport(model, dtype, report, unpaired=unpaired)
+    mistakes = _diagnose(theirs, found, right, report)
+    return FileReport(model, dtype, report, mistakes, unpaired)
+
+
+# ---- the student's model ----
+
+
+def load_model(model: str, path: str | Path, ours: Model) -> nn.Module:
+    """The model of a student's class with the weights of a checkpoint.
+
+    A class with `from_pretrained(path)` loads itself. Any other one is built with one argument, our
+    config, and its parameters, which have our names or Hugging Face's, are given the checkpoint's
+    values.
+
+    Args:
+        model: "FILE.py:Class".
+        path: the checkpoint.
+        ours: the same in the library.
+
+    Raises:
+        ValueError: there is no such file or class, it cannot be built, or a parameter has a name
+            that the checkpoint does not have.
+    """
+    file, _, name = model.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ValueError(f"{model!r:.200} is not FILE.py:Class, as in roberta.py:Roberta")
+    made = getattr(_import(Path(file)), name, None)
+    if not isinstance(made, type) or not issubclass(made, nn.Module):
+        raise ValueError(f"{file} has no torch.nn.Module named {name}")
+    try:
+        if hasattr(made, "from_pretrained"):
+            directory = resolve_checkpoint(path, ("config.json", "*.safetensors"))
+            return made.from_pretrained(directory)
+        student = made(ours.config)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{name} cannot be built: {_described(error, file)}") from error
+    _give_weights(student, ours)
+    return student
+
+
+def _import(file: Path) -> Any:
+    if not file.is_file():
+        raise ValueError(f"{file} is not a file")
+    spec = importlib.util.spec_from_file_location("student_model", file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["student_model"] = importlib.util.module_from_spec(spec)
+    sys.path.append(str(file.resolve().parent))  # files beside it may be imported
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{file} cannot be imported: {_described(error, str(file))}") from error
+    return module
+
+
+def _described(error: BaseException, file: str) -> str:
+    """One line: the error, and the line of the student's file that it comes from."""
+    trace, lines = error.__traceback__, []
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == file:
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    where = f" (line {lines[-1]} of {file})" if lines else ""
+    return f"{type(error).__name__}: {str(error)[:300]}{where}"
+
+
+def _give_weights(student: nn.Module, ours: Model) -> None:
+    """Copy the values of parameters of the same name, ours or Hugging Face's."""
+    family, values = family_of_model(ours), dict(ours.named_parameters())
+    by_name = values | {theirs: values[n] for n, theirs in stored_names(family, ours).items()}
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if name not in by_name:
+                raise ValueError(
+                    f"{unexpected_name('parameter', name, by_name)}; or give the class a method "
+                    "from_pretrained(path)"
+                )
+            value: Tensor = by_name[name]
+            if parameter.shape != value.shape and is_transposed(name, family):
+                value = value.T
+            if parameter.shape != value.shape:
+                shapes = f"{tuple(parameter.shape)}, not {tuple(value.shape)}"
+                raise ValueError(f"the parameter {name} has shape {shapes}")
+            parameter.copy_(value)
+
+
+# ---- names ----
+
+
+def _comparable_reference(ours: Model, batch: Batch) -> Comparable:
+    modules = {name: name for name, _ in ours.named_modules() if _is_compared(name)}
+    parameters = {name: name for name, _ in ours.named_parameters()}
+    return Comparable(ours, batch, padding_masks(ours, batch), modules, parameters)
+
+
+def _is_compared(name: str) -> bool:
+    """Whether a module's output is: not the model's, nor a bias of scores, (1, H, T, S)."""
+    return bool(name) and not name.endswith(("position_bias", "layers"))
+
+
+def _comparable_student(student: nn.Module, ours: Model, batch: Batch) -> Comparable:
+    reference = _comparable_reference(ours, batch)
+    stored, pairs = stored_names(family_of_model(ours), ours), module_pairs(ours)
+    modules, parameters = dict(student.named_modules()), dict(student.named_parameters())
+    return Comparable(
+        student,
+        batch,
+        reference.masks,
+        _present(reference.modules, pairs, modules),
+        _present(reference.parameters, stored, parameters),
+    )
+
+
+def _present(
+    names: dict[str, str], theirs: dict[str, str], present: dict[str, Any]
+) -> dict[str, str]:
+    """Our names to the student's, who uses ours or Hugging Face's."""
+    found = {name: name if name in present else theirs.get(name, "") for name in names}
+    return {name: other for name, other in found.items() if other in present and other}
+
+
+def _arguments(student: nn.Module) -> list[str]:
+    """The names of inputs that a model takes."""
+    names = [*inspect.signature(student.forward).parameters]
+    for name in ("input_ids", "attention_mask"):
+        if name not in names:
+            raise ValueError(
+                f"{type(student).__name__}.forward takes {listed(names)}; it must take input_ids "
+                "and attention_mask, (B, T) each"
+            )
+    return names
+
+
+def _comparable_transformers(ours: Model, path: str | Path, batch: Batch) -> Comparable:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("--reference transformers needs it: pip install transformers") from error
+    known = reference_class(ours)
+    directory = resolve_checkpoint(path, ("config.json", "*.safetensors"))
+    theirs = getattr(transformers, known.__name__).from_pretrained(
+        directory, attn_implementation="eager", dtype=torch.float32
+    )
+    family, moved = family_of_model(ours), their_inputs(ours, batch)
+    stored = stored_names(family, ours)
+    parameters = dict(theirs.named_parameters())
+    return Comparable(
+        theirs.to(next(ours.parameters()).device).eval(),
+        moved,
+        padding_masks(ours, moved),
+        module_pairs(ours),
+        {name: other for name, other in stored.items() if other in parameters},
+        frozenset(name for name, other in stored.items() if is_transposed(other, family)),
+    )
+
+
+# ---- running and comparing ----
+
+
+class _Enough(Exception):
+    """Ends a forward pass after the module that is asked for."""
+
+
+def outputs_of(side: Comparable, last: str = "") -> dict[str, Tensor]:
+    """The outputs of modules, results and gradients, by our names, in the order of execution.
+
+    Args:
+        side: the model.
+        last: the module after whose call no more is computed; by default all is.
+    """
+    calls: list[tuple[str, Tensor]] = []
+    try:
+        with _hooks(side, calls, last), t5_norms_in_float64(side.model):
+            results = _results(side.model(**side.batch))
+    except _Enough:
+        return _by_name(calls)
+    outputs = _by_name(calls) | {name: tensor.detach() for name, tensor in results.items()}
+    return outputs if last and last in outputs else outputs | _gradients(side, results)
+
+
+@contextmanager
+def _hooks(side: Comparable, calls: list[tuple[str, Tensor]], last: str) -> Iterator[None]:
+    """Collect the output of every module, by our name of it."""
+
+    def hook_of(name: str) -> Any:
+        def hook(module: Any, _: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            output = getattr(output, "last_hidden_state", output)
+            if isinstance(output, Tensor):
+                # Hugging Face's BART scales inside the token embedding; all others after it.
+                calls.append((name, output.detach() / getattr(module, "embed_scale", 1.0)))
+            if name == last:
+                raise _Enough
+
+        return hook
+
+    modules = side.modules.items()
+    hooks = [side.model.get_submodule(o).register_forward_hook(hook_of(n)) for n, o in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _by_name(calls: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """By name; an encoder-decoder embeds the source first, then the target."""
+    outputs: dict[str, Tensor] = {}
+    for name, output in calls:
+        if name.endswith("token_embedding") and name in outputs:
+            outputs[name + SOURCE] = outputs.pop(name)
+            name += TARGET
+        outputs[name] = output
+    return outputs
+
+
+def _results(output: Any) -> dict[str, Tensor]:
+    """The results of a model by name; "" if it returns one tensor, which has none."""
+    if isinstance(output, tuple | list):
+        output = output[0]
+    if isinstance(output, Tensor):
+        return {"": output}
+    if not isinstance(output, dict):
+        output = {name: getattr(output, name, None) for name in _RESULTS}
+    found = {name: output[name] for name in _RESULTS if output.get(name) is not None}
+    if not found:
+        raise ValueError(f"the model returns neither a tensor nor one of {', '.join(_RESULTS)}")
+    return found
+
+
+def _gradients(side: Comparable, results: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of every parameter, for fixed gradients of the results at real tokens."""
+    total = torch.zeros((), device=side.masks.target.device)
+    for name, result in results.items():
+        per_token = result.dim() == 3 or name in ("start_logits", "end_logits")
+        real = result[side.masks.target] if per_token else result
+        numbers = torch.arange(real.numel(), dtype=torch.float64, device=real.device)
+        weights = (numbers.cos() / real.numel() ** 0.5).to(real.dtype)
+        total = total + (real.flatten() * weights).sum()
+    if not total.requires_grad:
+        return {}
+    parameters = dict(side.model.named_parameters())
+    found = [parameters[other] for other in side.parameters.values()]
+    gradients = torch.autograd.grad(total, found, allow_unused=True)
+    return {
+        f"gradient of {name}": gradient.T if name in side.transposed else gradient
+        for name, gradient in zip(side.parameters, gradients, strict=True)
+        if gradient is not None
+    }
+
+
+def _rows(
+    student: Comparable, found: dict[str, Tensor], right: Comparable, expected: dict[str, Tensor]
+) -> Iterator[Comparison]:
+    """Compare what both models have, in the order of the reference."""
+    if "" in found:  # one tensor, which is the first result of the reference
+        found = found | {name: found[""] for name in _RESULTS if name in expected}
+    for name, tensor in expected.items():
+        ours = found.get(name)
+        gradient_of = name.removeprefix("gradient of ")
+        is_gradient = gradient_of != name
+        if ours is None and not (gradient_of in student.parameters or name in _RESULTS):
+            continue  # the student's model does not run such a module
+        masks = None if is_gradient else (student.masks, right.masks)
+        if name in ("start_logits", "end_logits") and ours is not None:  # (B, T)
+            ours, tensor = ours[..., None], tensor[..., None]
+        if ours is not None and ours.dim() == 2 and ours.shape == tensor.T.shape != tensor.shape:
+            ours = ours.T  # a matrix under Hugging Face's name, stored as (in, out)
+        yield compare_tensors(name, ours, tensor, masks)
+
+
+def _diagnose(
+    student: Comparable, found: dict[str, Tensor], right: Comparable, report: Report
+) -> tuple[Mistake, ...]:
+    """The mistakes with which the reference gives what the student's model does, as far as that
+    first differs; of several, those that agree in most of what follows.
+    """
+    assert report.first_difference is not None
+    first = report.first_difference.name
+    agreeing: list[tuple[int, Mistake]] = []
+    mistakes = [*model_mistakes(right.model)]
+    for mistake, put_into in tqdm(mistakes, desc="known mistakes", unit="mistake", leave=False):
+        wrong = replace(right, model=copy.deepcopy(right.model))
+        put_into(wrong.model)
+        try:
+            rows = [*_rows(student, found, wrong, outputs_of(wrong, first))]
+            names = [row.name for row in rows]
+            upto = rows[: names.index(first) + 1] if first in names else []
+            if not upto or any(row.status != "OK" for row in upto):
+                continue
+            rows = [*_rows(student, found, wrong, outputs_of(wrong))]
+        except (RuntimeError, IndexError):  # this mistake ends in an error
+            continue
+        agreeing.append((sum(row.status == "OK" for row in rows), mistake))
+    most = max((count for count, _ in agreeing), default=0)
+    return tuple(mistake for count, mistake in agreeing if count == most)
