@@ -179,8 +179,8 @@ def scaled_dot_product_attention(
     """softmax(Q K^T / sqrt(D)) V: each query takes a weighted mean of the values.
 
     A query attends to the keys where its mask is True. A query whose keys are all masked takes
-    nothing: its result is zeros. Scores may be large, and nothing is computed in a dtype of fewer
-    digits than that of the inputs.
+    nothing: its result is zeros, and so is its gradient. Scores may be large, and nothing is
+    computed in a dtype of fewer digits than that of the inputs.
 
     Source: "Attention Is All You Need", equation 1.
 
@@ -441,6 +441,16 @@ def large_negative_number_added(steps: Any) -> None:
     """
     steps.masked = lambda scores, mask: scores + (~mask).to(scores.dtype) * -1e9
     steps.cleared = lambda weights, mask: weights
+
+
+@SCALED_DOT_PRODUCT_ATTENTION.mistake("the gradient as well")
+def infinity_added(steps: Any) -> None:
+    """The values are right, but a query whose keys are all masked makes gradients NaN: adding -inf
+    passes the NaN of its softmax on. Use masked_fill or where, whose gradient is 0 there.
+    """
+    steps.masked = lambda scores, mask: (
+        scores + scores.new_zeros(mask.shape).masked_fill(~mask, -math.inf)
+    )
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("masked_fill(~mask, -math.inf)")
@@ -1018,8 +1028,8 @@ class MultiHeadAttention(nn.Module):
     x is `hidden`, c is `context`. Four linear layers with a bias, from E to E, are its parameters:
     `query`, `key`, `value`, and `output`, each with `weight` and `bias`. split makes
     (B, H, T, D) of (B, T, E): head h has the numbers h * D to (h + 1) * D - 1 of a token. merge
-    undoes it. A query whose keys are all masked has weights of zero: all that it gets is the bias
-    of `output`. No dropout, no residual connection, no normalization.
+    undoes it. A query whose keys are all masked has weights of zero, without a gradient: all that
+    it gets is the bias of `output`. No dropout, no residual connection, no normalization.
 
     Source: "Attention Is All You Need", section 3.2.2.
 
@@ -1157,6 +1167,7 @@ MULTI_HEAD_ATTENTION.mistakes += _of_the_formula(
     weights_of_queries_without_a_key,
     mean_of_masked_values,
     large_negative_number_added,
+    infinity_added,
 )
 
 
@@ -1258,8 +1269,8 @@ class CrossAttention(nn.Module):
     layers with a bias, from E to E, are its parameters: `query`, `key`, `value`, and `output`, each
     with `weight` and `bias`. split makes (B, H, T, D) of (B, T, E): head h has the numbers h * D to
     (h + 1) * D - 1 of a token, D = E / H. merge undoes it. Where the source is all padding, the
-    weights are zero: what is left is the bias of `output`. No dropout, no residual connection, no
-    normalization.
+    weights are zero, without a gradient: what is left is the bias of `output`. No dropout, no
+    residual connection, no normalization.
 
     Source: "Attention Is All You Need", section 3.2.3, "encoder-decoder attention".
 
