@@ -64,7 +64,7 @@ class Mistake:
             lines = path.read_text(encoding="utf-8").splitlines()
         else:
             lines, first = inspect.getsourcelines(self.reference)
-            path = Path(inspect.getsourcefile(self.reference) or "")
+            path = Path(inspect.getsourcefile(inspect.unwrap(self.reference)) or "")
         [offset] = [i for i, line in enumerate(lines) if self.read in line][:1]
         return Line(
             path.relative_to(_ROOT).as_posix(), max(first, 1) + offset, lines[offset].strip()
