@@ -392,23 +392,23 @@ def cross_entropy_cases() -> Iterator[Case]:
         logits = normal(*real.shape, classes, seed=3, dtype=dtype)
         return {"logits": logits, "labels": labels(real, classes)}
 
-    right = real_tokens(4, 2, total=4)
+    full, right = real_tokens(4, 4, total=4), real_tokens(4, 2, total=4)
     left = real_tokens(1, 4, total=4, left=True)
     one = {"logits": torch.tensor([[[0.0, 1.0]]]), "labels": torch.tensor([[1]])}
     yield Case("one token, two classes", one)
-    yield Case("two sequences", inputs(real_tokens(3, 3, total=3), 4))
-    yield Case("as many tokens as classes", inputs(real_tokens(3, total=3), 3))
+    yield Case("two sequences", inputs(full, 5))
+    yield Case("as many tokens as classes", inputs(full, 4))
     yield Case("no labels at the padding on the right", inputs(right, 5))
     yield Case("no labels at the padding on the left", inputs(left, 5))
-    yield Case("no label at all", inputs(torch.zeros_like(left), 5))
-    large = inputs(right, 5)
+    yield Case("no label at all", inputs(torch.zeros_like(full), 5))
+    # What follows has all labels, so that what goes wrong with -100 hides nothing.
+    large = inputs(full, 5)
     yield Case("large logits", large | {"logits": 1000 * large["logits"]})
-    # Their rounding in float32, about 1e-4, is no mistake.
     negative = large | {"logits": large["logits"] - 2000}
-    yield Case("very negative logits", negative, tolerance=1e-3)
-    yield Case("float64", inputs(right, 5, torch.float64), tolerance=1e-5)
+    yield Case("very negative logits", negative, tolerance=1e-3)  # rounded to 1e-4 in float32
+    yield Case("float64", inputs(full, 5, torch.float64), tolerance=1e-5)
     for name, dtype in HALF_PRECISION.items():
-        yield Case(name, inputs(right, 5, dtype), gradients=False)
+        yield Case(name, inputs(full, 5, dtype), gradients=False)
 
 
 CROSS_ENTROPY = Exercise(
