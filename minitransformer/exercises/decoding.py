@@ -21,6 +21,12 @@ from minitransformer.generation.generate import Decoding
 from minitransformer.layers import kv_cache
 from minitransformer.tasks import question_answering, tag_schemes, token_classification
 
+
+def _case(label: str, inputs: dict[str, Any], tolerance: float | None = None) -> Case:
+    """A case without gradients, which generating and reading text need not have."""
+    return Case(label, inputs, gradients=False, tolerance=tolerance)
+
+
 # ---- a step of greedy search ----
 
 
@@ -184,20 +190,20 @@ def greedy_step_cases() -> Iterator[Case]:
     left = real_tokens(2, 4, 3, total=4, left=True)
     right = real_tokens(4, 1, 3, total=4)
     some = [True, False, False]
-    yield Case("the first token, an empty cache", inputs(1, 0))
-    yield Case("one token in the cache", inputs(1, 1))
-    yield Case("three sequences, four tokens in the cache", inputs(3, 4))
-    yield Case("padding on the left", inputs(3, 4, mask=left))
-    yield Case("padding on the right", inputs(3, 4, mask=right))
+    yield _case("the first token, an empty cache", inputs(1, 0))
+    yield _case("one token in the cache", inputs(1, 1))
+    yield _case("three sequences, four tokens in the cache", inputs(3, 4))
+    yield _case("padding on the left", inputs(3, 4, mask=left))
+    yield _case("padding on the right", inputs(3, 4, mask=right))
     given = inputs(3, 4)["tokens"].tolist()
     chosen = GreedyStepSteps()(**inputs(3, 4))["tokens"].tolist()
-    yield Case("a sequence ends", inputs(3, 4, eos=chosen[0]))
-    yield Case("a given token is the end token", inputs(3, 4, eos=given[0]))
-    yield Case("a sequence has ended before", inputs(3, 4, finished=some))
-    yield Case("one has ended, another ends", inputs(3, 4, finished=some, eos=chosen[2]))
+    yield _case("a sequence ends", inputs(3, 4, eos=chosen[0]))
+    yield _case("a given token is the end token", inputs(3, 4, eos=given[0]))
+    yield _case("a sequence has ended before", inputs(3, 4, finished=some))
+    yield _case("one has ended, another ends", inputs(3, 4, finished=some, eos=chosen[2]))
     same = inputs(3, 4, finished=some, eos=chosen[2], pad=chosen[2])
-    yield Case("padding is the end token", same)
-    yield Case("float32, padding on the left", inputs(3, 4, mask=left, dtype=torch.float32))
+    yield _case("padding is the end token", same)
+    yield _case("float32, padding on the left", inputs(3, 4, mask=left, dtype=torch.float32))
 
 
 GREEDY_STEP = Exercise(
@@ -438,27 +444,27 @@ def beam_step_cases() -> Iterator[Case]:
 
     first = inputs(2, 3, 6, 0)
     first["scores"] = torch.zeros(2, 3, dtype=torch.float64)
-    yield Case("one beam", inputs(1, 1, 4, 1))
-    yield Case("two beams", inputs(1, 2, 3, 2))
-    yield Case("two sources, three beams", inputs(2, 3, 5, 2))
-    yield Case("more tokens", inputs(2, 4, 20, 3))
-    yield Case("the first token", first)
+    yield _case("one beam", inputs(1, 1, 4, 1))
+    yield _case("two beams", inputs(1, 2, 3, 2))
+    yield _case("two sources, three beams", inputs(2, 3, 5, 2))
+    yield _case("more tokens", inputs(2, 4, 20, 3))
+    yield _case("the first token", first)
     one = inputs(2, 3, 6, 3)
     one["sequences"][:, 0, -1] = 1
     one["logits"][:, 0, 0] += 3.0
     one["scores"] = one["scores"] - 3.0
     one["scores"][:, 0] = torch.tensor([-0.3, -1.1], dtype=torch.float64)
-    yield Case("a beam has just ended", one)
+    yield _case("a beam has just ended", one)
     before = inputs(2, 3, 6, 4)
     before["sequences"][:, 1, -2:] = torch.tensor([1, 0])
     before["scores"][:, 1] = torch.tensor([-0.2, -0.4], dtype=torch.float64)
-    yield Case("a beam has ended before", before)
+    yield _case("a beam has ended before", before)
     unlikely = inputs(1, 2, 4, 2)
     unlikely["sequences"][0, 0, -1] = 1
     unlikely["scores"] = torch.tensor([[-30.0, -0.5]], dtype=torch.float64)
-    yield Case("a finished beam of a low score", unlikely)
-    yield Case("large logits", inputs(1, 2, 5, 2) | {"logits": 500 * normal(1, 2, 5, seed=4)})
-    yield Case("float32", inputs(2, 3, 8, 2, torch.float32))
+    yield _case("a finished beam of a low score", unlikely)
+    yield _case("large logits", inputs(1, 2, 5, 2) | {"logits": 500 * normal(1, 2, 5, seed=4)})
+    yield _case("float32", inputs(2, 3, 8, 2, torch.float32))
 
 
 BEAM_STEP = Exercise(
@@ -708,20 +714,20 @@ def sample_filter_cases() -> Iterator[Case]:
             "top_p": top_p,
         }
 
-    yield Case("no filter", inputs(1, 4))
-    yield Case("a temperature", inputs(1, 4, temperature=0.5))
-    yield Case("top-k", inputs(1, 4, top_k=2))
-    yield Case("top-p", inputs(1, 4, top_p=0.6))
-    yield Case("top-k, three rows", inputs(3, 7, top_k=3))
-    yield Case("top-p, three rows", inputs(3, 7, top_p=0.75))
-    yield Case("top-p at a temperature", inputs(3, 7, temperature=2.0, top_p=0.7))
-    yield Case("top-k and top-p", inputs(3, 7, top_k=4, top_p=0.7))
-    yield Case("all three", inputs(3, 12, temperature=1.7, top_k=6, top_p=0.8))
-    yield Case("top-k of one", inputs(3, 5, top_k=1))
-    yield Case("top-k above the vocabulary", inputs(2, 3, top_k=5))
-    yield Case("top-p of zero", inputs(2, 5, top_p=0.0))
-    yield Case("top-p below the best probability", inputs(3, 5, temperature=0.3, top_p=0.1))
-    yield Case("float32", inputs(2, 50, top_k=20, top_p=0.9, dtype=torch.float32))
+    yield _case("no filter", inputs(1, 4))
+    yield _case("a temperature", inputs(1, 4, temperature=0.5))
+    yield _case("top-k", inputs(1, 4, top_k=2))
+    yield _case("top-p", inputs(1, 4, top_p=0.6))
+    yield _case("top-k, three rows", inputs(3, 7, top_k=3))
+    yield _case("top-p, three rows", inputs(3, 7, top_p=0.75))
+    yield _case("top-p at a temperature", inputs(3, 7, temperature=2.0, top_p=0.7))
+    yield _case("top-k and top-p", inputs(3, 7, top_k=4, top_p=0.7))
+    yield _case("all three", inputs(3, 12, temperature=1.7, top_k=6, top_p=0.8))
+    yield _case("top-k of one", inputs(3, 5, top_k=1))
+    yield _case("top-k above the vocabulary", inputs(2, 3, top_k=5))
+    yield _case("top-p of zero", inputs(2, 5, top_p=0.0))
+    yield _case("top-p below the best probability", inputs(3, 5, temperature=0.3, top_p=0.1))
+    yield _case("float32", inputs(2, 50, top_k=20, top_p=0.9, dtype=torch.float32))
 
 
 SAMPLE_FILTER = Exercise(
@@ -965,7 +971,7 @@ def merge_pair_cases() -> Iterator[Case]:
     def case(label: str, words: dict[str, int]) -> Case:
         """Symbols are separated by spaces."""
         split = {tuple(word.split()): count for word, count in words.items()}
-        return Case(label, {"words": split}, gradients=False)
+        return _case(label, {"words": split})
 
     yield case("one word", {"a b": 1})
     yield case("the pair inside a word", {"c a b d": 1, "a b": 1})
@@ -1194,6 +1200,7 @@ def answer_span(
 
 
 Offsets = Sequence[Sequence[int]]
+Scores = list[list[float]]  # of all spans: (T, T), the first token down, the last across
 
 
 class AnswerSpanSteps:
@@ -1219,9 +1226,9 @@ class AnswerSpanSteps:
         """Whether a span is short enough."""
         return last - first < max_answer_tokens
 
-    def best(self, scores: Tensor, allowed: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    def best(self, scores: Scores, allowed: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """The best of the allowed spans."""
-        return max(allowed, key=lambda span: float(scores[span]))
+        return max(allowed, key=lambda span: scores[span[0]][span[1]])
 
     def cls_position(self, cls: int) -> int:
         """Where the score of no answer is read."""
@@ -1262,9 +1269,9 @@ class AnswerSpanSteps:
             if self.in_order(first, last) and self.fits(first, last, max_answer_tokens)
         ]
         starts, ends = self.normalized(start_logits), self.normalized(end_logits)  # (T,) twice
-        scores = self.score(starts[:, None], ends)  # (T, T)
+        scores: Scores = self.score(starts[:, None], ends).tolist()  # (T, T)
         first, last = self.best(scores, allowed)
-        score, cls = float(scores[first, last]), self.cls_position(cls)
+        score, cls = scores[first][last], self.cls_position(cls)
         null_score = float(self.null_score(starts[cls], ends[cls]))
         if self.is_null(null_score, score, threshold):
             return {"answer": "", "start": 0, "end": 0, "score": null_score}
@@ -1309,7 +1316,7 @@ def answer_span_cases() -> Iterator[Case]:
             for position, height in peaks.items():
                 logits[row, left + position] += height
         logits = logits.to(dtype)
-        return Case(
+        return _case(
             label,
             {
                 "start_logits": logits[0],
@@ -1321,7 +1328,6 @@ def answer_span_cases() -> Iterator[Case]:
                 "cls": left,
                 "threshold": threshold,
             },
-            gradients=False,
             tolerance=1e-6,
         )
 
@@ -1414,12 +1420,14 @@ def best_start_first(steps: Any) -> None:
     a better end, so compare the sums of all spans.
     """
 
-    def best(scores: Tensor, allowed: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        first = max(allowed, key=lambda span: float(scores[span[0]].sum()))[0]
-        ends = [span for span in allowed if span[0] == first]
-        return max(ends, key=lambda span: float(scores[span]))
+    def best_from_the_best_start(
+        scores: Scores, allowed: Sequence[tuple[int, int]]
+    ) -> tuple[int, int]:
+        start, _ = max(allowed, key=lambda span: sum(scores[span[0]]))  # the ends have one sum
+        return best(scores, [(first, last) for first, last in allowed if first == start])
 
-    steps.best = best
+    best = steps.best
+    steps.best = best_from_the_best_start
 
 
 @ANSWER_SPAN.mistake("start <= position < end", of=question_answering.may_be_answer)
@@ -1686,7 +1694,7 @@ def group_entities_cases() -> Iterator[Case]:
         for position, tag in enumerate(every):
             logits[position, labels.index(tag)] += 4.0
         inside = len(offsets) - left - right - 2
-        return Case(
+        return _case(
             label,
             {
                 "logits": logits,
@@ -1695,7 +1703,6 @@ def group_entities_cases() -> Iterator[Case]:
                 "special": [True] * (left + 1) + [False] * inside + [True] * (right + 1),
                 "text": text.replace("|", ""),
             },
-            gradients=False,
         )
 
     yield case("an entity of one token", "in Rome .", "O B-LOC O")
