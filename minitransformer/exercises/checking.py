@@ -7,6 +7,7 @@ numbers in every case.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -185,12 +186,22 @@ def diagnose(
         cases, outcomes: the inputs and what the solution gave.
         wrong: the numbers of the cases in which that is not what the reference gives.
     """
-    order = [*wrong, *(i for i in range(len(cases)) if i not in wrong)]  # those tell most apart
+    first, *others = [*wrong, *(i for i in range(len(cases)) if i not in wrong)]
+
+    @functools.cache
+    def explain(mistakes: tuple[Mistake, ...], i: int) -> bool:
+        return _explains(exercise, mistakes, cases[i], outcomes[i])
+
+    # Most mistakes do not show in a given case, such as those of masks in one without a mask, so
+    # that many combinations give the same there.
+    right = wrong_outcome(exercise, (), cases[first])
+    shown = {m for m in exercise.mistakes if not _explains(exercise, (m,), cases[first], right)}
     for size in range(1, _MOST_MISTAKES + 1):
         found = [
             mistakes
             for mistakes in itertools.combinations(exercise.mistakes, size)
-            if all(_explains(exercise, mistakes, cases[i], outcomes[i]) for i in order)
+            if explain(tuple(m for m in mistakes if m in shown), first)
+            and all(explain(mistakes, i) for i in (first, *others))
         ]
         if found:  # rather none of which one undoes a part of another
             return [each for each in found if are_independent(exercise, each, cases[0])] or found
@@ -215,6 +226,10 @@ def _explains(
     exercise: Exercise, mistakes: Sequence[Mistake], case: Case, outcome: Outcome
 ) -> bool:
     """Whether the reference with these mistakes gives this outcome in a case."""
+    if case.gradients:  # which take the most time, and most wrong versions have other values
+        values = replace(case, gradients=False)
+        if first_difference(values, outcome, wrong_outcome(exercise, mistakes, values)) is not None:
+            return False
     return first_difference(case, outcome, wrong_outcome(exercise, mistakes, case)) is None
 
 

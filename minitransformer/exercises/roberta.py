@@ -3,6 +3,8 @@
 B batch, T tokens, E hidden size, V vocabulary.
 """
 
+import copy
+import copy
 import functools
 import tempfile
 from collections.abc import Iterator
@@ -84,6 +86,28 @@ class RobertaForMaskedLM(nn.Module):
 
 class RobertaForMaskedLMSteps(roberta.RobertaForMaskedLM):
     """The library's model, whose modules are the steps."""
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "RobertaForMaskedLMSteps":
+        """As the class that it is made from; a diagnosis builds hundreds, so files are read once."""
+        return copy.deepcopy(_loaded(str(path), *options.items()))
+
+
+@functools.cache
+def _loaded(path: str, *options: tuple[str, Any]) -> RobertaForMaskedLMSteps:
+    return super(RobertaForMaskedLMSteps, RobertaForMaskedLMSteps).from_pretrained(
+        path, **dict(options)
+    )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **_: Any) -> "RobertaForMaskedLMSteps":
+        """A model of its own for every mistake, read from the files but once."""
+        return copy.deepcopy(_read(str(path)))
+
+
+@functools.cache
+def _read(path: str) -> RobertaForMaskedLMSteps:
+    return super(RobertaForMaskedLMSteps, RobertaForMaskedLMSteps).from_pretrained(path)
 
 
 @functools.cache
