@@ -4,7 +4,6 @@ B batch, T tokens, E hidden size, V vocabulary.
 """
 
 import copy
-import copy
 import functools
 import tempfile
 from collections.abc import Iterator
@@ -86,18 +85,6 @@ class RobertaForMaskedLM(nn.Module):
 
 class RobertaForMaskedLMSteps(roberta.RobertaForMaskedLM):
     """The library's model, whose modules are the steps."""
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> "RobertaForMaskedLMSteps":
-        """As the class that it is made from; a diagnosis builds hundreds, so files are read once."""
-        return copy.deepcopy(_loaded(str(path), *options.items()))
-
-
-@functools.cache
-def _loaded(path: str, *options: tuple[str, Any]) -> RobertaForMaskedLMSteps:
-    return super(RobertaForMaskedLMSteps, RobertaForMaskedLMSteps).from_pretrained(
-        path, **dict(options)
-    )
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **_: Any) -> "RobertaForMaskedLMSteps":
