@@ -67,7 +67,10 @@ class RobertaForMaskedLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str) -> "RobertaForMaskedLM":
-        """The model of a directory with config.json and model.safetensors."""
+        """The model of a directory with config.json and model.safetensors.
+
+        json, pathlib and safetensors may be imported.
+        """
         raise NotImplementedError("write me")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

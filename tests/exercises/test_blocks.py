@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minitransformer.exercises import blocks, models, roberta
+from minitransformer.exercises.attention import SCALED_DOT_PRODUCT_ATTENTION
 from minitransformer.exercises.inputs import normal, real_tokens, weights
 from minitransformer.exercises.runner import Case, evaluate
 from minitransformer.layers.attention import FusedSelfAttention
@@ -105,7 +106,7 @@ def test_the_scale_of_a_layer_does_not_hide_a_mistake_in_it():
     model = tiny.new("GPT2LMHeadModel", "eager")
     batch = random_batch(model, 11)
     before = model(**batch).loss
-    tiny.bug_of(blocks.DECODER_LAYER, "no scale")(model)
+    tiny.bug_of(SCALED_DOT_PRODUCT_ATTENTION, "no scale")(model)
     assert (model(**batch).loss - before).abs() > 1e-6
 
 
