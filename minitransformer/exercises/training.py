@@ -116,22 +116,20 @@ class MaskTokensSteps:
 
 
 def mask_tokens_cases() -> Iterator[Case]:
-    """One token of every kind, then sentences with special tokens, padded on either side."""
+    """A token of every kind, then sentences with special tokens, padded on either side."""
 
     def case(label: str, **inputs: Any) -> Case:
         return Case(label, {**inputs, "mask_token_id": 4}, gradients=False)
 
-    kinds = {"becomes the mask token": 0.5, "becomes random": 0.81, "stays": 0.95}
-    for kind, draw in kinds.items():
-        yield case(
-            f"one token, which is chosen and {kind}",
-            input_ids=torch.tensor([[7]]),
-            attention_mask=torch.tensor([[True]]),
-            is_special=torch.tensor([[False]]),
-            chosen_draw=torch.tensor([[0.1]]),
-            kind_draw=torch.tensor([[draw]]),
-            random_ids=torch.tensor([[9]]),
-        )
+    yield case(
+        "four tokens that become the mask token, become random, stay, and are not chosen",
+        input_ids=torch.tensor([[7, 8, 9, 10]]),
+        attention_mask=torch.ones(1, 4, dtype=torch.bool),
+        is_special=torch.zeros(1, 4, dtype=torch.bool),
+        chosen_draw=torch.tensor([[0.05, 0.1, 0.07, 0.6]]),
+        kind_draw=torch.tensor([[0.4, 0.81, 0.95, 0.3]]),
+        random_ids=torch.tensor([[21, 22, 23, 24]]),
+    )
 
     def sentences(real: Tensor, seed: int, chosen_share: float) -> dict[str, Tensor]:
         ids = integers(90, *real.shape, seed=seed) + 5  # 0 is padding, 1 [CLS], 2 [SEP]
@@ -149,8 +147,8 @@ def mask_tokens_cases() -> Iterator[Case]:
         }
 
     yield case("one sentence", **sentences(real_tokens(12, total=12), 10, 0.5))
-    yield case("padding on the right", **sentences(real_tokens(14, 9, total=14), 20, 0.5))
-    yield case("padding on the left", **sentences(real_tokens(14, 9, total=14, left=True), 30, 0.5))
+    yield case("padding on the right", **sentences(real_tokens(12, 8, total=12), 20, 0.5))
+    yield case("padding on the left", **sentences(real_tokens(12, 8, total=12, left=True), 30, 0.5))
     yield case("every token is chosen", **sentences(real_tokens(20, 15, total=20), 40, 1.0))
     none = sentences(real_tokens(6, 4, total=6), 50, 0.5)
     yield case("no token is chosen", **none | {"chosen_draw": 0.2 + none["chosen_draw"]})
@@ -1065,15 +1063,15 @@ def adamw_step_cases() -> Iterator[Case]:
         "layer_norm.weight": (3,),
         "layer_norm.bias": (3,),
     }
-    yield case("one weight, first step, no weight decay", weight, 1, weight_decay=0.0)
-    yield case("one weight, first step", weight, 1)
-    yield case("one weight, third step", weight, 3)
+    yield case("one weight without weight decay", weight, 1, weight_decay=0.0)
+    yield case("first step of one weight", weight, 1)
+    yield case("third step of one weight", weight, 3)
     yield case("a bias", {"dense.bias": (2,)}, 2)
-    yield case("a layer, first step", layer, 1)
-    yield case("a layer, tenth step", layer, 10)
-    yield case("a layer, step 10,000", layer, 10_000)
+    yield case("first step of a layer", layer, 1)
+    yield case("tenth step of a layer", layer, 10)
+    yield case("step 10,000 of a layer", layer, 10_000)
     yield case("tiny gradients", layer, 1, size=1e-7)
-    yield case("tiny gradients, fifth step", layer, 5, size=1e-7)
+    yield case("tiny gradients in the fifth step", layer, 5, size=1e-7)
     yield case("gradients of zero", layer, 1, size=0.0)
     yield case("float32", layer, 4, dtype=torch.float32)
 
@@ -1473,7 +1471,9 @@ def clip_gradients_cases() -> Iterator[Case]:
     yield case("two tensors", [pair, 2 * pair[:1]], 1.5)
     yield case("a layer above the limit", layer, 0.5)
     yield case("a layer below the limit", layer, 20.0)
-    yield case("tensors below the limit, but not together", [pair / 5, pair / 5, pair / 5], 1.2)
+    yield case(
+        "tensors that are only together above the limit", [pair / 5, pair / 5, pair / 5], 1.2
+    )
     yield case("zeros", [torch.zeros(2, 2, dtype=torch.float64), 0 * pair], 1.0)
     yield case("an infinite gradient", [pair, torch.tensor([math.inf, 1.0]).double()], 1.0)
     yield case("a gradient of NaN", [pair, torch.tensor([math.nan, 1.0]).double()], 1.0)
