@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minitransformer.exercises import runner
 from minitransformer.exercises.exercise import Exercise, Mistake
@@ -192,16 +193,22 @@ def diagnose(
     def explain(mistakes: tuple[Mistake, ...], i: int) -> bool:
         return _explains(exercise, mistakes, cases[i], outcomes[i])
 
-    # Most mistakes do not show in a given case, such as those of masks in one without a mask, so
-    # that many combinations give the same there.
-    right = wrong_outcome(exercise, (), cases[first])
-    shown = {m for m in exercise.mistakes if not _explains(exercise, (m,), cases[first], right)}
     for size in range(1, _MOST_MISTAKES + 1):
+        tried = [*itertools.combinations(exercise.mistakes, size)]
+        if size > 2:
+            # Most do not show in the first case, such as those of masks where there is no mask, so
+            # that it is known which of the many combinations cannot explain it.
+            right = wrong_outcome(exercise, (), cases[first])
+            hidden = [
+                m for m in exercise.mistakes if _explains(exercise, (m,), cases[first], right)
+            ]
+            tried = [
+                each for each in tried if explain(tuple(m for m in each if m not in hidden), first)
+            ]
         found = [
             mistakes
-            for mistakes in itertools.combinations(exercise.mistakes, size)
-            if explain(tuple(m for m in mistakes if m in shown), first)
-            and all(explain(mistakes, i) for i in (first, *others))
+            for mistakes in tqdm(tried, f"{size} at once", delay=2, leave=False)
+            if all(explain(mistakes, i) for i in (first, *others))
         ]
         if found:  # rather none of which one undoes a part of another
             return [each for each in found if are_independent(exercise, each, cases[0])] or found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minitransformer.exercises import EXERCISES, runner
+from minitransformer.exercises import EXERCISES, checking, runner
 from minitransformer.exercises.checking import are_independent, judge, wrong_outcome
 
 SOLUTIONS = sorted((Path(__file__).parent / "solutions").glob("*/*.py"))
@@ -18,11 +18,28 @@ every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=[*E
 
 def report_of(exercise, *mistakes):
     cases = list(exercise.cases())
-    return judge(exercise, cases, [wrong_outcome(exercise, mistakes, case) for case in cases])
+    outcomes = [checking.wrong_outcome(exercise, mistakes, case) for case in cases]
+    return judge(exercise, cases, outcomes)
+
+
+@pytest.fixture
+def outcomes_are_kept(monkeypatch):
+    """What a wrong version gives in a case is computed once, however many it is compared with."""
+    kept = {}
+
+    def wrong_outcome_once(exercise, mistakes, case):
+        key = exercise.name, tuple(m.name for m in mistakes), case.label, case.gradients
+        if key not in kept:
+            kept[key] = wrong_outcome(exercise, mistakes, case)
+        return kept[key]
+
+    monkeypatch.setattr(checking, "wrong_outcome", wrong_outcome_once)
 
 
 @every_exercise
+@pytest.mark.usefixtures("outcomes_are_kept")
 def test_every_mistake_is_caught_and_named(exercise):
+    assert len({case.label for case in exercise.cases()}) == len([*exercise.cases()])
     named = {
         mistake.name: [[m.name for m in each] for each in report_of(exercise, mistake).mistakes]
         for mistake in exercise.mistakes
@@ -37,6 +54,7 @@ def test_without_a_mistake_the_steps_are_right(exercise):
 
 @pytest.mark.slow
 @every_exercise
+@pytest.mark.usefixtures("outcomes_are_kept")
 def test_two_mistakes_at_once_are_named(exercise):
     case = next(iter(exercise.cases()))
     pairs = itertools.combinations(exercise.mistakes, 2)
