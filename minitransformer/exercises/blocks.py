@@ -342,6 +342,22 @@ adopt(
 )
 
 
+@DECODER_LAYER.mistake(
+    "causal_mask(positions, attention_mask.shape[1]) & padding_mask", gpt2.GPT2Model
+)
+def causal_mask_alone(layer: Any) -> None:
+    """The mask that is given is not used, but a causal one (is_causal=True): padding on the left is
+    attended to. The mask hides both later tokens and padding.
+    """
+    [steps] = attention_steps(layer)
+    weights = steps.weights
+
+    def causal(query: Tensor, key: Tensor, mask: Tensor, *bias: Any) -> Tensor:
+        return weights(query, key, torch.ones_like(mask).tril(), *bias)
+
+    steps.weights = causal
+
+
 @ENCODER_LAYER.mistake("query = self.split_heads(self.query(hidden))", of=MultiHeadAttention)
 def query_and_key_swapped(layer: Any) -> None:
     """Queries and keys are swapped, so that the scores are transposed: `attention.query` makes the
