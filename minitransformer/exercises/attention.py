@@ -19,6 +19,11 @@ from minitransformer.layers.kv_cache import KeyValues
 
 HALF_PRECISION = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
+# A softmax in float32, as in Hugging Face's models, is right for float64 as well.
+SOFTMAX_ROUNDING = 1e-6
+# Where all keys are masked, a large negative number + score keeps few digits of the score.
+MASKED_ROUNDING = 1e-3
+
 
 # ---- softmax ----
 
@@ -66,7 +71,7 @@ def softmax_cases() -> Iterator[Case]:
     yield Case("two rows", {"scores": normal(2, 3)})
     yield Case("four dimensions", {"scores": normal(2, 3, 4, 5)})
     yield Case("as many rows as scores", {"scores": normal(4, 4)})
-    yield Case("large scores", {"scores": 1000 * normal(3, 4)})
+    yield Case("large scores", {"scores": 1000 * normal(4, 4)})
     yield Case("very negative scores", {"scores": normal(3, 4) - 2000})
     masked = normal(3, 4)
     masked[:, 2] = -math.inf
@@ -179,8 +184,7 @@ def scaled_dot_product_attention(
     """softmax(Q K^T / sqrt(D)) V: each query takes a weighted mean of the values.
 
     A query attends to the keys where its mask is True. A query whose keys are all masked takes
-    nothing: its result is zeros, and so is its gradient. Scores may be large, and nothing is
-    computed in a dtype of fewer digits than that of the inputs.
+    nothing: its result is zeros, and so is its gradient.
 
     Source: "Attention Is All You Need", equation 1.
 
@@ -240,37 +244,42 @@ class ScaledDotProductAttentionSteps(AttentionSteps):
 def attention_cases() -> Iterator[Case]:
     """From one token and two keys to masks of every kind, half precision, and large scores."""
 
-    def inputs(
-        *sizes: int, mask: Tensor | None = None, dtype: torch.dtype = torch.float64
-    ) -> dict[str, Any]:
+    def case(
+        label: str,
+        *sizes: int,
+        mask: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+        factor: float = 1.0,
+        tolerance: float | None = SOFTMAX_ROUNDING,
+    ) -> Case:
         batch, heads, queries, keys, size = sizes
-        return {
-            "query": normal(batch, heads, queries, size, seed=1, dtype=dtype),
+        inputs = {
+            "query": factor * normal(batch, heads, queries, size, seed=1, dtype=dtype),
             "key": normal(batch, heads, keys, size, seed=2, dtype=dtype),
             "value": normal(batch, heads, keys, size, seed=3, dtype=dtype),
             "mask": mask,
         }
+        gradients = dtype.itemsize > 2 and factor == 1.0
+        return Case(label, inputs, gradients=gradients, tolerance=tolerance)
 
     right = real_tokens(3, 5, total=5)[:, None, None]  # (B, 1, 1, S)
     left = real_tokens(3, 5, total=5, left=True)[:, None, None]
     causal = torch.ones(4, 4, dtype=torch.bool).tril()
-    yield Case("one query, two keys", inputs(1, 1, 1, 2, 2))
-    yield Case("two queries, three keys", inputs(1, 1, 2, 3, 2))
-    yield Case("as many queries as keys", inputs(1, 1, 3, 3, 4))
-    yield Case("two sequences, three heads", inputs(2, 3, 4, 5, 6))
-    yield Case("padding on the right", inputs(2, 3, 4, 5, 6, mask=right))
-    yield Case("padding on the left", inputs(2, 3, 4, 5, 6, mask=left))
-    yield Case("a causal mask", inputs(2, 2, 4, 4, 3, mask=causal))
     nothing = torch.tensor([[True, False], [False, False]])
-    # Where all keys are masked, -1e9 + score keeps few digits of the score.
-    yield Case("a query without a key", inputs(1, 1, 2, 2, 2, mask=nothing), tolerance=1e-6)
-    yield Case("float32", inputs(2, 3, 4, 5, 6, mask=right, dtype=torch.float32))
-    large = inputs(1, 2, 3, 4, 4, dtype=torch.float32)
-    large["query"] *= 1000
-    yield Case("large scores", large, gradients=False, tolerance=1e-3)
+    single = torch.float32
+    yield case("one query, two keys", 1, 1, 1, 2, 2)
+    yield case("two queries, three keys", 1, 1, 2, 3, 2)
+    yield case("as many queries as keys", 1, 1, 3, 3, 4)
+    yield case("two sequences, three heads", 2, 3, 4, 5, 6)
+    yield case("padding on the right", 2, 3, 4, 5, 6, mask=right)
+    yield case("padding on the left", 2, 3, 4, 5, 6, mask=left)
+    yield case("a causal mask", 2, 2, 4, 4, 3, mask=causal)
+    yield case("a query without a key", 1, 1, 2, 2, 2, mask=nothing, tolerance=MASKED_ROUNDING)
+    yield case("float32", 2, 3, 4, 5, 6, mask=right, dtype=single, tolerance=None)
+    yield case("large scores", 1, 2, 3, 4, 4, dtype=single, factor=1000.0, tolerance=1e-3)
     for name, dtype in HALF_PRECISION.items():
-        case = inputs(2, 3, 4, 5, 6, mask=right, dtype=dtype)
-        yield Case(f"{name}, padding on the right", case, gradients=False)
+        label = f"{name}, padding on the right"
+        yield case(label, 2, 3, 4, 5, 6, mask=right, dtype=dtype, tolerance=None)
 
 
 def install_attention(module: Any, steps: Any) -> None:
@@ -379,14 +388,6 @@ def softmax_that_overflows(steps: Any) -> None:
     steps.normalized = lambda scores: scores.exp() / scores.exp().sum(dim=-1, keepdim=True)
 
 
-@SCALED_DOT_PRODUCT_ATTENTION.mistake("scores.softmax(dim=-1)")
-def softmax_in_float32(steps: Any) -> None:
-    """The softmax is computed in float32 for inputs of float64 too, which loses half of their
-    digits; leave it in the dtype of the scores, or make no more than half precision float32.
-    """
-    steps.normalized = lambda scores: scores.float().softmax(dim=-1).to(scores.dtype)
-
-
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("scores.masked_fill(~mask, -math.inf)")
 def mask_after_the_softmax(steps: Any) -> None:
     """Weights are set to zero after the softmax, so those that stay do not sum to 1; mask the
@@ -421,6 +422,16 @@ def masked_scores_of_zero(steps: Any) -> None:
 def large_negative_number(steps: Any) -> None:
     """Masked scores are set to -1e9, which float16 cannot hold; -inf fits every dtype."""
     steps.masked = lambda scores, mask: scores.masked_fill(~mask, -1e9)
+
+
+@SCALED_DOT_PRODUCT_ATTENTION.mistake("-inf fits every dtype")
+def large_negative_number_alone(steps: Any) -> None:
+    """Masked scores are set to -1e9, which float16 cannot hold; and a query whose keys are all
+    masked has equal scores and takes the mean of all values. Set them to -inf, which fits every
+    dtype, and the weights of masked keys to 0 after the softmax.
+    """
+    large_negative_number(steps)
+    weights_of_queries_without_a_key(steps)
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("is NaN, which the second fill turns into zeros")
@@ -1109,7 +1120,7 @@ def _layer_case(
     *sizes: int,
     mask: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
-    tolerance: float | None = None,
+    tolerance: float | None = SOFTMAX_ROUNDING,
 ) -> Case:
     """A case of an attention layer: B, T, S, H and D, in this order."""
     batch, queries, keys, heads, size = sizes
@@ -1137,8 +1148,12 @@ def multi_head_attention_cases() -> Iterator[Case]:
     yield _layer_case(layer, "padding on the right", 2, 4, 5, 3, 2, mask=right)
     yield _layer_case(layer, "padding on the left", 2, 4, 5, 3, 2, mask=left)
     yield _layer_case(layer, "a causal mask", 2, 4, 4, 2, 3, mask=causal)
-    yield _layer_case(layer, "a query without a key", 1, 2, 2, 2, 2, mask=nothing, tolerance=1e-6)
-    yield _layer_case(layer, "float32", 2, 4, 5, 3, 2, mask=right, dtype=torch.float32)
+    yield _layer_case(
+        layer, "a query without a key", 1, 2, 2, 2, 2, mask=nothing, tolerance=MASKED_ROUNDING
+    )
+    yield _layer_case(
+        layer, "float32", 2, 4, 5, 3, 2, mask=right, dtype=torch.float32, tolerance=None
+    )
 
 
 MULTI_HEAD_ATTENTION = Exercise(
@@ -1206,6 +1221,16 @@ def merging_by_reshaping(layer: Any) -> None:
     tokens first (transpose(1, 2)).
     """
     layer.merge_heads = lambda attended: attended.reshape(attended.shape[0], attended.shape[2], -1)
+
+
+@MULTI_HEAD_ATTENTION.mistake("attended.transpose(1, 2).flatten(2)")
+def never_transposed(layer: Any) -> None:
+    """The projections are reshaped to (B, H, T, D), and the heads back to (B, T, E), without
+    transposing: a head gets numbers of other heads and tokens. Transpose after splitting, and
+    before merging.
+    """
+    heads_by_reshaping(layer)
+    merging_by_reshaping(layer)
 
 
 @MULTI_HEAD_ATTENTION.mistake("self.output(merged)")
@@ -1335,9 +1360,11 @@ def cross_attention_cases() -> Iterator[Case]:
     yield _layer_case(layer, "equal lengths, padding on the right", 2, 5, 5, 2, 3, mask=right)
     nothing = real_tokens(2, 0, total=2)[:, None, None]
     yield _layer_case(
-        layer, "a source of padding alone", 2, 3, 2, 2, 2, mask=nothing, tolerance=1e-6
+        layer, "a source of padding alone", 2, 3, 2, 2, 2, mask=nothing, tolerance=MASKED_ROUNDING
     )
-    yield _layer_case(layer, "float32", 2, 4, 5, 3, 2, mask=left, dtype=torch.float32)
+    yield _layer_case(
+        layer, "float32", 2, 4, 5, 3, 2, mask=left, dtype=torch.float32, tolerance=None
+    )
 
 
 CROSS_ATTENTION = Exercise(
