@@ -104,8 +104,8 @@ def _read(path: str) -> RobertaForMaskedLMSteps:
 def checkpoint() -> tempfile.TemporaryDirectory[str]:
     """A directory, there until the process ends, with a small checkpoint unlike all published ones.
 
-    No two sizes are equal, and no parameter has the value that it begins with. They are large, so
-    that one wrong eps, be it 1e-5 or 1e-12, is like another.
+    No two sizes are equal. No parameter has the value that it begins with, nor differs from run to
+    run. They are large, so that one wrong eps, be it 1e-5 or 1e-12, is like another.
     """
     config = roberta.RobertaConfig(
         vocab_size=23,
@@ -121,7 +121,7 @@ def checkpoint() -> tempfile.TemporaryDirectory[str]:
     model = roberta.RobertaForMaskedLM(config)
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
-            parameter.add_(0.8 * normal(*parameter.shape, seed=number))
+            parameter.copy_(0.8 * normal(*parameter.shape, seed=number))
     directory = tempfile.TemporaryDirectory()
     model.save_pretrained(directory.name)
     return directory
