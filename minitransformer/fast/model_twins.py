@@ -51,6 +51,7 @@ from minitransformer.fast.unpadding import (
     query_positions,
     until_last_label,
 )
+from minitransformer.layers.attention import boolean_mask
 from minitransformer.layers.kv_cache import KVCache
 from minitransformer.layers.normalization import LayerNorm, RMSNorm
 from minitransformer.layers.positional_embeddings import (
@@ -212,7 +213,8 @@ class FastBertModel(BertModel):
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
             )
-        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
+        self.check_inputs(input_ids, attention_mask, token_type_ids)
+        attention_mask = boolean_mask(attention_mask, input_ids)  # (B, T)
         hidden = self.run(input_ids, attention_mask, token_type_ids)  # (B, T, E)
         if self.pooler is None:
             return EncoderOutput(last_hidden_state=hidden)
@@ -261,7 +263,8 @@ class FastBertModel(BertModel):
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
     ) -> EncoderOutput:
         """As `forward`, but for the first real token of each sequence only: (B, 1, E)."""
-        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)
+        self.check_inputs(input_ids, attention_mask, token_type_ids)
+        attention_mask = boolean_mask(attention_mask, input_ids)  # (B, T)
         first = attention_mask.int().argmax(dim=1, keepdim=True)  # (B, 1)
         queries = QueryPositions(first, None)
         hidden = self.run(input_ids, attention_mask, token_type_ids, queries)  # (B, E)
@@ -345,7 +348,8 @@ class FastBertForMaskedLM(BertForMaskedLM):
     ) -> Tensor:
         """The logits, (W, V), of the tokens where `selected`, (B, T) bool, is True."""
         assert isinstance(self.backbone, FastBertModel)
-        mask = self.backbone.check_inputs(input_ids, attention_mask, token_type_ids)
+        self.backbone.check_inputs(input_ids, attention_mask, token_type_ids)
+        mask = boolean_mask(attention_mask, input_ids)  # (B, T)
         queries = query_positions(selected)
         hidden = self.backbone.run(input_ids, mask, token_type_ids, queries)  # (W, E)
         return self.lm_head(hidden, self.backbone.embeddings.token_embedding.weight)
@@ -389,7 +393,7 @@ class FastBertForSequenceClassification(BertForSequenceClassification):
                 output_attentions=output_attentions,
             )
         if labels is not None:
-            labels = self.checked_labels(labels, input_ids)
+            self.check_labels(labels, input_ids)
         output = encoder.first_token(input_ids, attention_mask, token_type_ids)  # (B, 1, E)
         logits = self.class_logits(self.pool(output, None))  # (B, C)
         loss = None
@@ -436,7 +440,8 @@ class FastGPT2Model(GPT2Model):
                 output_hidden_states=output_hidden_states,
                 output_attentions=output_attentions,
             )
-        mask = self.check_inputs(input_ids, attention_mask, None)
+        self.check_inputs(input_ids, attention_mask, None)
+        mask = boolean_mask(attention_mask, input_ids)  # (B, T)
         batch = UnpaddedBatch(mask, causal=True)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
         hidden = batch.unpad(self.embed(input_ids, mask, positions))  # (1, N, E)
@@ -675,7 +680,8 @@ class FastSeq2SeqLM(FastLanguageModel, Seq2SeqLM):
             decoder_input_ids, decoder_attention_mask, labels
         )
         mask_name = "decoder_attention_mask"
-        decoder_mask = check_attention_mask(decoder_mask, decoder_input_ids, None, mask_name)
+        check_attention_mask(decoder_mask, decoder_input_ids, None, mask_name)
+        decoder_mask = boolean_mask(decoder_mask, decoder_input_ids)  # (B, T)
         if can_unpad(self.backbone.decoder):  # else a module inside may use later tokens
             decoder_mask = decoder_mask & until_last_label(labels)  # (B, T)
         indices = labelled_indices(labels)

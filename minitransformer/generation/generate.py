@@ -29,6 +29,7 @@ from minitransformer.generation_config import (
     resolve_lengths,
 )
 from minitransformer.hf.config import class_name
+from minitransformer.layers.attention import boolean_mask
 from minitransformer.models.base import DecodingSession, LanguageModel, Seq2SeqLM, start_token
 from minitransformer.models.validation import (
     check_attention_mask,
@@ -363,7 +364,8 @@ def _check_prompts(
     check_ids("input_ids", input_ids, size=vocab_size, size_name="vocab_size")
     # A padding token that is an end token too may occur in a text.
     padding = None if config.pad_token_id in config.eos_token_ids else config.pad_token_id
-    mask = check_attention_mask(attention_mask, input_ids, padding)
+    check_attention_mask(attention_mask, input_ids, padding)
+    mask = boolean_mask(attention_mask, input_ids)
     if not bool((has_token := mask.any(dim=1)).all()):
         raise ValueError(
             f"sequence {int(has_token.int().argmin())} of input_ids is all padding; give each "

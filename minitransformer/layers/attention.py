@@ -16,6 +16,13 @@ from torch import Tensor, nn
 from minitransformer.layers.kv_cache import KeyValues
 
 
+def boolean_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
+    """The padding mask as bool, (B, T), True at real tokens: everywhere if there is none."""
+    if attention_mask is None:
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    return attention_mask.bool()
+
+
 def padding_mask(attention_mask: Tensor) -> Tensor:
     """(B, S) bool, True at real tokens, to (B, 1, 1, S): no query attends to padding."""
     return attention_mask[:, None, None, :]
@@ -131,7 +138,7 @@ class MultiHeadAttention(nn.Module):
 
     Args:
         hidden_size: E.
-        num_heads: H; divides E, unless the head size is given.
+        num_heads: H, which divides E. With `head_size` it need not.
         dropout: probability of dropping a weight while training.
         attention: the implementation, "eager" or "sdpa".
         head_size: D, E / H by default.
@@ -158,7 +165,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(
                 f"hidden_size={hidden_size} is not a multiple of num_attention_heads={num_heads}"
             )
-        inner_size = num_heads * (head_size or hidden_size // num_heads)  # H * D
+        inner_size = hidden_size if head_size is None else num_heads * head_size  # H * D
         self.num_heads = num_heads
         self.dropout = dropout
         self.scale = scale
@@ -193,7 +200,8 @@ class MultiHeadAttention(nn.Module):
             output_attentions: whether the weights are returned.
 
         Returns:
-            (B, T, E), and the weights before dropout, (B, H, T, S), or None.
+            (B, T, E). With `output_attentions` also the weights before dropout, (B, H, T, S), else
+            None.
         """
         query, key, value = self.project(hidden, context)  # (B, H, T, D), (B, H, S, D) twice
         if cache is not None:
@@ -220,7 +228,7 @@ class MultiHeadAttention(nn.Module):
         bias: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend in every head and merge the heads: (B, T, E), and the weights or None."""
+        """Attend in every head and merge the heads: (B, T, E), and the weights if asked for."""
         dropout = self.dropout if self.training else 0.0
         attended, weights = self.attend(
             query, key, value, mask, bias, self.scale, dropout, output_attentions
@@ -273,7 +281,8 @@ class CrossAttention(MultiHeadAttention):
             output_attentions: whether the weights are returned.
 
         Returns:
-            (R, T, E), and the weights before dropout, (R, H, T, S), or None.
+            (R, T, E). With `output_attentions` also the weights before dropout, (R, H, T, S), else
+            None.
 
         Raises:
             ValueError: the cache belongs to another source.

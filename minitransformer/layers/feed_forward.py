@@ -31,7 +31,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def pytorch_gelu_tanh(x: Tensor) -> Tensor:
-    """:func:`gelu_tanh` by PyTorch."""
+    """The tanh approximation of GELU, by PyTorch; :func:`gelu_tanh` is its formula."""
     return F.gelu(x, approximate="tanh")
 
 

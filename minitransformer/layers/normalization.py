@@ -21,7 +21,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 class LayerNorm(nn.Module):
-    """:func:`layer_norm` with its weight and bias.
+    """Layer normalization with a weight and a bias; :func:`layer_norm` is its formula.
 
     Args:
         hidden_size: E.
@@ -49,7 +49,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """:func:`rms_norm` with its weight: T5's norm.
+    """T5's norm, with a weight and neither a mean nor a bias; :func:`rms_norm` is its formula.
 
     PyTorch squares and sums half precision in float32: their squares would overflow.
 

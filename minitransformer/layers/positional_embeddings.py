@@ -13,13 +13,7 @@ def position_ids_from_mask(attention_mask: Tensor) -> Tensor:
     """Number the real tokens of each sequence 0, 1, 2, ...; padding gets -1.
 
     Because padding is not counted, the same tokens get the same positions whether padding is on
-    their left, on their right, or nowhere.
-
-    Args:
-        attention_mask: (B, T) bool, True at real tokens.
-
-    Returns:
-        (B, T) int64.
+    their left, on their right, or nowhere. (B, T) bool, True at real tokens, to (B, T) int64.
     """
     return attention_mask.cumsum(dim=1) * attention_mask - 1
 

@@ -185,7 +185,7 @@ class DecoderLayer(nn.Module):
         cache: LayerCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(R, T, E) to (R, T, E), and the weights of both attentions, if they are asked for.
+        """(R, T, E) to (R, T, E); with `output_attentions` also the weights of both attentions.
 
         Args:
             hidden: (R, T, E).
@@ -476,7 +476,7 @@ class BartForSequenceClassification(SequenceClassifier):
         """
         refuse_token_types(token_type_ids, "BART")
         if labels is not None:
-            labels = self.checked_labels(labels, input_ids)
+            self.check_labels(labels, input_ids)
         is_end = self.end_tokens(input_ids, attention_mask)  # (B, T)
         output: Seq2SeqModelOutput = self.backbone(
             input_ids,

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.generation_config import GenerationConfig
+from minitransformer.layers.attention import boolean_mask
 from minitransformer.layers.kv_cache import KVCache
-from minitransformer.layers.normalization import LayerNorm, RMSNorm
 from minitransformer.models.config import Config
 from minitransformer.models.losses import (
     IGNORED_LABEL,
@@ -134,20 +134,15 @@ def init_weights(root: nn.Module, standard_deviation: float) -> None:
     The vector of the padding token is zero.
     """
     for module in root.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=standard_deviation)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "bias":
+                nn.init.zeros_(parameter)
+            elif isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(parameter, std=standard_deviation)
+            else:
+                nn.init.ones_(parameter)  # the weight of a norm
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            with torch.no_grad():
-                module.weight[module.padding_idx].zero_()
-        if isinstance(module, LayerNorm | RMSNorm):
-            nn.init.ones_(module.weight)
-            if isinstance(module, LayerNorm):
-                nn.init.zeros_(module.bias)
-        elif not isinstance(module, nn.Linear | nn.Embedding):
-            for parameter in module.parameters(recurse=False):
-                nn.init.zeros_(parameter)  # a bias of its own
+            nn.init.zeros_(module.weight[module.padding_idx])
 
 
 class TaskModel(Model):
@@ -202,15 +197,15 @@ class SequenceClassifier(TaskModel):
             return self.config.problem_type
         return "regression" if self.config.num_labels == 1 else "single_label_classification"
 
-    def checked_labels(self, labels: Tensor, input_ids: Tensor) -> Tensor:
-        """The checked labels: (B,) int64, or (B, C) float."""
+    def check_labels(self, labels: Tensor, input_ids: Tensor) -> None:
+        """Check labels: (B,) int64, or (B, C) float."""
         check_shape("input_ids", input_ids)
         shape = input_ids.shape[0], self.config.num_labels
         if self.problem_type == "single_label_classification":
             check_class_labels(labels, *shape)
-            return labels
-        is_multi_label = self.problem_type == "multi_label_classification"
-        return check_targets(labels, shape, between_0_and_1=is_multi_label)
+        else:
+            is_multi_label = self.problem_type == "multi_label_classification"
+            check_targets(labels, shape, between_0_and_1=is_multi_label)
 
     def classification_loss_sum(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of the losses of (B, C) scores, and the number of labels."""
@@ -219,7 +214,7 @@ class SequenceClassifier(TaskModel):
         is_multi_label = self.problem_type == "multi_label_classification"
         loss = F.binary_cross_entropy_with_logits if is_multi_label else F.mse_loss
         logits = at_least_float32(logits)
-        total = loss(logits, labels.to(logits.dtype), reduction="sum")
+        total = loss(logits, labels.to(logits.dtype).view_as(logits), reduction="sum")
         return total, torch.full((), labels.numel(), dtype=torch.int64, device=labels.device)
 
     def num_supervised_tokens(self, inputs: dict[str, Any]) -> Tensor:
@@ -505,7 +500,8 @@ class EncoderDecoder(Model):
     ) -> Encoded:
         """The source, (B, S), through the encoder; arguments as in `forward`."""
         self.check_ids("input_ids", input_ids)
-        attention_mask = check_attention_mask(attention_mask, input_ids, self.config.pad_token_id)
+        check_attention_mask(attention_mask, input_ids, self.config.pad_token_id)
+        attention_mask = boolean_mask(attention_mask, input_ids)  # (B, S)
         output: EncoderOutput = self.encoder(
             self.embed(input_ids), attention_mask, output_hidden_states, output_attentions
         )
@@ -543,9 +539,10 @@ class EncoderDecoder(Model):
                 f"decoder_input_ids has {sequences} sequences, which is not a multiple of the "
                 f"{sources} sources"
             )
-        mask = check_attention_mask(
+        check_attention_mask(
             decoder_attention_mask, decoder_input_ids, None, "decoder_attention_mask"
         )
+        mask = boolean_mask(decoder_attention_mask, decoder_input_ids)  # (R, T)
         positions = torch.arange(mask.shape[1], device=mask.device)  # (T,)
         if cache is not None:
             mask, positions = cache.extend(mask)  # (R, L), (T,)
@@ -631,22 +628,35 @@ class Seq2SeqLM(LanguageModel):
         decoder_attention_mask: Tensor | None,
         labels: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """What the decoder reads and its padding mask, (B, T) each, checked beside the labels."""
-        vocab_size = self.config.vocab_size
-        if decoder_input_ids is None:
-            if labels is None:
-                raise ValueError(
-                    "the decoder has nothing to read: pass labels or decoder_input_ids; to "
-                    "generate a text: minitransformer.generate(model, input_ids, ...)"
-                )
-            check_shape("labels", labels)
-            check_labels(labels, labels, None, vocab_size)
-            if decoder_attention_mask is not None:
-                raise ValueError("decoder_attention_mask was given without decoder_input_ids")
+        """What the decoder reads and its padding mask, (B, T) each: the labels' if not given."""
+        self.check_decoder_inputs(decoder_input_ids, decoder_attention_mask, labels)
+        if decoder_input_ids is None and labels is not None:
             return shift_right(labels, start_token(self.config), self.config.pad_token_id)
-        if labels is not None:
-            check_labels(labels, decoder_input_ids, decoder_attention_mask, vocab_size, "decoder_")
+        assert decoder_input_ids is not None
         return decoder_input_ids, decoder_attention_mask
+
+    def check_decoder_inputs(
+        self,
+        decoder_input_ids: Tensor | None,
+        decoder_attention_mask: Tensor | None,
+        labels: Tensor | None,
+    ) -> None:
+        """Check that the decoder has something to read, and that the labels fit it."""
+        vocab_size = self.config.vocab_size
+        if decoder_input_ids is not None:
+            if labels is not None:
+                mask = decoder_attention_mask
+                check_labels(labels, decoder_input_ids, mask, vocab_size, "decoder_")
+            return
+        if labels is None:
+            raise ValueError(
+                "the decoder has nothing to read: pass labels or decoder_input_ids; to generate a "
+                "text: minitransformer.generate(model, input_ids, ...)"
+            )
+        check_shape("labels", labels)
+        check_labels(labels, labels, None, vocab_size)
+        if decoder_attention_mask is not None:
+            raise ValueError("decoder_attention_mask was given without decoder_input_ids")
 
     @strict_names
     def encode(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Encoded:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minitransformer.layers.attention import MultiHeadAttention, padding_mask
+from minitransformer.layers.attention import MultiHeadAttention, boolean_mask, padding_mask
 from minitransformer.layers.feed_forward import FeedForward, get_activation
 from minitransformer.layers.normalization import LayerNorm
 from minitransformer.layers.positional_embeddings import LearnedPositions, position_ids_from_mask
@@ -149,7 +149,7 @@ class EncoderLayer(nn.Module):
     def forward(
         self, hidden: Tensor, mask: Tensor | None, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, E) to (B, T, E), and the attention weights, (B, H, T, T), if they are asked for.
+        """(B, T, E) to (B, T, E); with `output_attentions` also the weights, (B, H, T, T).
 
         Args:
             hidden: (B, T, E).
@@ -249,7 +249,8 @@ class BertModel(Model):
             ValueError: an input has the wrong shape, dtype or values, see
                 :mod:`minitransformer.models.validation`.
         """
-        attention_mask = self.check_inputs(input_ids, attention_mask, token_type_ids)  # (B, T)
+        self.check_inputs(input_ids, attention_mask, token_type_ids)
+        attention_mask = boolean_mask(attention_mask, input_ids)  # (B, T)
         position_ids = self.position_ids(input_ids, attention_mask)  # (B, T)
         hidden = self.embeddings(input_ids, position_ids, token_type_ids)  # (B, T, E)
         mask = padding_mask(attention_mask)  # (B, 1, 1, T)
@@ -277,8 +278,8 @@ class BertModel(Model):
 
     def check_inputs(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None
-    ) -> Tensor:
-        """Check the inputs; gives the padding mask as bool, (B, T)."""
+    ) -> None:
+        """Check the inputs."""
         config = self.config
         check_ids("input_ids", input_ids, size=config.vocab_size, size_name="vocab_size")
         check_length(
@@ -287,7 +288,7 @@ class BertModel(Model):
             table_rows=config.max_position_embeddings,
         )
         self.check_token_types(token_type_ids, input_ids)
-        return check_attention_mask(attention_mask, input_ids, config.pad_token_id)
+        check_attention_mask(attention_mask, input_ids, config.pad_token_id)
 
     def check_token_types(self, token_type_ids: Tensor | None, input_ids: Tensor) -> None:
         """Check that every token has a type, and every type a row in the table."""
@@ -566,7 +567,7 @@ class BertForSequenceClassification(SequenceClassifier):
             ValueError: an input has the wrong shape, dtype or values.
         """
         if labels is not None:
-            labels = self.checked_labels(labels, input_ids)
+            self.check_labels(labels, input_ids)
         output = self.backbone(
             input_ids,
             attention_mask,

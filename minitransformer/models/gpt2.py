@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from minitransformer.generation_config import GenerationConfig
-from minitransformer.layers.attention import FusedSelfAttention, causal_mask, padding_mask
+from minitransformer.layers.attention import (
+    FusedSelfAttention,
+    boolean_mask,
+    causal_mask,
+    padding_mask,
+)
 from minitransformer.layers.feed_forward import FeedForward, get_activation
 from minitransformer.layers.kv_cache import KVCache, LayerCache, layer_caches
 from minitransformer.layers.normalization import LayerNorm
@@ -151,7 +156,7 @@ class GPT2Layer(nn.Module):
         cache: LayerCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, E) to (B, T, E), and the attention weights, (B, H, T, S), if they are asked for.
+        """(B, T, E) to (B, T, E); with `output_attentions` also the weights, (B, H, T, S).
 
         Args:
             hidden: (B, T, E).
@@ -242,7 +247,8 @@ class GPT2Model(Model):
             ValueError: an input has the wrong shape, dtype or values, see
                 :mod:`minitransformer.models.validation`.
         """
-        attention_mask = self.check_inputs(input_ids, attention_mask, cache)  # (B, T)
+        self.check_inputs(input_ids, attention_mask, cache)
+        attention_mask = boolean_mask(attention_mask, input_ids)  # (B, T)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T,)
         if cache is not None:
             attention_mask, positions = cache.extend(attention_mask)  # (B, S), (T,)
@@ -278,8 +284,8 @@ class GPT2Model(Model):
 
     def check_inputs(
         self, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        """Check the inputs; gives the padding mask of the new tokens as bool, (B, T)."""
+    ) -> None:
+        """Check the inputs."""
         config = self.config
         check_ids("input_ids", input_ids, size=config.vocab_size, size_name="vocab_size")
         check_length(
@@ -289,7 +295,7 @@ class GPT2Model(Model):
         )
         # With a cache the padding token may be what was generated last.
         pad_token_id = None if cache is not None and cache.length else config.pad_token_id
-        return check_attention_mask(attention_mask, input_ids, pad_token_id)
+        check_attention_mask(attention_mask, input_ids, pad_token_id)
 
 
 class GPT2LMHeadModel(LanguageModel):
@@ -445,7 +451,7 @@ class GPT2ForSequenceClassification(SequenceClassifier):
         """
         refuse_token_types(token_type_ids, "GPT-2")
         if labels is not None:
-            labels = self.checked_labels(labels, input_ids)
+            self.check_labels(labels, input_ids)
         output = self.backbone(
             input_ids,
             attention_mask,

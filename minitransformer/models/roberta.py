@@ -76,11 +76,9 @@ class RobertaModel(BertModel):
         )
 
     def position_ids(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The positions of tokens, (B, T).
-
-        A padding token that is attended to on purpose is not counted: fairseq's rule, and so
-        Hugging Face's.
-        """
+        """The position of each token, (B, T), from the ids and the bool mask, (B, T) each."""
+        # A padding token that is attended to on purpose is not counted: fairseq's rule, and so
+        # Hugging Face's.
         return position_ids_from_mask(attention_mask & (input_ids != self.config.pad_token_id))
 
 
@@ -97,8 +95,9 @@ class RobertaForMaskedLM(BertForMaskedLM):
     roberta = BertForMaskedLM.bert  # the same property by its own name
 
     def build_lm_head(self) -> MaskedLMHead:
-        """With the exact GELU, whatever config.hidden_act says: as in fairseq and Hugging Face."""
+        """The head of this family."""
         config = self.config
+        # With the exact GELU, whatever config.hidden_act says: as in fairseq and Hugging Face.
         return MaskedLMHead(
             config.hidden_size,
             config.vocab_size,

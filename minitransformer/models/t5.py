@@ -137,7 +137,7 @@ class T5EncoderLayer(nn.Module):
         bias: Tensor,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, S, E) to (B, S, E), and the attention weights, (B, H, S, S), if they are asked for.
+        """(B, S, E) to (B, S, E); with `output_attentions` also the weights, (B, H, S, S).
 
         Args:
             hidden: (B, S, E).
@@ -185,7 +185,7 @@ class T5DecoderLayer(nn.Module):
         cache: LayerCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(R, T, E) to (R, T, E), and the weights of both attentions, if they are asked for.
+        """(R, T, E) to (R, T, E); with `output_attentions` also the weights of both attentions.
 
         Args:
             hidden: (R, T, E).

@@ -162,8 +162,8 @@ def check_attention_mask(
     input_ids: Tensor,
     pad_token_id: int | None,
     name: str = "attention_mask",
-) -> Tensor:
-    """Check the padding mask and give it as bool, (B, T), True at real tokens.
+) -> None:
+    """Check a padding mask.
 
     Args:
         attention_mask: (B, T), bool or an integer of 0 and 1, True or 1 at real tokens; or None
@@ -184,7 +184,7 @@ def check_attention_mask(
                 f"input_ids holds the padding id {pad_token_id} but there is no attention_mask, so "
                 f"padding would be attended to; pass attention_mask=(input_ids != {pad_token_id})"
             )
-        return torch.ones_like(input_ids, dtype=torch.bool)
+        return
     _check_mask_kind(name, attention_mask, input_ids, name.replace("attention_mask", "input_ids"))
     mask = attention_mask.bool()
     if mask is not attention_mask and readable and not bool((attention_mask == mask).all()):
@@ -192,7 +192,6 @@ def check_attention_mask(
             f"{name} holds {int(attention_mask[attention_mask != mask][0])}; "
             "only 1 (a real token) and 0 (padding) are allowed"
         )
-    return mask
 
 
 def _check_mask_kind(name: str, mask: Tensor, input_ids: Tensor, ids_name: str) -> None:
@@ -266,11 +265,11 @@ def check_class_labels(labels: Tensor, batch_size: int, num_classes: int) -> Non
     _check_classes(labels, num_classes)
 
 
-def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bool) -> Tensor:
-    """Check labels that are numbers, one for each score, and give them the scores' shape.
+def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bool) -> None:
+    """Check labels that are numbers, one for each score.
 
     Args:
-        labels: (B, C) float; (B,) where C = 1.
+        labels: (B, C) float, or (B,) where C = 1.
         shape: (B, C), of the scores.
         between_0_and_1: whether a label is the share of a class, not just any number.
 
@@ -299,7 +298,6 @@ def check_targets(labels: Tensor, shape: tuple[int, int], *, between_0_and_1: bo
                 f"labels holds {labels[sequence, score].item()} in sequence {sequence} for score "
                 f"{score}; labels must be {allowed}"
             )
-    return labels
 
 
 def check_answer_positions(

