@@ -1022,7 +1022,7 @@ def heads_as_tokens(steps: Any) -> None:
 
 @MERGE_HEADS.mistake("flatten(2)")
 def flattened_from_the_first_dimension(steps: Any) -> None:
-    """flatten() without a start makes one dimension of everything; begin at the third (flatten(2))."""
+    """flatten() makes one dimension of everything; begin at the third one (flatten(2))."""
     steps.flattened = lambda heads: heads.flatten()
 
 
