@@ -156,14 +156,13 @@ def compare_with_file(
         for name, module in ours.named_modules()
         if name not in theirs.modules and any(True for _ in module.parameters(recurse=False))
     )
-    for dtype in (torch.float32, torch.float64):
-        for comparable in (right, expected, theirs):
-            comparable.model.to(dtype)
-        found = outputs_of(theirs)
-        report = Report(tuple(_rows(theirs, found, expected, outputs_of(expected))))
-        if report.equal:
-            return FileReport(model, dtype, report, unpaired=unpaired)
-    mistakes = _diagnose(theirs, found, right, report)
+    found, report = _compared(theirs, expected)
+    dtype = torch.float32
+    if not report.equal and _can_be(torch.float64, theirs):
+        dtype = torch.float64
+        right.model.to(dtype), expected.model.to(dtype)
+        found, report = _compared(theirs, expected)
+    mistakes = () if report.equal else _diagnose(theirs, found, right, report)
     return FileReport(model, dtype, report, mistakes, unpaired)
 
 
@@ -221,7 +220,7 @@ def _described(error: BaseException, file: str) -> str:
     """One line: the error, and the line of the student's file that it comes from."""
     trace, lines = error.__traceback__, []
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == file:
+        if Path(trace.tb_frame.f_code.co_filename) == Path(file).resolve():
             lines.append(trace.tb_lineno)
         trace = trace.tb_next
     where = f" (line {lines[-1]} of {file})" if lines else ""
@@ -321,6 +320,26 @@ def _comparable_transformers(ours: Model, path: str | Path, batch: Batch) -> Com
 # ---- running and comparing ----
 
 
+def _compared(student: Comparable, right: Comparable) -> tuple[dict[str, Tensor], Report]:
+    """What the student's model gives, and the comparison with the other."""
+    found = outputs_of(student)
+    return found, Report(tuple(_rows(student, found, right, outputs_of(right))))
+
+
+def _can_be(dtype: torch.dtype, student: Comparable) -> bool:
+    """Whether the student's model, moved to a dtype, computes in it; else it is moved back."""
+    before = next((p.dtype for p in student.model.parameters()), dtype)
+    student.model.to(dtype)
+    try:
+        results = _results(student.model(**student.batch)).values()
+        if all(tensor.dtype == dtype for tensor in results):
+            return True
+    except RuntimeError:  # some of its tensors are no parameters, which have another dtype
+        pass
+    student.model.to(before)
+    return False
+
+
 class _Enough(Exception):
     """Ends a forward pass after the module that is asked for."""
 
@@ -401,7 +420,7 @@ def _gradients(side: Comparable, results: dict[str, Tensor]) -> dict[str, Tensor
         numbers = torch.arange(real.numel(), dtype=torch.float64, device=real.device)
         weights = (numbers.cos() / real.numel() ** 0.5).to(real.dtype)
         total = total + (real.flatten() * weights).sum()
-    if not total.requires_grad:
+    if not (total.requires_grad and side.parameters):
         return {}
     parameters = dict(side.model.named_parameters())
     found = [parameters[other] for other in side.parameters.values()]
@@ -428,8 +447,11 @@ def _rows(
         masks = None if is_gradient else (student.masks, right.masks)
         if name in ("start_logits", "end_logits") and ours is not None:  # (B, T)
             ours, tensor = ours[..., None], tensor[..., None]
-        if ours is not None and ours.dim() == 2 and ours.shape == tensor.T.shape != tensor.shape:
-            ours = ours.T  # a matrix under Hugging Face's name, stored as (in, out)
+        if ours is not None and ours.dim() == 2:
+            if tensor.dim() == 3:  # positions, which may come as (T, E)
+                ours = ours[None]
+            elif is_gradient and ours.shape != tensor.shape == ours.T.shape:
+                ours = ours.T  # of a matrix that is stored as (in, out)
         yield compare_tensors(name, ours, tensor, masks)
 
 
@@ -457,4 +479,6 @@ def _diagnose(
             continue
         agreeing.append((sum(row.status == "OK" for row in rows), mistake))
     most = max((count for count, _ in agreeing), default=0)
-    return tuple(mistake for count, mistake in agreeing if count == most)
+    # Exercises that build on each other tell the same mistake in their own words.
+    told = {m.line: m for count, m in reversed(agreeing) if count == most}
+    return tuple(reversed(told.values()))

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 # What a solution may import beside files in its own directory: the maths, and plain Python.
 ALLOWED_IMPORTS = {
     "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "einops",
-    "enum", "functools", "heapq", "itertools", "json", "math", "numpy", "operator", "pathlib",
-    "random", "re", "safetensors", "statistics", "string", "torch", "types", "typing",
+    "enum", "functools", "heapq", "itertools", "json", "math", "numpy", "operator", "os", "pathlib",
+    "random", "re", "safetensors", "statistics", "string", "sys", "time", "torch", "types", "typing",
     "typing_extensions", "unicodedata", "warnings",
 }  # fmt: skip
 # What stands in the place of the package's own answer in any environment.
@@ -104,7 +104,7 @@ def _evaluate(
 
 def build(target: Callable[..., Any], case: Case) -> Any:
     """What a case calls: the function, or an object of the class in evaluation mode."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     built: Any = target
     if case.path is not None:
         built = target.from_pretrained(case.path)  # type: ignore[attr-defined]
