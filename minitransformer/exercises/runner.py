@@ -25,8 +25,8 @@ from torch import Tensor, nn
 ALLOWED_IMPORTS = {
     "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "einops",
     "enum", "functools", "heapq", "itertools", "json", "math", "numpy", "operator", "os", "pathlib",
-    "random", "re", "safetensors", "statistics", "string", "sys", "time", "torch", "types", "typing",
-    "typing_extensions", "unicodedata", "warnings",
+    "random", "re", "safetensors", "statistics", "string", "sys", "time", "torch", "types",
+    "typing", "typing_extensions", "unicodedata", "warnings",
 }  # fmt: skip
 # What stands in the place of the package's own answer in any environment.
 FORBIDDEN_IMPORTS = ("minitransformer", "transformers")
