@@ -708,12 +708,37 @@ def _cost(arguments: Namespace) -> int:
     return 0
 
 
+def _add_source(parser: Parser) -> None:
+    parser.add_argument("name", metavar="CLASS", help="a class of a model: RobertaForMaskedLM")
+    add: Any = parser.add_argument
+    add("--checks", action="store_true", help="with the checks of inputs and configs")
+    add("--generate", action="store_true", help="with greedy search and sampling")
+    add("--train", action="store_true", help="with the loss and a training step")
+    help = "its implementation; eager: the formula"
+    add("--attention", choices=["eager", "sdpa"], default="sdpa", help=help)
+
+
+def _source(arguments: Namespace) -> int:
+    from minitransformer.source import source_of
+
+    text = source_of(
+        arguments.name,
+        checks=arguments.checks,
+        generate=arguments.generate,
+        train=arguments.train,
+        attention=arguments.attention,
+    )
+    print(text, end="")
+    return 0
+
+
 VERBS: dict[str, TextVerb | Verb] = {
     **TEXT_VERBS,
     "attention": Verb("draw the attention maps of a text", _add_attention, _attention),
     "parity": Verb("compare a checkpoint here and in transformers", _add_parity, _parity),
     "curves": Verb("draw a metric of several runs in one picture", _add_curves, _curves),
     "cost": Verb("predict time and memory for any length", _add_cost, _cost),
+    "source": Verb("print a model as one file of plain PyTorch", _add_source, _source),
 }
 
 
