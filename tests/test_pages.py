@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,9 @@ PAIRS = functools.partial(write_pairs, count=60, seed=0, held_out=False)
 TAGGED = lines("Empire\tB-location", "State\tI-location", "rocks\tO", "")
 RATED = lines("a gorgeous , witty movie .\t1", "it 's stale .\t0")
 
+STUDENT = ROOT / "tests/exercises/solutions/roberta_for_masked_lm/own_structure.py"
+OWN_MODEL = ROBERTA | {"mine.py": functools.partial(shutil.copy, STUDENT)}
+
 # For each page what it takes for granted: files, and checkpoints that were trained before.
 PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
     "README.md": ROBERTA | {"my_text.txt": ITALIAN, "runs/demo": save_roberta},
@@ -94,7 +98,9 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
         "runs/one/metrics.jsonl": lines('{"step": 1, "eval_loss": 2.0}', times=1),
         "runs/two/metrics.jsonl": lines('{"step": 1, "eval_loss": 1.0}', times=1),
         "runs/sst2": functools.partial(save_checkpoint, name="BertForSequenceClassification"),
-    },
+    }
+    | OWN_MODEL,
+    "docs/exercises.md": OWN_MODEL,
     "docs/training.md": {
         "italian.txt": ITALIAN,
         "shakespeare.txt": lines("ROMEO:", "What light is this?", "", times=50),
