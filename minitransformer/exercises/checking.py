@@ -85,7 +85,7 @@ class Report:
         if self.failure is not None:
             lines.append(self.failure)
         elif self.case is None or self.difference is None:
-            lines.append(f"Values and gradients agree for all {len(self.passed_cases)} inputs.")
+            lines.append(f"It gives what the reference gives for all {len(self.passed_cases)} inputs.")
         else:
             lines += self._difference_lines(self.case, self.difference)
             lines += ["", *self._mistake_lines(self.difference)]
