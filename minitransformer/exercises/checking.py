@@ -85,7 +85,8 @@ class Report:
         if self.failure is not None:
             lines.append(self.failure)
         elif self.case is None or self.difference is None:
-            lines.append(f"It gives what the reference gives for all {len(self.passed_cases)} inputs.")
+            count = len(self.passed_cases)
+            lines.append(f"It gives what the reference gives for all {count} inputs.")
         else:
             lines += self._difference_lines(self.case, self.difference)
             lines += ["", *self._mistake_lines(self.difference)]
