@@ -475,7 +475,7 @@ def _diagnose(
             if not upto or any(row.status != "OK" for row in upto):
                 continue
             rows = [*_rows(student, found, wrong, outputs_of(wrong))]
-        except (RuntimeError, IndexError):  # this mistake ends in an error
+        except (RuntimeError, IndexError, TypeError, ValueError):  # it ends in an error
             continue
         agreeing.append((sum(row.status == "OK" for row in rows), mistake))
     most = max((count for count, _ in agreeing), default=0)
