@@ -69,7 +69,6 @@ from minitransformer.models.bart import (
 )
 from minitransformer.models.base import (
     DecodingSession,
-    Encoded,
     LanguageModel,
     Seq2SeqLM,
     first_token,
@@ -563,7 +562,8 @@ class FastBartDecoder(BartDecoder):
         embedded: Tensor,
         attention_mask: Tensor,
         positions: Tensor,
-        encoded: Encoded,
+        encoder_hidden: Tensor,
+        encoder_attention_mask: Tensor,
         cache: KVCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -575,13 +575,14 @@ class FastBartDecoder(BartDecoder):
                 embedded,
                 attention_mask,
                 positions,
-                encoded,
+                encoder_hidden,
+                encoder_attention_mask,
                 cache,
                 output_hidden_states,
                 output_attentions,
             )
         batch = UnpaddedBatch(attention_mask, causal=True)
-        context = batch.context(encoded.last_hidden_state, encoded.attention_mask)
+        context = batch.context(encoder_hidden, encoder_attention_mask)
         position_ids = batch.unpad(position_ids_from_mask(attention_mask))  # (1, N)
         hidden = self.add_positions(batch.unpad(embedded), position_ids)  # (1, N, E)
         for layer in self.layers:
@@ -623,7 +624,8 @@ class FastT5Decoder(T5Decoder):
         embedded: Tensor,
         attention_mask: Tensor,
         positions: Tensor,
-        encoded: Encoded,
+        encoder_hidden: Tensor,
+        encoder_attention_mask: Tensor,
         cache: KVCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -635,13 +637,14 @@ class FastT5Decoder(T5Decoder):
                 embedded,
                 attention_mask,
                 positions,
-                encoded,
+                encoder_hidden,
+                encoder_attention_mask,
                 cache,
                 output_hidden_states,
                 output_attentions,
             )
         batch = UnpaddedBatch(attention_mask, causal=True)
-        context = batch.context(encoded.last_hidden_state, encoded.attention_mask)
+        context = batch.context(encoder_hidden, encoder_attention_mask)
         length = batch.unpadding.max_seqlen
         bias = self.position_bias(torch.arange(length, device=embedded.device), length)
         hidden = self.dropout(batch.unpad(embedded))  # (1, N, E)

@@ -98,13 +98,10 @@ def resolve_head_fields(content: dict[str, Any], names: Collection[str]) -> dict
     scaled = content.get("scale_decoder_outputs", tied)
     if tied is True and scaled is False and "lm_head.weight" in names:
         tied = False
-    layers = content.get("num_decoder_layers", content.get("num_layers", 6))
-    return {
-        **content,
-        "tie_word_embeddings": tied,
-        "scale_decoder_outputs": scaled,
-        "num_decoder_layers": content.get("num_layers", 6) if layers is None else layers,
-    }
+    resolved = {"tie_word_embeddings": tied, "scale_decoder_outputs": scaled}
+    if content.get("num_decoder_layers") is None:
+        resolved["num_decoder_layers"] = content.get("num_layers", 6)
+    return content | resolved
 
 
 T5 = Family(

@@ -29,11 +29,10 @@ def padding_mask(attention_mask: Tensor) -> Tensor:
 
 
 def causal_mask(query_positions: Tensor, num_keys: int) -> Tensor:
-    """(1, 1, T, S) bool: a query attends to the keys up to its own position, to none after it.
+    """(1, 1, T, S) bool: queries at positions (T,) attend to the keys up to their own position.
 
     Args:
-        query_positions: (T,) int64, the positions of the queries among the S keys: 0, 1, 2, ...
-            without a cache, the last T of the S positions with one.
+        query_positions: int64; 0, 1, 2, ... without a cache, the last T of the S with one.
         num_keys: S.
     """
     keys = torch.arange(num_keys, device=query_positions.device)  # (S,)
@@ -102,14 +101,12 @@ def sdpa_attention(
     dropout: float = 0.0,
     output_attentions: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same numbers from PyTorch, which need not keep the (B, H, T, S) weights in memory.
-
-    With `output_attentions` the weights are computed once more, by the formula.
-    """
+    """The same numbers from PyTorch, which need not keep the (B, H, T, S) weights in memory."""
     attn_mask = mask
     if bias is not None:  # PyTorch takes either a bool mask or numbers to add to the scores
         attn_mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout, scale=scale)
+    # If they are asked for, the weights are computed once more, by the formula.
     weights = attention_weights(query, key, mask, bias, scale) if output_attentions else None
     return attended, weights
 
@@ -171,13 +168,13 @@ class MultiHeadAttention(nn.Module):
         self.scale = scale
         self.attend = get_attention(attention)
         self.build_projections(hidden_size, inner_size, bias)
-        self.output = nn.Linear(inner_size, hidden_size, bias)
+        self.output = nn.Linear(inner_size, hidden_size, bias=bias)
 
     def build_projections(self, hidden_size: int, inner_size: int, bias: bool) -> None:
         """Make the projections to queries, keys and values."""
-        self.query = nn.Linear(hidden_size, inner_size, bias)
-        self.key = nn.Linear(hidden_size, inner_size, bias)
-        self.value = nn.Linear(hidden_size, inner_size, bias)
+        self.query = nn.Linear(hidden_size, inner_size, bias=bias)
+        self.key = nn.Linear(hidden_size, inner_size, bias=bias)
+        self.value = nn.Linear(hidden_size, inner_size, bias=bias)
 
     def forward(
         self,
@@ -189,7 +186,9 @@ class MultiHeadAttention(nn.Module):
         cache: KeyValues | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Each token of `hidden` attends to the tokens of `context`.
+        """Each token takes from those that it attends to: gives (B, T, E).
+
+        With `output_attentions` also the weights before dropout, (B, H, T, S), else None.
 
         Args:
             hidden: (B, T, E), the tokens that make the queries.
@@ -198,10 +197,6 @@ class MultiHeadAttention(nn.Module):
             bias: added to the scores, broadcastable to (B, H, T, S).
             cache: keys and values of earlier tokens, to which those of `context` are added.
             output_attentions: whether the weights are returned.
-
-        Returns:
-            (B, T, E). With `output_attentions` also the weights before dropout, (B, H, T, S), else
-            None.
         """
         query, key, value = self.project(hidden, context)  # (B, H, T, D), (B, H, S, D) twice
         if cache is not None:
@@ -242,7 +237,7 @@ class FusedSelfAttention(MultiHeadAttention):
 
     def build_projections(self, hidden_size: int, inner_size: int, bias: bool) -> None:
         """Make the one projection to queries, keys and values."""
-        self.query_key_value = nn.Linear(hidden_size, 3 * inner_size, bias)
+        self.query_key_value = nn.Linear(hidden_size, 3 * inner_size, bias=bias)
 
     def project(self, hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of (B, T, E), split into heads."""
@@ -253,11 +248,11 @@ class FusedSelfAttention(MultiHeadAttention):
 
 
 class CrossAttention(MultiHeadAttention):
-    """The tokens of a decoder attend to those of the encoder ("encoder-decoder attention", 3.2.3).
+    """A decoder's tokens attend to the encoder's ("encoder-decoder attention", 3.2.3).
 
-    The encoder's output stays the same while the decoder generates, so with a cache its keys and
-    values are computed once. In beam search several sequences are decoded from one source:
-    those of source b are K b to K b + K - 1.
+    The encoder's output stays the same while the decoder generates, so that with a `cache` its keys
+    and values are computed once. In beam search K sequences, `per_source`, are decoded from one
+    source: those of source b are K b to K b + K - 1.
     """
 
     def forward(
@@ -270,7 +265,9 @@ class CrossAttention(MultiHeadAttention):
         cache: KeyValues | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Each token of the decoder attends to the tokens of the encoder.
+        """Each token of the decoder attends to the tokens of the encoder: gives (R, T, E).
+
+        With `output_attentions` also the weights before dropout, (R, H, T, S), else None.
 
         Args:
             hidden: (R, T, E), the decoder's tokens.
@@ -279,10 +276,6 @@ class CrossAttention(MultiHeadAttention):
             bias: as in :class:`MultiHeadAttention`; no family has one here.
             cache: the keys and values of `context`, once they are known.
             output_attentions: whether the weights are returned.
-
-        Returns:
-            (R, T, E). With `output_attentions` also the weights before dropout, (R, H, T, S), else
-            None.
 
         Raises:
             ValueError: the cache belongs to another source.

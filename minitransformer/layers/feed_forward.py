@@ -79,10 +79,10 @@ class FeedForward(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.activation = get_activation(activation)
         self.dropout = nn.Dropout(dropout)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
@@ -106,11 +106,11 @@ class GatedFeedForward(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias)
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
         self.activation = get_activation(activation)
         self.dropout = nn.Dropout(dropout)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""

@@ -23,10 +23,7 @@ class KeyValues:
         self.source: Tensor | None = None  # in cross-attention, the encoder output they belong to
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the keys and values of new tokens, (B, H, T, D) each.
-
-        Returns:
-            Those of all tokens so far, (B, H, S, D) twice.
+        """Add those of new tokens, (B, H, T, D) twice; gives those of all, (B, H, S, D) twice.
 
         Raises:
             ValueError: gradients are needed; or the batch, the heads or their size are not
@@ -69,7 +66,7 @@ class LayerCache:
 
 
 class KVCache:
-    """The cache of a decoder: pass the same one to every call.
+    """The cache of a decoder with L layers: pass the same one to every call.
 
     It remembers the padding mask too: the `attention_mask` of a call is that of its new tokens.
 
@@ -77,9 +74,6 @@ class KVCache:
         >>> cache = model.new_cache()
         >>> logits = model.next_token_logits(prompt, cache=cache)
         >>> logits = model.next_token_logits(logits.argmax(-1, keepdim=True), cache=cache)
-
-    Args:
-        num_layers: L, of the decoder.
     """
 
     def __init__(self, num_layers: int) -> None:
@@ -88,13 +82,7 @@ class KVCache:
         self.attention_mask: Tensor | None = None  # (B, S) bool; None while empty
 
     def extend(self, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Count new tokens in.
-
-        Args:
-            attention_mask: (B, T) bool, True where the new tokens are real.
-
-        Returns:
-            (B, S) bool for all tokens so far, and (T,) int64, the positions of the new ones.
+        """Count new tokens in: their mask, (B, T), to that of all, (B, S), and positions, (T,).
 
         Raises:
             ValueError: an earlier call counted its tokens in and then failed, so that they have no
@@ -129,14 +117,12 @@ def layer_caches(cache: KVCache | None, num_layers: int) -> Sequence[LayerCache 
     Raises:
         ValueError: the cache was made for another number of layers.
     """
-    if cache is None:
-        return [None] * num_layers
-    if len(cache.layers) != num_layers:
+    if cache is not None and len(cache.layers) != num_layers:
         raise ValueError(
             f"the cache has {len(cache.layers)} layers, the decoder {num_layers}; "
             "make one with model.new_cache()"
         )
-    return cache.layers
+    return [None] * num_layers if cache is None else cache.layers
 
 
 def check_batch(cached: int, new: int) -> None:

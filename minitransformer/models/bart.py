@@ -26,7 +26,6 @@ from minitransformer.layers.kv_cache import KVCache, LayerCache, layer_caches
 from minitransformer.layers.normalization import LayerNorm
 from minitransformer.layers.positional_embeddings import OffsetPositions, position_ids_from_mask
 from minitransformer.models.base import (
-    Encoded,
     EncoderDecoder,
     Seq2SeqLM,
     SequenceClassifier,
@@ -316,7 +315,8 @@ class BartDecoder(nn.Module):
         embedded: Tensor,
         attention_mask: Tensor,
         positions: Tensor,
-        encoded: Encoded,
+        encoder_hidden: Tensor,
+        encoder_attention_mask: Tensor,
         cache: KVCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -327,15 +327,15 @@ class BartDecoder(nn.Module):
             embedded: (R, T, E), the new tokens.
             attention_mask: (R, L) bool, True at real tokens, of all tokens so far.
             positions: (T,), the positions of the new ones among these.
-            encoded: the source.
+            encoder_hidden: (B, S, E), the encoded source.
+            encoder_attention_mask: (B, S) bool, True at its real tokens.
             cache: keys and values from earlier calls.
             output_hidden_states, output_attentions: what to collect.
         """
         position_ids = position_ids_from_mask(attention_mask)[:, positions]  # (R, T)
         hidden = self.add_positions(embedded, position_ids)  # (R, T, E)
         mask = causal_mask(positions, attention_mask.shape[1]) & padding_mask(attention_mask)
-        encoder_hidden = encoded.last_hidden_state  # (B, S, E)
-        encoder_mask = padding_mask(encoded.attention_mask)  # (B, 1, 1, S)
+        encoder_mask = padding_mask(encoder_attention_mask)  # (B, 1, 1, S)
         hidden_states, attentions, cross_attentions = [], [], []
         layers = zip(self.layers, layer_caches(cache, len(self.layers)), strict=True)
         for layer, layer_cache in layers:

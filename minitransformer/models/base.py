@@ -273,9 +273,10 @@ class LanguageModel(TaskModel):
 
     def build_lm_head(self) -> nn.Linear | None:
         """The head's own matrix, or None where it is the token embedding ("tied")."""
-        if self.config.tie_word_embeddings:
+        config = self.config
+        if config.tie_word_embeddings:
             return None
-        head = nn.Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+        head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.init_weights(head)
         return head
 
@@ -546,9 +547,16 @@ class EncoderDecoder(Model):
         positions = torch.arange(mask.shape[1], device=mask.device)  # (T,)
         if cache is not None:
             mask, positions = cache.extend(mask)  # (R, L), (T,)
-        embedded = self.embed(decoder_input_ids)  # (R, T, E)
-        collected = output_hidden_states, output_attentions
-        return self.decoder(embedded, mask, positions, encoded, cache, *collected)
+        return self.decoder(
+            self.embed(decoder_input_ids),  # (R, T, E)
+            mask,
+            positions,
+            encoded.last_hidden_state,
+            encoded.attention_mask,
+            cache,
+            output_hidden_states,
+            output_attentions,
+        )
 
     def check_ids(self, name: str, ids: Tensor, cache: KVCache | None = None) -> None:
         """Check that ids are in the vocabulary, and that there is a position for each token."""

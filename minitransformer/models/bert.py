@@ -149,12 +149,9 @@ class EncoderLayer(nn.Module):
     def forward(
         self, hidden: Tensor, mask: Tensor | None, output_attentions: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, E) to (B, T, E); with `output_attentions` also the weights, (B, H, T, T).
+        """(B, T, E) to (B, T, E), under a mask, (B, 1, 1, T) bool, True = attend.
 
-        Args:
-            hidden: (B, T, E).
-            mask: (B, 1, 1, T) bool, True = attend.
-            output_attentions: whether the weights are returned.
+        With `output_attentions` also the attention weights, (B, H, T, T), else None.
         """
         attended, weights = self.attention(
             hidden, hidden, mask, output_attentions=output_attentions

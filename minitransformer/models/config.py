@@ -126,8 +126,7 @@ class Config(metaclass=ConfigType):
     num_hidden_layers: int
     num_attention_heads: int
     pad_token_id: int | None  # None: there is no token for padding, as in GPT-2
-    # Whether the matrix of the LM head is the token embedding ("tied"), or one of its own. Models
-    # without an LM head ignore it.
+    # Whether the LM head's matrix is the token embedding ("tied"); models without one ignore it.
     tie_word_embeddings: bool = True
 
     # Names that users bring from elsewhere, and the field that they mean.

@@ -120,6 +120,11 @@ class GPT2Config(ClassifierConfig):
         """How many tokens fit into one sequence."""
         return self.max_position_embeddings
 
+    @property
+    def feed_forward_size(self) -> int:
+        """The width of the feed-forward."""
+        return self.intermediate_size or 4 * self.hidden_size
+
     def attention_scale(self, layer: int) -> float:
         """The factor of the scores in layer 0, 1, 2, ..."""
         head_size = self.hidden_size // self.num_attention_heads
@@ -156,13 +161,10 @@ class GPT2Layer(nn.Module):
         cache: LayerCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, T, E) to (B, T, E); with `output_attentions` also the weights, (B, H, T, S).
+        """(B, T, E) to (B, T, E), under a mask, (B, 1, T, S) bool, True = attend.
 
-        Args:
-            hidden: (B, T, E).
-            mask: (B, 1, T, S) bool, True = attend.
-            cache: this layer's keys and values of earlier tokens.
-            output_attentions: whether the weights are returned.
+        With `output_attentions` also the attention weights, (B, H, T, S), else None. `cache` holds
+        this layer's keys and values of earlier tokens.
         """
         normed = self.attention_norm(hidden)
         attended, weights = self.attention(
@@ -206,7 +208,7 @@ class GPT2Model(Model):
                 ),
                 FeedForward(
                     config.hidden_size,
-                    config.intermediate_size or 4 * config.hidden_size,
+                    config.feed_forward_size,
                     config.hidden_act,
                 ),
                 config.hidden_size,
@@ -271,13 +273,7 @@ class GPT2Model(Model):
         )
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
-        """The vectors of the new tokens: (B, T, E).
-
-        Args:
-            input_ids: (B, T).
-            attention_mask: (B, S) bool, of all tokens so far.
-            positions: (T,), the positions of the new ones among these.
-        """
+        """Ids, (B, T), of S tokens' mask, (B, S) bool, those at positions, (T,), to (B, T, E)."""
         position_ids = position_ids_from_mask(attention_mask)[:, positions]  # (B, T)
         embedded = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         return self.dropout(embedded)  # (B, T, E)

@@ -25,7 +25,7 @@ from minitransformer.layers.feed_forward import ACTIVATIONS, FeedForward, GatedF
 from minitransformer.layers.kv_cache import KVCache, LayerCache, layer_caches
 from minitransformer.layers.normalization import RMSNorm
 from minitransformer.layers.positional_embeddings import RelativePositionBias
-from minitransformer.models.base import Encoded, EncoderDecoder, Seq2SeqLM
+from minitransformer.models.base import EncoderDecoder, Seq2SeqLM
 from minitransformer.models.config import Config
 from minitransformer.models.outputs import DecoderOutput, EncoderOutput
 from minitransformer.names import shortened
@@ -137,13 +137,9 @@ class T5EncoderLayer(nn.Module):
         bias: Tensor,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """(B, S, E) to (B, S, E); with `output_attentions` also the weights, (B, H, S, S).
+        """(B, S, E) to (B, S, E), with a mask, (B, 1, 1, S) bool, and a bias, (1, H, S, S).
 
-        Args:
-            hidden: (B, S, E).
-            mask: (B, 1, 1, S) bool, True = attend.
-            bias: (1, H, S, S), of relative positions.
-            output_attentions: whether the weights are returned.
+        With `output_attentions` also the attention weights, (B, H, S, S), else None.
         """
         normed = self.attention_norm(hidden)
         attended, weights = self.attention(
@@ -185,16 +181,11 @@ class T5DecoderLayer(nn.Module):
         cache: LayerCache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(R, T, E) to (R, T, E); with `output_attentions` also the weights of both attentions.
+        """(R, T, E) to (R, T, E), with a mask, (R, 1, T, L) bool, and a bias, (1, H, T, L).
 
-        Args:
-            hidden: (R, T, E).
-            mask: (R, 1, T, L) bool, True = attend.
-            bias: (1, H, T, L), of relative positions.
-            encoder_hidden: (B, S, E), the encoder's last hidden state.
-            encoder_mask: (B, 1, 1, S) bool.
-            cache: this layer's keys and values of earlier tokens and of the source.
-            output_attentions: whether the weights are returned, (R, H, T, L) and (R, H, T, S).
+        `cache` holds this layer's keys and values, of earlier tokens and of the source. With
+        `output_attentions` also the weights of both attentions, (R, H, T, L) and (R, H, T, S), else
+        None.
         """
         normed = self.attention_norm(hidden)
         self_cache = None if cache is None else cache.self_attention
@@ -298,7 +289,8 @@ class T5Decoder(nn.Module):
         embedded: Tensor,
         attention_mask: Tensor,
         positions: Tensor,
-        encoded: Encoded,
+        encoder_hidden: Tensor,
+        encoder_attention_mask: Tensor,
         cache: KVCache | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
@@ -309,7 +301,8 @@ class T5Decoder(nn.Module):
             embedded: (R, T, E), the new tokens.
             attention_mask: (R, L) bool, True at real tokens, of all tokens so far.
             positions: (T,), the positions of the new ones among these.
-            encoded: the source.
+            encoder_hidden: (B, S, E), the encoded source.
+            encoder_attention_mask: (B, S) bool, True at its real tokens.
             cache: keys and values from earlier calls.
             output_hidden_states, output_attentions: what to collect.
         """
@@ -317,8 +310,7 @@ class T5Decoder(nn.Module):
         bias = self.position_bias(positions, so_far)  # (1, H, T, L)
         hidden = self.dropout(embedded)  # (R, T, E)
         mask = causal_mask(positions, so_far) & padding_mask(attention_mask)  # (R, 1, T, L)
-        encoder_hidden = encoded.last_hidden_state  # (B, S, E)
-        encoder_mask = padding_mask(encoded.attention_mask)  # (B, 1, 1, S)
+        encoder_mask = padding_mask(encoder_attention_mask)  # (B, 1, 1, S)
         hidden_states, attentions, cross_attentions = [], [], []
         layers = zip(self.layers, layer_caches(cache, len(self.layers)), strict=True)
         for layer, layer_cache in layers:
