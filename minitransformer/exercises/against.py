@@ -465,7 +465,7 @@ def _diagnose(
     first = report.first_difference.name
     agreeing: list[tuple[int, Mistake]] = []
     mistakes = [*model_mistakes(right.model)]
-    for mistake, put_into in tqdm(mistakes, desc="known mistakes", unit="mistake", leave=False):
+    for mistake, put_into in tqdm(mistakes, "known mistakes", leave=False, disable=None):
         wrong = replace(right, model=copy.deepcopy(right.model))
         put_into(wrong.model)
         try:

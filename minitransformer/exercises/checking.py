@@ -27,13 +27,14 @@ from tqdm import tqdm
 from minitransformer.exercises import runner
 from minitransformer.exercises.exercise import Exercise, Mistake
 from minitransformer.exercises.runner import Case, Outcome
-from minitransformer.names import listed, shortened
+from minitransformer.names import cut, shortened
 
 TIME_LIMIT = 60.0  # seconds for a file, of which importing torch takes a few
 
 # The largest |yours - reference| / (1 + |reference|) that rounding explains.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 _MOST_MISTAKES = 3  # at once
+_FIRST_CASES = 3  # to be explained if not all can be
 _MOST_PRINTED = 24  # numbers of a tensor that are printed in full
 _MOST_BYTES_PRINTED = 2**26  # what a solution may write to its standard output
 
@@ -59,6 +60,7 @@ class Report:
         failed_cases: and of those that are not.
         mistakes: what explains all the differences; several alternatives only if no input tells
             them apart, and more than one mistake in an alternative if there are two at once.
+        notes: what is wrong beside mistakes of the catalogue, such as the dtype of the result.
         printed: what the file wrote to its standard output, if it did.
     """
 
@@ -70,6 +72,7 @@ class Report:
     passed_cases: tuple[str, ...] = ()
     failed_cases: tuple[str, ...] = ()
     mistakes: tuple[tuple[Mistake, ...], ...] = ()
+    notes: tuple[str, ...] = ()
     printed: str = ""
 
     @property
@@ -100,14 +103,14 @@ class Report:
         yield f"    yours      {difference.yours}"
         yield f"    reference  {difference.reference}"
         if len(self.failed_cases) > 1:
-            yield f"Also wrong: {listed(self.failed_cases[1:], 200)}"
+            yield f"Also wrong: {_labels(self.failed_cases[1:])}"
         if self.passed_cases:
-            yield f"Right: {listed(self.passed_cases, 200)}"
+            yield f"Right: {_labels(self.passed_cases)}"
 
     def _mistake_lines(self, difference: Difference) -> Iterator[str]:
         if not self.mistakes and difference.where == "the call":
-            yield "The call ends in an error; mend that first."
-        elif not self.mistakes:
+            yield "The call ends in an error; fix that first."
+        elif not self.mistakes and not self.notes:
             yield (
                 "This is none of the known mistakes, nor several of them; look at where the result "
                 "first differs."
@@ -118,6 +121,7 @@ class Report:
             for mistake in alternative:
                 yield f"- {mistake.reason}"
                 yield f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}"
+        yield from self.notes
 
     def as_dict(self) -> dict[str, Any]:
         """The report for a program."""
@@ -134,8 +138,15 @@ class Report:
                 [{"name": m.name, "reason": m.reason, "read": asdict(m.line)} for m in alternative]
                 for alternative in self.mistakes
             ],
+            "notes": list(self.notes),
             "printed": self.printed,
         }
+
+
+def _labels(labels: Sequence[str]) -> str:
+    """The labels of cases, which may contain commas; the first eight of them."""
+    more = f"; and {len(labels) - 8} more" if len(labels) > 8 else ""
+    return "; ".join(labels[:8]) + more
 
 
 def check(exercise: Exercise, path: str | Path, *, time_limit: float = TIME_LIMIT) -> Report:
@@ -168,14 +179,80 @@ def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]
     passed = tuple(label for i, label in enumerate(labels) if i not in wrong)
     if not wrong:
         return Report(exercise.name, passed_cases=passed)
-    return Report(
+    if all((outcome.error or "").startswith("NotImplementedError") for outcome in outcomes):
+        return Report(exercise.name, failure="It is not written yet.")
+    report = Report(
         exercise.name,
         passed_cases=passed,
         case=cases[wrong[0]],
         difference=found[wrong[0]],
         failed_cases=tuple(labels[i] for i in wrong),
-        mistakes=tuple(diagnose(exercise, cases, outcomes, wrong)),
     )
+    if all(outcome.value is None and outcome.error is None for outcome in outcomes):
+        return replace(report, notes=("It returns None; is a `return` missing?",))
+    mistakes = diagnose(exercise, cases, outcomes, wrong)
+    if mistakes:
+        return replace(report, mistakes=tuple(mistakes))
+    judged = _judge_values(exercise, cases, outcomes, right, report)
+    if judged is not report or len(wrong) <= _FIRST_CASES:
+        return judged
+    first = wrong[:_FIRST_CASES]
+    some = [cases[i] for i in first], [outcomes[i] for i in first]
+    mistakes = diagnose(exercise, *some, range(_FIRST_CASES))
+    note = "This explains the first inputs alone; there is more. Fix it and check again."
+    return replace(report, notes=(note,) * bool(mistakes), mistakes=tuple(mistakes))
+
+
+def _judge_values(
+    exercise: Exercise,
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    right: Sequence[Outcome],
+    report: Report,
+) -> Report:
+    """The report with what is found when dtypes are set aside, and rounding to float32."""
+    cases = [
+        replace(case, tolerance=max(case.tolerance or 0.0, _TOLERANCE[torch.float32]))
+        if torch.float64 in _dtypes(reference.value)
+        else case
+        for case, reference in zip(cases, right, strict=True)
+    ]
+    converted = [_as_in(o, r) for o, r in zip(outcomes, right, strict=True)]
+    pairs = zip(cases, converted, right, strict=True)
+    wrong = [i for i, each in enumerate(pairs) if first_difference(*each) is not None]
+    if len(wrong) == len(report.failed_cases):
+        return report  # neither has to do with it
+    mistakes = diagnose(exercise, cases, converted, wrong) if wrong else []
+    if wrong and not mistakes:
+        return report
+    dtypes = any(
+        _dtypes(outcome.value) != _dtypes(reference.value)
+        for outcome, reference in zip(outcomes, right, strict=True)
+    )
+    note = (
+        "The result has another dtype than it should; see which one the exercise asks for."
+        if dtypes
+        else "Something is computed in float32 although the inputs are float64, as by `x.float()`; "
+        "convert half precision alone, or use torch.promote_types(x.dtype, torch.float32)."
+    )
+    return replace(report, notes=(note,), mistakes=tuple(mistakes))
+
+
+def _dtypes(value: Any) -> list[torch.dtype]:
+    return [tensor.dtype for tensor in runner.tensors_in(value)]
+
+
+def _as_in(outcome: Outcome, reference: Outcome) -> Outcome:
+    """The outcome with the dtypes of the reference, where both are tensors of one shape."""
+
+    def converted(value: Any, like: Any) -> Any:
+        if isinstance(value, Tensor) and isinstance(like, Tensor):
+            return value.to(like.dtype)
+        if isinstance(value, list | tuple) and isinstance(like, list | tuple):
+            return [converted(*pair) for pair in zip(value, like, strict=False)]
+        return value
+
+    return replace(outcome, value=converted(outcome.value, reference.value))
 
 
 def diagnose(
@@ -208,7 +285,7 @@ def diagnose(
             ]
         found = [
             mistakes
-            for mistakes in tqdm(tried, f"{size} at once", delay=2, leave=False)
+            for mistakes in tqdm(tried, f"{size} at once", delay=2, leave=False, disable=None)
             if all(explain(mistakes, i) for i in (first, *others))
         ]
         if found:  # rather none of which one undoes a part of another
@@ -291,7 +368,8 @@ def _differing(
         return _differing_tensors(where, yours, reference, tolerance)
     if isinstance(reference, list | tuple) and isinstance(yours, list | tuple):
         if len(yours) != len(reference):
-            return Difference(f"the length of the {where}", _shown(yours), _shown(reference))
+            shown = (f"{len(each)} items: {_shown(each)}" for each in (yours, reference))
+            return Difference(f"the length of the {where}", *shown)
         parts = [(f"{where}[{i}]", *p) for i, p in enumerate(zip(yours, reference, strict=True))]
     elif isinstance(reference, dict) and isinstance(yours, dict):
         if {*yours} != {*reference}:
@@ -325,7 +403,9 @@ def _differing_tensors(
         return None
     index = tuple(wrong.nonzero()[0].tolist())
     place = f"{where}[{', '.join(map(str, index))}]" if index else where
-    return Difference(place, _number(yours[index].item()), _number(reference[index].item()))
+    numbers = yours[index].item(), reference[index].item()
+    shown = [_number(number) for number in numbers]
+    return Difference(place, *(map(repr, numbers) if shown[0] == shown[1] else shown))
 
 
 def _number(value: float) -> str:
@@ -333,6 +413,10 @@ def _number(value: float) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return cut("{" + ", ".join(f"{k!r}: {_shown(v)}" for k, v in value.items()) + "}", 300)
+    if isinstance(value, list | tuple):
+        return cut("[" + ", ".join(map(_shown, value)) + "]", 300)
     if not isinstance(value, Tensor):
         return shortened(value, 300)
     dtype = str(value.dtype).removeprefix("torch.")

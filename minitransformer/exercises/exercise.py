@@ -19,7 +19,10 @@ from torch import nn
 from minitransformer.exercises.runner import Case
 
 _ROOT = Path(__file__).parents[2]  # the directory that holds minitransformer/ and train/
-_CHECK_IT = "Check it: minitransformer exercise check THIS_FILE"
+_CHECK_IT = (
+    "Check it: minitransformer exercise check THIS_FILE\n\n"
+    "It may import torch, numpy, math, json and the like, and your own files in this directory."
+)
 
 
 @dataclass(frozen=True)

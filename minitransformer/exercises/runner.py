@@ -44,6 +44,7 @@ class Case:
         path: for a class, the directory of the checkpoint that `from_pretrained` reads, in place of
             `init` and `state`.
         gradients: whether the gradients of inputs and parameters are compared too.
+        keeps_inputs: whether the call must leave its arguments as they are.
         tolerance: the largest |yours - reference| / (1 + |reference|) that counts as rounding; None
             stands for that of the dtype.
     """
@@ -54,6 +55,7 @@ class Case:
     state: dict[str, Tensor] | None = None
     path: str | None = None
     gradients: bool = True
+    keeps_inputs: bool = False
     tolerance: float | None = None
 
 
@@ -94,6 +96,9 @@ def _evaluate(
         leaves |= dict(called.named_parameters())
     with contextlib.nullcontext() if case.gradients else torch.no_grad():
         value = called(*inputs.values())
+    for name, before in case.inputs.items() if case.keeps_inputs else ():
+        if isinstance(before, Tensor) and not torch.equal(before, inputs[name]):
+            raise ValueError(f"it changes its argument {name} in place")
     value = getattr(value, "logits", value)
     if isinstance(value, tuple) and len(value) == 2 and value[1] is None:
         value = value[0]  # as layers of the library return, whose attention maps were not asked for
@@ -127,12 +132,11 @@ def _with_weights(module: Any, state: dict[str, Tensor]) -> Any:
     theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in theirs:
         if name not in ours:
-            raise ValueError(
-                f"there is no parameter {name}; there are: {', '.join(ours) or 'none'}"
-            )
+            there = ", ".join(ours) or "none"
+            raise ValueError(f"the parameter {name} is missing; there are {there}")
     for name, shape in ours.items():
         if name not in theirs:
-            raise ValueError(f"the parameter {name} should not be; only: {', '.join(theirs)}")
+            raise ValueError(f"unexpected parameter {name}; expected are {', '.join(theirs)}")
         if shape != theirs[name]:
             raise ValueError(f"the parameter {name} has shape {shape}, not {theirs[name]}")
     module.to(next(iter(state.values())).dtype).load_state_dict(state)
@@ -302,7 +306,10 @@ def check_imports(path: Path, seen: set[Path] | None = None) -> None:
                     check_imports(beside, seen)
                 continue
             else:
-                reason = "which a solution does not need; torch, math and files beside it will do"
+                reason = (
+                    "which a solution does not need; it may import torch, numpy, math, json and "
+                    "the like, and your own files in the same directory"
+                )
             raise Refused(f"line {node.lineno} of {path.name} imports {name}, {reason}")
 
 

@@ -28,7 +28,8 @@ def test_a_right_solution_passes_and_is_reported(tmp_path, capsys):
     path.write_text(RIGHT)
     assert main(["exercise", "check", str(path)]) == 0
     out = capsys.readouterr().out
-    assert out == f"softmax: right ({path})\nIt gives what the reference gives for all 10 inputs.\n"
+    count = len([*find("softmax").cases()])
+    assert out == f"softmax: right ({path})\nIt gives what the reference gives for all {count} inputs.\n"
 
 
 def test_a_mistake_is_named_with_its_reason_and_the_lines_to_read(tmp_path, capsys):
@@ -45,29 +46,79 @@ def test_a_mistake_is_named_with_its_reason_and_the_lines_to_read(tmp_path, caps
     assert mistake["read"]["text"] == "return scores - scores.amax(dim=-1, keepdim=True)"
 
 
-def test_three_mistakes_at_once_are_named(tmp_path):
-    report = checked(
-        tmp_path,
-        "import torch\n\n\ndef scaled_dot_product_attention(q, k, v, mask):\n"
-        "    scores = q @ k.mT / k.shape[-1]\n"
-        "    if mask is not None:\n"
-        "        scores = scores.masked_fill(mask == 0, -1e9)\n"
-        "    return scores.softmax(-1) @ v\n",
-        "scaled-dot-product-attention",
-    )
-    [mistakes] = report.mistakes
-    assert [mistake.name for mistake in mistakes] == [
-        "scale by D",
-        "large negative number",
-        "weights of queries without a key",
+MULTI_HEAD = """
+from torch import nn
+
+
+class MultiHeadAttention(nn.Module):
+    def __init__(self, hidden_size, num_heads):
+        super().__init__()
+        self.heads = num_heads
+        for name in ("query", "key", "value", "output"):
+            self.add_module(name, nn.Linear(hidden_size, hidden_size))
+
+    def split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, hidden, context, mask):
+        query = self.split(self.query(hidden))
+        key, value = self.split(self.key(context)), self.split(self.value(context))
+        scores = query @ key.mT
+        if mask is not None:
+            scores = scores.masked_fill(mask, -float("inf"))
+        return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+"""
+
+
+def test_mistakes_of_the_first_inputs_are_named_where_there_are_more(tmp_path):
+    report = checked(tmp_path, MULTI_HEAD, "multi-head-attention")
+    assert [[m.name for m in each] for each in report.mistakes] == [
+        ["no scale", "no output projection"]
     ]
-    assert "Three mistakes:\n- The scores are divided by D;" in report.text()
+    assert report.notes == (
+        "This explains the first inputs alone; there is more. Fix it and check again.",
+    )
+
+
+def test_three_mistakes_at_once_are_named(tmp_path):
+    text = MULTI_HEAD.replace("(scores.softmax", "self.output((scores.softmax")
+    text = text.replace(".flatten(2)", ".flatten(2))").replace("key.mT", "key.mT / key.shape[-1]")
+    report = checked(tmp_path, text, "multi-head-attention")
+    assert [[m.name for m in each] for each in report.mistakes] == [
+        ["scale by D", "mask inverted", "weights of queries without a key"]
+    ]
+    assert "\nThree mistakes:\n- The scores are divided by D;" in report.text()
+
+
+@pytest.mark.parametrize(
+    ("body", "note", "names"),
+    [
+        ("scores.softmax(-1)", "It returns None; is a `return` missing?", []),
+        ("return scores.float().softmax(-1).to(scores.dtype)",
+         "Something is computed in float32", []),
+        ("return scores.softmax(-1, dtype=torch.float32)", "The result has another dtype", []),
+        ("e = (scores - scores.amax(-1, keepdim=True)).exp2()\n"
+         "    return (e / e.sum(-1, keepdim=True)).float()",
+         "The result has another dtype", ["powers of two"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_whatever_the_exercise_is_said(body, note, names, tmp_path):
+    report = checked(tmp_path, f"{HEAD}    {body}\n")
+    assert not report.passed
+    assert [text.startswith(note) for text in report.notes] == [True], report.text()
+    assert report.notes[0] in report.text() and "none of the known" not in report.text()
+    assert [m.name for mistakes in report.mistakes for m in mistakes] == names
+
+
+def test_numbers_that_differ_are_shown_so_that_they_differ(tmp_path):
+    report = checked(tmp_path, HEAD + "    return scores.float().softmax(-1).to(scores.dtype)\n")
+    assert report.difference.yours != report.difference.reference
 
 
 def test_what_is_in_no_catalogue_is_said_to_be_unknown(tmp_path):
     report = checked(tmp_path, HEAD + "    return scores.softmax(-1) + 0.125\n")
     assert report.mistakes == ()
-    assert report.difference.where == "result[0]"
+    assert report.difference.where == "result[0, 0]"
     assert "none of the known mistakes" in report.text()
     assert "yours      0.39394142\n    reference  0.26894142" in report.text()
 
@@ -82,8 +133,9 @@ def test_what_is_in_no_catalogue_is_said_to_be_unknown(tmp_path):
         ),
         (
             "import subprocess\n" + RIGHT,
-            "Not run: line 1 of solution.py imports subprocess, which a solution does not need; "
-            "torch, math and files beside it will do.",
+            "Not run: line 1 of solution.py imports subprocess, which a solution does not need; it "
+            "may import torch, numpy, math, json and the like, and your own files in the same "
+            "directory.",
         ),
         (
             "__import__('transformers')\n" + RIGHT,
@@ -111,7 +163,7 @@ def test_a_file_that_does_not_end_is_one_sentence(tmp_path):
 
 
 def test_a_file_that_ends_the_process_is_one_sentence(tmp_path):
-    crash = "    if scores.dim() > 1:\n        torch.os._exit(3)\n    return scores.softmax(-1)\n"
+    crash = "    if scores.numel() > 3:\n        torch.os._exit(3)\n    return scores.softmax(-1)\n"
     report = checked(tmp_path, HEAD + crash)
     assert report.failure == (
         "The process ended with status 3 in the case: two rows (nothing was printed)."
@@ -138,7 +190,7 @@ def test_the_parameters_of_a_class_have_the_names_of_the_template(tmp_path):
         "        self.q = nn.Linear(size, size)\n"
     )
     report = checked(tmp_path, text, "multi-head-attention")
-    assert report.difference.yours.startswith("ValueError: there is no parameter query.weight")
+    assert report.difference.yours.startswith("ValueError: the parameter query.weight is missing")
 
 
 def test_a_file_beside_it_may_be_imported(tmp_path):
@@ -172,7 +224,7 @@ def test_the_tests_for_a_class_repository_run(tmp_path):
     (tmp_path / "softmax.py").write_text(RIGHT)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
-    assert "1 failed, 1 passed" in out and "NotImplementedError: write me" in out
+    assert "1 failed, 1 passed" in out and "It is not written yet." in out
 
 
 @pytest.mark.parametrize(
