@@ -215,7 +215,7 @@ GREEDY_STEP = Exercise(
 )
 
 
-@GREEDY_STEP.mistake("torch.arange(start, self.length", of=kv_cache.KVCache)
+@GREEDY_STEP.mistake("mask.sum(dim=1)", of=GreedyStepSteps)
 def position_starts_again(steps: Any) -> None:
     """Every new token gets position 0, because it comes alone; its position is the number of real
     tokens before it.
@@ -239,7 +239,7 @@ def position_one_too_high(steps: Any) -> None:
     steps.position = lambda mask: mask.sum(dim=1) + 1
 
 
-@GREEDY_STEP.mistake("keys, values, mask", of=GreedyStepSteps.attended)
+@GREEDY_STEP.mistake("keys = self.appended_keys(keys, key, value)", of=GreedyStepSteps)
 def new_token_not_seen(steps: Any) -> None:
     """Attention sees the cache as it was before this token; the token attends to itself too, so
     append its key and value first.
@@ -247,7 +247,7 @@ def new_token_not_seen(steps: Any) -> None:
     steps.attended = lambda *cache: tuple(tensor[:, :-1] for tensor in cache)
 
 
-@GREEDY_STEP.mistake("keys, values, mask", of=GreedyStepSteps.attended)
+@GREEDY_STEP.mistake("scores = (seen_keys @ query", of=GreedyStepSteps)
 def cache_not_seen(steps: Any) -> None:
     """The new token attends to itself alone; its query must meet the keys of the whole cache."""
     steps.attended = lambda *cache: tuple(tensor[:, -1:] for tensor in cache)
@@ -351,17 +351,17 @@ def beam_step(
     3.2; in the library, `beam_search`, which keeps finished sequences in a list instead.
 
     Args:
-        logits: (B, K, V), of any float dtype, for the next token of each beam. V is at least K.
+        logits: (B, K, V), float32 or float64, for the next token of each beam. V is at least K.
         sequences: (B, K, L) int64, the tokens of each beam so far.
-        scores: (B, K), of the beams.
+        scores: (B, K), of the beams, in the same dtype.
         eos: the token that ends a sequence.
         pad: the token after its end.
 
     Returns:
         "sequences": (B, K, L + 1) int64, the best first;
-        "scores": (B, K), theirs;
-        "beams": (B, K) int64, from 0 to K - 1, which beam each of them extends: by it, a cache is
-        reordered.
+        "scores": (B, K), theirs, in the same dtype;
+        "beams": (B, K) int64, from 0 to K - 1, which beam of its source each of them extends: by
+        it, a cache is reordered.
     """
     raise NotImplementedError("write me")
 
@@ -408,6 +408,10 @@ class BeamStepSteps:
         """The scores of continuations of this length."""
         return scores
 
+    def returned_beams(self, beams: Tensor) -> Tensor:
+        """The numbers of the beams that are extended: (B, K)."""
+        return beams
+
     def __call__(
         self, logits: Tensor, sequences: Tensor, scores: Tensor, eos: int, pad: int
     ) -> dict[str, Tensor]:
@@ -424,7 +428,7 @@ class BeamStepSteps:
         return {
             "sequences": extended,
             "scores": self.returned(best, extended.shape[2]),
-            "beams": beams,
+            "beams": self.returned_beams(beams),
         }
 
 
@@ -519,7 +523,7 @@ def best_of_each_beam(steps: Any) -> None:
     steps.best = best
 
 
-@BEAM_STEP.mistake("indices % scores.shape[1]")
+@BEAM_STEP.mistake("numbers // vocab_size, numbers % vocab_size", of=BeamStepSteps)
 def number_not_split(steps: Any) -> None:
     """The number of a continuation among the K * V is taken for its token; the token is the
     remainder of its division by V.
@@ -527,7 +531,7 @@ def number_not_split(steps: Any) -> None:
     steps.split = lambda numbers, num_beams, vocab_size: (numbers // vocab_size, numbers)
 
 
-@BEAM_STEP.mistake("(indices // scores.shape[1])")
+@BEAM_STEP.mistake("numbers // vocab_size, numbers % vocab_size", of=BeamStepSteps)
 def divided_by_the_beams(steps: Any) -> None:
     """The number of a continuation is divided by K; K rows of V scores were laid end to end, so
     number // V is the beam, and number % V the token.
@@ -535,13 +539,21 @@ def divided_by_the_beams(steps: Any) -> None:
     steps.split = lambda numbers, num_beams, vocab_size: (numbers // num_beams, numbers % num_beams)
 
 
-@BEAM_STEP.mistake("(indices // scores.shape[1])")
+@BEAM_STEP.mistake("numbers // vocab_size, numbers % vocab_size", of=BeamStepSteps)
 def beam_and_token_swapped(steps: Any) -> None:
     """Quotient and remainder are swapped: number // V is the beam, number % V the token."""
     steps.split = lambda numbers, num_beams, vocab_size: (
         numbers % vocab_size,
         numbers // vocab_size,
     )
+
+
+@BEAM_STEP.mistake("numbers // vocab_size, numbers % vocab_size", of=BeamStepSteps)
+def beams_of_the_whole_batch(steps: Any) -> None:
+    """`beams` are counted through the whole batch, b K + k, as beam_idx is in Hugging Face, where
+    the batch has B K rows; here they are the beams of each source, from 0 to K - 1.
+    """
+    steps.returned_beams = lambda beams: beams + beams.shape[1] * torch.arange(len(beams))[:, None]
 
 
 @BEAM_STEP.mistake("history = history[order]", of=beam_search._extend)
@@ -560,9 +572,7 @@ def copies_at_the_first_token(steps: Any) -> None:
     steps.first_beam_only = lambda totals: totals
 
 
-@BEAM_STEP.mistake(
-    "[c for c, end in zip(best, ends, strict=True) if not end]", of=beam_search.Search
-)
+@BEAM_STEP.mistake("torch.where(finished, after, log_probabilities)", of=BeamStepSteps)
 def finished_beams_go_on(steps: Any) -> None:
     """A beam that has given `eos` is extended by other tokens; its only continuation is `pad`."""
     steps.finished = lambda sequences, eos: torch.zeros(sequences.shape[:2], dtype=torch.bool)
@@ -778,7 +788,7 @@ def more_than_there_are(steps: Any) -> None:
     steps.top_k_size = lambda top_k, vocab_size: max(top_k, size(top_k, vocab_size))
 
 
-@SAMPLE_FILTER.mistake("scores.topk(num_kept)")
+@SAMPLE_FILTER.mistake("scores < last_kept", of=SampleFilterSteps)
 def one_too_few(steps: Any) -> None:
     """The k-th best token is excluded too, because it is compared with itself by <=; exclude what
     is below it (<).
@@ -786,7 +796,7 @@ def one_too_few(steps: Any) -> None:
     steps.below = lambda scores, last_kept: scores <= last_kept
 
 
-@SAMPLE_FILTER.mistake("scores.topk(num_kept)")
+@SAMPLE_FILTER.mistake("best[:, -1:]", of=SampleFilterSteps)
 def one_limit_for_all_rows(steps: Any) -> None:
     """One limit, the k-th best logit of the first row, serves all rows; each row has its own, so
     keep the dimension: best[:, -1:].
@@ -810,7 +820,9 @@ def large_negative_logits(steps: Any) -> None:
     steps.removed = lambda scores, excluded: scores.masked_fill(excluded, -1e9)
 
 
-@SAMPLE_FILTER.mistake("(sums <= 1 - p)", of=sampling.top_p)
+@SAMPLE_FILTER.mistake(
+    "probabilities.cumsum(dim=-1) - probabilities >= top_p", of=SampleFilterSteps
+)
 def crossing_token_excluded(steps: Any) -> None:
     """The token with which the sum reaches top_p is excluded, so that less than top_p remains; it
     is needed. Compare the sum of the tokens before it.
@@ -826,7 +838,9 @@ def likeliest_excluded(steps: Any) -> None:
     steps.first_kept = lambda excluded: excluded
 
 
-@SAMPLE_FILTER.mistake("sums = all_scores", of=sampling.top_p)
+@SAMPLE_FILTER.mistake(
+    "probabilities.cumsum(dim=-1) - probabilities >= top_p", of=SampleFilterSteps
+)
 def each_by_itself(steps: Any) -> None:
     """Each probability is compared with top_p by itself; top_p is a limit of their sum, from the
     likeliest on.
@@ -834,7 +848,7 @@ def each_by_itself(steps: Any) -> None:
     steps.beyond = lambda probabilities, top_p: probabilities < top_p
 
 
-@SAMPLE_FILTER.mistake("scores.sort(descending=True), None", of=sampling._sort_for_top_p)
+@SAMPLE_FILTER.mistake("probabilities.argsort(dim=-1, descending=True)", of=SampleFilterSteps)
 def not_sorted(steps: Any) -> None:
     """The probabilities are summed in the order of the vocabulary; sort them first, likeliest
     first.
@@ -844,7 +858,7 @@ def not_sorted(steps: Any) -> None:
     )
 
 
-@SAMPLE_FILTER.mistake("scores.sort(descending=True), None", of=sampling._sort_for_top_p)
+@SAMPLE_FILTER.mistake("probabilities.argsort(dim=-1, descending=True)", of=SampleFilterSteps)
 def least_likely_first(steps: Any) -> None:
     """The probabilities are sorted in ascending order, so that the least likely tokens remain; sort
     with descending=True.
@@ -852,7 +866,7 @@ def least_likely_first(steps: Any) -> None:
     steps.order = lambda probabilities: probabilities.argsort(dim=-1)
 
 
-@SAMPLE_FILTER.mistake("self.ids.gather(1, indices)", of=sampling.Candidates)
+@SAMPLE_FILTER.mistake("scatter(1, order, excluded)", of=SampleFilterSteps)
 def mask_in_sorted_order(steps: Any) -> None:
     """What is excluded is known in sorted order, and applied to the logits in the order of the
     vocabulary; bring it back first: mask.scatter(1, order, sorted_mask).
@@ -860,7 +874,7 @@ def mask_in_sorted_order(steps: Any) -> None:
     steps.in_vocabulary_order = lambda excluded, order: excluded
 
 
-@SAMPLE_FILTER.mistake("self.ids.gather(1, indices)", of=sampling.Candidates)
+@SAMPLE_FILTER.mistake("scatter(1, order, excluded)", of=SampleFilterSteps)
 def gathered_instead_of_scattered(steps: Any) -> None:
     """The mask in sorted order is gathered by the order, which permutes once more instead of back;
     scatter by it (or gather by order.argsort()).
@@ -868,7 +882,7 @@ def gathered_instead_of_scattered(steps: Any) -> None:
     steps.in_vocabulary_order = lambda excluded, order: excluded.gather(1, order)
 
 
-@SAMPLE_FILTER.mistake("scores = top_p(scores, config.top_p")
+@SAMPLE_FILTER.mistake("scores.softmax(dim=-1)", of=SampleFilterSteps)
 def probabilities_before_top_k(steps: Any) -> None:
     """Top-p sums the probabilities from before top-k, so fewer than top_p of what is left remains,
     or more; take the softmax again after top-k.
@@ -876,7 +890,7 @@ def probabilities_before_top_k(steps: Any) -> None:
     steps.probabilities = lambda scores, all_scores: all_scores.softmax(dim=-1)
 
 
-@SAMPLE_FILTER.mistake("return Candidates(scores, ids)")
+@SAMPLE_FILTER.mistake("scores.masked_fill(excluded, -math.inf)", of=SampleFilterSteps)
 def probabilities_returned(steps: Any) -> None:
     """The result is a softmax; return logits, with -inf for what is excluded."""
     returned = steps.returned
@@ -904,7 +918,8 @@ def merge_pair(
 
     Args:
         words: how often each word occurs in a text, as a tuple of its symbols, which are strings of
-            one character or more. The dict need not be sorted.
+            one character or more. The dict need not be sorted. No two words are the same text in
+            different symbols, so that none become equal by the merge.
 
     Returns:
         The pair, and all words after the merge, also those without the pair, with their counts. If
@@ -1286,13 +1301,13 @@ class AnswerSpanSteps:
 
 def answer_span_cases() -> Iterator[Case]:
     """Peaks of the logits in the context and elsewhere, in order and not, near and far."""
-    context = "Ada Lovelace wrote the first program in 1843 for a machine of Charles Babbage."
 
     def case(
         label: str,
         starts: Mapping[int, float],
         ends: Mapping[int, float],
         *,
+        context: str = "Ada Lovelace wrote it.",
         longest: int = 15,
         threshold: float | None = None,
         left: int = 0,
@@ -1303,9 +1318,9 @@ def answer_span_cases() -> Iterator[Case]:
 
         Args:
             starts, ends: what is added to small logits, at positions without padding: 0 is [CLS],
-                1 to 5 the question, 6 [SEP], 7 to 21 the context, 22 [SEP].
+                1 the question, 2 [SEP], 3 to 7 the context, 8 [SEP].
         """
-        asked = _word_offsets("Who wrote it first ?")
+        asked = _word_offsets("Who?")
         found = _word_offsets(context)
         none = (0, 0)
         offsets = [none, *asked, none, *found, none]
@@ -1331,40 +1346,40 @@ def answer_span_cases() -> Iterator[Case]:
             tolerance=1e-6,
         )
 
-    peak = {7: 5.0}, {8: 5.0}
-    yield case("one start, one end", *peak)
-    yield case("an answer of one token", {14: 5.0}, {14: 5.0})
-    yield case("the best end is before the best start", {14: 5.0, 10: 4.0}, {12: 5.0, 14: 4.6})
+    peak = {3: 5.0}, {4: 5.0}
+    yield case("one start, one end", *peak, context="Ada Lovelace")
+    yield case("an answer of one token", {5: 5.0}, {5: 5.0})
+    yield case("the best end is before the best start", {6: 5.0, 4: 4.0}, {5: 5.0, 6: 4.6})
     yield case(
         "the best start and the best end are far apart",
-        {7: 5.0, 20: 4.0},
-        {21: 5.0, 8: 3.0},
+        {3: 5.0, 6: 4.0},
+        {7: 5.0, 4: 3.0},
         longest=3,
     )
-    yield case("one token too long", {10: 5.0}, {12: 5.0, 11: 4.0}, longest=2)
-    yield case("just short enough", {10: 5.0}, {12: 5.0, 11: 4.0}, longest=3)
+    yield case("one token too long", {4: 5.0}, {6: 5.0, 5: 4.0}, longest=2)
+    yield case("just short enough", {4: 5.0}, {6: 5.0, 5: 4.0}, longest=3)
     yield case(
         "an end before the start, a short longest answer",
-        {14: 5.0, 10: 4.0},
-        {13: 5.0, 10: 4.5},
+        {7: 5.0, 4: 4.0},
+        {6: 5.0, 4: 4.5},
         longest=2,
     )
-    yield case("the best start leads to a poor end", {20: 5.0, 10: 4.5}, {12: 5.0, 21: 1.0})
-    yield case("the peaks are in the question", {1: 9.0, 7: 5.0}, {2: 9.0, 8: 5.0})
-    yield case("the peaks are at special tokens", {22: 9.0, 7: 5.0}, {22: 9.0, 8: 5.0})
-    unsure = {0: 6.0, 7: 5.0}, {0: 6.0, 8: 5.0}
+    yield case("the best start leads to a poor end", {6: 5.0, 3: 4.5}, {5: 5.0, 7: 1.0})
+    yield case("the peaks are in the question", {1: 9.0, 3: 5.0}, {1: 9.0, 4: 5.0})
+    yield case("the peaks are at special tokens", {8: 9.0, 3: 5.0}, {8: 9.0, 4: 5.0})
+    unsure = {0: 6.0, 3: 5.0}, {0: 6.0, 4: 5.0}
     yield case("no answer is likelier", *unsure, threshold=0.0)
     yield case("no answer is likelier, but must not be given", *unsure)
     yield case("no answer is a little likelier than the threshold allows", *unsure, threshold=1.0)
     yield case("no answer is likelier, within the threshold", *unsure, threshold=3.0)
     yield case("a negative threshold", *peak, threshold=-30.0)
-    half = {0: 9.0, 7: 5.0}, {8: 5.0}
+    half = {0: 9.0, 3: 5.0}, {4: 5.0}
     yield case("[CLS] is a likely start, but no end", *half, threshold=0.0)
     yield case("padding on the right", *unsure, threshold=0.0, right=3)
     yield case("padding on the left", *unsure, threshold=0.0, left=3)
     yield case("padding on the left, an answer", *peak, threshold=0.0, left=2)
-    yield case("peaks at padding", {24: 9.0, 7: 5.0}, {24: 9.0, 8: 5.0}, right=3)
-    yield case("float32", {9: 3.0}, {11: 4.0}, dtype=torch.float32)
+    yield case("peaks at padding", {10: 9.0, 3: 5.0}, {10: 9.0, 4: 5.0}, right=3)
+    yield case("float32", {4: 3.0}, {6: 4.0}, dtype=torch.float32)
 
 
 def _word_offsets(text: str) -> list[tuple[int, int]]:
@@ -1390,7 +1405,7 @@ ANSWER_SPAN = Exercise(
 )
 
 
-@ANSWER_SPAN.mistake("starts[:, :, None] + ends.unfold(1, longest, 1)")
+@ANSWER_SPAN.mistake("first <= last", of=AnswerSpanSteps)
 def end_before_the_start(steps: Any) -> None:
     """A span may end before it begins, as happens if the best start and the best end are chosen
     each by itself; compare only spans with first <= last.
@@ -1398,7 +1413,7 @@ def end_before_the_start(steps: Any) -> None:
     steps.in_order = lambda first, last: True
 
 
-@ANSWER_SPAN.mistake("longest = min(max_answer_tokens")
+@ANSWER_SPAN.mistake("last - first < max_answer_tokens", of=AnswerSpanSteps)
 def length_not_limited(steps: Any) -> None:
     """Spans of more than `max_answer_tokens` tokens are compared too; leave them out before the
     best is chosen.
@@ -1406,7 +1421,7 @@ def length_not_limited(steps: Any) -> None:
     steps.fits = lambda first, last, max_answer_tokens: True
 
 
-@ANSWER_SPAN.mistake("may end at its first token", of=question_answering.best_spans)
+@ANSWER_SPAN.mistake("last - first < max_answer_tokens", of=AnswerSpanSteps)
 def one_token_too_long(steps: Any) -> None:
     """Spans of one token too many are allowed: from first to last there are last - first + 1
     tokens.
@@ -1414,7 +1429,7 @@ def one_token_too_long(steps: Any) -> None:
     steps.fits = lambda first, last, max_answer_tokens: last - first <= max_answer_tokens
 
 
-@ANSWER_SPAN.mistake("scores.topk(min(top_k, scores.shape[1]), dim=1)")
+@ANSWER_SPAN.mistake("max(allowed, key=lambda span", of=AnswerSpanSteps)
 def best_start_first(steps: Any) -> None:
     """The best start is chosen first, and the best end for it; a start with a lower logit may have
     a better end, so compare the sums of all spans.
@@ -1430,7 +1445,7 @@ def best_start_first(steps: Any) -> None:
     steps.best = best_from_the_best_start
 
 
-@ANSWER_SPAN.mistake("start <= position < end", of=question_answering.may_be_answer)
+@ANSWER_SPAN.mistake("sequence_id == 1", of=AnswerSpanSteps)
 def question_allowed(steps: Any) -> None:
     """Tokens of the question may be an answer, and their offsets, which count from the beginning of
     the question, are looked up in the context; allow sequence id 1 only.
@@ -1439,14 +1454,14 @@ def question_allowed(steps: Any) -> None:
     steps.may_be_answer = lambda sequence_id: sequence_id == 0 or allowed(sequence_id)
 
 
-@ANSWER_SPAN.mistake("start <= position < end", of=question_answering.may_be_answer)
+@ANSWER_SPAN.mistake("sequence_id == 1", of=AnswerSpanSteps)
 def special_tokens_allowed(steps: Any) -> None:
     """[CLS], [SEP] or padding may begin or end an answer; allow sequence id 1 only."""
     allowed = steps.may_be_answer
     steps.may_be_answer = lambda sequence_id: sequence_id is None or allowed(sequence_id)
 
 
-@ANSWER_SPAN.mistake("starts[:, :, None] + ends.unfold(1, longest, 1)")
+@ANSWER_SPAN.mistake("start + end", of=AnswerSpanSteps.score)
 def product_of_probabilities(steps: Any) -> None:
     """The score is the product of the two probabilities; it is the sum of the two logits, with
     which thresholds and other windows are compared.
@@ -1455,7 +1470,7 @@ def product_of_probabilities(steps: Any) -> None:
     steps.score = lambda start, end: start * end
 
 
-@ANSWER_SPAN.mistake("starts[:, :, None] + ends.unfold(1, longest, 1)")
+@ANSWER_SPAN.mistake("starts = start_logits.masked_fill(~allowed")
 def sum_of_probabilities(steps: Any) -> None:
     """Two probabilities are added, so that a span with one likely end and an unlikely other one
     seems good; add the logits, which multiplies probabilities.
@@ -1477,7 +1492,7 @@ def cls_at_the_beginning(steps: Any) -> None:
     steps.cls_position = lambda cls: 0
 
 
-@ANSWER_SPAN.mistake("prediction.null_difference > threshold", of=question_answering._answers)
+@ANSWER_SPAN.mistake("threshold is not None and null_score - score > threshold", of=AnswerSpanSteps)
 def always_an_answer(steps: Any) -> None:
     """There is always an answer; "" is the result if the score of no answer exceeds that of the
     best span by more than the threshold.
@@ -1485,7 +1500,7 @@ def always_an_answer(steps: Any) -> None:
     steps.is_null = lambda null_score, score, threshold: False
 
 
-@ANSWER_SPAN.mistake("prediction.null_difference > threshold", of=question_answering._answers)
+@ANSWER_SPAN.mistake("threshold is not None and null_score - score > threshold", of=AnswerSpanSteps)
 def threshold_on_the_other_side(steps: Any) -> None:
     """The threshold is added to the score of no answer, so that a higher one gives fewer answers;
     no answer has to exceed the best span by more than it.
@@ -1495,7 +1510,7 @@ def threshold_on_the_other_side(steps: Any) -> None:
     )
 
 
-@ANSWER_SPAN.mistake("if may_have_no_answer:", of=question_answering._answers)
+@ANSWER_SPAN.mistake("threshold is not None and null_score - score > threshold", of=AnswerSpanSteps)
 def none_taken_for_zero(steps: Any) -> None:
     """A threshold of None counts as 0; with None every question has an answer."""
     is_null = steps.is_null
@@ -1547,7 +1562,7 @@ def group_entities(
       Otherwise (after O, at the beginning, after another type) it begins one too.
     - O ends an entity.
 
-    The score of an entity is the mean of the probabilities of its tokens' tags.
+    The score of an entity is the mean of the softmax probabilities of its tokens' tags.
 
     Source: Tjong Kim Sang and De Meulder 2003 (conlleval); in the library,
     `tasks/token_classification.py` with aggregation_strategy="simple".
@@ -1736,13 +1751,13 @@ GROUP_ENTITIES = Exercise(
 )
 
 
-@GROUP_ENTITIES.mistake("prefix in _FIRST or prefix_before", of=tag_schemes.TagScheme)
+@GROUP_ENTITIES.mistake('tag.startswith("B-")', of=GroupEntitiesSteps)
 def neighbours_merged(steps: Any) -> None:
     """B- right after an entity of the same type continues that one; B- always begins a new one."""
     steps.always_begins = lambda tag: False
 
 
-@GROUP_ENTITIES.mistake("entity_type != type_before", of=tag_schemes.TagScheme)
+@GROUP_ENTITIES.mistake("self.type_of(tag) == self.type_of(before)", of=GroupEntitiesSteps)
 def types_not_compared(steps: Any) -> None:
     """I- continues an entity of another type; compare the types, and begin a new entity."""
     steps.same_type = lambda tag, before: True
@@ -1770,25 +1785,25 @@ def goes_on_after_O(steps: Any) -> None:
     steps.stays_open = lambda: True
 
 
-@GROUP_ENTITIES.mistake("entity_type != type_before", of=tag_schemes.TagScheme)
+@GROUP_ENTITIES.mistake('tag.startswith("B-")', of=GroupEntitiesSteps)
 def every_token_by_itself(steps: Any) -> None:
     """Every token is an entity of its own; I- continues the one before."""
     steps.always_begins = lambda tag: True
 
 
-@GROUP_ENTITIES.mistake("return tag != OUTSIDE", of=tag_schemes.TagScheme)
+@GROUP_ENTITIES.mistake('tag == "O"', of=GroupEntitiesSteps)
 def outside_grouped(steps: Any) -> None:
     """Tokens tagged O are returned as entities of a type O; leave them out."""
     steps.is_outside = lambda tag: False
 
 
-@GROUP_ENTITIES.mistake("self.split(tags[start])[1]", of=tag_schemes.TagScheme)
+@GROUP_ENTITIES.mistake("self.type_of(tag)", of=GroupEntitiesSteps.group)
 def prefix_kept(steps: Any) -> None:
     """`entity_group` has the prefix of the first tag; return the type alone."""
     steps.group = lambda tag: tag
 
 
-@GROUP_ENTITIES.mistake("([BIMELSU])-(.+)", of=tag_schemes)
+@GROUP_ENTITIES.mistake('removeprefix("B-")', of=GroupEntitiesSteps)
 def split_at_every_hyphen(steps: Any) -> None:
     """A type with hyphens is cut at the first of them, so WORK-OF-ART becomes WORK; cut off the
     prefix only: tag[2:] or tag.split("-", 1).
@@ -1828,7 +1843,7 @@ def end_of_the_first_token(steps: Any) -> None:
     steps.end = lambda offsets: offsets[0][1]
 
 
-@GROUP_ENTITIES.mistake('"word": join(', of=token_classification._entity)
+@GROUP_ENTITIES.mistake("text[offsets[0][0]", of=GroupEntitiesSteps)
 def tokens_joined_by_spaces(steps: Any) -> None:
     """The tokens are joined by spaces, also those of one word; take the characters of the text from
     the start of the first to the end of the last.
