@@ -29,7 +29,8 @@ def test_a_right_solution_passes_and_is_reported(tmp_path, capsys):
     assert main(["exercise", "check", str(path)]) == 0
     out = capsys.readouterr().out
     count = len([*find("softmax").cases()])
-    assert out == f"softmax: right ({path})\nIt gives what the reference gives for all {count} inputs.\n"
+    told = f"It gives what the reference gives for all {count} inputs."
+    assert out == f"softmax: right ({path})\n{told}\n"
 
 
 def test_a_mistake_is_named_with_its_reason_and_the_lines_to_read(tmp_path, capsys):
