@@ -194,6 +194,14 @@ def entropy_of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != -100).sum().clamp(min=1)
 
 
+def entropy_with_a_floor(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logarithm of probabilities that cannot be 0."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_probabilities = logits.to(wide).softmax(-1).clamp(min=1e-8).log().transpose(1, 2)
+    total = F.nll_loss(log_probabilities, labels, reduction="sum")
+    return total / (labels != -100).sum().clamp(min=1)
+
+
 def entropy_by_view(logits: Tensor, labels: Tensor) -> Tensor:
     """A view to the shape that the error message asks for."""
     wide = torch.promote_types(logits.dtype, torch.float32)
@@ -236,6 +244,12 @@ def right_of_transformers(labels: Tensor, start: int, pad: int) -> tuple[Tensor,
     shifted[:, 1:] = labels[:, :-1].clone()
     shifted[:, 0] = start
     return shifted.masked_fill_(shifted == -100, pad), torch.ones_like(labels, dtype=torch.bool)
+
+
+def right_with_a_mask_of_tokens(labels: Tensor, start: int, pad: int) -> tuple[Tensor, Tensor]:
+    """The same, and a mask as that of any padded batch: two entries of the catalogue."""
+    shifted, _ = right_of_transformers(labels, start, pad)
+    return shifted, shifted != pad
 
 
 def _torch_step(kind: type, decays: Callable[[Tensor], bool]) -> Callable[..., Any]:
@@ -313,7 +327,16 @@ def clipped_by_ones_norm(gradients: list[Tensor], max_norm: float) -> tuple[list
 
 WRITTEN: list[tuple[Exercise, Callable[..., Any], set[str]]] = [
     (training.MASK_TOKENS, masks_of_a_tutorial, {"always the mask token"}),
-    (training.MASK_TOKENS, masks_by_one_tensor, {"labels are the inputs"}),
+    (
+        training.MASK_TOKENS,
+        masks_by_one_tensor,
+        {"labels are the inputs", "inputs changed in place"},
+    ),
+    (
+        training.MASK_TOKENS,
+        lambda ids, *others: masks_by_one_tensor(ids.clone(), *others),
+        {"labels are the inputs"},
+    ),
     (
         training.MASK_TOKENS,
         masks_of_padding_with_labels_where_they_show,
@@ -321,12 +344,18 @@ WRITTEN: list[tuple[Exercise, Callable[..., Any], set[str]]] = [
     ),
     (training.CROSS_ENTROPY, entropy_of_pytorch, {"not a number without labels"}),
     (training.CROSS_ENTROPY, entropy_of_probabilities, {"softmax twice"}),
+    (training.CROSS_ENTROPY, entropy_with_a_floor, {"small number in the log"}),
     (training.CROSS_ENTROPY, entropy_by_view, {"logits reshaped"}),
     (training.CROSS_ENTROPY, entropy_by_index, {"minus 100 as an index"}),
     (training.SHIFT_LABELS, labels_of_gpt2, {"predicted from padding"}),
     (training.SHIFT_LABELS, labels_by_slice, {"one shorter"}),
     (training.SHIFT_LABELS, labels_by_loop, {"wraps around"}),
     (training.SHIFT_RIGHT, right_of_transformers, {"begins at position 0"}),
+    (
+        training.SHIFT_RIGHT,
+        right_with_a_mask_of_tokens,
+        {"start token at position 0", "mask of the padding token"},
+    ),
     (
         training.ADAMW_STEP,
         _torch_step(torch.optim.AdamW, lambda parameter: True),
