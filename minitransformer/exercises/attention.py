@@ -31,8 +31,11 @@ MASKED_ROUNDING = 1e-3
 def softmax(scores: Tensor) -> Tensor:
     """exp(x) / sum of exp(x) over the last dimension.
 
-    Must hold for scores of any size: softmax(x) = softmax(x - max(x)). A score of -inf gives a
-    probability of 0, as masks need it; a row of nothing but -inf may give NaN.
+    Must not overflow for large scores: softmax(x) = softmax(x - max(x)). A score of -inf gives a
+    probability of 0, as masks need it; a row of nothing but -inf may give NaN. Half precision may
+    be computed in float32; float64 is computed in float64.
+
+    Write it from basic operations, to see what it does; PyTorch's own softmax is accepted, too.
 
     Source: "Attention Is All You Need", equation 1.
 
@@ -48,6 +51,10 @@ def softmax(scores: Tensor) -> Tensor:
 class SoftmaxSteps:
     """`torch.softmax` as it is computed."""
 
+    def computed(self, scores: Tensor) -> Tensor:
+        """The scores in the dtype of the result."""
+        return scores
+
     def shifted(self, scores: Tensor) -> Tensor:
         """Scores of at most 0, whose exponentials cannot overflow."""
         return scores - scores.amax(dim=-1, keepdim=True)
@@ -61,13 +68,13 @@ class SoftmaxSteps:
         return exponentials.sum(dim=-1, keepdim=True)
 
     def __call__(self, scores: Tensor) -> Tensor:
-        exponentials = self.exponentials(self.shifted(scores))
+        exponentials = self.exponentials(self.shifted(self.computed(scores)))
         return exponentials / self.total(exponentials)
 
 
 def softmax_cases() -> Iterator[Case]:
-    """Rows of two and more scores; large ones; masked ones; half precision."""
-    yield Case("two scores", {"scores": torch.tensor([0.0, 1.0], dtype=torch.float64)})
+    """Rows of two and more scores; large ones; masked ones; half precision; no rows at all."""
+    yield Case("one row of two scores", {"scores": torch.tensor([[0.0, 1.0]], dtype=torch.float64)})
     yield Case("two rows", {"scores": normal(2, 3)})
     yield Case("four dimensions", {"scores": normal(2, 3, 4, 5)})
     yield Case("as many rows as scores", {"scores": normal(4, 4)})
@@ -79,6 +86,7 @@ def softmax_cases() -> Iterator[Case]:
     yield Case("float32", {"scores": 30 * normal(3, 5, dtype=torch.float32)})
     for name, dtype in HALF_PRECISION.items():
         yield Case(name, {"scores": 5 * normal(3, 5, dtype=dtype)}, gradients=False)
+    yield Case("one dimension", {"scores": normal(3)})
 
 
 SOFTMAX = Exercise(
@@ -168,11 +176,41 @@ def smallest_subtracted(steps: Any) -> None:
     steps.shifted = lambda scores: scores - scores.amin(dim=-1, keepdim=True)
 
 
-@SOFTMAX.mistake("exponentials / self.total", of=SoftmaxSteps)
+@SOFTMAX.mistake("over the last dimension", of=softmax)
+def softmax_over_the_first_dimension(steps: Any) -> None:
+    """The softmax runs over the first dimension (dim=0), so columns sum to 1; each row should, so
+    let it run over the last one (dim=-1).
+    """
+    _over(0, steps)
+
+
+@SOFTMAX.mistake("over the last dimension", of=softmax)
+def softmax_over_dimension_1(steps: Any) -> None:
+    """The softmax runs over dimension 1, which is the last of a matrix only; attention scores have
+    four dimensions, so name the last one (dim=-1).
+    """
+    _over(1, steps)
+
+
+def _over(dim: int, steps: Any) -> None:
+    steps.shifted = lambda scores: scores - scores.amax(dim, keepdim=True)
+    steps.total = lambda exponentials: exponentials.sum(dim, keepdim=True)
+
+
+@SOFTMAX.mistake("of the same dtype", of=softmax)
 def always_float32(steps: Any) -> None:
-    """The result is float32 whatever the scores are; give it the dtype of the scores."""
-    exponentials = steps.exponentials
-    steps.exponentials = lambda scores: exponentials(scores).float()
+    """The scores are converted to float32, and the result stays so whatever they were; give it the
+    dtype of the scores, and compute float64 in float64.
+    """
+    steps.computed = lambda scores: scores.float()
+
+
+@SOFTMAX.mistake("of the same dtype", of=softmax)
+def half_precision_to_float32(steps: Any) -> None:
+    """Scores in half precision are computed in float32, which is right, but the result stays so;
+    convert it to the dtype of the scores.
+    """
+    steps.computed = lambda scores: scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 # ---- scaled dot-product attention ----
@@ -203,17 +241,25 @@ def scaled_dot_product_attention(
 class AttentionSteps:
     """`attention_weights` in steps."""
 
-    def scaling(self, query: Tensor) -> float:
+    def scaling(self, query: Tensor, key: Tensor) -> float:
         """Factor of the scores."""
         return 1.0 / math.sqrt(query.shape[-1])
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """(B, H, T, S)."""
-        return (query * self.scaling(query)) @ key.transpose(-2, -1)
+        return (query * self.scaling(query, key)) @ key.transpose(-2, -1)
+
+    def left_out(self, mask: Tensor) -> Tensor:
+        """True where there is no attention."""
+        return ~mask
+
+    def fill_value(self, scores: Tensor) -> float:
+        """The score there."""
+        return -math.inf
 
     def masked(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Scores that give a weight of zero where there is no attention."""
-        return scores.masked_fill(~mask, -math.inf)
+        return scores.masked_fill(self.left_out(mask), self.fill_value(scores))
 
     def normalized(self, scores: Tensor) -> Tensor:
         """Weights that sum to 1 for each query."""
@@ -221,7 +267,7 @@ class AttentionSteps:
 
     def cleared(self, weights: Tensor, mask: Tensor) -> Tensor:
         """Zeros for queries without a key, in place of NaN."""
-        return weights.masked_fill(~mask, 0.0)
+        return weights.masked_fill(self.left_out(mask), 0.0)
 
     def weights(
         self, query: Tensor, key: Tensor, mask: Tensor | None, bias: Tensor | None = None
@@ -288,7 +334,7 @@ def install_attention(module: Any, steps: Any) -> None:
         return
     if module.scale is not None and "scaling" not in vars(steps):  # not a mistake in it
         scale = module.scale  # 1 in T5
-        steps.scaling = lambda query: scale
+        steps.scaling = lambda query, key: scale
 
     def attend(
         query: Tensor,
@@ -321,27 +367,35 @@ def no_scale(steps: Any) -> None:
     """The scores are not divided by sqrt(D). They grow with D, and the softmax of large scores has
     hardly any gradient.
     """
-    steps.scaling = lambda query: 1.0
+    steps.scaling = lambda query, key: 1.0
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("1.0 / math.sqrt")
 def scale_by_D(steps: Any) -> None:
     """The scores are divided by D; divide by its root, which is their standard deviation."""
-    steps.scaling = lambda query: 1.0 / query.shape[-1]
+    steps.scaling = lambda query, key: 1.0 / query.shape[-1]
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("1.0 / math.sqrt")
 def multiplied_by_the_root(steps: Any) -> None:
     """The scores are multiplied by sqrt(D); divide by it."""
-    steps.scaling = lambda query: math.sqrt(query.shape[-1])
+    steps.scaling = lambda query, key: math.sqrt(query.shape[-1])
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("1.0 / math.sqrt")
-def scale_by_tokens(steps: Any) -> None:
-    """The scores are divided by the root of the number of keys or queries; divide by sqrt(D), the
-    size of a head, which is the last dimension of the query.
+def scale_by_queries(steps: Any) -> None:
+    """The scores are divided by the root of T, the number of queries; divide by sqrt(D), the size
+    of a head, which is the last dimension of the query.
     """
-    steps.scaling = lambda query: 1.0 / math.sqrt(query.shape[-2])
+    steps.scaling = lambda query, key: 1.0 / math.sqrt(query.shape[-2])
+
+
+@SCALED_DOT_PRODUCT_ATTENTION.mistake("1.0 / math.sqrt")
+def scale_by_keys(steps: Any) -> None:
+    """The scores are divided by the root of S, the number of keys; divide by sqrt(D), the size of a
+    head, which is the last dimension of the key.
+    """
+    steps.scaling = lambda query, key: 1.0 / math.sqrt(key.shape[-2])
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("1.0 / math.sqrt")
@@ -349,14 +403,16 @@ def scale_by_all_heads(steps: Any) -> None:
     """The scores are divided by sqrt(H * D), the root of the hidden size; a score is a sum over
     one head, so divide by sqrt(D).
     """
-    steps.scaling = lambda query: 1.0 / math.sqrt(query.shape[1] * query.shape[-1])
+    steps.scaling = lambda query, key: 1.0 / math.sqrt(query.shape[1] * query.shape[-1])
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("key.transpose(-2, -1)")
 def reshaped_key(steps: Any) -> None:
     """The keys are reshaped to (D, S), which mixes numbers of different tokens; transpose them."""
     steps.scores = lambda query, key: (
-        query * steps.scaling(query) @ key.reshape(*key.shape[:-2], key.shape[-1], key.shape[-2])
+        query
+        * steps.scaling(query, key)
+        @ key.reshape(*key.shape[:-2], key.shape[-1], key.shape[-2])
     )
 
 
@@ -399,29 +455,49 @@ def mask_after_the_softmax(steps: Any) -> None:
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("masked_fill(~mask, -math.inf)")
 def mask_inverted(steps: Any) -> None:
     """The mask is inverted: True means attend."""
-    masked, cleared = steps.masked, steps.cleared
-    steps.masked = lambda scores, mask: masked(scores, ~mask)
-    steps.cleared = lambda weights, mask: cleared(weights, ~mask)
+    steps.left_out = lambda mask: mask
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("masked_fill(~mask, -math.inf)")
 def mask_ignored(steps: Any) -> None:
-    """The mask is not used: padding and later tokens are attended to."""
+    """The mask is not used: what it hides, such as padding, is attended to."""
     steps.masked = lambda scores, mask: scores
     steps.cleared = lambda weights, mask: weights
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("masked_fill(~mask, -math.inf)")
 def masked_scores_of_zero(steps: Any) -> None:
-    """Masked scores are set to 0, and exp(0) = 1 is a weight like others; set them to -inf."""
-    steps.masked = lambda scores, mask: scores.masked_fill(~mask, 0.0)
+    """Masked scores are set to 0, or to -1e-9 in place of -1e9, and exp(0) = 1 is a weight like
+    others; set them to -inf.
+    """
+    steps.fill_value = lambda scores: 0.0
     steps.cleared = lambda weights, mask: weights
+
+
+@SCALED_DOT_PRODUCT_ATTENTION.mistake("masked_fill(~mask, -math.inf)")
+def masked_scores_of_zero_except_without_a_key(steps: Any) -> None:
+    """Masked scores are set to 0, or to -1e-9 in place of -1e9, and exp(0) = 1 is a weight like
+    others; only where all keys are masked are the weights cleared. Set masked scores to -inf.
+    """
+    steps.fill_value = lambda scores: 0.0
+    steps.cleared = lambda weights, mask: weights.masked_fill(
+        steps.left_out(mask).all(dim=-1, keepdim=True), 0.0
+    )
+
+
+@SCALED_DOT_PRODUCT_ATTENTION.mistake("masked_fill(~mask, -math.inf)")
+def masked_scores_of_zero_in_the_sum(steps: Any) -> None:
+    """Masked scores are set to 0, or to -1e-9 in place of -1e9: the weights of masked keys are
+    cleared, but each adds exp(0) = 1 to the sum in the softmax, so that the others do not sum to 1.
+    Set masked scores to -inf.
+    """
+    steps.fill_value = lambda scores: 0.0
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("-inf fits every dtype")
 def large_negative_number(steps: Any) -> None:
     """Masked scores are set to -1e9, which float16 cannot hold; -inf fits every dtype."""
-    steps.masked = lambda scores, mask: scores.masked_fill(~mask, -1e9)
+    steps.fill_value = lambda scores: -1e9
 
 
 @SCALED_DOT_PRODUCT_ATTENTION.mistake("-inf fits every dtype")
@@ -440,7 +516,7 @@ def mean_of_masked_values(steps: Any) -> None:
     equal scores and takes the mean of all values; it should take nothing, so set its weights to 0
     after the softmax.
     """
-    steps.masked = lambda scores, mask: scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    steps.fill_value = lambda scores: torch.finfo(scores.dtype).min
     steps.cleared = lambda weights, mask: weights
 
 
@@ -450,7 +526,7 @@ def large_negative_number_added(steps: Any) -> None:
     attends as if none was, since the softmax is blind to what all scores share; it should take
     nothing, so set its weights to 0 after the softmax.
     """
-    steps.masked = lambda scores, mask: scores + (~mask).to(scores.dtype) * -1e9
+    steps.masked = lambda scores, mask: scores + steps.left_out(mask).to(scores.dtype) * -1e9
     steps.cleared = lambda weights, mask: weights
 
 
@@ -460,7 +536,7 @@ def infinity_added(steps: Any) -> None:
     passes the NaN of its softmax on. Use masked_fill or where, whose gradient is 0 there.
     """
     steps.masked = lambda scores, mask: (
-        scores + scores.new_zeros(mask.shape).masked_fill(~mask, -math.inf)
+        scores + scores.new_zeros(mask.shape).masked_fill(steps.left_out(mask), -math.inf)
     )
 
 
@@ -565,13 +641,43 @@ def padding_mask_to_add(steps: Any) -> None:
     """The mask is 0 and -inf, to be added to the scores; give the bool mask itself, which `&`
     combines with others and which fits every dtype.
     """
+    _filled_with(-math.inf, steps)
+
+
+@PADDING_MASK.mistake("bool, True at real tokens")
+def padding_mask_of_minus_10000(steps: Any) -> None:
+    """The mask is 0 and -10000, to be added to the scores, as in BERT's first code; give the bool
+    mask itself, which `&` combines with others and which hides padding whatever the scores are.
+    """
+    _filled_with(-10_000.0, steps)
+
+
+@PADDING_MASK.mistake("bool, True at real tokens")
+def padding_mask_of_minus_1e9(steps: Any) -> None:
+    """The mask is 0 and -1e9, to be added to the scores; give the bool mask itself, which `&`
+    combines with others and which fits every dtype: float16 cannot hold -1e9.
+    """
+    _filled_with(-1e9, steps)
+
+
+@PADDING_MASK.mistake("bool, True at real tokens")
+def padding_mask_of_the_smallest_number(steps: Any) -> None:
+    """The mask is 0 and the smallest number of float32 (torch.finfo), to be added to the scores, as
+    in Hugging Face; give the bool mask itself, which `&` combines with others. Two such masks
+    added up are -inf.
+    """
+    _filled_with(torch.finfo(torch.float32).min, steps)
+
+
+def _filled_with(number: float, steps: Any) -> None:
+    """The mask is 0 at real tokens and this number at padding."""
     values = steps.values
     steps.values = lambda attention_mask: torch.zeros(attention_mask.shape).masked_fill(
-        ~values(attention_mask), -math.inf
+        ~values(attention_mask), number
     )
 
 
-@PADDING_MASK.mistake("[:, None, None, :]")
+@PADDING_MASK.mistake("to (B, 1, 1, S)")
 def padding_mask_without_heads(steps: Any) -> None:
     """The dimension of the heads is missing: (B, 1, S) is broadcast as (1, B, 1, S), so sequence b
     would decide what head b sees.
@@ -579,7 +685,7 @@ def padding_mask_without_heads(steps: Any) -> None:
     steps.shaped = lambda mask: mask[:, None, :]
 
 
-@PADDING_MASK.mistake("[:, None, None, :]")
+@PADDING_MASK.mistake("to (B, 1, 1, S)")
 def padding_mask_unshaped(steps: Any) -> None:
     """The mask keeps the shape (B, S), which is broadcast as (1, 1, B, S), so sequence b would
     decide what query b sees; put two dimensions of size 1 between.
@@ -587,7 +693,7 @@ def padding_mask_unshaped(steps: Any) -> None:
     steps.shaped = lambda mask: mask
 
 
-@PADDING_MASK.mistake("[:, None, None, :]")
+@PADDING_MASK.mistake("to (B, 1, 1, S)")
 def padding_mask_of_queries(steps: Any) -> None:
     """The tokens stand in the dimension of the queries: padding would attend to nothing, and real
     tokens to padding. The last dimension is that of the keys.
@@ -595,16 +701,16 @@ def padding_mask_of_queries(steps: Any) -> None:
     steps.shaped = lambda mask: mask[:, None, :, None]
 
 
-@PADDING_MASK.mistake("[:, None, None, :]")
+@PADDING_MASK.mistake("to (B, 1, 1, S)")
 def padding_mask_square(steps: Any) -> None:
     """The mask hides padding as queries too, (B, 1, S, S): it cannot be used where queries are
     other tokens than the keys, as with a cache or an encoder, and what padding computes is not
     used anyway.
     """
-    steps.shaped = lambda mask: mask[:, None, :, None] & mask[:, None, None, :]
+    steps.shaped = lambda mask: mask[:, None, :, None] * mask[:, None, None, :]
 
 
-@PADDING_MASK.mistake("[:, None, None, :]")
+@PADDING_MASK.mistake("to (B, 1, 1, S)")
 def padding_mask_repeated(steps: Any) -> None:
     """The mask is repeated for each query, (B, 1, S, S): it takes S times the memory, and fits no
     other number of queries; a dimension of size 1 is broadcast.
@@ -612,7 +718,7 @@ def padding_mask_repeated(steps: Any) -> None:
     steps.shaped = lambda mask: mask[:, None, None, :].repeat(1, 1, mask.shape[-1], 1)
 
 
-@PADDING_MASK.mistake("[:, None, None, :]")
+@PADDING_MASK.mistake("to (B, 1, 1, S)")
 def no_mask_without_padding(steps: Any) -> None:
     """Without padding the result is None, so that its type depends on the values: `&` with it
     fails then, and on a GPU the program waits for the values.
@@ -689,13 +795,13 @@ CAUSAL_MASK = Exercise(
 )
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions")
+@CAUSAL_MASK.mistake("up to their own position")
 def own_token_hidden(steps: Any) -> None:
     """A token does not attend to itself, and the first one to nothing; s <= t includes it."""
     steps.compared = lambda keys, queries: keys < queries
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions")
+@CAUSAL_MASK.mistake("up to their own position")
 def next_token_seen(steps: Any) -> None:
     """The mask is shifted by one: each query sees the token that it should predict. Leave out
     what comes after its own position.
@@ -703,25 +809,25 @@ def next_token_seen(steps: Any) -> None:
     steps.compared = lambda keys, queries: keys <= queries + 1
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions")
+@CAUSAL_MASK.mistake("up to their own position")
 def causal_mask_inverted(steps: Any) -> None:
     """The mask is True at later tokens, those to hide; here True means attend."""
     steps.compared = lambda keys, queries: keys > queries
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions")
+@CAUSAL_MASK.mistake("up to their own position")
 def later_tokens_seen(steps: Any) -> None:
     """A query sees its own token and later ones (triu); it should see earlier ones (tril)."""
     steps.compared = lambda keys, queries: keys >= queries
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions[:, None]")
+@CAUSAL_MASK.mistake("up to their own position")
 def all_keys_seen(steps: Any) -> None:
     """Every query sees every key, so that the model reads the answer; compare positions."""
     steps.compared = lambda keys, queries: (keys + queries) >= 0
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions[:, None]")
+@CAUSAL_MASK.mistake("query_positions: int64")
 def positions_from_zero(steps: Any) -> None:
     """The queries are counted from 0, which forgets the cached tokens before them: use the
     positions that are given.
@@ -729,7 +835,7 @@ def positions_from_zero(steps: Any) -> None:
     steps.positions = lambda positions, num_keys: torch.arange(len(positions))
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions[:, None]")
+@CAUSAL_MASK.mistake("queries at positions (T,)")
 def queries_taken_for_the_last_keys(steps: Any) -> None:
     """The last query is taken to stand at the last key, so in a cache of a fixed size empty places
     are seen: use the positions that are given.
@@ -739,7 +845,7 @@ def queries_taken_for_the_last_keys(steps: Any) -> None:
     )
 
 
-@CAUSAL_MASK.mistake("keys <= query_positions[:, None]")
+@CAUSAL_MASK.mistake("(1, 1, T, S) bool")
 def a_query_for_every_key(steps: Any) -> None:
     """The mask is (S, S) whatever the queries are; with a cache only new tokens are queries, so it
     has T rows.
@@ -747,7 +853,7 @@ def a_query_for_every_key(steps: Any) -> None:
     steps.positions = lambda positions, num_keys: torch.arange(num_keys)
 
 
-@CAUSAL_MASK.mistake("(1, 1, T, S)")
+@CAUSAL_MASK.mistake("(1, 1, T, S) bool")
 def queries_in_the_last_dimension(steps: Any) -> None:
     """The queries stand in the last dimension, (S, T), and the keys before; the scores are
     (T, S), queries by keys.
@@ -756,7 +862,7 @@ def queries_in_the_last_dimension(steps: Any) -> None:
     steps.shaped = lambda mask: shaped(mask.T)
 
 
-@CAUSAL_MASK.mistake("[None, None]")
+@CAUSAL_MASK.mistake("(1, 1, T, S) bool")
 def causal_mask_of_two_dimensions(steps: Any) -> None:
     """The mask is (T, S); put two dimensions of size 1 before, those of sequences and heads."""
     steps.shaped = lambda mask: mask
@@ -848,7 +954,7 @@ SPLIT_HEADS = Exercise(
 )
 
 
-@SPLIT_HEADS.mistake("unflatten(-1, (self.num_heads, -1)).transpose(1, 2)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def split_without_transposing(steps: Any) -> None:
     """The result is (B, T, H, D): heads and tokens have to change places (transpose(1, 2)), or
     attention runs over the heads of one token.
@@ -856,7 +962,7 @@ def split_without_transposing(steps: Any) -> None:
     steps.arranged = lambda heads: heads
 
 
-@SPLIT_HEADS.mistake("unflatten(-1, (self.num_heads, -1)).transpose(1, 2)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def split_by_reshaping(steps: Any) -> None:
     """The projection is reshaped to (B, H, T, D), which has the right shape but gives a head
     numbers of other heads and tokens: reshape to (B, T, H, D), then transpose.
@@ -866,7 +972,7 @@ def split_by_reshaping(steps: Any) -> None:
     )
 
 
-@SPLIT_HEADS.mistake("(self.num_heads, -1)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def heads_interleaved(steps: Any) -> None:
     """The last dimension is taken as (D, H), so a head gets every H-th number; it is (H, D): a
     head's numbers are side by side, as checkpoints have them.
@@ -874,26 +980,26 @@ def heads_interleaved(steps: Any) -> None:
     steps.divided = lambda projected, num_heads: projected.unflatten(-1, (-1, num_heads)).mT
 
 
-@SPLIT_HEADS.mistake("(self.num_heads, -1)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def number_of_heads_as_their_size(steps: Any) -> None:
     """The number of heads is taken for their size: there are D heads of size H."""
     steps.divided = lambda projected, num_heads: projected.unflatten(-1, (-1, num_heads))
 
 
-@SPLIT_HEADS.mistake("transpose(1, 2)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def tokens_last(steps: Any) -> None:
     """The result is (B, H, D, T), which suits K^T alone; the tokens come before the numbers."""
     arranged = steps.arranged
     steps.arranged = lambda heads: arranged(heads).mT
 
 
-@SPLIT_HEADS.mistake("transpose(1, 2)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def heads_before_sequences(steps: Any) -> None:
     """The result is (H, B, T, D), as stacked chunks are; the sequences come first."""
     steps.arranged = lambda heads: heads.permute(2, 0, 1, 3)
 
 
-@SPLIT_HEADS.mistake("transpose(1, 2)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def heads_in_the_batch(steps: Any) -> None:
     """Sequences and heads share a dimension, (B * H, T, D); masks of four dimensions do not fit
     that, so keep both.
@@ -902,7 +1008,7 @@ def heads_in_the_batch(steps: Any) -> None:
     steps.arranged = lambda heads: arranged(heads).flatten(0, 1)
 
 
-@SPLIT_HEADS.mistake("transpose(1, 2)")
+@SPLIT_HEADS.mistake("(B, T, H * D) to (B, H, T, D)")
 def tokens_for_sequences(steps: Any) -> None:
     """The input is taken as (T, B, E), with the tokens first, as PyTorch's own module does by
     default; sequences come first.
@@ -967,7 +1073,7 @@ MERGE_HEADS = Exercise(
 )
 
 
-@MERGE_HEADS.mistake("transpose(1, 2).flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def merged_by_reshaping(steps: Any) -> None:
     """The heads are reshaped to (B, T, H * D) as they are, which mixes tokens: exchange heads and
     tokens first (transpose(1, 2)).
@@ -977,7 +1083,7 @@ def merged_by_reshaping(steps: Any) -> None:
     )
 
 
-@MERGE_HEADS.mistake("transpose(1, 2).flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def merged_without_transposing(steps: Any) -> None:
     """The last two dimensions are flattened with the heads in front, (B, H, T * D); exchange heads
     and tokens first (transpose(1, 2)).
@@ -985,25 +1091,25 @@ def merged_without_transposing(steps: Any) -> None:
     steps.arranged = lambda attended: attended
 
 
-@MERGE_HEADS.mistake("flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def heads_not_flattened(steps: Any) -> None:
     """The result is still (B, T, H, D); make one dimension of heads and numbers (flatten(2))."""
     steps.flattened = lambda heads: heads
 
 
-@MERGE_HEADS.mistake("flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def heads_added(steps: Any) -> None:
     """The heads are added up to (B, T, D); put them side by side."""
     steps.flattened = lambda heads: heads.sum(dim=2)
 
 
-@MERGE_HEADS.mistake("flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def heads_averaged(steps: Any) -> None:
     """The mean of the heads is taken, (B, T, D), as maps are averaged; put them side by side."""
     steps.flattened = lambda heads: heads.mean(dim=2)
 
 
-@MERGE_HEADS.mistake("transpose(1, 2).flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def numbers_before_heads(steps: Any) -> None:
     """The heads are interleaved: a token's first H numbers are the first number of each head. All
     numbers of the first head come first.
@@ -1012,7 +1118,7 @@ def numbers_before_heads(steps: Any) -> None:
     steps.flattened = lambda heads: flattened(heads.mT)
 
 
-@MERGE_HEADS.mistake("flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def heads_as_tokens(steps: Any) -> None:
     """Tokens and heads are flattened into one dimension, (B, T * H, D); heads and numbers should
     be.
@@ -1020,7 +1126,7 @@ def heads_as_tokens(steps: Any) -> None:
     steps.flattened = lambda heads: heads.flatten(1, 2)
 
 
-@MERGE_HEADS.mistake("flatten(2)")
+@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
 def flattened_from_the_first_dimension(steps: Any) -> None:
     """flatten() makes one dimension of everything; begin at the third one (flatten(2))."""
     steps.flattened = lambda heads: heads.flatten()
@@ -1035,10 +1141,11 @@ class MultiHeadAttention(nn.Module):
     output(merge(softmax(split(query(x)) split(key(c))^T / sqrt(D)) split(value(c))))
 
     x is `hidden`, c is `context`. Four linear layers with a bias, from E to E, are its parameters:
-    `query`, `key`, `value`, and `output`, each with `weight` and `bias`. split makes
-    (B, H, T, D) of (B, T, E): head h has the numbers h * D to (h + 1) * D - 1 of a token. merge
-    undoes it. A query whose keys are all masked has weights of zero, without a gradient: all that
-    it gets is the bias of `output`. No dropout, no residual connection, no normalization.
+    `query`, `key`, `value`, and `output`, each with `weight` and `bias`. The check loads its own
+    weights, so initial values do not matter; there may be no other parameters or buffers. split
+    makes (B, H, T, D) of (B, T, E): head h has the numbers h * D to (h + 1) * D - 1 of a token.
+    merge undoes it. A query whose keys are all masked has weights of zero, without a gradient: all
+    that it gets is the bias of `output`. No dropout, no residual connection, no normalization.
 
     Source: "Attention Is All You Need", section 3.2.2.
 
@@ -1048,6 +1155,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
         raise NotImplementedError("write me")
 
     def forward(self, hidden: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
@@ -1079,9 +1187,9 @@ class MultiHeadAttentionSteps(reference.MultiHeadAttention, AttentionSteps):
         """(B, H, S, D)."""
         return self.split_heads(self.value(context))
 
-    def scaling(self, query: Tensor) -> float:
+    def scaling(self, query: Tensor, key: Tensor) -> float:
         """Factor of the scores."""
-        return super().scaling(query) if self.scale is None else self.scale
+        return super().scaling(query, key) if self.scale is None else self.scale
 
     def merge_heads(self, attended: Tensor) -> Tensor:
         """(B, T, H * D)."""
@@ -1184,7 +1292,7 @@ MULTI_HEAD_ATTENTION.mistakes += _of_the_formula(
 )
 
 
-@MULTI_HEAD_ATTENTION.mistake("projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)")
+@MULTI_HEAD_ATTENTION.mistake("(B, T, H * D) to (B, H, T, D)")
 def heads_by_reshaping(layer: Any) -> None:
     """The projections are reshaped to (B, H, T, D), which gives a head numbers of other heads and
     tokens: reshape to (B, T, H, D), then transpose.
@@ -1203,7 +1311,7 @@ def attention_over_heads(layer: Any) -> None:
     layer.merge_heads = lambda attended: attended.flatten(2)
 
 
-@MULTI_HEAD_ATTENTION.mistake("(self.num_heads, -1)")
+@MULTI_HEAD_ATTENTION.mistake("(B, T, H * D) to (B, H, T, D)")
 def interleaved_heads(layer: Any) -> None:
     """The last dimension is taken as (D, H), so a head gets every H-th number; it is (H, D): a
     head's numbers are side by side, as checkpoints have them.
@@ -1211,6 +1319,16 @@ def interleaved_heads(layer: Any) -> None:
     layer.split_heads = lambda projected: projected.unflatten(-1, (-1, layer.num_heads)).permute(
         0, 3, 1, 2
     )
+
+
+@MULTI_HEAD_ATTENTION.mistake("(B, T, H * D) to (B, H, T, D)")
+def interleaved_heads_throughout(layer: Any) -> None:
+    """The last dimension is taken as (D, H) both in splitting and in merging, so a head has every
+    H-th number. A model could learn that, but in checkpoints it is (H, D): a head's numbers are
+    side by side.
+    """
+    interleaved_heads(layer)
+    layer.merge_heads = lambda attended: attended.permute(0, 2, 3, 1).flatten(2)
 
 
 @MULTI_HEAD_ATTENTION.mistake("attended.transpose(1, 2).flatten(2)")
@@ -1265,6 +1383,19 @@ def context_ignored(layer: Any) -> None:
     layer.values = lambda hidden, context: values(hidden, hidden)
 
 
+@MULTI_HEAD_ATTENTION.mistake("(B, H, S, D)")
+def as_many_keys_as_queries(layer: Any) -> None:
+    """Keys and values are reshaped with the length of `hidden`, which fails where `context` is
+    longer or shorter; they have as many tokens as `context`.
+    """
+
+    def split(projected: Tensor, hidden: Tensor) -> Tensor:
+        return layer.split_heads(projected.reshape(hidden.shape))
+
+    layer.keys = lambda hidden, context: split(layer.key(context), hidden)
+    layer.values = lambda hidden, context: split(layer.value(context), hidden)
+
+
 @MULTI_HEAD_ATTENTION.mistake("return self.output(merged), weights")
 def residual_inside(layer: Any) -> None:
     """The input is added to the result; the residual connection belongs to the block around it,
@@ -1290,10 +1421,11 @@ class CrossAttention(nn.Module):
     Queries come from x, the decoder's tokens; keys and values from c, the encoder's output. A
     token of the decoder may attend to the whole source, but to none of its padding. Four linear
     layers with a bias, from E to E, are its parameters: `query`, `key`, `value`, and `output`, each
-    with `weight` and `bias`. split makes (B, H, T, D) of (B, T, E): head h has the numbers h * D to
-    (h + 1) * D - 1 of a token, D = E / H. merge undoes it. Where the source is all padding, the
-    weights are zero, without a gradient: what is left is the bias of `output`. No dropout, no
-    residual connection, no normalization.
+    with `weight` and `bias`. The check loads its own weights, so initial values do not matter;
+    there may be no other parameters or buffers. split makes (B, H, T, D) of (B, T, E): head h has
+    the numbers h * D to (h + 1) * D - 1 of a token, D = E / H. merge undoes it. Where the source is
+    all padding, the weights are zero, without a gradient: what is left is the bias of `output`. No
+    dropout, no residual connection, no normalization.
 
     Source: "Attention Is All You Need", section 3.2.3, "encoder-decoder attention".
 
@@ -1303,6 +1435,7 @@ class CrossAttention(nn.Module):
     """
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
         raise NotImplementedError("write me")
 
     def forward(self, hidden: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
@@ -1388,10 +1521,13 @@ CROSS_ATTENTION.mistakes += [
     if mistake.put_into
     in (
         heads_by_reshaping,
+        interleaved_heads,
+        interleaved_heads_throughout,
         no_output_projection,
         keys_of_the_query_projection,
         values_of_the_key_projection,
         values_not_projected,
+        as_many_keys_as_queries,
     )
 ]
 
@@ -1428,11 +1564,28 @@ def causal_mask_on_the_source(layer: Any) -> None:
     """
 
     def causal(mask: Tensor | None, hidden: Tensor, context: Tensor) -> Tensor:
-        tokens, source = hidden.shape[1], context.shape[1]
-        earlier = torch.ones(tokens, source, dtype=torch.bool, device=hidden.device).tril()
-        return earlier if mask is None else mask & earlier
+        mask = _every_token(mask, hidden, context)
+        return mask & torch.ones_like(mask).tril()
 
     layer.source_mask = causal
+
+
+@CROSS_ATTENTION.mistake("mask: (B, 1, 1, S) bool")
+def causal_mask_on_the_scores(layer: Any) -> None:
+    """The scores are filled by the causal mask as well, with a large negative number: token t of
+    the decoder sees only the first tokens of the source, up to t. That mask is for the decoder's
+    own tokens; the source is known in full.
+    """
+    layer.source_mask = _every_token
+    layer.fill_value = lambda scores: torch.finfo(scores.dtype).min
+    masked = layer.masked
+    layer.masked = lambda scores, mask: masked(scores, mask & torch.ones_like(mask).tril())
+
+
+def _every_token(mask: Tensor | None, hidden: Tensor, context: Tensor) -> Tensor:
+    """The mask for each query, (B, 1, T, S)."""
+    sizes = len(context), 1, hidden.shape[1], context.shape[1]
+    return hidden.new_ones(sizes, dtype=torch.bool) if mask is None else mask.expand(sizes)
 
 
 @CROSS_ATTENTION.mistake("mask: (B, 1, 1, S) bool")
