@@ -593,7 +593,7 @@ class TiedLMHead(nn.Module):
         raise NotImplementedError("write me")
 
     def forward(self, hidden: Tensor, token_embedding: Tensor) -> Tensor:
-        """(B, T, E) and (V, E) to logits, (B, T, V), which are no probabilities."""
+        """(B, T, E) and (V, E) to logits, (B, T, V), not probabilities."""
         raise NotImplementedError("write me")
 
 

@@ -345,7 +345,7 @@ def minus_one_for_no_label(steps: Any) -> None:
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """The mean of -log softmax(logits)[label] over all positions that have a label.
 
-    log softmax(x)[i] = x[i] - log of the sum of exp(x), which must hold for logits of any size.
+    log softmax(x)[i] = x[i] - log of the sum of exp(x), which must not overflow for large logits.
     Without a single label the loss is 0, with a gradient of zeros.
 
     Args:
@@ -610,7 +610,7 @@ def float64_becomes_float32(steps: Any) -> None:
 
 
 def shift_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """What a decoder by itself predicts at each position: the label of the next position.
+    """What a decoder-only model predicts at each position: the label of the next one.
 
     The last position has nothing to predict. A position of padding predicts nothing, so that the
     first token after padding on the left is predicted nowhere. The label of such positions is -100.
