@@ -24,10 +24,13 @@ from minitransformer.models.roberta import RobertaModel
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * weight + bias, over the last dimension.
 
-    Mean and variance are those of the E numbers of each token; the variance divides by E. They are
-    computed in float32 at least: float16 ends at 65504, which the squares of large numbers exceed.
-    The squares are those of x - mean, since mean(x^2) - mean(x)^2 loses all digits where the mean
-    is large. Gradients flow through mean and variance. Equal numbers give the bias, not NaN.
+    Mean and variance are those of the E numbers of each token; the variance divides by E. Half
+    precision is computed in float32, float64 in float64: float16 ends at 65504, which the squares
+    of large numbers exceed. The squares are those of x - mean, since mean(x^2) - mean(x)^2 loses
+    all digits where the mean is large. Gradients flow through mean and variance. Equal numbers give
+    the bias, not NaN.
+
+    Write it from basic operations, to see what it does; PyTorch's own is accepted, too.
 
     Source: "Layer Normalization" (Ba, Kiros and Hinton 2016); PyTorch's `nn.LayerNorm`.
 
@@ -47,8 +50,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean of squares + eps) * weight, over the last dimension.
 
     The mean is that of the E squares of each token; no mean of x is subtracted, and there is no
-    bias. It is computed in float32 at least: float16 ends at 65504, which the squares of large
-    numbers exceed. Gradients flow through it. Zeros give zeros, not NaN.
+    bias. Half precision is computed in float32, float64 in float64: float16 ends at 65504, which
+    the squares of large numbers exceed. Gradients flow through the mean. Zeros give zeros, not NaN.
+
+    Write it from basic operations, to see what it does; PyTorch's own is accepted, too.
 
     Source: "Root Mean Square Layer Normalization" (Zhang and Sennrich 2019); T5's norm.
 
@@ -203,6 +208,16 @@ def over_the_tokens(steps: Any) -> None:
 
 @LAYER_NORM.mistake("x.mean(dim=-1")
 @RMS_NORM.mistake("mean(dim=-1")
+def over_tokens_and_numbers(steps: Any) -> None:
+    """The means run over all numbers of a sequence, tokens and E alike (dim=(1, 2)), so that a
+    token's result depends on the others and on padding. They should run over the E numbers of each
+    token (dim=-1).
+    """
+    steps.averaged = lambda x: x.mean(dim=(-2, -1), keepdim=True)
+
+
+@LAYER_NORM.mistake("x.mean(dim=-1")
+@RMS_NORM.mistake("mean(dim=-1")
 def over_the_sequences(steps: Any) -> None:
     """The means run over the batch (dim=0), as in batch normalization, so that a sequence's result
     depends on the others. They should run over the E numbers of each token (dim=-1).
@@ -350,6 +365,22 @@ def layer_norm_instead(steps: Any) -> None:
 
 
 @RMS_NORM.mistake("x.square().mean(dim=-1")
+def variance_for_the_mean_square(steps: Any) -> None:
+    """x is divided by the root of its variance, x.var(unbiased=False); that is the mean square of
+    x - mean, but here of x itself.
+    """
+    steps.mean_square = lambda x: x.var(dim=-1, keepdim=True, unbiased=False)
+
+
+@RMS_NORM.mistake("x.square().mean(dim=-1")
+def unbiased_variance_for_the_mean_square(steps: Any) -> None:
+    """x is divided by the root of x.var(), or by x.std(), which subtracts the mean and divides by
+    E - 1; take the mean of the squares of x itself.
+    """
+    steps.mean_square = lambda x: x.var(dim=-1, keepdim=True)
+
+
+@RMS_NORM.mistake("x.square().mean(dim=-1")
 def sum_of_squares(steps: Any) -> None:
     """The squares are summed, not averaged, which is F.normalize: the result shrinks with the root
     of E.
@@ -375,11 +406,15 @@ def one_plus_weight(steps: Any) -> None:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x * 0.5 * (1 + erf(x / sqrt(2))): the exact GELU.
+    """x * Phi(x): the exact GELU.
 
-    That is x times the probability that a number drawn from N(0, 1) is at most x: about 0 for
-    x < -4, about x for x > 4, and 0.8413 for x = 1. The approximations by tanh or by a sigmoid are
-    other functions. erf is `torch.erf`.
+    Phi(x) is the probability that a number drawn from N(0, 1) is at most x. The result is about 0
+    for x < -4, about x for x > 4, and 0.8413 for x = 1. The approximations by tanh or by a sigmoid
+    are other functions.
+
+    Write Phi with the error function, `torch.erf`: erf(z) is the probability that a number drawn
+    from N(0, 1/2), whose standard deviation is 1 / sqrt(2), lies between -z and z. PyTorch's own
+    GELU is accepted, too.
 
     Source: "Gaussian Error Linear Units" (Hendrycks and Gimpel 2016), section 2.
 
@@ -448,6 +483,15 @@ GELU = Exercise(
 def no_root_of_two(steps: Any) -> None:
     """erf is taken of x; take it of x / sqrt(2), since erf is made for a variance of 1/2."""
     steps.argument = lambda x: x
+
+
+@GELU.mistake("torch.erf(x / math.sqrt(2.0))")
+def root_of_two_outside_erf(steps: Any) -> None:
+    """erf(x) is divided by sqrt(2); divide x by it, inside: erf(x / sqrt(2)). A closing parenthesis
+    stands too early.
+    """
+    steps.argument = lambda x: x
+    steps.error_function = lambda argument: torch.erf(argument) / math.sqrt(2.0)
 
 
 @GELU.mistake("x / math.sqrt(2.0)")
@@ -649,7 +693,7 @@ def padding_is_id_one(steps: Any) -> None:
     steps.real = lambda input_ids, padding_idx: input_ids != 1
 
 
-@ROBERTA_POSITIONS.mistake("attention_mask.cumsum(dim=1)")
+@ROBERTA_POSITIONS.mistake("Because padding is not counted")
 def padding_taken_to_be_on_the_right(steps: Any) -> None:
     """The lengths are right, but the first tokens are taken to be the real ones, which is wrong
     where padding is on the left; take them from the ids.
@@ -660,7 +704,7 @@ def padding_taken_to_be_on_the_right(steps: Any) -> None:
     )
 
 
-@ROBERTA_POSITIONS.mistake("attention_mask.cumsum(dim=1)")
+@ROBERTA_POSITIONS.mistake("Because padding is not counted")
 def padding_counted(steps: Any) -> None:
     """Padding has the right row, but the tokens after it are numbered by their place in the tensor
     (arange); number them by the real tokens before them (cumsum).
@@ -668,7 +712,7 @@ def padding_counted(steps: Any) -> None:
     steps.counted = lambda real: torch.arange(1, real.shape[1] + 1).expand(real.shape)
 
 
-@ROBERTA_POSITIONS.mistake("attention_mask.cumsum(dim=1)")
+@ROBERTA_POSITIONS.mistake("real.cumsum(dim=1)", of=RobertaPositionsSteps)
 def counted_down_the_batch(steps: Any) -> None:
     """The sum runs over the batch (dim=0), so a token's row depends on other sequences; sum over
     the tokens of each sequence (dim=1).
@@ -676,7 +720,7 @@ def counted_down_the_batch(steps: Any) -> None:
     steps.counted = lambda real: real.cumsum(dim=0)
 
 
-@ROBERTA_POSITIONS.mistake("cumsum(dim=1) * attention_mask")
+@ROBERTA_POSITIONS.mistake("return counted * real", of=RobertaPositionsSteps)
 def padding_not_reset(steps: Any) -> None:
     """Padding gets the row of the token before it; multiply the running count by the mask, so that
     it gets padding_idx.
@@ -707,16 +751,16 @@ def one_too_many(steps: Any) -> None:
     steps.shifted = lambda numbers, padding_idx: shifted(numbers, padding_idx) + 1
 
 
-@ROBERTA_POSITIONS.mistake("cumsum(dim=1) * attention_mask")
+@ROBERTA_POSITIONS.mistake("real.cumsum(dim=1)", of=RobertaPositionsSteps)
 def counted_from_zero(steps: Any) -> None:
     """Tokens are counted from 0, so the first has padding's row, padding_idx; it should have
-    padding_idx + 1. The library counts from 0, too, but adds padding_idx + 1.
+    padding_idx + 1.
     """
     counted = steps.counted
     steps.counted = lambda real: counted(real) - 1
 
 
-@ROBERTA_POSITIONS.mistake("padding_idx=self.config.pad_token_id", of=RobertaModel)
+@ROBERTA_POSITIONS.mistake("self.reset(counted, real), padding_idx", of=RobertaPositionsSteps)
 def padding_in_row_zero(steps: Any) -> None:
     """The mask is multiplied after padding_idx is added, so that padding has the row 0; multiply
     first, then add.
@@ -909,6 +953,20 @@ def one_cosine_too_many(steps: Any) -> None:
     steps.cut = lambda cosines, hidden_size: cosines
 
 
+@SINUSOIDS.mistake("With an odd E the last wave")
+def last_column_of_zeros(steps: Any) -> None:
+    """With an odd E there are only E // 2 waves, and the last column stays 0; there should be
+    (E + 1) // 2 waves, the last of which has a sine only.
+    """
+
+    def padded(sines: Tensor, cosines: Tensor) -> Tensor:
+        waves = cosines.shape[1]
+        missing = (0, sines.shape[1] - waves)
+        return F.pad(torch.cat([sines[:, :waves], cosines], dim=1), missing)
+
+    steps.ordered = padded
+
+
 @SINUSOIDS.mistake("torch.cat([angles.sin()")
 def side_by_side(steps: Any) -> None:
     """Sine and cosine of each wave stand side by side, as in the paper. Marian's checkpoints have
@@ -956,11 +1014,15 @@ def relative_position_bucket(
     (distance <= 0) have 0 ... n - 1, keys after it (distance > 0) have n ... 2 n - 1. If not,
     n = num_buckets, and all keys after the query have bucket 0, that of the query itself.
 
-    Within a direction let d = |distance| and m = n // 2. If d < m, the bucket is d. If not, it is
+    Within a direction let m = n // 2. For keys at or before the query d = -distance; for keys after
+    it, if bidirectional, d = distance. If d < m, the bucket is the d-th of its direction, counted
+    from 0. If not, it is number
 
         m + floor((n - m) * log(d / m) / log(max_distance / m)), and at most n - 1,
 
-    so that from max_distance on all share the last bucket.
+    so that from max_distance on all share the last bucket. floor rounds down; it is used for d >= m
+    alone, of numbers of at least 0, where `.long()` does the same. No distance of the check is so
+    near to the border of two buckets that float32 and float64 would give different ones.
 
     Source: "Exploring the Limits of Transfer Learning" (Raffel et al. 2020), section 2.1; Hugging
     Face's `T5Attention._relative_position_bucket`.

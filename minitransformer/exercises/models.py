@@ -197,7 +197,7 @@ def offset_of_two(positions: Any) -> None:
 
 
 @model_mistake(
-    "return attention_mask.cumsum(dim=1)", position_ids_from_mask,
+    "Because padding is not counted", position_ids_from_mask,
     LearnedPositions, OffsetPositions, SinusoidalPositions,
 )  # fmt: skip
 def positions_that_count_padding(positions: Any) -> None:
