@@ -186,8 +186,9 @@ class SequenceClassifier(TaskModel):
     - regression (None, with one class): the scores are numbers; labels (B, C), or (B,) where C = 1,
       float; squared error.
 
-    Hugging Face also infers an unset problem type from the labels' dtype; here float labels for
-    several classes are an error that names the field to set.
+    Hugging Face also infers an unset problem type from the labels' dtype; here the config alone
+    decides. Float labels for several classes are an error that names the field to set, see
+    :meth:`SequenceClassifier.check_labels`.
     """
 
     @property

@@ -408,7 +408,7 @@ def build_position_bias(config: T5Config, *, bidirectional: bool) -> RelativePos
         config.num_attention_heads,
         config.relative_attention_num_buckets,
         config.relative_attention_max_distance,
-        bidirectional,
+        bidirectional=bidirectional,
     )
 
 

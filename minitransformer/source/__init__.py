@@ -1,9 +1,14 @@
 """A model as one file: all code that runs for one class, and nothing else.
 
-The file is made from the package's own code: :mod:`link` collects the definitions that the class
-needs and merges each class with its bases, :mod:`simplify` puts constants in the place of arguments
-that never vary and removes what is then unreachable, :mod:`prose` brings docstrings up to date, and
-:mod:`syntax` writes what was changed as `ruff format` would.
+The file is made from the package's own code, in five steps, each of which is a module:
+
+1. `link` collects the definitions that the class needs, and merges each class with its bases;
+2. `simplify` puts constants in the place of arguments that never vary, and removes what is then
+   unreachable, until nothing changes; `types` tells it which function a call runs;
+3. `prose` brings docstrings and comments up to date;
+4. `syntax` writes the result; what was changed looks as `ruff format` would have it.
+
+`entry_points` has what a file adds to its class: loading and, on request, generation and training.
 """
 
 import ast
@@ -11,34 +16,40 @@ import copy
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 from minitransformer.hf.config import FAMILIES
-from minitransformer.hf.family import Family
-from minitransformer.models.base import LanguageModel, Model, Seq2SeqLM, TaskModel
-from minitransformer.names import unexpected_name
-from minitransformer.source.link import (
-    Key,
-    Linker,
-    Substitute,
-    merge,
-    module,
-    names_in,
-    rename,
-    resolve,
+from minitransformer.models.base import (
+    EncoderDecoder,
+    LanguageModel,
+    Model,
+    Seq2SeqLM,
+    SequenceClassifier,
+    TaskModel,
 )
+from minitransformer.models.bert import BertForTokenClassification
+from minitransformer.models.config import ClassifierConfig
+from minitransformer.names import unexpected_name
+from minitransformer.source.link import Key, Linker, bases_of, merge, module, rename, resolve
+from minitransformer.source.preparation import prepare
+from minitransformer.source.program import Program
 from minitransformer.source.prose import Prose, legend
-from minitransformer.source.simplify import Program, defined_names
+from minitransformer.source.simplify import simplify
 from minitransformer.source.syntax import constant, expression, parse, statement, unparse, walk
+from minitransformer.source.trees import Substitute, defined_names, free_names, names_in
 from minitransformer.version import __version__
 
-_ENTRY = "minitransformer.source.entry_points"
-_VALIDATION = "minitransformer.models.validation"
-# Decorators that serve torch.export and vmap alone.
-_REGISTRATION = {"_registered"}
+_ENTRY_POINTS = "minitransformer.source.entry_points"
+_BASE = "minitransformer.models.base"
+# Functions that check, and a decorator that serves torch.export and vmap alone.
+_CHECKING = {*module("minitransformer.models.validation").definitions, "_registered"}
 # Fields of outputs that a file does without, beside those that nobody fills.
 _LEFT_OUT = {"num_supervised_tokens", "encoder_last_hidden_state"}
+_LABELS = ("labels", "start_positions", "end_positions")
+_COLLECTED = ("output_hidden_states", "output_attentions")
+_CLASSES = {model: family for family in FAMILIES.values() for model in family.models}
 
 
 def source_of(
@@ -49,144 +60,212 @@ def source_of(
     train: bool = False,
     attention: str = "sdpa",
 ) -> str:
-    """The text of a file with all code that runs for a class.
+    """The text of a file with all code that runs for a class, and a function that loads it.
 
     Args:
         class_name: of a model, such as "RobertaForMaskedLM".
         checks: keep the checks of inputs and configs, with their messages.
         generate: add greedy search and sampling.
-        train: add the optimizer and the training step.
+        train: add labels and the loss, initial weights, the optimizer and the training step.
         attention: "sdpa", PyTorch's `scaled_dot_product_attention`, or "eager", the formula.
 
     Raises:
         ValueError: no class has this name; it does not generate, or has no loss to train on; or the
             attention implementation is unknown.
     """
-    known = {model.__name__: model for model in class_map()}
+    known = {model.__name__: model for model in _CLASSES}
     if class_name not in known:
         raise ValueError(unexpected_name("class", class_name, known))
-    class_ = known[class_name]
-    family = class_map()[class_]
     if attention not in ("eager", "sdpa"):
         raise ValueError(unexpected_name("attention", attention, ("eager", "sdpa")))
-    functions = ["load"]
-    if generate:
-        if not issubclass(class_, LanguageModel):
-            generating = [c.__name__ for c in class_map() if issubclass(c, LanguageModel)]
-            raise ValueError(f"{class_name} does not generate; these do: {', '.join(generating)}")
-        is_seq2seq = issubclass(class_, Seq2SeqLM)
-        functions += ["sample", "generate_from_source" if is_seq2seq else "generate"]
-    if train:
-        if not issubclass(class_, TaskModel):
-            raise ValueError(f"{class_name} has no loss to train on; choose one for a task")
-        functions += ["build_optimizer", "train_step"]
-    config = family.config_class
-    constants = _constants(class_, family)
-    keys = [Key(class_.__module__, class_name), Key(config.__module__, config.__name__)]
-    linker = Linker([*keys, *([Key("train.optimizer", "build_optimizer")] if train else [])])
-    extra: list[ast.stmt] = []
-    renamed = {"Model": class_name, "ModelConfig": config.__name__}
-    final = {"generate_from_source": "generate"}
-    for name in [name for name in functions if name in module(_ENTRY).definitions]:
-        node = copy.deepcopy(module(_ENTRY).definitions[name])
-        Substitute({n: v for n, v in constants.items() if not isinstance(v, ast.stmt)}).visit(node)
-        rename(node, renamed)
-        node.name = final.get(name, name)  # type: ignore[attr-defined]
-        extra.append(node)
-        meaning = {n: resolve(_ENTRY, n) for n in names_in(node)}
-        if family.adjust({}, ()):
-            meaning[family.adjust.__name__] = Key(family.adjust.__module__, family.adjust.__name__)
-        linker.add(node, {n: found for n, found in meaning.items() if n not in constants})
-    extra += [value for value in constants.values() if isinstance(value, ast.stmt)]
-    body, aliases = merge(linker, {class_, config})
-    fixed: dict[tuple[str, str], Any] = {(f"{class_name}.__init__", "attention"): attention}
-    for name in ("output_hidden_states", "output_attentions"):
-        fixed[f"{class_name}.forward", name] = False
-    fixed[f"{class_name}.forward", "cache"] = None
-    fixed["CrossAttention.forward", "per_source"] = 1  # more is for beam search
-    if not train:
-        for name in ("labels", "start_positions", "end_positions"):
-            fixed[f"{class_name}.forward", name] = None
-    validation = {*module(_VALIDATION).definitions} | _REGISTRATION
-    program = Program(
-        [*body, *extra],
-        [config.__name__, class_name, *(final.get(name, name) for name in functions)],
-        fixed,
-        validation=None if checks else validation,
-        initial_weights=train,
-        absent_fields=_LEFT_OUT,
-    )
-    program.simplify()
-    _drop_absent_parts(program.body)
-    order = [class_name, *(final.get(name, name) for name in functions)]
-    ordered = _in_reading_order(program.body, order)
-    members = {
-        name: {getattr(n, "name", "") for n in getattr(node, "body", [])}
-        for node in ordered
-        for name in defined_names(node)
-    }
-    Prose(members, aliases, checks, order).rewrite(ordered)
-    text = unparse([*_imports(ordered, linker.imports), *ordered])
-    modules = [class_.__module__, *dict.fromkeys(key.module for key in linker.linked)]
-    command = " ".join(
-        ["minitransformer source", class_name]
-        + ["--checks"] * checks
-        + ["--generate"] * generate
-        + ["--train"] * train
-        + ["--attention eager"] * (attention == "eager")
-    )
-    return _header(class_, command, text, [import_module(m).__doc__ or "" for m in modules]) + text
+    class_ = known[class_name]
+    if generate and not issubclass(class_, LanguageModel):
+        generating = [name for name, model in known.items() if issubclass(model, LanguageModel)]
+        raise ValueError(f"{class_name} does not generate; these do: {', '.join(generating)}")
+    if train and not issubclass(class_, TaskModel):
+        heads = [m.__name__ for m in _CLASSES[class_].models if issubclass(m, TaskModel)]
+        raise ValueError(f"{class_name} has no loss to train on; these do: {', '.join(heads)}")
+    return _File(class_, checks, generate, train, attention).text()
 
 
-def class_map() -> dict[type[Model], Family]:
-    """The classes that can be written as a file, and their families."""
-    return {model: family for family in FAMILIES.values() for model in family.models}
+@dataclass(frozen=True)
+class _File:
+    """One file; arguments as in :func:`source_of`."""
+
+    class_: type[Model]
+    checks: bool
+    generate: bool
+    train: bool
+    attention: str
+
+    def text(self) -> str:
+        """The file's text."""
+        linker, program, aliases = self._program()
+        simplify(program)
+        _drop_absent_parts(program.body)
+        roots = [self.class_.__name__, *self._functions().values()]
+        body = _in_reading_order(program.body, roots)
+        Prose(body, aliases, roots, with_checks=self.checks).rewrite()
+        text = unparse([*_imports(body, linker.imports), *body])
+        modules = [base.__module__ for base in bases_of(self.class_) if base.__module__ != _BASE]
+        others = {key.module for key in linker.linked}
+        modules += sorted(others, key=lambda name: (".layers." not in name, name))
+        documents = [import_module(name).__doc__ or "" for name in modules]
+        return self._header(documents[0], legend(text, documents)) + text
+
+    def _functions(self) -> dict[str, str]:
+        """The functions beside the class: their names where they come from, and in the file."""
+        names = {"load": "load"}
+        if self.generate:
+            of_sources = issubclass(self.class_, Seq2SeqLM)
+            names["sample"] = "sample"
+            names["generate_from_source" if of_sources else "generate"] = "generate"
+        if self.train:
+            names |= {"build_optimizer": "build_optimizer", "train_step": "train_step"}
+        return names
+
+    def _program(self) -> tuple[Linker, Program, dict[str, str]]:
+        """All definitions that may be needed, and the names of bases that were merged away."""
+        class_, family = self.class_, _CLASSES[self.class_]
+        config, constants = family.config_class, _constants(self.class_)
+        if not (self.checks or issubclass(class_, SequenceClassifier | BertForTokenClassification)):
+            constants["LABELS"] = constant(None)
+        keys = [Key(class_.__module__, class_.__name__), Key(config.__module__, config.__name__)]
+        if self.train:
+            keys.append(Key("train.optimizer", "build_optimizer"))
+        linker = Linker(keys)
+        added = [value for value in constants.values() if isinstance(value, ast.stmt)]
+        values = {name: v for name, v in constants.items() if isinstance(v, ast.expr)}
+        meant = {"Model": keys[0], "ModelConfig": keys[1]}
+        resolved = family.adjust
+        for name, final in self._functions().items():
+            if name not in module(_ENTRY_POINTS).definitions:
+                continue
+            node = copy.deepcopy(module(_ENTRY_POINTS).definitions[name])
+            assert isinstance(node, ast.FunctionDef)
+            meanings = {n: resolve(_ENTRY_POINTS, n) for n in names_in(node) - constants.keys()}
+            meanings |= {resolved.__name__: Key(resolved.__module__, resolved.__name__)}
+            Substitute(values).visit(node)
+            rename(node, {name: key.name for name, key in meant.items()})
+            node.name = final
+            added.append(node)
+            linker.add(node, {n: found for n, found in meanings.items() if n not in meant})
+        body, aliases = merge(linker, {class_, config})
+        program = Program(
+            [*body, *added],
+            roots=[config.__name__, class_.__name__, *self._functions().values()],
+            with_checks=self.checks,
+        )
+        prepare(
+            program,
+            self._fixed(),
+            checking=_CHECKING,
+            initial_weights=self.train,
+            absent_fields=_LEFT_OUT,
+        )
+        return linker, program, aliases
+
+    def _fixed(self) -> dict[tuple[str, str], Any]:
+        """Parameters and local names that are constants in this file, by their function."""
+        name = self.class_.__name__
+        absent = () if self.train else _LABELS
+        return {
+            (f"{name}.__init__", "attention"): self.attention,
+            **{(f"{name}.forward", parameter): False for parameter in _COLLECTED},
+            **{(f"{name}.forward", parameter): None for parameter in ("cache", *absent)},
+            ("CrossAttention.forward", "per_source"): 1,  # more is for beam search
+            ("DistilBertModel.__init__", "add_pooling_layer"): False,  # it never has one
+        }
+
+    def _header(self, family: str, letters: str) -> str:
+        """The docstring of the file.
+
+        Args:
+            family: the docstring of the family's module.
+            letters: the legend of shapes.
+        """
+        is_seq2seq = issubclass(self.class_, Seq2SeqLM | EncoderDecoder)
+        inputs = "input_ids, attention_mask"
+        usage = [
+            "model = load(path)  # a directory with config.json and model.safetensors",
+            f"output = model({inputs}{', decoder_input_ids' * is_seq2seq})",
+        ]
+        options = ["--checks"] * self.checks + ["--generate"] * self.generate
+        options += ["--train"] * self.train + ["--attention eager"] * (self.attention == "eager")
+        if self.generate:
+            usage.append(f"tokens = generate(model, {inputs}, max_new_tokens=20)")
+        if self.train:
+            usage.append(
+                "optimizer = build_optimizer(model.train(), learning_rate=1e-4, weight_decay=0.01)"
+            )
+            usage.append("loss = train_step(model, batch, optimizer, clip_norm=1.0)")
+        absent = [*(["checks"] * (not self.checks)), "hidden states", "attention maps"]
+        if not self.train and issubclass(self.class_, TaskModel):
+            absent += ["the loss", "initial weights"]
+        command = " ".join(["minitransformer source", self.class_.__name__, *options])
+        paragraphs = [
+            f"{self.class_.__name__} in one file of plain PyTorch.",
+            family.strip().split("\n\n")[0],
+            "\n".join(f"    {line}" for line in usage),
+            f"Written by `{command}`, version {__version__}: what runs there, without "
+            f"{', '.join(absent[:-1])} and {absent[-1]}.",
+            letters,
+        ]
+        filled = [
+            p
+            if p.startswith(" ")
+            else textwrap.fill(" ".join(p.split()), 100, break_on_hyphens=False)
+            for p in paragraphs
+            if p
+        ]
+        return '"""' + "\n\n".join(filled) + '\n"""\n\n'
 
 
-def _constants(class_: type[Model], family: Family) -> dict[str, Any]:
-    """What the capitals of `entry_points` stand for in a class: an expression or a statement."""
-    has_head = issubclass(class_, TaskModel)
+# ---- the tables of a class ----
+
+
+def _constants(class_: type[Model]) -> dict[str, ast.expr | ast.stmt]:
+    """What the capitals of `entry_points` stand for: expressions, or constants of the file."""
+    family = _CLASSES[class_]
     tables = (family.weights, family.gated_weights or {}, family.aliases, family.models[class_])
-    pairs = _parts(theirs_to_ours for table in tables for theirs_to_ours in table.items())
-    layers = [f"config.{field}" for field in family.stacks.values()]
-    constants: dict[str, Any] = {
-        "NAMES": _table("NAMES", pairs, "Hugging Face's names of the parts, and those here."),
+    parts = _parts(names for table in tables for names in table.items())
+    has_head = issubclass(class_, TaskModel)
+    has_pooler = "pooler.dense.weight" in family.weights
+    layers = [f"model.config.{field}" for field in family.stacks.values()]
+    constants: dict[str, ast.expr | ast.stmt] = {
+        "NAMES": _table("NAMES", parts),
         "PREFIX": constant(f"{family.backbone_name}." * bool(family.backbone_name)),
+        "BACKBONE": constant("backbone." if has_head else None),
         "LAYERS": expression(layers[0] if len(layers) == 1 else f"max({', '.join(layers)})"),
+        "POOLER": constant(True if has_pooler and not has_head else None),
+        "LABELS": constant(True if issubclass(family.config_class, ClassifierConfig) else None),
         "TRANSPOSED": constant(None),
         "CONFIG_NAMES": constant(None),
         "DEFAULTS": expression("{}"),
-        "BACKBONE": constant("backbone." if has_head else None),
         "RESOLVED": constant(None),
         "OLD_ENDINGS": constant(None),
     }
     if family.config_names:
         names = {theirs: ours for ours, theirs in family.config_names.items()}
-        comment = "Hugging Face's names of the fields in config.json, and those here."
-        constants["CONFIG_NAMES"] = _table("CONFIG_NAMES", names, comment)
+        constants["CONFIG_NAMES"] = _table("CONFIG_NAMES", names)
     if family.hf_defaults:
-        comment = "Transformers' defaults of fields that config.json may leave out."
-        constants["DEFAULTS"] = _table("DEFAULTS", family.hf_defaults, comment)
+        constants["DEFAULTS"] = _table("DEFAULTS", family.hf_defaults)
     if family.transposed:
         ends = sorted({name.split(".")[-2] + ".weight" for name in family.transposed})
-        constants["TRANSPOSED"] = expression(repr(tuple(ends)).replace("'", '"'))
+        constants["TRANSPOSED"] = expression(f"({', '.join(map(_literal, ends))},)")
     if family.adjust({}, ()):
         constants["RESOLVED"] = ast.Name(family.adjust.__name__, ast.Load())
-    if family.model_type == "bert":  # of the first checkpoints, TensorFlow's
+    if family.model_type == "bert":  # of the first checkpoints, which TensorFlow wrote
         constants["OLD_ENDINGS"] = expression('{"gamma": "weight", "beta": "bias"}')
     return constants
 
 
-def _drop_absent_parts(body: list[ast.stmt]) -> None:
-    """Remove the names of parts that the class does not have from the table of names."""
-    parts = {n.attr for node in body for n in walk(node) if isinstance(n, ast.Attribute)}
-    for place, node in enumerate(body):
-        if isinstance(node, ast.Assign) and defined_names(node) == ["NAMES"]:
-            names = ast.literal_eval(node.value)
-            parts |= {"weight", "bias"}
-            kept = {k: v for k, v in names.items() if {*v.replace(".{}", "").split(".")} <= parts}
-            comment = "Hugging Face's names of the parts, and those here; {} is the layer's number."
-            body[place] = _table("NAMES", kept, comment)
+# The comments above these tables in a file.
+_COMMENTS = {
+    "NAMES": "Hugging Face's names of the parts, and those here; {} is the layer's number.",
+    "CONFIG_NAMES": "Hugging Face's names of the fields in config.json, and those here.",
+    "DEFAULTS": "Transformers' defaults of fields that config.json may leave out.",
+}
 
 
 def _parts(names: Iterable[tuple[str, str | None]]) -> dict[str, str]:
@@ -198,12 +277,11 @@ def _parts(names: Iterable[tuple[str, str | None]]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for theirs, ours in tensors.items():
         found.setdefault(_part(theirs), set()).add(_part(ours))
-    return {
-        (_part(theirs) if len(found[_part(theirs)]) == 1 else theirs): (
-            _part(ours) if len(found[_part(theirs)]) == 1 else ours
-        )
-        for theirs, ours in tensors.items()
-    }
+    pairs = {}
+    for theirs, ours in tensors.items():
+        is_one = len(found[_part(theirs)]) == 1
+        pairs[_part(theirs) if is_one else theirs] = _part(ours) if is_one else ours
+    return pairs
 
 
 def _part(name: str) -> str:
@@ -211,21 +289,31 @@ def _part(name: str) -> str:
     return name.removesuffix(".weight").removesuffix(".bias")
 
 
-def _table(name: str, pairs: Mapping[str, Any], comment: str) -> ast.stmt:
-    """A constant that is a dict, with a comment above it."""
+def _table(name: str, pairs: Mapping[str, Any]) -> ast.stmt:
+    """A constant that is a dict, with its comment above it."""
     short = ", ".join(f'"{key}": {_literal(value)}' for key, value in pairs.items())
     if len(name) + len(short) < 95:
-        return statement(f"# {comment}\n{name} = {{{short}}}")
+        return statement(f"# {_COMMENTS[name]}\n{name} = {{{short}}}")
     lines = [f'    "{key}": {_literal(value)},' for key, value in pairs.items()]
-    lines = [
-        line if len(line) <= 100 else line.replace(': "', ': (\n        "', 1)[:-1] + "\n    ),"
-        for line in lines
-    ]
-    return statement("\n".join([f"# {comment}", f"{name} = {{", *lines, "}"]))
+    return statement("\n".join([f"# {_COMMENTS[name]}", f"{name} = {{", *lines, "}"]))
 
 
 def _literal(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def _drop_absent_parts(body: list[ast.stmt]) -> None:
+    """Remove the names of parts that the class does not have from the table of names."""
+    parts = {n.attr for node in body for n in walk(node) if isinstance(n, ast.Attribute)}
+    parts |= {"weight", "bias"}
+    for place, node in enumerate(body):
+        if isinstance(node, ast.Assign) and defined_names(node) == ["NAMES"]:
+            names = ast.literal_eval(node.value)
+            kept = {k: v for k, v in names.items() if {*v.replace(".{}", "").split(".")} <= parts}
+            body[place] = _table("NAMES", kept)
+
+
+# ---- order and imports ----
 
 
 def _in_reading_order(body: list[ast.stmt], roots: list[str]) -> list[ast.stmt]:
@@ -255,7 +343,7 @@ def _names_in_order(node: ast.AST) -> list[str]:
 
 def _imports(body: list[ast.stmt], known: Mapping[str, ast.stmt]) -> list[ast.stmt]:
     """The imports that definitions need, in isort's order."""
-    used = set().union(*map(names_in, body))
+    used = set().union(*map(free_names, body))
     plain: set[str] = set()
     members: dict[str, set[str]] = {}
     for name in used & known.keys():
@@ -268,7 +356,7 @@ def _imports(body: list[ast.stmt], known: Mapping[str, ast.stmt]) -> list[ast.st
         else:
             plain.add(f"import {alias.name}" + (f" as {alias.asname}" if alias.asname else ""))
 
-    def order(name: str) -> tuple[int, str]:
+    def order(name: str) -> tuple[int, str]:  # constants, classes, then functions
         return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
 
     lines = [(line.split()[1], 0, line) for line in plain]
@@ -278,26 +366,3 @@ def _imports(body: list[ast.stmt], known: Mapping[str, ast.stmt]) -> list[ast.st
     for source, _, line in sorted(lines, key=lambda item: (item[1], item[0])):
         sections[source.split(".")[0] not in sys.stdlib_module_names].append(line)
     return parse("\n".join([*sections[0], "", *sections[1]])).body
-
-
-def _header(class_: type[Model], command: str, text: str, docstrings: list[str]) -> str:
-    """The docstring of a file."""
-    family = docstrings[0].strip().split("\n\n")[0]
-    paragraphs = [
-        f"{class_.__name__} in one file of plain PyTorch.",
-        family,
-        "    model = load(path)  # a directory with config.json and model.safetensors\n"
-        "    output = model(input_ids, attention_mask)",
-        f"Written by `{command}`, version {__version__}: what runs there, but for checks, and for "
-        "what collects hidden states and attention maps.",
-        legend(text, docstrings),
-    ]
-    filled = [
-        p if p.startswith(" ") else textwrap.fill(" ".join(p.split()), 100, break_on_hyphens=False)
-        for p in paragraphs
-        if p
-    ]
-    return '"""' + "\n\n".join(filled) + '\n"""\n\n'
-
-
-__all__ = ["source_of"]

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from minitransformer.models.base import Model as Model
+from minitransformer.models.base import Seq2SeqLM as Model  # the class with the most methods
 from minitransformer.models.base import start_token
 from minitransformer.models.config import Config as ModelConfig
 
@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {}  # of transformers, for fields that config.json le
 PREFIX = ""  # of Hugging Face's names, in models with a head
 TRANSPOSED: tuple[str, ...] | None = ()  # the ends of the names of matrices stored as (in, out)
 BACKBONE: str | None = ""  # of the names here, in models with a head
+POOLER: bool | None = True  # whether there may be one or not
+LABELS: bool | None = True  # whether classes have names
 LAYERS = 0  # how many layers the stacks have
 RESOLVED: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
 OLD_ENDINGS: Mapping[str, str] | None = {}  # TensorFlow's
@@ -42,9 +44,12 @@ def load(path: str | Path) -> Model:
         content = RESOLVED(content, stored)
     if CONFIG_NAMES is not None:
         content = {CONFIG_NAMES.get(name, name): value for name, value in content.items()}
+    if LABELS is not None and "id2label" in content:  # JSON's keys are texts
+        content["id2label"] = {int(n): label for n, label in content["id2label"].items()}
     given = {f.name: content[f.name] for f in fields(ModelConfig) if f.name in content}
-    config = ModelConfig(**given)
-    model = Model(config)
+    model = Model(ModelConfig(**given))
+    if POOLER is not None and not any("pooler." in name for name in stored):
+        model = Model(model.config, add_pooling_layer=False)  # type: ignore[call-arg]
     layers = range(LAYERS)
     names = {theirs.format(n): ours.format(n) for theirs, ours in NAMES.items() for n in layers}
     expected, found = model.state_dict(), {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minitransformer.source.syntax import parse, walk
+from minitransformer.source.trees import Substitute, names_in
 
 # What a model says of itself, which nothing that runs reads.
 _CONVENIENCES = "minitransformer.models.methods"
@@ -95,19 +96,11 @@ class Member(NamedTuple):
     node: ast.stmt
 
 
-def names_in(node: ast.AST) -> set[str]:
-    """The names that occur in a tree."""
-    return {n.id for n in walk(node) if isinstance(n, ast.Name)}
-
-
 def attributes_in(node: ast.AST) -> set[str]:
     """The names of attributes that occur in a tree, also as the text of a literal."""
-    return {
-        n.attr if isinstance(n, ast.Attribute) else n.value
-        for n in walk(node)
-        if isinstance(n, ast.Attribute)
-        or (isinstance(n, ast.Constant) and isinstance(n.value, str))
-    }
+    names = {n.attr for n in walk(node) if isinstance(n, ast.Attribute)}
+    texts = {n.value for n in walk(node) if isinstance(n, ast.Constant)}
+    return names | {text for text in texts if isinstance(text, str)}
 
 
 def bases_of(class_: type) -> list[type]:
@@ -376,13 +369,14 @@ def _merged_class(class_: type, made: set[type], attributes: set[str]) -> ast.Cl
             if name not in attributes:
                 continue
             inner.body = _without_super(inner, member.owner, bases)
-        elif isinstance(inner, ast.Assign | ast.AnnAssign) and inner.value is not None:
-            if isinstance(inner.value, ast.Name | ast.Constant) and not node.decorator_list:
-                constants[name] = inner.value
+        value = getattr(inner, "value", None)
+        if isinstance(value, ast.Name | ast.Constant) and not node.decorator_list:
+            constants[name] = value
         node.body.append(inner)
     if node.decorator_list:
         node.body.sort(key=lambda inner: isinstance(inner, ast.FunctionDef))  # fields first
     _Constants(constants).visit(node)
+    node.merged = {base.__name__: base.__doc__ or "" for base in bases[1:]}  # type: ignore[attr-defined]
     return node
 
 
@@ -401,9 +395,8 @@ class _Constants(ast.NodeTransformer):
             isinstance(node.value, ast.Name)
             and node.value.id == "self"
             and node.attr in self.values
-        ):
-            if isinstance(node.ctx, ast.Load):
-                return copy.deepcopy(self.values[node.attr])
+        ) and isinstance(node.ctx, ast.Load):
+            return copy.deepcopy(self.values[node.attr])
         return node
 
 
@@ -447,20 +440,3 @@ def _bind(function: ast.FunctionDef, call: ast.Call) -> None:
     }
     if changed:
         Substitute(changed).visit(function)
-
-
-class Substitute(ast.NodeTransformer):
-    """Puts expressions in the place of names that are read."""
-
-    def __init__(self, values: Mapping[str, ast.expr]) -> None:
-        self.values = values
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.JoinedStr:
-        return node
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        if isinstance(node.ctx, ast.Load) and node.id in self.values:
-            value = copy.deepcopy(self.values[node.id])
-            value.inserted = True  # type: ignore[attr-defined]
-            return value
-        return node

@@ -2,18 +2,19 @@
 
 What a sentence (or the part of one after a semicolon) says of a parameter that was removed, whose
 name it has in backticks, or of a definition that the program lacks, whose name it has in a role
-such as :func:, goes with it. So do the entries of removed parameters, and without checks the errors.
+such as :func:, goes with it. So do the entries of removed parameters, and errors without checks.
 """
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from minitransformer.source.syntax import WIDTH, docstring, set_source, walk
-from minitransformer.source.simplify import defined_names
+from minitransformer.source.syntax import WIDTH, docstring, document, set_source, walk
+from minitransformer.source.trees import defined_names
 from minitransformer.source.types import parameters_of
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Example):$")
@@ -26,21 +27,27 @@ _ENTRY = re.compile(r"    (\w+(?:, \w+)*): (.*)$")
 class Prose:
     """Rewrites docstrings and comments.
 
-    Attributes:
-        members: the classes of the program with their members, and its functions and constants.
+    Args:
+        body: the definitions.
         aliases: names of classes that were merged away, and what stands for them.
+        roots: the names of definitions that a reader calls.
         with_checks: whether errors are described.
     """
 
-    members: Mapping[str, Collection[str]]
+    body: list[ast.stmt]
     aliases: Mapping[str, str]
-    with_checks: bool
     roots: Collection[str]
+    with_checks: bool
 
-    def rewrite(self, body: list[ast.stmt]) -> None:
-        """Rewrite the docstrings and comments of definitions, in place."""
-        self._complete(body)
-        for node in body:
+    def rewrite(self) -> None:
+        """Rewrite all docstrings and comments, in place."""
+        self.members = {
+            name: {getattr(n, "name", "") for n in getattr(node, "body", [])}
+            for node in self.body
+            for name in defined_names(node)
+        }
+        self._complete(self.body)
+        for node in self.body:
             self._is_root = bool(set(defined_names(node)) & {*self.roots})
             if isinstance(node, ast.FunctionDef):
                 self._function(node, 1)
@@ -62,19 +69,36 @@ class Prose:
         entries: dict[str, dict[str, list[str]]] = {}
         for node in body:
             for inner in getattr(node, "body", []):
-                if isinstance(inner, ast.FunctionDef) and (text := docstring(inner)) is not None:
+                if isinstance(inner, ast.FunctionDef) and (text := document(inner)) is not None:
                     name = f"{node.name}.{inner.name}"  # type: ignore[attr-defined]
-                    entries[name] = _entries_of(inspect.cleandoc(text.value))
+                    entries[name] = _entries_of(inspect.cleandoc(text))
         for node in body:
             if set(defined_names(node)) & {*self.roots}:
                 for inner in [node, *getattr(node, "body", [])]:
                     literal = docstring(inner)
                     if literal is not None:
                         self._expand(literal, entries)
+                self._take_over(node)
+
+    def _take_over(self, node: ast.stmt) -> None:
+        """Let a class say what a base says to which its methods refer."""
+        methods = [n for n in getattr(node, "body", []) if isinstance(n, ast.FunctionDef)]
+        said = [
+            line
+            for method in methods
+            for parameter in parameters_of(method)
+            for line in _entries_of(inspect.cleandoc(document(method) or "")).get(parameter.arg, ())
+        ]
+        literal = docstring(node)
+        for base, text in getattr(node, "merged", {}).items():
+            if literal is not None and any(f":class:`{base}`" in line for line in said):
+                paragraphs = inspect.cleandoc(text).split("\n\n")[1:]
+                literal.value = "\n\n".join([inspect.cleandoc(str(literal.value)), *paragraphs])
+                set_source(literal, "")
 
     def _expand(self, literal: ast.Constant, known: Mapping[str, Mapping[str, list[str]]]) -> None:
         lines: list[str] = []
-        for line in inspect.cleandoc(literal.value).split("\n"):
+        for line in inspect.cleandoc(str(literal.value)).split("\n"):
             match = re.match(r"    ([\w, ]+): as in :meth:`([\w.]+)`\.$", line)
             target = self._renamed(f":meth:`{match[2]}`")[7:-1] if match else ""
             if match is None or target not in known:
@@ -83,7 +107,7 @@ class Prose:
             for name in match[1].split(", "):
                 lines += known[target].get(name, [])
         text = "\n".join(lines)
-        if text != inspect.cleandoc(literal.value):
+        if text != inspect.cleandoc(str(literal.value)):
             literal.value = text
             set_source(literal, "")
 
@@ -98,7 +122,7 @@ class Prose:
         literal = docstring(node)
         if literal is None:
             return
-        before = inspect.cleandoc(literal.value)
+        before = inspect.cleandoc(str(literal.value))
         after = self.text(before, removed, WIDTH - 4 * depth)
         if after != before:
             assert isinstance(node, ast.FunctionDef | ast.ClassDef)
@@ -124,9 +148,7 @@ class Prose:
                 continue  # comments say it; what a reader calls has them
             if not _SECTION.match(title):
                 blocks.append(self._paragraph(block, removed, width))
-            elif title == "Raises:" and not self.with_checks:
-                continue
-            elif title == "Example:":
+            elif (title == "Raises:" and not self.with_checks) or title == "Example:":
                 continue
             else:
                 kept = self._entries(lines, removed, width)
@@ -182,7 +204,7 @@ class Prose:
             return text
         if kept and kept[-1].endswith(";"):
             kept[-1] = kept[-1][:-1] + "." * parts[-1].endswith(".")
-        for place, (one, other) in enumerate(zip(kept[:-1], kept[1:], strict=True)):
+        for place, (one, other) in enumerate(itertools.pairwise(kept)):
             if one.endswith(";") and other[0].isupper() and f"{one} {other}" not in text:
                 kept[place] = one[:-1] + "."
         return " ".join(part[0].upper() + part[1:] if not place and text[0].isupper() else part
@@ -236,10 +258,11 @@ def legend(text: str, docstrings: list[str]) -> str:
         text: of the file.
         docstrings: of the modules that it was made from, the most important first.
     """
-    used = set(re.findall(r"\b[A-Z]\b", " ".join(re.findall(r"\([^()\n]*\)", text))))
+    shapes = re.findall(r"\(((?:\.\.\., )?[A-Z0-9](?:[A-Z0-9*., ]*))\)", text)
+    used = set(re.findall(r"\b[A-Z]\b", " ".join(shapes)))
     meanings: dict[str, str] = {}
-    for document in docstrings:
-        for paragraph in document.split("\n\n"):
+    for text_of_module in docstrings:
+        for paragraph in text_of_module.split("\n\n"):
             flat = " ".join(paragraph.split())
             if re.match(r"[A-Z] [a-z]", flat):
                 for letter, meaning in re.findall(r"\b([A-Z]) ([a-z][^,.;]*)", flat):

@@ -8,12 +8,16 @@ in; a changed one is laid out anew, in the style of `ruff format`.
 import ast
 import copy
 import io
+import itertools
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 WIDTH = 100  # columns
+# Tokens that begin and end a text; formatted ones have several since Python 3.12.
+_TEXT_STARTS = (tokenize.STRING, getattr(tokenize, "FSTRING_START", tokenize.STRING))
+_TEXT_ENDS = (tokenize.STRING, getattr(tokenize, "FSTRING_END", tokenize.STRING))
 _INDENT = "    "
 _OPENING, _CLOSING = "([{", ")]}"
 Function = ast.FunctionDef | ast.Lambda
@@ -96,12 +100,12 @@ def parse(source: str) -> ast.Module:
 def _header_ends(tokens: Sequence[tokenize.TokenInfo]) -> list[int]:
     """The lines with a colon that begins a block."""
     ends, depth = [], 0
-    for token, after in zip(tokens[:-1], tokens[1:], strict=True):
+    for token, after in itertools.pairwise(tokens):
         if token.type == tokenize.OP:
             depth += (token.string in _OPENING) - (token.string in _CLOSING)
-            if token.string == ":" and depth == 0:
-                if after.type in (tokenize.NEWLINE, tokenize.COMMENT):
-                    ends.append(token.start[0])
+            begins_block = after.type in (tokenize.NEWLINE, tokenize.COMMENT)
+            if token.string == ":" and depth == 0 and begins_block:
+                ends.append(token.start[0])
     return ends
 
 
@@ -154,7 +158,7 @@ def _dump(node: ast.stmt) -> str:
 
 
 def is_changed(node: ast.stmt) -> bool:
-    """Whether a statement, or the header of a compound one, is no longer what it was in its file."""
+    """Whether a statement, or the header of a compound one, is not what it was in its file."""
     origin = getattr(node, "origin", None)
     return origin is None or origin.dump != _dump(node)
 
@@ -167,6 +171,12 @@ def docstring(node: ast.AST) -> ast.Constant | None:
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
             return value
     return None
+
+
+def document(node: ast.AST) -> str | None:
+    """The text that documents a function or a class."""
+    literal = docstring(node)
+    return None if literal is None else str(literal.value)
 
 
 # ---- tree to text ----
@@ -183,15 +193,13 @@ def unparse(definitions: Sequence[ast.stmt]) -> str:
 
 
 def _blank_lines(before: ast.stmt, after: ast.stmt) -> int:
-    apart = ast.FunctionDef | ast.ClassDef
-    if isinstance(before, ast.Import | ast.ImportFrom) and not isinstance(after, apart):
-        if not isinstance(after, ast.Import | ast.ImportFrom):
-            return 1
+    apart, imports = ast.FunctionDef | ast.ClassDef, ast.Import | ast.ImportFrom
+    origin: Origin | None = getattr(after, "origin", None)
     if isinstance(before, apart) or isinstance(after, apart):
         return 2
-    if isinstance(after, ast.Import | ast.ImportFrom):
-        return int(after.origin.blank_before)  # type: ignore[attr-defined]
-    return 1 if getattr(after, "origin", None) is None or after.origin.comments else 0  # type: ignore[attr-defined]
+    if isinstance(after, imports):
+        return int(origin is not None and origin.blank_before)
+    return int(isinstance(before, imports) or origin is None or bool(origin.comments))
 
 
 def _block(body: Sequence[ast.stmt], depth: int, *, of_class: bool = False) -> list[str]:
@@ -208,22 +216,18 @@ def _block(body: Sequence[ast.stmt], depth: int, *, of_class: bool = False) -> l
 
 def _statement(node: ast.stmt, depth: int) -> list[str]:
     """The lines of a statement, its comments included."""
-    origin = getattr(node, "origin", None)
+    origin: Origin | None = getattr(node, "origin", None)
     indent = _INDENT * depth
     lines = [indent + comment for comment in origin.comments] if origin else []
-    for decorator in getattr(node, "decorator_list", []):
-        lines.append(f"{indent}@{text_of(decorator)}")
+    lines += [f"{indent}@{text_of(d)}" for d in getattr(node, "decorator_list", [])]
     tail = f"  {origin.tail}" if origin and origin.tail else ""
-    kept = origin is not None and not is_changed(node)
-    kept = kept and len(origin.lines[0]) - len(origin.lines[0].lstrip()) == len(indent)
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        if isinstance(node.value.value, str) and not kept:
-            return lines + _docstring(node.value.value, indent)
-    if kept:
-        lines += [*origin.lines[:-1], origin.lines[-1] + tail]
-    else:
-        lines += layout(_flat(node), indent, tail)
-    return lines + _inner_blocks(node, depth)
+    if origin is not None and not is_changed(node):
+        own = origin.lines
+        if len(own[0]) - len(own[0].lstrip()) == len(indent):
+            return [*lines, *own[:-1], own[-1] + tail, *_inner_blocks(node, depth)]
+    if isinstance(node, ast.Expr) and isinstance(text := getattr(node.value, "value", None), str):
+        return lines + _docstring(text, indent)
+    return lines + layout(_flat(node), indent, tail) + _inner_blocks(node, depth)
 
 
 def _inner_blocks(node: ast.stmt, depth: int) -> list[str]:
@@ -358,8 +362,20 @@ def _parameter(parameter: ast.arg, default: ast.expr | None) -> str:
 # ---- layout ----
 
 # Where a line is broken, the weakest operator first.
-_OPERATORS = (("for", "if"), ("if", "else"), ("or", "and"), ("==", "!=", "<", ">", "<=", ">=", "in"),
-              ("|",), ("&",), ("+", "-"), ("*", "/", "//", "@", "%"))  # fmt: skip
+_OPERATORS = (
+    ("for", "if"),
+    ("if", "else"),
+    ("or", "and"),
+    ("==", "!=", "<", ">", "<=", ">=", "in"),
+    ("|",),
+    ("&",),
+    ("+", "-"),
+    ("*", "/", "//", "@", "%"),
+)
+# What stands before an expression that gets parentheses if it is broken.
+_BEFORE = re.compile(
+    r"return |assert |if |elif |while |raise |[\w.\[\], ]+(?:: [^=]+)? [-+*/&|]?= "
+)
 
 
 def _tokens(text: str) -> list[tokenize.TokenInfo]:
@@ -383,7 +399,7 @@ def layout(text: str, indent: str, tail: str = "") -> list[str]:
     if body is None:
         return [indent + text + tail]
     inner = indent + _INDENT
-    if len(inner + body) <= WIDTH and not _must_explode(head, body):
+    if len(inner + body) <= WIDTH:
         return [indent + head, inner + body, indent + rest + tail]
     lines = []
     for part in _parts(body):
@@ -391,13 +407,9 @@ def layout(text: str, indent: str, tail: str = "") -> list[str]:
     return [indent + head, *lines, indent + rest + tail]
 
 
-def _must_explode(head: str, body: str) -> bool:
-    return False
-
-
 def _split(text: str) -> tuple[str, str | None, str]:
     """The text before the brackets that are broken, inside, and after; None for no brackets."""
-    keyword = re.match(r"(return |assert |if |elif |while |raise |(?:[\w.\[\], ]+(?:: [^=]+)? [-+*/&|]?= ))", text)  # fmt: skip
+    keyword = _BEFORE.match(text)
     if keyword and not text.startswith(("def ", "class ", "for ", "with ")):
         start = keyword.end()
         end = len(text) - text.endswith(":")
@@ -444,9 +456,17 @@ def _parts(body: str) -> list[str]:
     top = [token for token, depth in zip(tokens, depths, strict=True) if depth == 0]
     commas = [token.end[1] for token in top if token.string == ","]
     is_comprehension = any(token.string == "for" for token in top)
+    texts = [
+        after.start[1]
+        for before, after in itertools.pairwise(top)
+        if before.type in _TEXT_ENDS and after.type in _TEXT_STARTS
+    ]
+    if texts and not commas:  # texts that follow each other are one
+        bounds = [0, *texts, len(body)]
+        return [body[a:b].strip() for a, b in itertools.pairwise(bounds)]
     if not is_comprehension and (commas or not any(_is_operator(t, top) for t in top)):
         bounds = [0, *commas, len(body)]
-        items = [body[a:b].strip() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        items = [body[a:b].strip() for a, b in itertools.pairwise(bounds)]
         return [f"{item.removesuffix(',')}," for item in items if item]
     for operators in _OPERATORS:
         if operators == ("for", "if") and not is_comprehension:
@@ -454,7 +474,7 @@ def _parts(body: str) -> list[str]:
         places = [t.start[1] for t in top if t.string in operators and t.start[1] > 0]
         if places:
             bounds = [0, *places, len(body)]
-            return [body[a:b].strip() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            return [body[a:b].strip() for a, b in itertools.pairwise(bounds)]
     return [body]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from minitransformer.source.syntax import walk
+from minitransformer.source.trees import defined_names, is_self, without_none
 
 
 class Scope(NamedTuple):
@@ -245,7 +246,10 @@ class Types:
             elif isinstance(node, ast.AugAssign):
                 bind(node.target, "part", node.value)
             elif isinstance(node, ast.For | ast.comprehension):
-                bind(node.target, "element", node.iter)
+                values = node.iter
+                if isinstance(values, ast.Name) and len(found.get(values.id, ())) == 1:
+                    values = found[values.id][0][1]  # a name for what the loop is over
+                bind(node.target, "element", values)
             elif isinstance(node, ast.withitem) and node.optional_vars is not None:
                 bind(node.optional_vars, "part", node.context_expr)
             elif isinstance(node, ast.NamedExpr):
@@ -257,8 +261,6 @@ class Types:
         values = self.assigned(scope.function).get(name, [])
         found = set(self._declared[id(scope.function)].get(name, ()))
         for _, value in values:
-            if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "zip":
-                value = value.args[0]
             found |= self.instances(value, scope)
         for parameter in parameters_of(scope.function):
             if parameter.arg == name:
@@ -378,16 +380,6 @@ def _pairs(node: ast.Assign | ast.AnnAssign) -> Iterator[tuple[ast.expr, ast.exp
             yield target, node.value
 
 
-def is_self(node: ast.expr, name: str | None = None) -> bool:
-    """Whether it is `self.name`; without a name, any attribute of `self`."""
-    return (
-        isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-        and name in (None, node.attr)
-    )
-
-
 UNKNOWN = "unknown"
 
 
@@ -415,3 +407,83 @@ def place_of(site: Site, function: ast.FunctionDef, name: str) -> int | ast.keyw
             if place == index:
                 return place
     return UNKNOWN if any(keyword.arg is None for keyword in site.call.keywords) else None
+
+
+def never_none(node: ast.expr, scope: Scope | None, types: Types, depth: int = 0) -> bool:
+    """Whether a value is never None, as far as the code shows."""
+    if depth > 8:
+        return False
+    if isinstance(node, ast.Constant):
+        return node.value is not None
+    if isinstance(
+        node,
+        ast.BinOp | ast.Compare | ast.UnaryOp | ast.JoinedStr | ast.Tuple | ast.List | ast.Dict,
+    ):
+        return True
+    if isinstance(node, ast.Subscript):
+        return not (isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str))
+    if isinstance(node, ast.IfExp):
+        return never_none(node.body, scope, types, depth + 1) and never_none(
+            node.orelse, scope, types, depth + 1
+        )
+    if isinstance(node, ast.Call):
+        if types.constructed(node.func, scope):
+            return True
+        callees = types.callees(node, scope)
+        if callees:
+            return all(
+                c.function.returns is not None and without_none(c.function.returns) is None
+                for c in callees
+            )
+        return isinstance(node.func, ast.Attribute) and node.func.attr != "get"
+    if isinstance(node, ast.Attribute):
+        if is_self(node) and scope is not None and scope.owner in types.classes:
+            methods = [n for n in types.classes[scope.owner].body if isinstance(n, ast.FunctionDef)]
+            given = [(v, m) for m in methods for v in types.set_on_self(m).get(node.attr, ())]
+            scopes = {id(m): Scope(m, scope.owner) for m in methods}
+            if given and all(never_none(v, scopes[id(m)], types, depth + 1) for v, m in given):
+                return True
+        owners = types.instances(node.value, scope)
+        annotations = [_field(types.classes[o], node.attr) for o in owners]
+        return bool(annotations) and all(
+            a is not None and without_none(a) is None for a in annotations
+        )
+    if isinstance(node, ast.Name) and scope is not None:
+        if any(node.id in defined_names(n) for n in types.body):
+            return True
+        for parameter in parameters_of(scope.function):
+            said = parameter.annotation and ast.unparse(parameter.annotation)
+            if parameter.arg == node.id and said and "None" not in said:
+                return "Any" not in said
+        values = types.assigned(scope.function).get(node.id, [])
+        for parameter in parameters_of(scope.function):
+            if parameter.arg == node.id:
+                if not values:
+                    annotation = parameter.annotation
+                    return annotation is not None and without_none(annotation) is None
+                return _assigned_before(node, scope, types, depth)
+        return bool(values) and all(
+            kind == "part" or (kind == "value" and never_none(value, scope, types, depth + 1))
+            for kind, value in values
+        )
+    return False
+
+
+def _assigned_before(node: ast.Name, scope: Scope, types: Types, depth: int) -> bool:
+    """Whether a parameter was given another value, never None, before it is read here."""
+    result = False
+    for statement in scope.function.body:
+        if any(inner is node for inner in walk(statement)):
+            return result
+        if isinstance(statement, ast.Assign):
+            for target in statement.targets:
+                if isinstance(target, ast.Name) and target.id == node.id:
+                    result = never_none(statement.value, scope, types, depth + 1)
+    return False
+
+
+def _field(node: ast.ClassDef, name: str) -> ast.expr | None:
+    for inner in node.body:
+        if isinstance(inner, ast.AnnAssign) and getattr(inner.target, "id", "") == name:
+            return inner.annotation
+    return None
