@@ -775,34 +775,47 @@ def _add_exercise_start(parser: Parser) -> None:
 def _exercise_start(arguments: Namespace) -> int:
     from minitransformer.exercises.catalogue import start
 
-    for path in start(arguments.names, arguments.out, tests=arguments.tests):
+    paths = start(arguments.names, arguments.out, tests=arguments.tests)
+    for path in paths:
         print(path)
+    print(f"then: minitransformer exercise check {paths[0]}", file=sys.stderr)
     return 0
 
 
 def _add_exercise_check(parser: Parser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a solution")
+    help = "a solution, or a directory with files of `exercise start`"
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help=help)
     parser.add_argument("--exercise", metavar="NAME", help="by default all that the file defines")
-    parser.add_argument("--time-limit", type=positive, default=60, help="seconds for each")
+    parser.add_argument("--time-limit", type=positive, help="seconds for each; 60 by default")
     parser.add_argument("--json", action="store_true", help="print one document of JSON")
     parser.set_defaults(parser=parser)
 
 
 def _exercise_check(arguments: Namespace) -> int:
     """Exit status 0: all are right; 1: one is not; 2: there is nothing to check."""
-    from minitransformer.exercises.catalogue import exercises_in, find
-    from minitransformer.exercises.checking import check
+    from minitransformer.exercises.catalogue import exercises_in, find, solutions_in
+    from minitransformer.exercises.checking import TIME_LIMIT, Report, check
 
     try:
         only = [find(arguments.exercise)] if arguments.exercise else None
-        work = [(e, path) for path in arguments.files for e in only or exercises_in(path)]
+        files = [file for path in arguments.files for file in solutions_in(path)]
     except (ValueError, OSError) as error:
         arguments.parser.error(str(error))
     reports = []
-    for exercise, path in work:
-        reports.append(check(exercise, path, time_limit=arguments.time_limit))
-        if not arguments.json:
-            print("\n" * (len(reports) > 1) + reports[-1].text(), flush=True)
+    for file in files:
+        try:
+            exercises = only or exercises_in(file)
+        except (ValueError, OSError) as error:
+            if len(files) == 1:
+                arguments.parser.error(str(error))
+            found = iter([Report("no exercise", str(file), failure=str(error))])
+        else:
+            limit = arguments.time_limit or TIME_LIMIT
+            found = (check(exercise, file, time_limit=limit) for exercise in exercises)
+        for report in found:  # each as soon as it is known
+            reports.append(report)
+            if not arguments.json:
+                print(report.text(), end="\n\n" if len(files) > 1 else "\n", flush=True)
     passed = all(report.passed for report in reports)
     if arguments.json:
         document = {"passed": passed, "reports": [report.as_dict() for report in reports]}
@@ -819,7 +832,7 @@ ACTIONS = ", ".join(EXERCISE_ACTIONS)
 
 
 def _exercise(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         actions = "\n".join(f"  {name:8}{a.help}" for name, a in EXERCISE_ACTIONS.items())
         print(f"usage: minitransformer exercise ACTION ...\n\nactions:\n{actions}")
         return 0

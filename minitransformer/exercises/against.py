@@ -34,6 +34,7 @@ from minitransformer.names import listed, unexpected_name
 from minitransformer.parity import (
     SOURCE,
     TARGET,
+    TOLERANCE,
     Batch,
     Comparison,
     PaddingMasks,
@@ -109,6 +110,7 @@ class FileReport:
         return {
             "model": self.model,
             "dtype": str(self.dtype).removeprefix("torch."),
+            "tolerance": TOLERANCE[self.dtype],
             "equal": self.report.equal,
             "mistakes": [
                 {"name": m.name, "reason": m.reason, "read": asdict(m.line)} for m in self.mistakes
@@ -331,13 +333,29 @@ def _can_be(dtype: torch.dtype, student: Comparable) -> bool:
     before = next((p.dtype for p in student.model.parameters()), dtype)
     student.model.to(dtype)
     try:
-        results = _results(student.model(**student.batch)).values()
+        results = _results(_call(student)).values()
         if all(tensor.dtype == dtype for tensor in results):
             return True
-    except RuntimeError:  # some of its tensors are no parameters, which have another dtype
+    except ValueError:  # some of its tensors are no parameters, which have another dtype
         pass
     student.model.to(before)
     return False
+
+
+def _call(side: Comparable) -> Any:
+    """Call the model.
+
+    Raises:
+        ValueError: it ends in an error, or ends the process.
+    """
+    kind = type(side.model)
+    try:
+        return side.model(**side.batch)
+    except _Enough:
+        raise
+    except (Exception, SystemExit) as error:
+        described = _described(error, inspect.getsourcefile(kind) or "")
+        raise ValueError(f"{kind.__name__} cannot be called: {described}") from error
 
 
 class _Enough(Exception):
@@ -354,7 +372,7 @@ def outputs_of(side: Comparable, last: str = "") -> dict[str, Tensor]:
     calls: list[tuple[str, Tensor]] = []
     try:
         with _hooks(side, calls, last), t5_norms_in_float64(side.model):
-            results = _results(side.model(**side.batch))
+            results = _results(_call(side))
     except _Enough:
         return _by_name(calls)
     outputs = _by_name(calls) | {name: tensor.detach() for name, tensor in results.items()}
@@ -452,7 +470,10 @@ def _rows(
                 ours = ours[None]
             elif is_gradient and ours.shape != tensor.shape == ours.T.shape:
                 ours = ours.T  # of a matrix that is stored as (in, out)
-        yield compare_tensors(name, ours, tensor, masks)
+        if ours is not None and (ours.dim() != tensor.dim() or ours.shape[1:] != tensor.shape[1:]):
+            yield Comparison(name, "SHAPE", shape=tuple(ours.shape))
+        else:
+            yield compare_tensors(name, ours, tensor, masks)
 
 
 def _diagnose(
@@ -463,7 +484,7 @@ def _diagnose(
     """
     assert report.first_difference is not None
     first = report.first_difference.name
-    agreeing: list[tuple[int, Mistake]] = []
+    agreeing: list[tuple[int, tuple[float, ...], Mistake]] = []
     mistakes = [*model_mistakes(right.model)]
     for mistake, put_into in tqdm(mistakes, "known mistakes", leave=False, disable=None):
         wrong = replace(right, model=copy.deepcopy(right.model))
@@ -477,8 +498,9 @@ def _diagnose(
             rows = [*_rows(student, found, wrong, outputs_of(wrong))]
         except (RuntimeError, IndexError, TypeError, ValueError):  # it ends in an error
             continue
-        agreeing.append((sum(row.status == "OK" for row in rows), mistake))
-    most = max((count for count, _ in agreeing), default=0)
+        numbers = tuple(row.difference for row in rows)
+        agreeing.append((sum(row.status == "OK" for row in rows), numbers, mistake))
+    most = max((count for count, *_ in agreeing), default=0)
     # Exercises that build on each other tell the same mistake in their own words.
-    told = {m.line: m for count, m in reversed(agreeing) if count == most}
+    told = {numbers: m for count, numbers, m in reversed(agreeing) if count == most}
     return tuple(reversed(told.values()))

@@ -42,7 +42,7 @@ from minitransformer.exercises.training import (
     SHIFT_RIGHT,
     WARMUP_SCHEDULE,
 )
-from minitransformer.names import listed, unexpected_name
+from minitransformer.names import listed, nearest, unexpected_name
 
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
@@ -94,6 +94,21 @@ def find(name: str) -> Exercise:
     raise ValueError(unexpected_name("exercise", name, [*EXERCISES]))
 
 
+def solutions_in(path: Path) -> list[Path]:
+    """The file itself, or the files of exercises in a directory, in the order of the course.
+
+    Raises:
+        ValueError: the directory has none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [path / exercise.file_name for exercise in EXERCISES.values()]
+    found = [file for file in files if file.exists()]
+    if not found:
+        raise ValueError(f"{path} has no file of an exercise, such as {files[0].name}")
+    return found
+
+
 def exercises_in(path: Path) -> list[Exercise]:
     """The exercises whose function or class a file defines.
 
@@ -106,13 +121,18 @@ def exercises_in(path: Path) -> list[Exercise]:
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"{path} is not Python: {error}") from error
     names = {s.name for s in statements if isinstance(s, ast.FunctionDef | ast.ClassDef)}
+    for statement in statements:
+        if isinstance(statement, ast.Assign):  # softmax = lambda ...
+            names |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
     found = [exercise for exercise in EXERCISES.values() if exercise.target in names]
+    # A file may have helpers that are named like other exercises.
+    found = [e for e in found if e.file_name == path.name] or found
     if not found:
-        defined = listed(sorted(names), 200) or "nothing"
-        raise ValueError(
-            f"{path} defines no function or class of an exercise, but {defined}; start from the "
-            "file of `minitransformer exercise start NAME`, and keep the name in it"
-        )
+        targets = [exercise.target for exercise in EXERCISES.values()]
+        near = [target for name in sorted(names) if (target := nearest(name, targets))]
+        what = f"defines {listed(sorted(names), 200)}" if names else "defines no function or class"
+        hint = f"did you mean {near[0]}?" if near else "start from `minitransformer exercise start`"
+        raise ValueError(f"{path} {what}, which is no exercise; {hint}")
     return found
 
 
@@ -150,8 +170,8 @@ def start(names: Iterable[str], directory: Path, *, tests: bool = False) -> list
         ValueError: there is no such exercise.
         FileExistsError: one of the files exists.
     """
-    names = [*EXERCISES] if "all" in names else names
-    chosen = [find(name) for name in names]
+    names = [*names]
+    chosen = [find(name) for name in dict.fromkeys([*EXERCISES] if "all" in names else names)]
     texts = {directory / e.file_name: e.template_text() for e in chosen}
     if tests:
         rows = "".join(f'    "{exercise.name}",\n' for exercise in chosen)

@@ -11,6 +11,7 @@ import functools
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitransformer.exercises import runner
@@ -33,10 +34,8 @@ TIME_LIMIT = 60.0  # seconds for a file, of which importing torch takes a few
 
 # The largest |yours - reference| / (1 + |reference|) that rounding explains.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-_MOST_MISTAKES = 3  # at once
 _FIRST_CASES = 3  # to be explained if not all can be
 _MOST_PRINTED = 24  # numbers of a tensor that are printed in full
-_MOST_BYTES_PRINTED = 2**26  # what a solution may write to its standard output
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,6 @@ class Report:
     def text(self) -> str:
         """The report for a reader."""
         lines = [f"{self.exercise}: {'right' if self.passed else 'not yet right'} ({self.file})"]
-        if self.printed:
-            lines.append(f"Your code prints, which a solution should not: {self.printed!r:.200}")
         if self.failure is not None:
             lines.append(self.failure)
         elif self.case is None or self.difference is None:
@@ -93,6 +90,8 @@ class Report:
         else:
             lines += self._difference_lines(self.case, self.difference)
             lines += ["", *self._mistake_lines(self.difference)]
+        if self.printed:
+            lines.append(f"Your code prints, which a solution should not: {self.printed!r:.200}")
         return "\n".join(lines)
 
     def _difference_lines(self, case: Case, difference: Difference) -> Iterator[str]:
@@ -112,7 +111,7 @@ class Report:
             yield "The call ends in an error; fix that first."
         elif not self.mistakes and not self.notes:
             yield (
-                "This is none of the known mistakes, nor several of them; look at where the result "
+                "This is none of the known mistakes, nor two of them; look at where the result "
                 "first differs."
             )
         for number, alternative in enumerate(self.mistakes):
@@ -121,6 +120,8 @@ class Report:
             for mistake in alternative:
                 yield f"- {mistake.reason}"
                 yield f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}"
+        if self.mistakes:
+            yield f"(The files are in {Path(__file__).parents[2]})"
         yield from self.notes
 
     def as_dict(self) -> dict[str, Any]:
@@ -156,10 +157,9 @@ def check(exercise: Exercise, path: str | Path, *, time_limit: float = TIME_LIMI
         exercise: what the file should solve.
         path: the file.
         time_limit: seconds.
-
-    Raises:
-        OSError: the file cannot be read.
     """
+    if not Path(path).is_file():
+        return Report(exercise.name, str(path), failure=f"There is no file {path}.")
     cases = list(exercise.cases())
     outcomes, failure, printed = _run(Path(path), exercise.target, cases, time_limit)
     if failure is not None:
@@ -198,7 +198,7 @@ def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]
         return judged
     first = wrong[:_FIRST_CASES]
     some = [cases[i] for i in first], [outcomes[i] for i in first]
-    mistakes = diagnose(exercise, *some, range(_FIRST_CASES))
+    mistakes = diagnose(exercise, *some, range(_FIRST_CASES), most=2)
     note = "This explains the first inputs alone; there is more. Fix it and check again."
     return replace(report, notes=(note,) * bool(mistakes), mistakes=tuple(mistakes))
 
@@ -225,16 +225,18 @@ def _judge_values(
     mistakes = diagnose(exercise, cases, converted, wrong) if wrong else []
     if wrong and not mistakes:
         return report
-    dtypes = any(
-        _dtypes(outcome.value) != _dtypes(reference.value)
-        for outcome, reference in zip(outcomes, right, strict=True)
-    )
     note = (
-        "The result has another dtype than it should; see which one the exercise asks for."
-        if dtypes
-        else "Something is computed in float32 although the inputs are float64, as by `x.float()`; "
-        "convert half precision alone, or use torch.promote_types(x.dtype, torch.float32)."
+        "What differs is as small as rounding to float32. Perhaps something is computed in "
+        "float32, as after `x.float()`: convert half precision alone, or use "
+        "torch.promote_types(x.dtype, torch.float32). Or a small number is added."
     )
+    for yours, reference in zip(outcomes, right, strict=True):
+        dtypes = _dtypes(yours.value), _dtypes(reference.value)
+        different = [pair for pair in zip(*dtypes, strict=False) if pair[0] != pair[1]]
+        if different:
+            one, other = different[0]
+            note = f"A result is {one} where it should be {other}; convert it back with .to(dtype)."
+            break
     return replace(report, notes=(note,), mistakes=tuple(mistakes))
 
 
@@ -248,22 +250,31 @@ def _as_in(outcome: Outcome, reference: Outcome) -> Outcome:
     def converted(value: Any, like: Any) -> Any:
         if isinstance(value, Tensor) and isinstance(like, Tensor):
             return value.to(like.dtype)
-        if isinstance(value, list | tuple) and isinstance(like, list | tuple):
-            return [converted(*pair) for pair in zip(value, like, strict=False)]
+        lists = isinstance(value, list | tuple) and isinstance(like, list | tuple)
+        if lists and len(value) == len(like):
+            return [converted(*pair) for pair in zip(value, like, strict=True)]
         return value
 
     return replace(outcome, value=converted(outcome.value, reference.value))
 
 
 def diagnose(
-    exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome], wrong: Sequence[int]
+    exercise: Exercise,
+    cases: Sequence[Case],
+    outcomes: Sequence[Outcome],
+    wrong: Sequence[int],
+    most: int = 3,
 ) -> list[tuple[Mistake, ...]]:
-    """The mistakes, alone or up to three at once, that give these outcomes in every case.
+    """The mistakes, alone or several at once, that give these outcomes in every case.
+
+    One and two are all tried; of three only those whose effect on the first wrong case is that of
+    the ones among them that show there by themselves.
 
     Args:
         exercise: whose catalogue is searched.
         cases, outcomes: the inputs and what the solution gave.
         wrong: the numbers of the cases in which that is not what the reference gives.
+        most: how many at once are searched for.
     """
     first, *others = [*wrong, *(i for i in range(len(cases)) if i not in wrong)]
 
@@ -271,7 +282,7 @@ def diagnose(
     def explain(mistakes: tuple[Mistake, ...], i: int) -> bool:
         return _explains(exercise, mistakes, cases[i], outcomes[i])
 
-    for size in range(1, _MOST_MISTAKES + 1):
+    for size in range(1, most + 1):
         tried = [*itertools.combinations(exercise.mistakes, size)]
         if size > 2:
             # Most do not show in the first case, such as those of masks where there is no mask, so
@@ -296,15 +307,21 @@ def diagnose(
 def are_independent(exercise: Exercise, mistakes: Sequence[Mistake], case: Case) -> bool:
     """Whether no two of the mistakes replace the same step."""
     steps = runner.build(exercise.steps, case) if exercise.is_class else exercise.steps()
-    replaced: set[str] = set()
+    replaced: set[tuple[Any, str]] = set()
     for mistake in mistakes:
-        before = dict(vars(steps))
+        before = _steps_of(steps)
         mistake.put_into(steps)
-        now = {name for name, step in vars(steps).items() if before.get(name) is not step}
+        now = {place for place, step in _steps_of(steps).items() if before.get(place) is not step}
         if now & replaced:
             return False
         replaced |= now
     return True
+
+
+def _steps_of(steps: Any) -> dict[tuple[Any, str], Any]:
+    """The attributes of an object and of its submodules, by object and name."""
+    objects = [*steps.modules()] if isinstance(steps, nn.Module) else [steps]
+    return {(each, name): step for each in objects for name, step in vars(each).items()}
 
 
 def _explains(
@@ -326,7 +343,13 @@ def wrong_outcome(exercise: Exercise, mistakes: Sequence[Mistake], case: Case) -
             mistake.put_into(steps)
 
     target = exercise.steps if exercise.is_class else exercise.steps()
-    return runner.evaluate(target, case, put_in)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they were
+        outcome = runner.evaluate(target, case, put_in)
+    value = outcome.value
+    if isinstance(value, list) and len(value) == 2 and value[1] is None:
+        # A layer of the library, whose attention maps were not asked for.
+        outcome = replace(outcome, value=value[0])
+    return outcome
 
 
 def _reference_outcome(exercise: Exercise, case: Case) -> Outcome:
@@ -339,7 +362,7 @@ def _reference_outcome(exercise: Exercise, case: Case) -> Outcome:
 def first_difference(case: Case, yours: Outcome, reference: Outcome) -> Difference | None:
     """Where an outcome first differs from another by more than rounding."""
     if yours.error is not None or reference.error is not None:
-        if _kind(yours.error) == _kind(reference.error):
+        if _message(yours.error) == _message(reference.error):
             return None
         return Difference(
             "the call",
@@ -350,14 +373,14 @@ def first_difference(case: Case, yours: Outcome, reference: Outcome) -> Differen
     for name, gradient in reference.gradients.items():
         if different is not None:
             break
-        other = yours.gradients[name]
+        other = yours.gradients.get(name)
         different = _differing(f"gradient of {name}", other, gradient, case.tolerance)
     return different
 
 
-def _kind(error: str | None) -> str | None:
-    """The kind of an error, "ValueError", whatever its words."""
-    return None if error is None else error.partition(":")[0]
+def _message(error: str | None) -> str | None:
+    """The error without the line of the solution that it came from."""
+    return None if error is None else re.sub(r" \(line \d+\)$", "", error)
 
 
 def _differing(
@@ -445,16 +468,18 @@ def _run(
         there = Path(directory)
         runner.write(there, "cases", [vars(case) for case in cases])
         # -P: the directory of runner.py, which is this package's, is not searched for modules.
-        command = [sys.executable, "-P", runner.__file__, str(path.resolve()), name, directory]
-        with (there / "printed").open("wb") as printed:
+        # -B: nothing is written beside the solution.
+        command = [sys.executable, "-PB", runner.__file__, str(path.resolve()), name, directory]
+        (there / "work").mkdir()
+        printed, errors = there / "printed", there / "errors"
+        with printed.open("wb") as standard_output, errors.open("wb") as standard_error:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=subprocess.STDOUT,
+                stdout=standard_output,
+                stderr=standard_error,
                 start_new_session=True,
-                cwd=directory,
-                preexec_fn=_limit_files if os.name == "posix" else None,
+                cwd=there / "work",
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
             try:
@@ -464,7 +489,7 @@ def _run(
                 ended = False
             finally:
                 _end(process)
-        with (there / "printed").open("rb") as lines:
+        with printed.open("rb") as lines:
             text = lines.read(1000).decode(errors="replace").strip()
         if (there / "refused.json").exists():
             return [], f"Not run: {runner.read(there, 'refused')}.", text
@@ -478,18 +503,13 @@ def _run(
                 f"It had not ended after {time_limit:g} s, {at}; does a loop never end?",
                 text,
             )
-        last = text.splitlines()[-1][:200] if text else "nothing was printed"
-        return [], f"The process ended with status {process.returncode} {at} ({last}).", ""
-
-
-def _limit_files() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_BYTES_PRINTED, _MOST_BYTES_PRINTED))
+        last = errors.read_bytes()[-1000:].decode(errors="replace").strip().splitlines()
+        reason = f" ({last[-1][:200]})" if last else ""
+        return [], f"The process ended with status {process.returncode} {at}{reason}.", text
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and all that it started."""
+    """End the process and its group."""
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -19,10 +19,7 @@ from torch import nn
 from minitransformer.exercises.runner import Case
 
 _ROOT = Path(__file__).parents[2]  # the directory that holds minitransformer/ and train/
-_CHECK_IT = (
-    "Check it: minitransformer exercise check THIS_FILE\n\n"
-    "It may import torch, numpy, math, json and the like, and your own files in this directory."
-)
+_IMPORTS = "It may import torch, numpy, Python's own modules, and your own files in this directory."
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ class Exercise:
             steps: Any = module
             if not self.is_class:
                 steps = self.steps()
-            elif type(module) is self.steps.__mro__[1]:  # type: ignore[attr-defined]
+            elif type(module) is self.reference:
                 module.__class__ = self.steps  # type: ignore[assignment]
             else:
                 continue
@@ -165,5 +162,6 @@ class Exercise:
             imports.insert(0, "from typing import Any\n")
         if from_torch:
             imports.append(f"from torch import {', '.join(from_torch)}")
-        head = f'"""{self.title[0].upper()}{self.title[1:]}.\n\n{_CHECK_IT}\n"""'
+        check = f"Check it: minitransformer exercise check {self.file_name}"
+        head = f'"""{self.title[0].upper()}{self.title[1:]}.\n\n{check}\n\n{_IMPORTS}\n"""'
         return "\n".join([head, "", *imports, "", "", source])

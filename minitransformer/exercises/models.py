@@ -98,7 +98,8 @@ def model_mistakes(model: nn.Module) -> Iterator[tuple[Mistake, Callable[[nn.Mod
 
 def occurs_in(model: nn.Module, exercise: Exercise) -> bool:
     """Whether a module of the model does what the exercise asks for."""
-    tried = copy.deepcopy(model)
+    tensors = [*model.parameters(), *model.buffers()]
+    tried = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # which are shared
     before = _attributes(tried)
     exercise.put_into_model(tried)
     after = _attributes(tried)

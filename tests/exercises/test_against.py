@@ -135,7 +135,7 @@ MISTAKES = [
      f"{LAYER}.attention.output", "mask ignored"),
     ("positions = real.cumsum(1) * real + self.pad",
      "positions = torch.arange(ids.shape[1]) + self.pad + 1",
-     "backbone.embeddings.position_embedding.table", "padding numbered, padding counted"),
+     "backbone.embeddings.position_embedding.table", "padding numbered"),
     ("F.gelu(self.intermediate", "F.gelu(approximate='tanh', input=self.intermediate",
      f"{LAYER}.feed_forward.down_proj", "tanh for exact gelu"),
     ("x = self.attention[", "x = x + self.attention[", None, None),
@@ -159,6 +159,13 @@ def test_the_mistake_is_named_at_the_first_module_that_differs(
     assert ", ".join(names) == (name or ""), found.text()
     if name is None:
         assert "none of the known mistakes" in found.text()
+
+
+def test_logits_of_another_shape_are_said_to_be(tmp_path, checkpoint):
+    path = written(tmp_path, "weight, self.lm_head.bias)", "weight, self.lm_head.bias)[:, -1]")
+    found = compare_with_file(f"{path}:Roberta", checkpoint, length=11)
+    first = found.report.first_difference
+    assert (first.name, first.status, first.shape) == ("logits", "SHAPE", (1, 3, 99))
 
 
 def test_a_model_with_its_own_names_is_compared_by_its_results(tmp_path, checkpoint):
@@ -217,6 +224,11 @@ def test_the_command_prints_a_document_for_programs(tmp_path, checkpoint, capsys
          "mine.py:Roberta", "Roberta.forward takes ids, attention_mask; it must take input_ids"),
         ("return F.linear(x, weight, self.lm_head.bias)", "return 5", "mine.py:Roberta",
          "the model returns neither a tensor nor one of logits, start_logits"),
+        ("F.gelu(self.lm_head", "F.gelou(self.lm_head", "mine.py:Roberta",
+         "Roberta cannot be called: AttributeError: module 'torch.nn.functional' has no"),
+        ("q @ k.mT", "q @ k", "mine.py:Roberta", "Roberta cannot be called: RuntimeError: "),
+        ("x = self.roberta", "exit(0); x = self.roberta", "mine.py:Roberta",
+         "Roberta cannot be called: SystemExit"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_compared_is_one_sentence(

@@ -10,7 +10,7 @@ import torch
 
 from minitransformer.cli import main
 from minitransformer.exercises import check, find
-from minitransformer.exercises.checking import first_difference
+from minitransformer.exercises.checking import first_difference, judge
 from minitransformer.exercises.runner import Case, Outcome
 
 HEAD = "import torch\n\n\ndef softmax(scores):\n"
@@ -96,11 +96,12 @@ def test_three_mistakes_at_once_are_named(tmp_path):
     [
         ("scores.softmax(-1)", "It returns None; is a `return` missing?", []),
         ("return scores.float().softmax(-1).to(scores.dtype)",
-         "Something is computed in float32", []),
-        ("return scores.softmax(-1, dtype=torch.float32)", "The result has another dtype", []),
+         "What differs is as small as rounding to float32.", []),
+        ("return scores.softmax(-1, dtype=torch.float32)",
+         "A result is torch.float32 where it should be torch.float64;", []),
         ("e = (scores - scores.amax(-1, keepdim=True)).exp2()\n"
          "    return (e / e.sum(-1, keepdim=True)).float()",
-         "The result has another dtype", ["powers of two"]),
+         "A result is torch.float32 where it should be torch.float64;", ["powers of two"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_whatever_the_exercise_is_said(body, note, names, tmp_path):
@@ -135,8 +136,8 @@ def test_what_is_in_no_catalogue_is_said_to_be_unknown(tmp_path):
         (
             "import subprocess\n" + RIGHT,
             "Not run: line 1 of solution.py imports subprocess, which a solution does not need; it "
-            "may import torch, numpy, math, json and the like, and your own files in the same "
-            "directory.",
+            "may import torch, numpy, Python's own modules without network and processes, and your "
+            "own files beside it.",
         ),
         (
             "__import__('transformers')\n" + RIGHT,
@@ -148,8 +149,11 @@ def test_what_is_in_no_catalogue_is_said_to_be_unknown(tmp_path):
         ("1 / 0\n", "Not run: solution.py cannot be imported: ZeroDivisionError: division by zero "
          "(line 1)."),
         ("softmx = 1\n", "Not run: solution.py has no function or class softmax."),
+        ("from . import helpers\n", "Not run: line 1 of solution.py should be: import helpers."),
+        (HEAD + "    __import__('transformers')\n",
+         "Not run: it imports transformers, which has the answer; write it yourself."),
     ],
-    ids=["package", "process", "dynamic", "syntax", "exit", "error", "name"],
+    ids=["package", "process", "dynamic", "syntax", "exit", "error", "name", "relative", "later"],
 )  # fmt: skip
 def test_a_file_that_cannot_be_run_is_one_sentence(text, failure, tmp_path):
     assert checked(tmp_path, text).failure == failure
@@ -157,22 +161,74 @@ def test_a_file_that_cannot_be_run_is_one_sentence(text, failure, tmp_path):
 
 def test_a_file_that_does_not_end_is_one_sentence(tmp_path):
     text = HEAD + "    while scores.numel() > 3:\n        pass\n    return scores.softmax(-1)\n"
-    report = checked(tmp_path, text, time_limit=6)
+    report = checked(tmp_path, text, time_limit=12)
     assert report.failure == (
-        "It had not ended after 6 s, in the case: two rows; does a loop never end?"
+        "It had not ended after 12 s, in the case: two rows; does a loop never end?"
     )
 
 
 def test_a_file_that_ends_the_process_is_one_sentence(tmp_path):
     crash = "    if scores.numel() > 3:\n        torch.os._exit(3)\n    return scores.softmax(-1)\n"
     report = checked(tmp_path, HEAD + crash)
-    assert report.failure == (
-        "The process ended with status 3 in the case: two rows (nothing was printed)."
-    )
+    assert report.failure == ("The process ended with status 3 in the case: two rows.")
+    told = "    import sys\n    print('row ' * 999, '\\nFatal: no rows', file=sys.stderr)\n"
+    report = checked(tmp_path, HEAD + told + "    torch.os._exit(3)\n")
+    assert report.failure.endswith("before the first result (Fatal: no rows).")
     exits = checked(tmp_path, HEAD + "    exit()\n")
     assert exits.difference.yours == (
         "SystemExit: your code ends the process; it should return its result (line 5)"
     )
+
+
+def test_an_error_is_explained_by_the_same_error_alone():
+    for name in ("multi-head-attention", "merge-heads"):  # some of whose mistakes end in errors
+        cases = [*find(name).cases()]
+        report = judge(
+            find(name), cases, [Outcome(error="RuntimeError: mine (line 3)")] * len(cases)
+        )
+        assert not report.passed and report.mistakes == ()
+        assert "The call ends in an error; fix that first." in report.text()
+    assert not first_difference(cases[0], Outcome(error="A: b (line 3)"), Outcome(error="A: b"))
+
+
+def test_a_result_that_is_too_long_is_no_question_of_dtypes(tmp_path):
+    text = "def split_heads(x, heads):\n    y = x.unflatten(-1, (heads, -1))\n"
+    text += "    return [y.transpose(1, 2)] * 2\n"
+    report = checked(tmp_path, text, "split-heads")
+    assert not report.passed and report.notes == ()
+
+
+def test_what_the_library_returns_beside_a_result_is_not_expected_of_students(tmp_path):
+    report = checked(tmp_path, HEAD + "    return scores.softmax(-1), None\n")
+    assert not report.passed
+
+
+def test_a_parameter_that_is_a_buffer_is_said_to_be_missing(tmp_path):
+    buffer = "        bias = self.query.bias.detach()\n        del self.query.bias\n"
+    buffer += "        self.query.register_buffer('bias', bias)\n\n    def split"
+    text = MULTI_HEAD.replace("\n    def split", buffer, 1)
+    report = checked(tmp_path, text, "multi-head-attention")
+    assert report.difference.yours.startswith("ValueError: the parameter query.bias is missing")
+
+
+def test_a_warning_is_nothing_printed(tmp_path):
+    text = "import warnings\n" + RIGHT + "\nwarnings.warn('slow')\n"
+    report = checked(tmp_path, text)
+    assert report.passed and report.printed == ""
+
+
+def test_a_file_is_checked_for_the_exercise_that_it_is_named_after(tmp_path, capsys):
+    (tmp_path / "softmax.py").write_text(RIGHT + "\n\ndef split_heads(x):\n    return x\n")
+    (tmp_path / "gelu.py").write_text(
+        "import torch\n\ngelu = lambda x: torch.nn.functional.gelu(x)\n"
+    )
+    assert main(["exercise", "check", str(tmp_path), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)["reports"]
+    assert [report["exercise"] for report in reports] == ["softmax", "gelu"]
+    (tmp_path / "gelu.py").write_text("gelu = (\n")
+    assert main(["exercise", "check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("softmax: right") and "gelu.py is not Python: '(' was never closed" in out
 
 
 def test_what_a_file_prints_does_not_reach_the_report(tmp_path, capfd):
@@ -234,7 +290,7 @@ def test_the_tests_for_a_class_repository_run(tmp_path):
         (["check", "absent.py"], "No such file or directory: 'absent.py'"),
         (
             ["check", "empty.py"],
-            "empty.py defines no function or class of an exercise",
+            "empty.py defines no function or class, which is no exercise; start",
         ),
         (["check", "empty.py", "--exercise", "sofmax"], "did you mean 'softmax'?"),
         (["chek", "empty.py"], "did you mean 'check'?"),
