@@ -1142,10 +1142,10 @@ class MultiHeadAttention(nn.Module):
 
     x is `hidden`, c is `context`. Four linear layers with a bias, from E to E, are its parameters:
     `query`, `key`, `value`, and `output`, each with `weight` and `bias`. The check loads its own
-    weights, so initial values do not matter; there may be no other parameters or buffers. split
-    makes (B, H, T, D) of (B, T, E): head h has the numbers h * D to (h + 1) * D - 1 of a token.
-    merge undoes it. A query whose keys are all masked has weights of zero, without a gradient: all
-    that it gets is the bias of `output`. No dropout, no residual connection, no normalization.
+    weights, so initial values do not matter; there may be no other parameters. split makes
+    (B, H, T, D) of (B, T, E): head h has the numbers h * D to (h + 1) * D - 1 of a token. merge
+    undoes it. A query whose keys are all masked has weights of zero, without a gradient: all that
+    it gets is the bias of `output`. No dropout, no residual connection, no normalization.
 
     Source: "Attention Is All You Need", section 3.2.2.
 
@@ -1390,7 +1390,9 @@ def as_many_keys_as_queries(layer: Any) -> None:
     """
 
     def split(projected: Tensor, hidden: Tensor) -> Tensor:
-        return layer.split_heads(projected.reshape(hidden.shape))
+        heads = layer.num_heads
+        size = projected.shape[-1] // heads
+        return projected.reshape(*hidden.shape[:2], heads, size).transpose(1, 2)
 
     layer.keys = lambda hidden, context: split(layer.key(context), hidden)
     layer.values = lambda hidden, context: split(layer.value(context), hidden)
@@ -1422,9 +1424,9 @@ class CrossAttention(nn.Module):
     token of the decoder may attend to the whole source, but to none of its padding. Four linear
     layers with a bias, from E to E, are its parameters: `query`, `key`, `value`, and `output`, each
     with `weight` and `bias`. The check loads its own weights, so initial values do not matter;
-    there may be no other parameters or buffers. split makes (B, H, T, D) of (B, T, E): head h has
-    the numbers h * D to (h + 1) * D - 1 of a token, D = E / H. merge undoes it. Where the source is
-    all padding, the weights are zero, without a gradient: what is left is the bias of `output`. No
+    there may be no other parameters. split makes (B, H, T, D) of (B, T, E): head h has the numbers
+    h * D to (h + 1) * D - 1 of a token, D = E / H. merge undoes it. Where the source is all
+    padding, the weights are zero, without a gradient: what is left is the bias of `output`. No
     dropout, no residual connection, no normalization.
 
     Source: "Attention Is All You Need", section 3.2.3, "encoder-decoder attention".

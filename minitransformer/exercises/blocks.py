@@ -108,7 +108,8 @@ class EncoderLayer(nn.Module):
     Parameters, each with weight and bias: attention.query, attention.key, attention.value,
     attention.output (linear, E to E), attention_norm, feed_forward.up_proj (linear, E to I),
     feed_forward.down_proj (I to E), feed_forward_norm. A name with a dot is an attribute of a
-    submodule: self.attention is a module of yours with the attribute query.
+    submodule: self.attention is a module of yours with the attribute query. The check loads its own
+    weights, so initial values do not matter; there may be no other parameters.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, eps: float):
@@ -121,7 +122,9 @@ class EncoderLayer(nn.Module):
         Args:
             hidden: (B, T, E).
             mask: (B, 1, 1, T) bool, True = attend, False = padding; or None: nothing is padded.
-                The result at padding is computed like any other.
+                The result at padding is computed like any other. No sequence of the check is all
+                padding; in the library its tokens take zeros from the heads, so that attention
+                gives the bias of `attention.output`.
         """
         raise NotImplementedError("write me")
 
@@ -244,7 +247,8 @@ class DecoderLayer(nn.Module):
     3 E), attention.output (linear, E to E), feed_forward_norm, feed_forward.up_proj (linear, E to
     I), feed_forward.down_proj (I to E). Linear ones are nn.Linear, not Hugging Face's transposed
     Conv1D. A name with a dot is an attribute of a submodule: self.attention is a module of yours
-    with the attribute query_key_value.
+    with the attribute query_key_value. The check loads its own weights, so initial values do not
+    matter; there may be no other parameters.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int, eps: float):
@@ -257,7 +261,8 @@ class DecoderLayer(nn.Module):
         Args:
             hidden: (B, T, E).
             mask: (1, 1, T, T) or (B, 1, T, T) bool, True = attend; it hides later tokens, and
-                padding. A query without a key takes zeros from attention.
+                padding. A query without a key takes zeros from the heads, so that attention gives
+                the bias of `attention.output`.
         """
         raise NotImplementedError("write me")
 
@@ -324,8 +329,8 @@ for _layer in (ENCODER_LAYER, DECODER_LAYER):
         _layer,
         MULTI_HEAD_ATTENTION,
         "no scale, scale by all heads, softmax over queries, mask inverted, mask ignored, "
-        "mask after the softmax, heads by reshaping, interleaved heads, merging by reshaping, "
-        "no output projection",
+        "mask after the softmax, heads by reshaping, interleaved heads, "
+        "interleaved heads throughout, merging by reshaping, no output projection",
         attention_steps,
     )
 adopt(  # of queries without a key, which only padding on the left of a decoder makes
@@ -551,8 +556,8 @@ def exact_for_tanh_gelu(layer: Any) -> None:
     layer.feed_forward.activation = gelu
 
 
-@DECODER_LAYER.mistake("self.activation = get_activation(activation)", of=FeedForward)
-@ENCODER_LAYER.mistake("self.activation = get_activation(activation)", of=FeedForward)
+@DECODER_LAYER.mistake("return x * 0.5 * (1.0 + torch.tanh", of=gelu_tanh)
+@ENCODER_LAYER.mistake("return x * 0.5 * (1.0 + torch.erf", of=gelu)
 def relu_for_gelu(layer: Any) -> None:
     """The activation is ReLU, that of the paper of 2017; BERT and GPT-2 have a GELU."""
     layer.feed_forward.activation = torch.relu
@@ -585,7 +590,8 @@ class TiedLMHead(nn.Module):
         eps: of the norm.
 
     Parameters: dense.weight and dense.bias (linear, E to E), norm.weight, norm.bias, and
-    bias, (V,).
+    bias, (V,). The check loads its own weights, so initial values do not matter; there may be no
+    other parameters, so no weight of the scores: W is passed in.
     """
 
     def __init__(self, hidden_size: int, vocab_size: int, eps: float):
@@ -701,6 +707,13 @@ def probabilities(head: Any) -> None:
     """The result is a softmax; return the logits, since the loss has the softmax in it."""
     with_bias = head.with_bias
     head.with_bias = lambda scores: with_bias(scores).softmax(dim=-1)
+
+
+@TIED_LM_HEAD.mistake("F.linear(hidden, token_embedding, self.bias)")
+def log_probabilities(head: Any) -> None:
+    """The result is a log_softmax; return the logits, since the loss has the softmax in it."""
+    with_bias = head.with_bias
+    head.with_bias = lambda scores: with_bias(scores).log_softmax(dim=-1)
 
 
 @TIED_LM_HEAD.mistake("self.norm(self.activation(self.dense(hidden)))")

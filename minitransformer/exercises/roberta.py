@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from minitransformer.exercises.blocks import ENCODER_LAYER, TIED_LM_HEAD, adopt, of_parts
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.exercises.inputs import integers, normal, real_tokens
+from minitransformer.exercises.layers import (
+    ROBERTA_POSITIONS,
+    RobertaPositionsSteps,
+    install_roberta_positions,
+)
 from minitransformer.exercises.models import (
     attention_weights_transposed,
     embeddings_not_normalized,
@@ -27,7 +32,7 @@ from minitransformer.exercises.models import (
     positions_without_offset,
 )
 from minitransformer.exercises.runner import Case
-from minitransformer.models import roberta
+from minitransformer.models import bert, roberta
 
 
 class RobertaForMaskedLM(nn.Module):
@@ -101,7 +106,7 @@ def _read(path: str) -> RobertaForMaskedLMSteps:
 
 
 @functools.cache
-def checkpoint() -> tempfile.TemporaryDirectory[str]:
+def checkpoint(num_hidden_layers: int = 2) -> tempfile.TemporaryDirectory[str]:
     """A directory, there until the process ends, with a small checkpoint unlike all published ones.
 
     No two sizes are equal. No parameter has the value that it begins with, nor differs from run to
@@ -110,7 +115,7 @@ def checkpoint() -> tempfile.TemporaryDirectory[str]:
     config = roberta.RobertaConfig(
         vocab_size=23,
         hidden_size=12,
-        num_hidden_layers=2,
+        num_hidden_layers=num_hidden_layers,
         num_attention_heads=3,
         intermediate_size=17,
         max_position_embeddings=16,
@@ -128,10 +133,10 @@ def checkpoint() -> tempfile.TemporaryDirectory[str]:
 
 
 def roberta_cases() -> Iterator[Case]:
-    """One token, two, and padding on either side."""
-    path, pad_token_id = str(Path(checkpoint().name)), 4
+    """One token, three, and padding on either side; more than ten layers."""
+    pad_token_id = 4
 
-    def case(label: str, *lengths: int, left: bool = False) -> Case:
+    def case(label: str, *lengths: int, left: bool = False, layers: int = 2) -> Case:
         total = max(lengths)
         mask = real_tokens(*lengths, total=total, left=left)
         input_ids = 5 + integers(18, len(lengths), total, seed=total)
@@ -139,6 +144,7 @@ def roberta_cases() -> Iterator[Case]:
             "input_ids": input_ids.masked_fill(~mask, pad_token_id),
             "attention_mask": mask.long(),
         }
+        path = str(Path(checkpoint(layers).name))
         return Case(label, inputs, path=path, gradients=False, tolerance=1e-4)
 
     yield case("one token", 1)
@@ -147,6 +153,7 @@ def roberta_cases() -> Iterator[Case]:
     yield case("padding on the right", 9, 4, 6)
     yield case("padding on the left", 9, 4, 6, left=True)
     yield case("as many tokens as fit", 11)
+    yield case("eleven layers", 3, layers=11)  # sorted as text: 0, 1, 10, 2, ...
 
 
 ROBERTA_FOR_MASKED_LM = Exercise(
@@ -168,11 +175,18 @@ def _head(model: Any) -> list[Any]:
     return [model.lm_head]
 
 
+def _positions(model: Any) -> list[Any]:
+    steps = RobertaPositionsSteps()
+    install_roberta_positions(model.backbone, steps)
+    return [steps]
+
+
 adopt(
     ROBERTA_FOR_MASKED_LM,
     ENCODER_LAYER,
     "no scale, scale by all heads, mask inverted, mask ignored, heads by reshaping, "
-    "interleaved heads, norms first, norms swapped, tanh for exact gelu",
+    "interleaved heads, interleaved heads throughout, norms first, norms swapped, "
+    "tanh for exact gelu",
     _layers,
 )
 adopt(
@@ -181,6 +195,7 @@ adopt(
     "no bias, no transform, tanh in the head, no norm in the head",
     _head,
 )
+adopt(ROBERTA_FOR_MASKED_LM, ROBERTA_POSITIONS, "padding not reset", _positions)
 
 
 ROBERTA_FOR_MASKED_LM.mistakes += [
@@ -196,3 +211,14 @@ ROBERTA_FOR_MASKED_LM.mistakes += [
         attention_weights_transposed,
     )
 ]
+
+
+@ROBERTA_FOR_MASKED_LM.mistake("for layer in self.layers", of=bert.BertModel)
+def layers_sorted_as_text(model: Any) -> None:
+    """The layers run in the order of their numbers as text, 0, 1, 10, 2, ..., as sorted() gives the
+    names of tensors; run them in the order of range(num_hidden_layers).
+    """
+    layers = [*model.backbone.layers]
+    model.backbone.layers = nn.ModuleList(
+        layers[number] for number in sorted(range(len(layers)), key=str)
+    )

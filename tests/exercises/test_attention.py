@@ -1,11 +1,14 @@
 """The steps of the attention exercises are the library's code, alone and in whole models."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from minitransformer.exercises import Exercise, attention
-from minitransformer.exercises.checking import first_difference, wrong_outcome
+from minitransformer.exercises.checking import first_difference, judge, wrong_outcome
 from minitransformer.exercises.runner import evaluate
 from minitransformer.layers.attention import (
     CrossAttention,
@@ -50,12 +53,82 @@ def test_the_steps_are_the_code_of_the_library(name):
     for case in exercise.cases():
         library = evaluate(LIBRARY[name], case)
         assert library.error is None
+        if exercise.is_class:  # which returns the weights beside the result, if they are asked for
+            library = replace(library, value=library.value[0])
         steps = wrong_outcome(exercise, (), case)
         assert first_difference(case, steps, library) is None, case.label
 
 
 def test_every_exercise_is_compared_with_the_library():
     assert {*EXERCISES} == {*LIBRARY}
+
+
+def attend(query, key, value, mask, fill=-math.inf, size=None, cleared=None):
+    """Attention as students write it."""
+    scores = query @ key.mT / math.sqrt(query.shape[-1] if size is None else size)
+    if mask is None:
+        return scores.softmax(-1) @ value
+    weights = scores.masked_fill(~mask, fill).softmax(-1)
+    return weights.masked_fill(~(mask if cleared is None else cleared), 0.0) @ value
+
+
+def inverted(query, key, value, mask, **options):
+    return attend(query, key, value, None if mask is None else ~mask, **options)
+
+
+def typing_error(query, key, value, mask):
+    some = None if mask is None else mask.any(-1, keepdim=True)
+    return attend(query, key, value, mask, fill=-1e-9, cleared=some)
+
+
+class InterleavedHeads(attention.reference.CrossAttention):
+    """A view as (D, H), and back."""
+
+    def split_heads(self, projected):
+        return projected.unflatten(-1, (-1, self.num_heads)).permute(0, 3, 1, 2)
+
+    def attend_and_merge(self, query, key, value, mask, *_):
+        merged = eager_attention(query, key, value, mask)[0].permute(0, 2, 3, 1).flatten(2)
+        return self.output(merged), None
+
+    def forward(self, *inputs):
+        return super().forward(*inputs)[0]
+
+
+def half_precision_as_float32(scores):
+    return (scores.float() if scores.dtype.itemsize == 2 else scores).softmax(-1)
+
+
+STUDENTS = [
+    ("softmax", lambda scores: scores.softmax(1), {"softmax over dimension 1"}),
+    ("softmax", half_precision_as_float32, {"half precision to float32"}),
+    (
+        "scaled-dot-product-attention",
+        lambda *inputs: attend(*inputs, size=inputs[1].shape[-2]),
+        {"scale by keys"},
+    ),
+    (
+        "scaled-dot-product-attention",
+        lambda *inputs: inverted(*inputs, fill=-1e9, size=1),
+        {"no scale", "mask inverted", "large negative number"},
+    ),
+    (
+        "scaled-dot-product-attention",
+        typing_error,
+        {"masked scores of zero except without a key"},
+    ),
+    ("padding-mask", lambda mask: mask[:, None, None, :] * 1e4 - 1e4,
+     {"padding mask of minus 10000"}),
+    ("cross-attention", InterleavedHeads, {"interleaved heads throughout"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "solution", "names"), STUDENTS)
+def test_a_mistake_is_named_in_whichever_way_it_is_written(name, solution, names):
+    exercise = EXERCISES[name]
+    cases = list(exercise.cases())
+    report = judge(exercise, cases, [evaluate(solution, case) for case in cases])
+    assert [{mistake.name for mistake in found} for found in report.mistakes] == [names]
 
 
 def logits(model):

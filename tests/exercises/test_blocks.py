@@ -110,8 +110,11 @@ def test_the_scale_of_a_layer_does_not_hide_a_mistake_in_it():
     assert (model(**batch).loss - before).abs() > 1e-6
 
 
-def test_the_checkpoint_of_the_whole_model_has_no_size_twice():
-    config = roberta.RobertaForMaskedLMSteps.from_pretrained(roberta.checkpoint().name).config
+@pytest.mark.parametrize("layers", [2, 11])
+def test_the_checkpoints_of_the_whole_model_have_no_size_twice(layers):
+    path = roberta.checkpoint(layers).name
+    config = roberta.RobertaForMaskedLMSteps.from_pretrained(path).config
+    assert config.num_hidden_layers == layers
     sizes = [
         config.vocab_size, config.hidden_size, config.num_hidden_layers,
         config.num_attention_heads, config.intermediate_size, config.max_position_embeddings,
