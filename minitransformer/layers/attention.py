@@ -223,7 +223,7 @@ class MultiHeadAttention(nn.Module):
         bias: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend in every head, merge them: (B, T, E), with `output_attentions` weights too."""
+        """Attend in every head and merge them: (B, T, E); with `output_attentions`, weights too."""
         dropout = self.dropout if self.training else 0.0
         attended, weights = self.attend(
             query, key, value, mask, bias, self.scale, dropout, output_attentions

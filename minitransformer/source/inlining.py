@@ -132,7 +132,7 @@ def forward_calls(program: Program) -> bool:
         given = [ast.unparse(a) for a in value.args]
         if given != names or value.keywords or program.is_open(function):
             continue
-        if all(has_one_callee(s, types) for s in sites):
+        if _are_known(sites, types):
             for site in sites:
                 assert isinstance(site.call.func, ast.Attribute)
                 site.call.func.attr = value.func.attr  # type: ignore[attr-defined]
@@ -144,40 +144,46 @@ def forward_calls(program: Program) -> bool:
 def inline_factories(program: Program) -> bool:
     """Put what a function looks up, or makes, in the place of its calls."""
     types = program.types
+    changed: set[int] = set()  # functions whose calls are no longer known
     for scope in types.scopes():
-        function = scope.function
-        sites = types.sites.get(id(function), [])
-        statements = without_docstring(function)
-        if len(statements) != 1 or not isinstance(statements[0], ast.Return):
-            continue
-        value = statements[0].value
+        function, sites = scope.function, types.sites.get(id(scope.function), [])
+        body = without_docstring(function)
+        value = body[0].value if len(body) == 1 and isinstance(body[0], ast.Return) else None
         if value is None or program.is_open(function):
             continue
-        is_lookup = program.is_global(value) or (
-            isinstance(value, ast.Subscript) and program.is_global(value.value)
-        )
-        makes = isinstance(value, ast.Dict | ast.Call) and len(sites) == 1
-        if isinstance(value, ast.Call):
-            made = types.constructed(value.func, scope)
-            makes = makes and scope.owner is None and bool(made)
-        text = document(function)
-        wraps = isinstance(value, ast.Call) and ast.unparse(value.func).startswith("F.")
-        is_short = scope.owner is None and (text is None or not explains(text))
-        if isinstance(value, ast.Dict):
-            makes = bool(sites)
-        elif isinstance(value, ast.Call) and scope.owner is None:
-            short = len(ast.unparse(value)) < _SHORT
-            makes = makes or (short and bool(types.constructed(value.func, scope)))
-        is_tiny = is_short and len(ast.unparse(value)) < _TINY and text is not None
-        wanted = is_lookup or makes or is_tiny or ((wraps or is_short) and len(sites) == 1)
-        if not wanted or not all(has_one_callee(site, types) for site in sites):
+        if not _is_plain(value, scope, len(sites), program) or not _are_known(sites, types):
             continue
-        if all(_inline(site, function, value) for site in sites):
+        touched = {id(function), *(id(site.scope.function) for site in sites if site.scope)}
+        if not changed & touched and all(_inline(site, function, value) for site in sites):
             remove_definition(program.body, function)
-            return True
+            changed |= touched
     for scope in types.scopes():
         _Splat().visit(scope.function)
-    return False
+    return bool(changed)
+
+
+def _is_plain(value: ast.expr, scope: Scope, num_calls: int, program: Program) -> bool:
+    """Whether what a function returns says as much as a call of it, in every place of one."""
+    if isinstance(value, ast.Dict) or program.is_global(value):
+        return True
+    if isinstance(value, ast.Subscript) and program.is_global(value.value):
+        return True  # a lookup
+    if scope.owner is not None:
+        return False
+    text, length = document(scope.function), len(ast.unparse(value))
+    if isinstance(value, ast.Call) and program.types.constructed(value.func, scope):
+        return num_calls == 1 or length < _SHORT
+    if isinstance(value, ast.Call) and ast.unparse(value.func).startswith("F."):
+        return num_calls == 1
+    is_described = text is None or not explains(text)
+    return is_described and (num_calls == 1 or (length < _TINY and text is not None))
+
+
+def _are_known(sites: list[Site], types: Types) -> bool:
+    """Whether calls run one function, each in a function."""
+    return all(
+        site.scope is not None and len(types.callees(site.call, site.scope)) == 1 for site in sites
+    )
 
 
 def inline_methods(program: Program) -> bool:
@@ -186,20 +192,20 @@ def inline_methods(program: Program) -> bool:
     These are mostly methods that families replace: what is left is one family.
     """
     types = program.types
+    changed: set[int] = set()
     for scope in types.scopes():
         function, sites = scope.function, types.sites.get(id(scope.function), [])
         text = document(function)
-        if len(sites) != 1 or program.is_open(function):
+        if len(sites) != 1 or program.is_open(function) or not _are_known(sites, types):
             continue
         if (text is not None and explains(text)) or function.decorator_list:
             continue
-        site = sites[0]
-        if site.scope is None or not has_one_callee(site, types):
-            continue
-        if _put_in_place(program, site, scope):
+        assert sites[0].scope is not None
+        touched = {id(function), id(sites[0].scope.function)}
+        if not changed & touched and _put_in_place(program, sites[0], scope):
             remove_definition(program.body, function)
-            return True
-    return False
+            changed |= touched
+    return bool(changed)
 
 
 def _put_in_place(program: Program, site: Site, scope: Scope) -> bool:
@@ -216,10 +222,6 @@ def _put_in_place(program: Program, site: Site, scope: Scope) -> bool:
         is_short = len(ast.unparse(body[0].value)) < _SHORT
         return is_short and _inline(site, scope.function, body[0].value)
     return False
-
-
-def has_one_callee(site: Site, types: Types) -> bool:
-    return site.scope is not None and len(types.callees(site.call, site.scope)) == 1
 
 
 def arguments_of(site: Site, function: ast.FunctionDef) -> dict[str, ast.expr] | None:

@@ -43,18 +43,7 @@ class Program:
 
     def content(self) -> list[object]:
         """What the program is, to see whether a pass changed it."""
-        return [
-            part
-            for definition in self.body
-            for node in walk(definition)
-            for part in (
-                node.__class__,
-                node.__dict__.get("id"),
-                node.__dict__.get("attr"),
-                node.__dict__.get("arg"),
-                node.__dict__.get("value") if node.__class__ is ast.Constant else None,
-            )
-        ]
+        return [_content(node) for definition in self.body for node in walk(definition)]
 
     def is_open(self, function: ast.FunctionDef) -> bool:
         """Whether a function may be called from where the program does not show."""
@@ -70,3 +59,13 @@ class Program:
             name for n in self.body if not isinstance(n, ast.ClassDef) for name in defined_names(n)
         }
         return isinstance(node, ast.Name) and node.id in known
+
+
+def _content(node: ast.AST) -> object:
+    """What a node is by itself."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Constant):
+        return type(node.value), node.value
+    own = node.__dict__.get("attr") or node.__dict__.get("arg")
+    return (node.__class__, own) if own else node.__class__

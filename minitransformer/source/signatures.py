@@ -212,11 +212,16 @@ def use_config(program: Program) -> bool:
         if function.name == "__init__" and "config" in [p.arg for p in parameters_of(function)]:
             _ReadConfig().visit_body(function)
     config = next(n.name for n in types.classes.values() if name_is_config(n))
+    changed: set[int] = set()  # functions whose calls are no longer known
     for scope in types.scopes():
         function = scope.function
         if function.name != "__init__" or program.is_open(function):
             continue
         group = group_of(function, types)
+        sites = [site for member in group for site in types.sites[id(member)]]
+        touched = {id(f) for f in group} | {id(s.scope.function) for s in sites if s.scope}
+        if changed & touched:
+            continue
         found = {
             p.arg: _config_value(program, p.arg, group, types) for p in parameters_of(function)
         }
@@ -231,11 +236,10 @@ def use_config(program: Program) -> bool:
             for member in group:
                 annotation = ast.Name(config, ast.Load())
                 member.args.args.insert(1, ast.arg("config", annotation))
-            calls = {id(s.call): s.call for f in group for s in types.sites[id(f)]}
-            for call in calls.values():
+            for call in {id(site.call): site.call for site in sites}.values():
                 call.args.insert(0, ast.Name("config", ast.Load()))
-        return True
-    return False
+        changed |= touched
+    return bool(changed)
 
 
 def _config_value(

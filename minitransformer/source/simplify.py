@@ -65,12 +65,17 @@ WITHOUT_CHECKS: tuple[Pass, ...] = (
 def simplify(program: Program) -> None:
     """Repeat all passes until nothing changes."""
     passes = [*PASSES, *(() if program.with_checks else WITHOUT_CHECKS), prune]
-    before = after = program.content()
-    while True:
+    content = program.content()
+    clean: dict[Pass, list[object]] = {}  # what each pass found nothing to do with
+    while any(clean.get(simpler) is not content for simpler in passes):
         for simpler in passes:
+            if clean.get(simpler) is content:
+                continue
             while simpler(program):
                 program.forget()
-            if after != (after := program.content()):
+            after = program.content()
+            if after != content:
                 program.forget()
-        if before == (before := after):
-            return
+                content = after
+            else:
+                clean[simpler] = content

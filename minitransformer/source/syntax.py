@@ -35,7 +35,11 @@ class Origin:
     first_line: int
     last_line: int
 
+    def __deepcopy__(self, memo: object) -> "Origin":
+        return self
 
+
+_LEAVES = {ast.Name, ast.Constant}
 _MARKS = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
 
 
@@ -48,6 +52,8 @@ def walk(tree: ast.AST) -> list[ast.AST]:
     while pending:
         node = pending.pop()
         found.append(node)
+        if node.__class__ in _LEAVES:
+            continue
         inner = []
         for name in node._fields:
             value = node.__dict__.get(name)
