@@ -412,9 +412,9 @@ def gelu(x: Tensor) -> Tensor:
     for x < -4, about x for x > 4, and 0.8413 for x = 1. The approximations by tanh or by a sigmoid
     are other functions.
 
-    Write Phi with the error function, `torch.erf`: erf(z) is the probability that a number drawn
-    from N(0, 1/2), whose standard deviation is 1 / sqrt(2), lies between -z and z. PyTorch's own
-    GELU is accepted, too.
+    Write Phi with the error function, `torch.erf`: for z >= 0, erf(z) is the probability that a
+    number drawn from N(0, 1/2), whose standard deviation is 1 / sqrt(2), lies between -z and z; and
+    erf(-z) = -erf(z). PyTorch's own GELU is accepted, too.
 
     Source: "Gaussian Error Linear Units" (Hendrycks and Gimpel 2016), section 2.
 
