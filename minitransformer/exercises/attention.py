@@ -1073,7 +1073,7 @@ MERGE_HEADS = Exercise(
 )
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def merged_by_reshaping(steps: Any) -> None:
     """The heads are reshaped to (B, T, H * D) as they are, which mixes tokens: exchange heads and
     tokens first (transpose(1, 2)).
@@ -1083,7 +1083,7 @@ def merged_by_reshaping(steps: Any) -> None:
     )
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def merged_without_transposing(steps: Any) -> None:
     """The last two dimensions are flattened with the heads in front, (B, H, T * D); exchange heads
     and tokens first (transpose(1, 2)).
@@ -1091,25 +1091,25 @@ def merged_without_transposing(steps: Any) -> None:
     steps.arranged = lambda attended: attended
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def heads_not_flattened(steps: Any) -> None:
     """The result is still (B, T, H, D); make one dimension of heads and numbers (flatten(2))."""
     steps.flattened = lambda heads: heads
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def heads_added(steps: Any) -> None:
     """The heads are added up to (B, T, D); put them side by side."""
     steps.flattened = lambda heads: heads.sum(dim=2)
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def heads_averaged(steps: Any) -> None:
     """The mean of the heads is taken, (B, T, D), as maps are averaged; put them side by side."""
     steps.flattened = lambda heads: heads.mean(dim=2)
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def numbers_before_heads(steps: Any) -> None:
     """The heads are interleaved: a token's first H numbers are the first number of each head. All
     numbers of the first head come first.
@@ -1118,7 +1118,7 @@ def numbers_before_heads(steps: Any) -> None:
     steps.flattened = lambda heads: flattened(heads.mT)
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def heads_as_tokens(steps: Any) -> None:
     """Tokens and heads are flattened into one dimension, (B, T * H, D); heads and numbers should
     be.
@@ -1126,7 +1126,7 @@ def heads_as_tokens(steps: Any) -> None:
     steps.flattened = lambda heads: heads.flatten(1, 2)
 
 
-@MERGE_HEADS.mistake("merge the heads: (B, T, E)")
+@MERGE_HEADS.mistake("def attend_and_merge(")
 def flattened_from_the_first_dimension(steps: Any) -> None:
     """flatten() makes one dimension of everything; begin at the third one (flatten(2))."""
     steps.flattened = lambda heads: heads.flatten()
