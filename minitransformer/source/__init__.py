@@ -230,6 +230,7 @@ def _constants(class_: type[Model]) -> dict[str, ast.expr | ast.stmt]:
     tables = (family.weights, family.gated_weights or {}, family.aliases, family.models[class_])
     parts = _parts(names for table in tables for names in table.items())
     has_head = issubclass(class_, TaskModel)
+    optional = family.optional & {*family.models[class_].values()}
     has_pooler = "pooler.dense.weight" in family.weights
     layers = [f"model.config.{field}" for field in family.stacks.values()]
     constants: dict[str, ast.expr | ast.stmt] = {
@@ -239,6 +240,7 @@ def _constants(class_: type[Model]) -> dict[str, ast.expr | ast.stmt]:
         "LAYERS": expression(layers[0] if len(layers) == 1 else f"max({', '.join(layers)})"),
         "POOLER": constant(True if has_pooler and not has_head else None),
         "LABELS": constant(True if issubclass(family.config_class, ClassifierConfig) else None),
+        "OPTIONAL": constant(next(iter(optional), None)),
         "TRANSPOSED": constant(None),
         "CONFIG_NAMES": constant(None),
         "DEFAULTS": expression("{}"),

@@ -29,6 +29,7 @@ TRANSPOSED: tuple[str, ...] | None = ()  # the ends of the names of matrices sto
 BACKBONE: str | None = ""  # of the names here, in models with a head
 POOLER: bool | None = True  # whether there may be one or not
 LABELS: bool | None = True  # whether classes have names
+OPTIONAL: str | None = ""  # the tensor that a checkpoint may leave out
 LAYERS = 0  # how many layers the stacks have
 RESOLVED: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
 OLD_ENDINGS: Mapping[str, str] | None = {}  # TensorFlow's
@@ -53,6 +54,8 @@ def load(path: str | Path) -> Model:
     layers = range(LAYERS)
     names = {theirs.format(n): ours.format(n) for theirs, ours in NAMES.items() for n in layers}
     expected, found = model.state_dict(), {}
+    if OPTIONAL is not None:  # zeros where it is not stored
+        found[OPTIONAL] = expected[OPTIONAL]
     for name, values in stored.items():
         part, dot, kind = name.removeprefix(PREFIX).rpartition(".")
         if OLD_ENDINGS is not None:
