@@ -18,9 +18,7 @@ from minitransformer.layers.kv_cache import KeyValues
 
 def boolean_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
     """The padding mask as bool, (B, T), True at real tokens: everywhere if there is none."""
-    if attention_mask is None:
-        return torch.ones_like(input_ids, dtype=torch.bool)
-    return attention_mask.bool()
+    return (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
 
 
 def padding_mask(attention_mask: Tensor) -> Tensor:

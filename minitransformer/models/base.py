@@ -535,11 +535,11 @@ class EncoderDecoder(Model):
             output_hidden_states, output_attentions: as in `forward`.
         """
         self.check_ids("decoder_input_ids", decoder_input_ids, cache)
-        sequences, sources = decoder_input_ids.shape[0], encoded.last_hidden_state.shape[0]
-        if sequences % sources:
+        source = encoded.last_hidden_state  # (B, S, E)
+        if decoder_input_ids.shape[0] % source.shape[0]:
             raise ValueError(
-                f"decoder_input_ids has {sequences} sequences, which is not a multiple of the "
-                f"{sources} sources"
+                f"decoder_input_ids has {decoder_input_ids.shape[0]} sequences, which is not a "
+                f"multiple of the {source.shape[0]} sources"
             )
         check_attention_mask(
             decoder_attention_mask, decoder_input_ids, None, "decoder_attention_mask"
@@ -548,23 +548,17 @@ class EncoderDecoder(Model):
         positions = torch.arange(mask.shape[1], device=mask.device)  # (T,)
         if cache is not None:
             mask, positions = cache.extend(mask)  # (R, L), (T,)
+        embedded = self.embed(decoder_input_ids)  # (R, T, E)
+        real = encoded.attention_mask  # (B, S)
         return self.decoder(
-            self.embed(decoder_input_ids),  # (R, T, E)
-            mask,
-            positions,
-            encoded.last_hidden_state,
-            encoded.attention_mask,
-            cache,
-            output_hidden_states,
-            output_attentions,
+            embedded, mask, positions, source, real, cache, output_hidden_states, output_attentions
         )
 
     def check_ids(self, name: str, ids: Tensor, cache: KVCache | None = None) -> None:
         """Check that ids are in the vocabulary, and that there is a position for each token."""
-        config = self.config
-        check_ids(name, ids, size=config.vocab_size, size_name="vocab_size")
-        if config.max_sequence_length is not None:
-            length = ids.shape[1] + (0 if cache is None else cache.length)
+        check_ids(name, ids, size=self.config.vocab_size, size_name="vocab_size")
+        if self.config.max_sequence_length is not None:
+            config, length = self.config, ids.shape[1] + (0 if cache is None else cache.length)
             rows = config.max_position_embeddings
             check_length(length, longest=config.max_sequence_length, table_rows=rows, name=name)
 

@@ -239,9 +239,8 @@ class T5Encoder(nn.Module):
         output_attentions: bool = False,
     ) -> EncoderOutput:
         """Embedded tokens, (B, S, E), and their padding mask, (B, S) bool, to (B, S, E)."""
-        length = embedded.shape[1]  # S
-        positions = torch.arange(length, device=embedded.device)  # (S,)
-        bias = self.position_bias(positions, length)  # (1, H, S, S)
+        positions = torch.arange(embedded.shape[1], device=embedded.device)  # (S,)
+        bias = self.position_bias(positions, embedded.shape[1])  # (1, H, S, S)
         hidden = self.dropout(embedded)  # (B, S, E)
         mask = padding_mask(attention_mask)  # (B, 1, 1, S)
         hidden_states, attentions = [], []
