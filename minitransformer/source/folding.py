@@ -48,14 +48,30 @@ def propagate_constants(program: Program) -> None:
             if len(values) != 1 or name in parameters | hidden or values[0][0] != "value":
                 continue
             value = values[0][1]
-            is_copy = (
-                isinstance(value, ast.Name)
-                and not assigned.get(value.id)
-                and (value.id in parameters or value.id in types.functions)
+            is_copy = isinstance(value, ast.Name) and (
+                value.id in types.functions or _stays(value.id, name, function)
             )
             if is_constant(value) or is_copy:
                 Substitute({name: value}).visit(function)
                 remove_assignments(function, {name})
+
+
+def _stays(name: str, copy_of_it: str, function: ast.FunctionDef) -> bool:
+    """Whether a local name keeps its value from where another name gets it on."""
+    known = name in {p.arg for p in parameters_of(function)}
+    is_copied = False
+    for statement in function.body:
+        stored = {n.id for n in walk(statement) if isinstance(n, ast.Name) and _is_stored(n)}
+        if copy_of_it in stored:
+            is_copied = isinstance(statement, ast.Assign)
+        elif name in stored and is_copied:
+            return False
+        known = known or (name in stored and isinstance(statement, ast.Assign))
+    return known and is_copied
+
+
+def _is_stored(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def propagate_attributes(program: Program) -> None:
