@@ -101,6 +101,7 @@ PAGES: dict[str, dict[str, Callable[[Path], object]]] = {
     }
     | OWN_MODEL,
     "docs/exercises.md": OWN_MODEL,
+    "docs/one_file.md": ROBERTA,
     "docs/training.md": {
         "italian.txt": ITALIAN,
         "shakespeare.txt": lines("ROMEO:", "What light is this?", "", times=50),
@@ -147,6 +148,7 @@ def test_every_command_and_block_of_a_page_runs(page, tmp_path, monkeypatch, tor
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write(tmp_path / name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as where Python is started here
     assert check_page((ROOT / page).read_text(encoding="utf-8"), TINY) > 0
     assert check_page("", TINY) == 0
 

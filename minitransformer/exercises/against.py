@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from minitransformer.exercises.exercise import Mistake
 from minitransformer.exercises.models import model_mistakes
+from minitransformer.exercises.runner import describe
 from minitransformer.hf.checkpoint import from_pretrained
 from minitransformer.hf.config import family_of_model, reference_class
 from minitransformer.hf.weight_names import is_transposed, stored_names
@@ -47,7 +48,6 @@ from minitransformer.parity import (
     their_inputs,
 )
 
-REFERENCES = ("ours", "transformers")
 # What a model returns, in the order of preference for one that returns a single tensor.
 _RESULTS = ("logits", "start_logits", "end_logits", "last_hidden_state")
 
@@ -101,8 +101,8 @@ class FileReport:
         if not self.mistakes:
             lines.append("This is none of the known mistakes; look at where it first differs.")
         for number, mistake in enumerate(self.mistakes):
-            lines.append(f"{'Or else' if number else 'The mistake'}: {mistake.reason}")
-            lines.append(f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}")
+            reason, line = mistake.lines()
+            lines += [f"{'Or else' if number else 'The mistake'}: {reason}", line]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,9 +112,7 @@ class FileReport:
             "dtype": str(self.dtype).removeprefix("torch."),
             "tolerance": TOLERANCE[self.dtype],
             "equal": self.report.equal,
-            "mistakes": [
-                {"name": m.name, "reason": m.reason, "read": asdict(m.line)} for m in self.mistakes
-            ],
+            "mistakes": [mistake.as_dict() for mistake in self.mistakes],
             "unpaired": list(self.unpaired),
             "rows": [asdict(row) for row in self.report.rows],
         }
@@ -199,7 +197,8 @@ def load_model(model: str, path: str | Path, ours: Model) -> nn.Module:
             return made.from_pretrained(directory)
         student = made(ours.config)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{name} cannot be built: {_described(error, file)}") from error
+        described = describe(error, str(Path(file).resolve()))
+        raise ValueError(f"{name} cannot be built: {described}") from error
     _give_weights(student, ours)
     return student
 
@@ -214,39 +213,42 @@ def _import(file: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{file} cannot be imported: {_described(error, str(file))}") from error
+        described = describe(error, str(file.resolve()))
+        raise ValueError(f"{file} cannot be imported: {described}") from error
     return module
-
-
-def _described(error: BaseException, file: str) -> str:
-    """One line: the error, and the line of the student's file that it comes from."""
-    trace, lines = error.__traceback__, []
-    while trace is not None:
-        if Path(trace.tb_frame.f_code.co_filename) == Path(file).resolve():
-            lines.append(trace.tb_lineno)
-        trace = trace.tb_next
-    where = f" (line {lines[-1]} of {file})" if lines else ""
-    return f"{type(error).__name__}: {str(error)[:300]}{where}"
 
 
 def _give_weights(student: nn.Module, ours: Model) -> None:
     """Copy the values of parameters of the same name, ours or Hugging Face's."""
-    family, values = family_of_model(ours), dict(ours.named_parameters())
-    by_name = values | {theirs: values[n] for n, theirs in stored_names(family, ours).items()}
+    values, transposed = dict(ours.named_parameters()), _transposed(student, ours)
+    names = {name: name for name in values}
+    names |= {theirs: n for n, theirs in stored_names(family_of_model(ours), ours).items()}
     with torch.no_grad():
         for name, parameter in student.named_parameters():
-            if name not in by_name:
+            if name not in names:
                 raise ValueError(
-                    f"{unexpected_name('parameter', name, by_name)}; or give the class a method "
+                    f"{unexpected_name('parameter', name, names)}; or give the class a method "
                     "from_pretrained(path)"
                 )
-            value: Tensor = by_name[name]
-            if parameter.shape != value.shape and is_transposed(name, family):
-                value = value.T
+            value = values[names[name]].detach()
+            value = value.T if names[name] in transposed else value
             if parameter.shape != value.shape:
                 shapes = f"{tuple(parameter.shape)}, not {tuple(value.shape)}"
                 raise ValueError(f"the parameter {name} has shape {shapes}")
             parameter.copy_(value)
+
+
+def _transposed(student: nn.Module, ours: Model) -> frozenset[str]:
+    """Our names of the matrices that the student stores as (in, out): all that GPT-2 does, or none.
+
+    That a square one is stored so can only be told from the others.
+    """
+    family, values = family_of_model(ours), dict(ours.named_parameters())
+    stored = stored_names(family, ours).items()
+    names = {name: theirs for name, theirs in stored if is_transposed(theirs, family)}
+    found = dict(student.named_parameters())
+    shapes = [(found[t].shape, values[n].shape) for n, t in names.items() if t in found]
+    return frozenset(names if any(a == b[::-1] != b for a, b in shapes) else ())
 
 
 # ---- names ----
@@ -273,6 +275,7 @@ def _comparable_student(student: nn.Module, ours: Model, batch: Batch) -> Compar
         reference.masks,
         _present(reference.modules, pairs, modules),
         _present(reference.parameters, stored, parameters),
+        _transposed(student, ours),
     )
 
 
@@ -354,7 +357,7 @@ def _call(side: Comparable) -> Any:
     except _Enough:
         raise
     except (Exception, SystemExit) as error:
-        described = _described(error, inspect.getsourcefile(kind) or "")
+        described = describe(error, inspect.getsourcefile(kind) or "")
         raise ValueError(f"{kind.__name__} cannot be called: {described}") from error
 
 
@@ -465,11 +468,11 @@ def _rows(
         masks = None if is_gradient else (student.masks, right.masks)
         if name in ("start_logits", "end_logits") and ours is not None:  # (B, T)
             ours, tensor = ours[..., None], tensor[..., None]
-        if ours is not None and ours.dim() == 2:
-            if tensor.dim() == 3:  # positions, which may come as (T, E)
-                ours = ours[None]
-            elif is_gradient and ours.shape != tensor.shape == ours.T.shape:
-                ours = ours.T  # of a matrix that is stored as (in, out)
+        if ours is not None and {ours.dim(), tensor.dim()} == {
+            2,
+            3,
+        }:  # of positions, (T, E)
+            ours, tensor = (each[None] if each.dim() == 2 else each for each in (ours, tensor))
         if ours is not None and (ours.dim() != tensor.dim() or ours.shape[1:] != tensor.shape[1:]):
             yield Comparison(name, "SHAPE", shape=tuple(ours.shape))
         else:
@@ -484,6 +487,8 @@ def _diagnose(
     """
     assert report.first_difference is not None
     first = report.first_difference.name
+    if Report(tuple(_rows(student, found, right, outputs_of(right)))).equal:
+        return ()  # it differs from transformers alone; a mistake without effect is no explanation
     agreeing: list[tuple[int, tuple[float, ...], Mistake]] = []
     mistakes = [*model_mistakes(right.model)]
     for mistake, put_into in tqdm(mistakes, "known mistakes", leave=False, disable=None):

@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minitransformer.exercises.exercise import Exercise, Mistake
-from minitransformer.exercises.inputs import normal, real_tokens, weights
+from minitransformer.exercises.inputs import HALF_PRECISION, normal, real_tokens, weights
 from minitransformer.exercises.runner import Case
 from minitransformer.layers import attention as reference
 from minitransformer.layers.kv_cache import KeyValues
-
-HALF_PRECISION = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # A softmax in float32, as in Hugging Face's models, is right for float64 as well.
 SOFTMAX_ROUNDING = 1e-6

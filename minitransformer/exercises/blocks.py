@@ -382,13 +382,7 @@ def thirds_in_another_order(layer: Any) -> None:
     """The matrix is read as key, query, value; the first E numbers are the query, then come key and
     value.
     """
-    project = layer.attention.project
-
-    def swapped(hidden: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = project(hidden, context)
-        return key, query, value
-
-    layer.attention.project = swapped
+    query_and_key_swapped(layer)
 
 
 @DECODER_LAYER.mistake("projected.chunk(3, dim=-1)", of=FusedSelfAttention)
@@ -458,11 +452,8 @@ def residual_of_the_normed(layer: Any) -> None:
     layer.add_transformed = lambda hidden, transformed: layer.second_norm(hidden) + transformed
 
 
-@DECODER_LAYER.mistake("self.feed_forward(self.feed_forward_norm(hidden))")
-def feed_forward_beside_attention(layer: Any) -> None:
-    """Attention and feed-forward read the same input, as in GPT-J; in GPT-2 the feed-forward reads
-    the sum that attention left.
-    """
+def remember_input(layer: Any) -> dict[str, Tensor]:
+    """What has the input of each call, under "input", once attention has run."""
     seen: dict[str, Tensor] = {}
     after = layer.after_attention
 
@@ -471,6 +462,15 @@ def feed_forward_beside_attention(layer: Any) -> None:
         return after(hidden, attended)
 
     layer.after_attention = after_attention
+    return seen
+
+
+@DECODER_LAYER.mistake("self.feed_forward(self.feed_forward_norm(hidden))")
+def feed_forward_beside_attention(layer: Any) -> None:
+    """Attention and feed-forward read the same input, as in GPT-J; in GPT-2 the feed-forward reads
+    the sum that attention left.
+    """
+    seen = remember_input(layer)
     layer.before_feed_forward = lambda hidden: layer.second_norm(seen["input"])
 
 
@@ -479,14 +479,7 @@ def second_sum_with_the_input(layer: Any) -> None:
     """The feed-forward is added to the input of the layer; add it to what it read, the result of
     the first norm.
     """
-    seen: dict[str, Tensor] = {}
-    after = layer.after_attention
-
-    def after_attention(hidden: Tensor, attended: Tensor) -> Tensor:
-        seen["input"] = hidden
-        return after(hidden, attended)
-
-    layer.after_attention = after_attention
+    seen = remember_input(layer)
     layer.add_transformed = lambda hidden, transformed: seen["input"] + transformed
 
 

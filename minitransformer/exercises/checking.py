@@ -58,7 +58,7 @@ class Report:
         passed_cases: the labels of cases that are right.
         failed_cases: and of those that are not.
         mistakes: what explains all the differences; several alternatives only if no input tells
-            them apart, and more than one mistake in an alternative if there are two at once.
+            them apart, and more than one mistake in an alternative if there are several at once.
         notes: what is wrong beside mistakes of the catalogue, such as the dtype of the result.
         printed: what the file wrote to its standard output, if it did.
     """
@@ -118,8 +118,8 @@ class Report:
             what = ("The mistake", "Two mistakes", "Three mistakes")[len(alternative) - 1]
             yield f"Or else {what[0].lower()}{what[1:]}:" if number else f"{what}:"
             for mistake in alternative:
-                yield f"- {mistake.reason}"
-                yield f"  {mistake.line.file}:{mistake.line.line}: {mistake.line.text}"
+                reason, line = mistake.lines()
+                yield from (f"- {reason}", line)
         if self.mistakes:
             yield f"(The files are in {Path(__file__).parents[2]})"
         yield from self.notes
@@ -135,10 +135,7 @@ class Report:
             "difference": None if self.difference is None else asdict(self.difference),
             "passed_cases": list(self.passed_cases),
             "failed_cases": list(self.failed_cases),
-            "mistakes": [
-                [{"name": m.name, "reason": m.reason, "read": asdict(m.line)} for m in alternative]
-                for alternative in self.mistakes
-            ],
+            "mistakes": [[m.as_dict() for m in alternative] for alternative in self.mistakes],
             "notes": list(self.notes),
             "printed": self.printed,
         }
@@ -169,7 +166,7 @@ def check(exercise: Exercise, path: str | Path, *, time_limit: float = TIME_LIMI
 
 def judge(exercise: Exercise, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> Report:
     """Compare the outcomes of a solution with those of the reference."""
-    right = [_reference_outcome(exercise, case) for case in cases]
+    right = [wrong_outcome(exercise, (), case) for case in cases]
     found = [
         first_difference(case, yours, reference)
         for case, yours, reference in zip(cases, outcomes, right, strict=True)
@@ -336,24 +333,19 @@ def _explains(
 
 
 def wrong_outcome(exercise: Exercise, mistakes: Sequence[Mistake], case: Case) -> Outcome:
-    """What the reference with these mistakes gives in a case."""
+    """What the reference with these mistakes, or with none, gives in a case."""
 
     def put_in(steps: Any) -> None:
         for mistake in mistakes:
             mistake.put_into(steps)
 
     target = exercise.steps if exercise.is_class else exercise.steps()
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they were
-        outcome = runner.evaluate(target, case, put_in)
+    outcome = runner.evaluate(target, case, put_in)
     value = outcome.value
     if isinstance(value, list) and len(value) == 2 and value[1] is None:
         # A layer of the library, whose attention maps were not asked for.
         outcome = replace(outcome, value=value[0])
     return outcome
-
-
-def _reference_outcome(exercise: Exercise, case: Case) -> Outcome:
-    return wrong_outcome(exercise, (), case)
 
 
 # ---- comparing ----
@@ -498,14 +490,11 @@ def _run(
             return [Outcome(**runner.read(there, str(number))) for number in numbers], None, text
         at = f"in the case: {cases[len(numbers)].label}" if numbers else "before the first result"
         if not ended:
-            return (
-                [],
-                f"It had not ended after {time_limit:g} s, {at}; does a loop never end?",
-                text,
-            )
+            reason = f"It had not ended after {time_limit:g} s, {at}; does a loop never end?"
+            return [], reason, text
         last = errors.read_bytes()[-1000:].decode(errors="replace").strip().splitlines()
-        reason = f" ({last[-1][:200]})" if last else ""
-        return [], f"The process ended with status {process.returncode} {at}{reason}.", text
+        at += f" ({last[-1][:200]})" if last else ""
+        return [], f"The process ended with status {process.returncode} {at}.", text
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -9,7 +9,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,14 @@ class Mistake:
     def reason(self) -> str:
         """What is wrong and what would be right, on one line."""
         return " ".join((inspect.getdoc(self.put_into) or "").split())
+
+    def lines(self) -> list[str]:
+        """The reason, and the line to read, for a reader."""
+        return [self.reason, f"  {self.line.file}:{self.line.line}: {self.line.text}"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for a program."""
+        return {"name": self.name, "reason": self.reason, "read": asdict(self.line)}
 
     @cached_property
     def line(self) -> Line:

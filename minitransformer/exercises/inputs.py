@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+HALF_PRECISION = {"float16": torch.float16, "bfloat16": torch.bfloat16}  # by the labels of cases
+
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """N(0, 1) of this shape."""

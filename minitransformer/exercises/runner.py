@@ -80,11 +80,13 @@ def evaluate(
         change: applied to the function or the object before the call.
     """
     try:
-        return _evaluate(target, case, change)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they were
+            torch.default_generator.manual_seed(0)
+            return _evaluate(target, case, change)
     except Refused:
         raise
     except (Exception, SystemExit) as error:
-        return Outcome(error=_describe(error))
+        return Outcome(error=describe(error, _FILE))
 
 
 def _evaluate(
@@ -111,7 +113,6 @@ def _evaluate(
 
 def build(target: Callable[..., Any], case: Case) -> Any:
     """What a case calls: the function, or an object of the class in evaluation mode."""
-    torch.default_generator.manual_seed(0)
     built: Any = target
     if case.path is not None:
         built = target.from_pretrained(case.path)  # type: ignore[attr-defined]
@@ -205,13 +206,13 @@ def detached(value: Any) -> Any:
     return value
 
 
-def _describe(error: BaseException) -> str:
-    """One line: the error, and the line of the solution that it came from."""
+def describe(error: BaseException, file: str) -> str:
+    """One line: the error, and the line of the student's file that it came from."""
     if isinstance(error, SystemExit):
         text = "SystemExit: your code ends the process; it should return its result"
     else:
         text = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == _FILE]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     return f"{text} (line {lines[-1]})" if lines else text
 
 
@@ -354,7 +355,7 @@ def load(path: Path, name: str) -> Any:
     except SystemExit as error:
         raise Refused(f"{path.name} ends the process when it is imported") from error
     except BaseException as error:
-        raise Refused(f"{path.name} cannot be imported: {_describe(error)}") from error
+        raise Refused(f"{path.name} cannot be imported: {describe(error, _FILE)}") from error
     if not callable(getattr(module, name, None)):
         raise Refused(f"{path.name} has no function or class {name}")
     return getattr(module, name)

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from minitransformer.exercises.exercise import Exercise
-from minitransformer.exercises.inputs import integers, normal, real_tokens
+from minitransformer.exercises.inputs import HALF_PRECISION, integers, normal, real_tokens
 from minitransformer.exercises.runner import Case
 from minitransformer.models import base, losses
 from minitransformer.models.base import Seq2SeqLM, start_token
-
-HALF_PRECISION = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
 
 # ---- masks of masked language modelling ----
 

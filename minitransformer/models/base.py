@@ -558,7 +558,8 @@ class EncoderDecoder(Model):
         """Check that ids are in the vocabulary, and that there is a position for each token."""
         check_ids(name, ids, size=self.config.vocab_size, size_name="vocab_size")
         if self.config.max_sequence_length is not None:
-            config, length = self.config, ids.shape[1] + (0 if cache is None else cache.length)
+            config = self.config
+            length = ids.shape[1] + (0 if cache is None else cache.length)
             rows = config.max_position_embeddings
             check_length(length, longest=config.max_sequence_length, table_rows=rows, name=name)
 

@@ -1,12 +1,14 @@
 """A model as one file: all code that runs for one class, and nothing else.
 
-The file is made from the package's own code, in five steps, each of which is a module:
+The file is made from the package's own code, in five steps:
 
 1. `link` collects the definitions that the class needs, and merges each class with its bases;
-2. `simplify` puts constants in the place of arguments that never vary, and removes what is then
-   unreachable, until nothing changes; `types` tells it which function a call runs;
-3. `prose` brings docstrings and comments up to date;
-4. `syntax` writes the result; what was changed looks as `ruff format` would have it.
+2. `preparation` decides what the file is to do without, and what is constant in it;
+3. `simplify` puts constants in the place of arguments that never vary, and removes what is then
+   unreachable, until nothing changes; its passes are in `folding`, `inlining`, `signatures` and
+   `unused`, and `types` tells them which function a call runs;
+4. `prose` brings docstrings and comments up to date;
+5. `syntax` writes the result; what was changed looks as `ruff format` would have it.
 
 `entry_points` has what a file adds to its class: loading and, on request, generation and training.
 """

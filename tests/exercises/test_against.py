@@ -100,6 +100,71 @@ class Roberta(nn.Module):
 """
 
 
+GPT2 = """
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Stored(nn.Module):
+    def __init__(self, i, o):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(i, o))
+        self.bias = nn.Parameter(torch.zeros(o))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+def part(**modules):
+    return nn.ModuleDict(modules)
+
+
+class Block(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        e, i = c.hidden_size, c.intermediate_size or 4 * c.hidden_size
+        self.heads = c.num_attention_heads
+        self.ln_1, self.ln_2 = (nn.LayerNorm(e, eps=c.layer_norm_eps) for _ in range(2))
+        self.attn = part(c_attn={conv}(e, 3 * e), c_proj={conv}(e, e))
+        self.mlp = part(c_fc={conv}(e, i), c_proj={conv}(i, e))
+
+    def forward(self, x, mask):
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in self.attn["c_attn"](self.ln_1(x)).chunk(3, -1)
+        )
+        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf)
+        weights = scores.softmax(-1).masked_fill(~mask, 0)
+        x = x + self.attn["c_proj"]((weights @ v).transpose(1, 2).flatten(2))
+        middle = F.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh")
+        return x + self.mlp["c_proj"](middle)
+
+
+class GPT2(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        e = c.hidden_size
+        self.transformer = part(
+            wte=nn.Embedding(c.vocab_size, e),
+            wpe=nn.Embedding(c.max_position_embeddings, e),
+            h=nn.ModuleList(Block(c) for _ in range(c.num_hidden_layers)),
+            ln_f=nn.LayerNorm(e, eps=c.layer_norm_eps),
+        )
+
+    def forward(self, input_ids, attention_mask):
+        parts, real = self.transformer, attention_mask.bool()
+        positions = (real.cumsum(1) - 1).clamp(min=0)
+        x = parts["wte"](input_ids) + parts["wpe"](positions)
+        mask = real[:, None, None] & torch.ones(real.shape[1], real.shape[1]).bool().tril()
+        for block in parts["h"]:
+            x = block(x, mask)
+        return parts["ln_f"](x) @ parts["wte"].weight.T
+"""
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint")
@@ -180,15 +245,28 @@ def test_a_model_with_its_own_names_is_compared_by_its_results(tmp_path, checkpo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("reference", ["ours", "transformers"])
 @pytest.mark.parametrize("name", tiny.CLASSES)
-def test_every_class_is_the_same_function_as_itself(name, tmp_path):
+def test_every_class_is_the_same_function_as_itself(name, reference, tmp_path):
     tiny.their_model(name).save_pretrained(tmp_path)
     path = tmp_path / "mine.py"
     base = tiny.class_of(name).__name__
     path.write_text(f"from minitransformer import {base}\n\n\nclass Mine({base}):\n    pass\n")
-    found = compare_with_file(f"{path}:Mine", tmp_path, length=11)
+    found = compare_with_file(f"{path}:Mine", tmp_path, reference=reference, length=11)
     assert found.report.equal, found.text()
     assert not found.unpaired and len(found.report.rows) > 30
+
+
+def test_matrices_that_are_stored_transposed_are_loaded_and_compared(tmp_path):
+    """A model with Hugging Face's names for GPT-2 may store them so, or as nn.Linear does."""
+    tiny.their_model("GPT2LMHeadModel").save_pretrained(tmp_path)
+    path = tmp_path / "mine.py"
+    for made in ("Stored", "nn.Linear"):
+        path.write_text(GPT2.format(conv=made))
+        found = compare_with_file(f"{path}:GPT2", tmp_path, length=11)
+        assert found.report.equal, found.text()
+        named = "gradient of backbone.layers.0.attention.query_key_value.weight"
+        assert named in [row.name for row in found.report.rows], made
 
 
 def test_the_command_prints_a_document_for_programs(tmp_path, checkpoint, capsys):
@@ -212,7 +290,7 @@ def test_the_command_prints_a_document_for_programs(tmp_path, checkpoint, capsys
         ("", "", "absent.py:Roberta", "absent.py is not a file"),
         ("", "", "mine.py:Robert", "mine.py has no torch.nn.Module named Robert"),
         ("import math", "1 / 0", "mine.py:Roberta",
-         "mine.py cannot be imported: ZeroDivisionError: division by zero (line 2 of mine.py)"),
+         "mine.py cannot be imported: ZeroDivisionError: division by zero (line 2)"),
         ("c.layer_norm_eps", "c.eps", "mine.py:Roberta", "Roberta cannot be built: AttributeError"),
         ("self.position_embeddings", "self.positon_embeddings", "mine.py:Roberta",
          "unknown parameter 'roberta.embeddings.positon_embeddings.weight'; did you mean "

@@ -4,13 +4,16 @@ beside another one; correct solutions of any style are accepted; templates give 
 import ast
 import importlib.util
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 
 from minitransformer.exercises import EXERCISES, checking, runner
 from minitransformer.exercises.checking import are_independent, judge, wrong_outcome
+from minitransformer.exercises.models import MODEL_MISTAKES
 
+ROOT = Path(__file__).parents[2]
 SOLUTIONS = sorted((Path(__file__).parent / "solutions").glob("*/*.py"))
 
 every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=[*EXERCISES])
@@ -65,14 +68,18 @@ def test_two_mistakes_at_once_are_named(exercise):
         assert pair in found or any(len(each) == 1 for each in found), [m.name for m in pair]
 
 
-@every_exercise
-def test_what_a_student_is_told_is_complete(exercise):
-    names = [mistake.name for mistake in exercise.mistakes]
+@pytest.mark.parametrize(
+    "mistakes",
+    [*(exercise.mistakes for exercise in EXERCISES.values()), MODEL_MISTAKES],
+    ids=[*EXERCISES, "models"],
+)
+def test_what_a_student_is_told_is_complete(mistakes):
+    names = [mistake.name for mistake in mistakes]
     assert len({*names}) == len(names) >= 4
-    for mistake in exercise.mistakes:
+    for mistake in mistakes:
         assert mistake.reason.endswith("."), mistake.name
         assert mistake.line.file.endswith(".py")
-        lines = (Path(__file__).parents[2] / mistake.line.file).read_text().splitlines()
+        lines = (ROOT / mistake.line.file).read_text(encoding="utf-8").splitlines()
         assert lines[mistake.line.line - 1].strip() == mistake.line.text
         assert mistake.read.splitlines()[0].strip() in mistake.line.text
 
@@ -89,6 +96,19 @@ def test_a_template_stands_alone_and_has_no_solution(exercise):
     exec(compile(text, exercise.file_name, "exec"), names)
     case = next(iter(exercise.cases()))
     assert runner.evaluate(names[exercise.target], case).error.startswith("NotImplementedError")
+
+
+def test_the_guide_shows_lines_and_code_that_are_there():
+    guide = (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^  (minitransformer/\S+):(\d+): (.*)$", guide, re.MULTILINE)
+    assert len(shown) >= 2
+    for file, number, text in shown:
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        assert lines[int(number) - 1].strip().startswith(text.removesuffix("...").strip())
+    [code] = re.findall(r"^@SCALED_DOT.*?(?=^```)", guide, re.MULTILINE | re.DOTALL)
+    code = re.sub("  # the line of the reference to read", "", code)
+    attention = ROOT / "minitransformer" / "exercises" / "attention.py"
+    assert code in attention.read_text(encoding="utf-8")
 
 
 def test_the_catalogue_is_as_large_as_the_docs_say():

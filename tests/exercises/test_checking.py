@@ -162,9 +162,10 @@ def test_a_file_that_cannot_be_run_is_one_sentence(text, failure, tmp_path):
 def test_a_file_that_does_not_end_is_one_sentence(tmp_path):
     text = HEAD + "    while scores.numel() > 3:\n        pass\n    return scores.softmax(-1)\n"
     report = checked(tmp_path, text, time_limit=12)
-    assert report.failure == (
-        "It had not ended after 12 s, in the case: two rows; does a loop never end?"
-    )
+    # A slow machine may need that long to import torch.
+    places = "in the case: two rows", "before the first result"
+    told = [f"It had not ended after 12 s, {place}; does a loop never end?" for place in places]
+    assert report.failure in told
 
 
 def test_a_file_that_ends_the_process_is_one_sentence(tmp_path):
