@@ -4,13 +4,20 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from minitransformer.cli import main
 from minitransformer.exercises import check, find
-from minitransformer.exercises.checking import first_difference, judge
+from minitransformer.exercises.checking import (
+    are_independent,
+    first_difference,
+    judge,
+    wrong_outcome,
+)
+from minitransformer.exercises.exercise import Exercise
 from minitransformer.exercises.runner import Case, Outcome
 
 HEAD = "import torch\n\n\ndef softmax(scores):\n"
@@ -122,6 +129,7 @@ def test_what_is_in_no_catalogue_is_said_to_be_unknown(tmp_path):
     assert report.mistakes == ()
     assert report.difference.where == "result[0, 0]"
     assert "none of the known mistakes" in report.text()
+    assert "\nAlso wrong: two rows; " in report.text()
     assert "yours      0.39394142\n    reference  0.26894142" in report.text()
 
 
@@ -192,11 +200,64 @@ def test_an_error_is_explained_by_the_same_error_alone():
     assert not first_difference(cases[0], Outcome(error="A: b (line 3)"), Outcome(error="A: b"))
 
 
-def test_a_result_that_is_too_long_is_no_question_of_dtypes(tmp_path):
-    text = "def split_heads(x, heads):\n    y = x.unflatten(-1, (heads, -1))\n"
-    text += "    return [y.transpose(1, 2)] * 2\n"
-    report = checked(tmp_path, text, "split-heads")
-    assert not report.passed and report.notes == ()
+def test_a_result_that_is_too_long_is_no_question_of_dtypes():
+    exercise = find("mask-tokens")
+    cases = [*exercise.cases()]
+    right = [wrong_outcome(exercise, (), case) for case in cases]
+    outcomes = [replace(outcome, value=[*outcome.value, 0]) for outcome in right]
+    report = judge(exercise, cases, outcomes)
+    assert report.difference.where == "the length of the result"
+    assert report.notes == ()
+
+
+def test_mistakes_that_replace_different_steps_are_preferred():
+    class Steps:
+        a = b = 1
+
+        def __call__(self):
+            return [self.a, self.b]
+
+    def answer():
+        raise NotImplementedError
+
+    exercise = Exercise(
+        answer, Steps, Steps, lambda: [Case("", {}, gradients=False)], "two numbers"
+    )
+
+    @exercise.mistake("a = b = 1")
+    def both(steps):
+        steps.a, steps.b = 9, 3
+
+    @exercise.mistake("a = b = 1")
+    def first(steps):
+        steps.a = 2
+
+    @exercise.mistake("a = b = 1")
+    def second(steps):
+        steps.b = 3
+
+    report = judge(exercise, [*exercise.cases()], [Outcome(value=[2, 3])])
+    assert [[m.name for m in each] for each in report.mistakes] == [["first", "second"]]
+
+
+@pytest.mark.parametrize("name", ["scaled-dot-product-attention", "encoder-layer"])
+def test_mistakes_in_one_step_are_not_independent(name):
+    exercise = find(name)
+    case = next(iter(exercise.cases()))
+    mistakes = {mistake.name: mistake for mistake in exercise.mistakes}
+    one, same = mistakes["no scale"], mistakes["scale by all heads"]
+    assert not are_independent(exercise, (one, same), case)
+    assert are_independent(exercise, (one, mistakes["mask inverted"]), case)
+
+
+def test_a_check_leaves_the_random_numbers_of_its_caller():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    exercise = find("merge-heads")
+    cases = [*exercise.cases()]
+    judge(exercise, cases, [Outcome(value=None) for _ in cases])
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_what_the_library_returns_beside_a_result_is_not_expected_of_students(tmp_path):
@@ -255,6 +316,8 @@ def test_a_file_beside_it_may_be_imported(tmp_path):
     (tmp_path / "helpers.py").write_text("def largest(x):\n    return x.amax(-1, keepdim=True)\n")
     body = "    e = (scores - largest(scores)).exp()\n    return e / e.sum(-1, keepdim=True)\n"
     assert checked(tmp_path, "from helpers import largest\n" + HEAD + body).passed
+    (tmp_path / "sched.py").write_text("1 / 0\n")  # Python's own, which is not hidden
+    assert checked(tmp_path, "import sched\n" + RIGHT).passed
     (tmp_path / "helpers.py").write_text("import transformers\n")
     report = checked(tmp_path, "import helpers\n" + RIGHT)
     assert report.failure.startswith("Not run: line 1 of helpers.py imports transformers")
